@@ -1,0 +1,34 @@
+//! Long calls: without the GIL, stopped by Ctrl-C, errors as Python's.
+
+use dap_core::{Error, Interrupted, Result};
+use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+
+/// Does `work` detached from the interpreter; `work` calls the check that it gets between bounded pieces.
+pub(crate) fn interruptible<T: Send>(
+    py: Python<'_>,
+    work: impl FnOnce(&mut dyn FnMut() -> std::result::Result<(), Interrupted>) -> Result<T> + Send,
+) -> PyResult<T> {
+    let mut raised = None;
+    let result = py.detach(|| {
+        work(&mut || {
+            Python::attach(|py| py.check_signals()).map_err(|error| {
+                raised = Some(error);
+                Interrupted
+            })
+        })
+    });
+    result.map_err(|error| raised.unwrap_or_else(|| to_python(error)))
+}
+
+/// The Python error that says the same.
+pub(crate) fn to_python(error: Error) -> PyErr {
+    let message = error.to_string();
+    match error {
+        Error::Memory(_) => PyMemoryError::new_err(message),
+        Error::Pool(_) | Error::Interrupted(_) => PyRuntimeError::new_err(message),
+        Error::Shape { .. } | Error::Columns { .. } | Error::NoRows | Error::Bandwidth(_) | Error::Threads { .. } => {
+            PyValueError::new_err(message)
+        }
+    }
+}

@@ -1,0 +1,179 @@
+"""The compiled module: bits, threads, forks, interrupts, errors, and its stub."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dap import _core
+
+STUB = Path(_core.__file__).with_name("_core.pyi")
+
+
+def draw(rows, columns, seed=0):
+    return np.random.default_rng(seed).standard_normal((rows, columns), dtype=np.float32)
+
+
+@pytest.mark.parametrize("reduction", [_core.mean_distance, _core.row_sums])
+@pytest.mark.parametrize(("kernel", "bandwidth"), [("linear", None), ("rbf", 12.0)])
+def test_the_number_of_threads_does_not_change_a_bit(reduction, kernel, bandwidth):
+    x, y = draw(53, 301), draw(2500, 301, seed=1)
+    one, *others = (reduction(x, y, kernel, bandwidth, threads).tobytes() for threads in (1, 2, 3, None))
+    assert others == [one] * 3
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_child_computes():
+    x, y = draw(20, 100), draw(300, 100, seed=1)
+    expected = _core.mean_distance(x, y, "linear").tobytes()  # the parent's pool is running now
+    receiving, sending = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(sending, _core.mean_distance(x, y, "linear").tobytes())
+        os._exit(0)
+    try:
+        ready, _, _ = select.select([receiving], [], [], 20)
+        assert ready, "the child hangs"
+        assert os.read(receiving, len(expected) + 1) == expected
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(receiving)
+        os.close(sending)
+
+
+class Distances(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return _core.mean_distance(draw(1, 50, index), draw(400, 50, 99), "rbf", 5.0)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+def test_a_data_loader_worker_computes():
+    expected = np.stack([Distances()[index] for index in range(4)])
+    loader = torch.utils.data.DataLoader(
+        Distances(), batch_size=4, num_workers=1, timeout=20, multiprocessing_context="fork"
+    )
+    np.testing.assert_array_equal(next(iter(loader)).numpy(), expected)
+
+
+INTERRUPTED = """
+import time
+import numpy as np
+from dap import _core
+x = np.ones((20_000, 2_000), np.float32)
+print("ready", flush=True)
+try:
+    _core.mean_distance(x, x, "linear")  # minutes
+    print("finished", flush=True)
+except KeyboardInterrupt:
+    print("stopped", time.time(), flush=True)
+print(_core.row_sums(x[:1], x[:3], "linear"), flush=True)
+"""
+
+
+def test_ctrl_c_stops_a_long_call_and_python_lives_on():
+    with subprocess.Popen([sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(0.3)  # into the call
+            sent = time.time()
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    word, stopped, sums = output.split(maxsplit=2)
+    assert word == "stopped" and float(stopped) - sent < 1.0
+    assert sums == "[6000.]\n" and process.returncode == 0
+
+
+def test_a_signal_handler_that_raises_is_heard():
+    class Stop(Exception):
+        pass
+
+    def stop(*_):
+        raise Stop
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        x = np.ones((20_000, 2_000), np.float32)
+        with pytest.raises(Stop):
+            _core.mean_distance(x, x, "rbf", 1.0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_build_info():
+    info = _core.build_info()
+    manifest = STUB.parents[2] / "Cargo.toml"
+    if manifest.exists():  # not beside an installed wheel
+        assert f'version = "{info["version"]}"' in manifest.read_text()
+    assert info["profile"] == "release", "the tests and benches want a release build"
+    assert info["simd"] in {"avx512", "avx2", "portable"}
+    assert info["target"].endswith(sys.platform)
+    assert info["features"] == ["abi3-py311"]
+
+
+def test_the_stub_has_every_name_and_argument():
+    """The types are held by ``python -m mypy.stubtest dap._core``, which takes too long to stand here."""
+    stubbed = {
+        node.name: [argument.arg for argument in node.args.args]
+        for node in ast.parse(STUB.read_text()).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    names = [name for name in dir(_core) if not name.startswith("_")]
+    assert {name: list(inspect.signature(getattr(_core, name)).parameters) for name in names} == stubbed
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"x": draw(2, 6)[:, ::2]}, ValueError, "x: expected a C-contiguous array"),
+        ({"y": np.asfortranarray(draw(2, 3))}, ValueError, "y: expected a C-contiguous array"),
+        ({"x": np.zeros((2, 3))}, TypeError, "x: expected a 2-D numpy array of float32, got 2-D float64"),
+        ({"x": draw(2, 3).astype(">f4")}, TypeError, "got 2-D >f4"),
+        ({"x": draw(2, 3)[0]}, TypeError, "got 1-D float32"),
+        ({"x": [[0.0]]}, TypeError, "got <class 'list'>"),
+        ({"y": draw(2, 4)}, ValueError, "same number of columns, got 3 and 4"),
+        ({"kernel": "cosine"}, ValueError, 'expected kernel "linear"'),
+        ({"bandwidth": 2.0}, ValueError, 'expected kernel "linear"'),
+        ({"kernel": "rbf"}, ValueError, 'expected kernel "linear"'),
+        ({"kernel": "rbf", "bandwidth": -1.0}, ValueError, "bandwidth must be a positive finite number"),
+        ({"kernel": "rbf", "bandwidth": float("nan")}, ValueError, "bandwidth must be a positive finite number"),
+        ({"threads": 0}, ValueError, "threads must be from 1 to 1024, got 0"),
+        ({"threads": 10**6}, ValueError, "threads must be from 1 to 1024"),
+    ],
+)
+def test_bad_arguments_are_named(change, error, message):
+    arguments = {"x": draw(2, 3), "y": draw(2, 3), "kernel": "linear"} | change
+    for reduction in (_core.mean_distance, _core.row_sums):
+        with pytest.raises(error, match=message):
+            reduction(**arguments)
+
+
+def test_empty_rows_and_read_only_rows():
+    x, y = draw(2, 3), draw(4, 3, seed=1)
+    x.flags.writeable = False
+    assert _core.mean_distance(x, y, "linear").shape == (2,)
+    assert _core.mean_distance(x[:0], y, "linear").shape == (0,)
+    assert _core.row_sums(x, y[:0], "linear").tolist() == [0.0, 0.0]
+    with pytest.raises(ValueError, match="y has no rows"):
+        _core.mean_distance(x, y[:0], "linear")
+    assert _core.row_sums(np.zeros((0, 2**40), np.float32), np.zeros((0, 2**40), np.float32), "linear").shape == (0,)
+    with pytest.raises(MemoryError):
+        _core.row_sums(np.zeros((2**58, 0), np.float32), np.zeros((1, 0), np.float32), "linear")
