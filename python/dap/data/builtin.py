@@ -1,0 +1,122 @@
+"""The sources that have a name of their own, and the idx files (MNIST and its kin) that they are stored in.
+
+``fashion-mini`` ships with dap: 1,000 train images a class and the 10,000 test images of Fashion-MNIST (Xiao, Rasul and
+Vollgraf, 2017, arXiv 1708.07747; MIT licence), made by ``examples/fashion_mini/make.py``. ``fashion-mnist`` is the full
+set, where Debian's package has put it. Images of 28×28 are padded with 2 black pixels on each side, to 32×32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dap.data.idx import read_idx
+from dap.data.source import Source, source_of_labels
+from dap.errors import FormatError, SourceError
+from dap.registry import unknown_name
+
+__all__ = ["BUILTIN", "FASHION_CLASSES", "is_idx_folder", "open_builtin", "open_idx_folder"]
+
+BUILTIN = ("fashion-mini", "fashion-mnist")
+FASHION_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+ASSETS = Path(__file__).parents[1] / "assets" / "fashion_mini"
+IDX_PREFIX = {"train": "train", "test": "t10k"}
+FASHION_LABELS = {  # sha256 of the label arrays: Fashion-MNIST's files are named exactly like MNIST's
+    "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
+    "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9",
+}
+
+
+def open_builtin(name: str, *, split: str = "train") -> Source:
+    """Opens ``"fashion-mini"`` or ``"fashion-mnist"``.
+
+    Args:
+        name: One of ``BUILTIN``.
+        split: ``"train"`` or ``"test"``.
+
+    Raises:
+        OptionError: Another name or split.
+        SourceError: ``"fashion-mnist"`` is not on this machine.
+
+    Example:
+        >>> len(open_builtin("fashion-mini", split="test"))
+        10000
+    """
+    if name not in BUILTIN:
+        raise unknown_name("built-in source", name, BUILTIN)
+    if split not in IDX_PREFIX:
+        raise unknown_name("split", split, IDX_PREFIX)
+    if name == "fashion-mini":
+        return _fashion_mini(split)
+    if not is_idx_folder(DEBIAN_FOLDER):
+        raise SourceError(
+            f"fashion-mnist: not found at {DEBIAN_FOLDER}; apt install dataset-fashion-mnist, "
+            "or give the folder that holds its four idx files"
+        )
+    return open_idx_folder(DEBIAN_FOLDER, split=split, name=name)
+
+
+@lru_cache
+def _fashion_mini(split: str) -> Source:
+    return _idx_source(
+        "fashion-mini", split, ASSETS / f"{split}-images.idx.xz", ASSETS / f"{split}-labels.idx.xz", FASHION_CLASSES
+    )
+
+
+def is_idx_folder(path: Path) -> bool:
+    """Whether a folder holds idx images under the names that MNIST gave them."""
+    return any(_find(path, f"{prefix}-images-idx3-ubyte") for prefix in IDX_PREFIX.values())
+
+
+def open_idx_folder(path: Path, *, split: str = "train", name: str | None = None) -> Source:
+    """Opens a folder with MNIST's four files, each plain or compressed (``.gz``, ``.xz``).
+
+    Fashion-MNIST is known by its labels and gets its class names; other sets get their labels' numbers.
+
+    Args:
+        path: The folder: ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and the same with ``t10k``.
+        split: ``"train"`` or ``"test"``.
+        name: What the manifest calls it; None: the path.
+
+    Raises:
+        OptionError: Another split.
+        SourceError: A file is missing.
+        FormatError: A file is damaged, or images and labels differ in number.
+    """
+    if split not in IDX_PREFIX:
+        raise unknown_name("split", split, IDX_PREFIX)
+    stems = [f"{IDX_PREFIX[split]}-{stem}" for stem in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+    images, labels = (_find(path, stem) for stem in stems)
+    if images is None or labels is None:
+        raise SourceError(f"{path}: expected {' and '.join(stems)}, each plain, .gz or .xz; at least one is missing")
+    return _idx_source(name or str(path), split, images, labels, None)
+
+
+def _find(path: Path, stem: str) -> Path | None:
+    files = (path / f"{stem}{suffix}" for suffix in ("", ".gz", ".xz"))
+    return next((file for file in files if file.is_file()), None)
+
+
+def _idx_source(name: str, split: str, image_file: Path, label_file: Path, names: Sequence[str] | None) -> Source:
+    images, labels = read_idx(image_file), read_idx(label_file)
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise FormatError(
+            f"{image_file}: expected images (N, H, W) and N labels, got {images.shape} and {labels.shape}"
+        )
+    if names is None and hashlib.sha256(labels.tobytes()).hexdigest() in FASHION_LABELS:
+        names = FASHION_CLASSES
+    if images.shape[1:] == (28, 28):
+        images = np.pad(images, ((0, 0), (2, 2), (2, 2)))
+    return source_of_labels(name, labels, names, partial(_load, images), prefix=f"{split}/")
+
+
+def _load(images: np.ndarray, index: int) -> Image.Image:
+    return Image.fromarray(images[index])

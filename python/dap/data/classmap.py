@@ -1,0 +1,141 @@
+"""Which of the prior's labels stands for which class of the source.
+
+A class's name, the source's id of it and the prior's label are three different things, and a wrong match is silent: it
+makes good images of something else. So there is one explicit map, kept in the manifest, and no guess.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dap.data.names import escape, some
+from dap.data.source import Source
+from dap.errors import ClassMapError, FormatError
+
+__all__ = ["ClassEntry", "build_class_map", "from_json", "to_json"]
+
+WNID = re.compile(r"n\d{8}")
+IMAGENET_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class ClassEntry:
+    """One class under its four names.
+
+    Attributes:
+        name: The class's name.
+        source_id: What the source calls it: a folder name or a dataset's label.
+        prior_label: The prior's label id; None if no prior is needed.
+        folder: The folder that its images are written to.
+    """
+
+    name: str
+    source_id: int | str
+    prior_label: int | None
+    folder: str
+
+
+def build_class_map(source: Source, prior_labels: Mapping[str, int] | None) -> tuple[ClassEntry, ...]:
+    """Finds the prior's label of every class of a source.
+
+    A class is known to the prior by its exact name; or as an ImageNet wnid ("n01440764"), if the prior knows exactly
+    the labels 0 to 999: then the label is the wnid's position among the 1,000 sorted synsets; or by its name without
+    regard to case, if that leads to one label; or by comma-separated synonyms ("tench, Tinca tinca") that do.
+
+    Args:
+        source: The source, whose classes are kept in order.
+        prior_labels: Label id by name, several names to an id allowed; None: the method needs no prior.
+
+    Raises:
+        ClassMapError: The prior does not know a class, or two classes lead to the same label.
+
+    Example:
+        >>> from dap.data.open import open_source
+        >>> build_class_map(open_source("fashion-mini", classes=["T-shirt/top"]), {"t-shirt/top": 0})
+        (ClassEntry(name='T-shirt/top', source_id=0, prior_label=0, folder='T-shirt%2Ftop'),)
+    """
+    found: Mapping[str, int | None] = dict.fromkeys(source.class_names)
+    if prior_labels is not None:
+        found = _match(source.class_names, prior_labels)
+        _check(source.name, found, prior_labels)
+    return tuple(
+        ClassEntry(name, source_id, found[name], escape(name))
+        for name, source_id in zip(source.class_names, source.source_ids, strict=True)
+    )
+
+
+def _match(names: Sequence[str], prior_labels: Mapping[str, int]) -> dict[str, int | None]:
+    folded: dict[str, set[int]] = {}
+    for name, label in prior_labels.items():
+        folded.setdefault(name.casefold(), set()).add(label)
+    wnids = _imagenet_wnids(names, prior_labels)
+
+    def label_of(name: str) -> int | None:
+        if name in prior_labels:
+            return prior_labels[name]
+        if name in wnids:
+            return wnids[name]
+        whole = folded.get(name.casefold())
+        parts = set().union(*(folded.get(part.strip().casefold(), ()) for part in name.split(",")))
+        labels = whole or parts
+        return next(iter(labels)) if len(labels) == 1 else None
+
+    return {name: label_of(name) for name in names}
+
+
+def _imagenet_wnids(names: Sequence[str], prior_labels: Mapping[str, int]) -> dict[str, int]:
+    if set(prior_labels.values()) != set(range(IMAGENET_CLASSES)) or not any(map(WNID.fullmatch, names)):
+        return {}
+    from timm.data.imagenet_info import ImageNetInfo  # imports torch: only where there are wnids to look up
+
+    info: Any = ImageNetInfo("imagenet-1k")
+    return {wnid: label for label, wnid in enumerate(sorted(info.label_names()))}
+
+
+def _check(source: str, found: Mapping[str, int | None], prior_labels: Mapping[str, int]) -> None:
+    unknown = [name for name, label in found.items() if label is None]
+    if unknown:
+        raise ClassMapError(
+            f"{source}: the prior does not know {len(unknown)} of {len(found)} classes: {some(unknown)}. "
+            f"It knows {some(list(prior_labels))}. Pick classes that it knows (classes=), rename the source's folders "
+            "to the prior's label names or to ImageNet wnids, or use another prior"
+        )
+    by_label: dict[int | None, list[str]] = {}
+    for name, label in found.items():
+        by_label.setdefault(label, []).append(name)
+    shared = {label: names for label, names in by_label.items() if len(names) > 1}
+    if shared:
+        pairs = "; ".join(f"{some(names)} to label {label}" for label, names in list(shared.items())[:5])
+        raise ClassMapError(
+            f"{source}: different classes lead to the same label of the prior: {pairs}; keep one of each"
+        )
+
+
+def to_json(entries: Sequence[ClassEntry]) -> list[dict[str, Any]]:
+    """The class map as the list of objects that the manifest holds."""
+    return [asdict(entry) for entry in entries]
+
+
+def from_json(values: object) -> tuple[ClassEntry, ...]:
+    """The class map of a manifest, checked: a folder must be the one that its class name gives.
+
+    Raises:
+        FormatError: Not a list of the objects that :func:`to_json` writes.
+    """
+    try:
+        if not isinstance(values, list):
+            raise TypeError(f"expected a list, got {type(values).__name__}")
+        return tuple(_entry(**value) for value in values)
+    except TypeError as error:
+        raise FormatError(f"damaged class map: {error}") from error
+
+
+def _entry(name: str, source_id: int | str, prior_label: int | None, folder: str) -> ClassEntry:
+    if not (isinstance(name, str) and isinstance(source_id, int | str) and isinstance(prior_label, int | None)):
+        raise TypeError(f"wrong types in {(name, source_id, prior_label, folder)}")
+    if folder != escape(name):
+        raise TypeError(f"folder {folder!r} is not that of class {name!r}, {escape(name)!r}")
+    return ClassEntry(name, source_id, prior_label, folder)

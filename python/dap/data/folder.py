@@ -1,0 +1,106 @@
+"""Sources on disk: a folder per class, as torchvision's ``ImageFolder`` and Hugging Face's ``imagefolder`` read it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dap.data.files import IMAGE_EXTENSIONS, read_image
+from dap.data.names import some, unescape
+from dap.data.source import Source
+from dap.errors import SourceError
+
+__all__ = ["open_folder"]
+
+SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val", "validation")}
+
+
+def open_folder(path: str | Path, *, split: str = "train") -> Source:
+    """Opens a class-per-folder tree. Lists files, decodes none.
+
+    ``path`` may hold the classes, or a folder for the split that does (for ``"test"`` also ``val`` or ``validation``).
+    Images are found at any depth below their class's folder, sorted by path; hidden files and other extensions than
+    png, jpg, jpeg, webp and bmp are passed over. Folder names that :func:`dap.data.names.escape` made are undone.
+
+    Args:
+        path: An existing folder.
+        split: Which split, where ``path`` has splits.
+
+    Raises:
+        SourceError: No class folders, class folders without images, or only folders of other splits.
+
+    Example:
+        >>> open_folder("imagenet", split="test").class_names[:2]  # doctest: +SKIP
+        ('n01440764', 'n01443537')
+    """
+    path = Path(path)
+    tree = _split_folder(path, split)
+    folders = _folders(tree)
+    if not folders:
+        raise SourceError(f"{tree}: expected one folder of images per class, found no folders in it")
+    files = [_image_files(tree / folder) for folder in folders]
+    empty = [folder for folder, found in zip(folders, files, strict=True) if not found]
+    if empty:
+        extensions = ", ".join(extension[1:] for extension in IMAGE_EXTENSIONS)
+        raise SourceError(f"{tree}: no images ({extensions}) in the class folders {some(empty)}; remove or fill them")
+    ids = [os.path.relpath(file, path).replace(os.sep, "/") for found in files for file in found]
+    return Source(
+        name=str(path),
+        class_names=tuple(unescape(folder) for folder in folders),
+        source_ids=tuple(folders),
+        labels=np.repeat(np.arange(len(folders), dtype=np.int64), [len(found) for found in files]),
+        ids=ids,
+        load=partial(_load, path, ids),
+        digest=partial(_digest, path, tree, ids),
+    )
+
+
+def _split_folder(path: Path, split: str) -> Path:
+    """The folder of a split, or ``path`` itself where there are none.
+
+    A folder called "train" is a split only if it holds folders: CIFAR-100, for one, has a class of that name.
+    """
+    candidates = SPLIT_FOLDERS.get(split, (split,))
+    for name in candidates:
+        if (path / name).is_dir() and _folders(path / name):
+            return path / name
+    others = [
+        name for names in SPLIT_FOLDERS.values() for name in names if (path / name).is_dir() and _folders(path / name)
+    ]
+    if others:
+        raise SourceError(f"{path}: no folder {' or '.join(candidates)} for split {split!r}; it has {some(others)}")
+    return path
+
+
+def _folders(path: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _image_files(folder: Path) -> list[str]:
+    found = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            os.path.join(parent, name)
+            for name in files
+            if not name.startswith(".") and name.lower().endswith(IMAGE_EXTENSIONS)
+        ]
+    return sorted(found)
+
+
+def _load(path: Path, ids: Sequence[str], index: int) -> Image.Image:
+    return read_image(path / ids[index])
+
+
+def _digest(path: Path, tree: Path, ids: Sequence[str]) -> str:
+    content = hashlib.sha256()
+    for name in ids:
+        file = path / name
+        content.update(os.fsencode(file.relative_to(tree).as_posix()) + b"\0%d\n" % file.stat().st_size)
+    return content.hexdigest()

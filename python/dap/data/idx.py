@@ -1,0 +1,75 @@
+"""The idx format of MNIST and its kin: a big-endian header, then the raw array.
+
+Format: http://yann.lecun.com/exdb/mnist/ — two zero bytes, a type code (8 = uint8), the number of dimensions, each
+dimension as a 32-bit big-endian integer, then the values in row-major order. Plain, gzip- or xz-compressed.
+"""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import math
+import struct
+import zlib
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from dap.errors import FormatError
+
+__all__ = ["read_idx"]
+
+MAX_BYTES = 1 << 32  # a header may lie; nothing larger than 4 GiB is believed
+BLOCK_BYTES = 1 << 20
+
+
+def read_idx(path: str | Path) -> np.ndarray:
+    """Reads one idx file of unsigned bytes.
+
+    Args:
+        path: The file, gzip-compressed if its name ends in ``.gz``, xz-compressed if in ``.xz``.
+
+    Returns:
+        The array, uint8, with the shape that the header states.
+
+    Raises:
+        FormatError: The file is not an idx file of uint8, or holds more or fewer bytes than its header says.
+
+    Example:
+        >>> images = read_idx("train-images-idx3-ubyte.gz")  # doctest: +SKIP
+        >>> images.shape  # doctest: +SKIP
+        (60000, 28, 28)
+    """
+    path = Path(path)
+    try:
+        with _open(path) as file:
+            zeros, code, dims = struct.unpack(">HBB", file.read(4))
+            if zeros != 0 or code != 8 or not 1 <= dims <= 4:
+                raise FormatError(f"{path}: expected an idx file of uint8, got magic {zeros:04x}{code:02x}{dims:02x}")
+            shape = struct.unpack(f">{dims}I", file.read(4 * dims))
+            size = math.prod(shape)
+            if size > MAX_BYTES:
+                raise FormatError(f"{path}: header claims {size} bytes, more than {MAX_BYTES}")
+            values = _read_at_most(file, size + 1)
+    except (struct.error, EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
+        raise FormatError(f"{path}: truncated or damaged idx file ({error})") from error
+    if len(values) != size:
+        got = "more" if len(values) > size else f"only {len(values)}"
+        raise FormatError(f"{path}: header promises {size} bytes of values, the file holds {got}")
+    return np.frombuffer(values, np.uint8).reshape(shape)
+
+
+def _open(path: Path) -> IO[bytes] | gzip.GzipFile | lzma.LZMAFile:
+    if path.suffix == ".gz":
+        return gzip.open(path)
+    return lzma.open(path) if path.suffix == ".xz" else path.open("rb")
+
+
+def _read_at_most(file: IO[bytes] | gzip.GzipFile | lzma.LZMAFile, size: int) -> bytes:
+    """Reads block by block: one large read would allocate what the header claims before the file has shown it."""
+    blocks = []
+    while size > 0 and (block := file.read(min(size, BLOCK_BYTES))):
+        blocks.append(block)
+        size -= len(block)
+    return b"".join(blocks)

@@ -1,0 +1,67 @@
+"""Class names as folder names, and short lists of names for messages.
+
+A class name may hold any characters, a folder name may not. :func:`escape` percent-encodes (UTF-8) what some file
+system refuses or reads in its own way; :func:`unescape` undoes it. A folder that dap did not name stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+__all__ = ["escape", "some", "unescape"]
+
+EMPTY = "%"  # a percent sign is always escaped, so that this stands for no other name
+UNSAFE = re.compile(r'[/\\:*?"<>|%\x00-\x1f\x7f-\x9f\ud800-\udfff]|^\.|[. ]\Z')
+RESERVED = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(?:\.|\Z)", re.IGNORECASE)
+ESCAPED = re.compile(r"(?:%[0-9A-F]{2})+")
+
+
+def _percent(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
+
+
+def escape(name: str) -> str:
+    r"""The folder name of a class name: safe on the file systems of Linux, macOS and Windows, and reversible.
+
+    Escaped are ``/ \ : * ? " < > | %``, control characters, lone surrogates, a leading dot, a trailing dot or space,
+    and the first letter of the names that Windows keeps for devices (``CON``, ``nul.txt``). Names that differ only in
+    case stay different; a file system that ignores case will not tell them apart.
+
+    Example:
+        >>> escape("T-shirt/top"), escape("Ankle boot"), escape("aux")
+        ('T-shirt%2Ftop', 'Ankle boot', '%61ux')
+    """
+    if not name:
+        return EMPTY
+    folder = UNSAFE.sub(lambda match: _percent(match[0]), name)
+    return _percent(folder[0]) + folder[1:] if RESERVED.match(folder) else folder
+
+
+def unescape(folder: str) -> str:
+    """The class name of a folder: undoes :func:`escape`, and keeps a folder name that ``escape`` never gives.
+
+    Example:
+        >>> unescape("T-shirt%2Ftop"), unescape("100%"), unescape("%41")
+        ('T-shirt/top', '100%', '%41')
+    """
+    if folder == EMPTY:
+        return ""
+    try:
+        name = ESCAPED.sub(
+            lambda match: bytes.fromhex(match[0].replace("%", "")).decode("utf-8", "surrogatepass"), folder
+        )
+    except UnicodeDecodeError:
+        return folder
+    return name if escape(name) == folder else folder
+
+
+def some(names: Sequence[object], limit: int = 5) -> str:
+    """The first names of a list that may be long, for a message.
+
+    Example:
+        >>> some(["a", "b", "c"], limit=2)
+        "'a', 'b' and 1 more"
+    """
+    shown = ", ".join(repr(name) for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -1,0 +1,200 @@
+"""A source: real images with class names, whatever they are stored in.
+
+Three things are kept apart: a class's *name* (``"Dress"``), the source's own *id* of it (a folder name, a dataset's
+label), and the prior's label, which :mod:`dap.data.classmap` finds. ``labels`` number the classes of this source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+from PIL import Image
+
+from dap.data.names import some
+from dap.data.pixels import to_pixels
+from dap.errors import FormatError, OptionError, SourceError
+from dap.registry import unknown_name
+
+__all__ = ["Source", "source_of_labels"]
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Labelled images that are decoded when they are asked for. Made by :func:`dap.data.open.open_source`.
+
+    Attributes:
+        name: What the manifest calls it: a built-in name, a folder, a dataset's id or class.
+        class_names: Name of each class, all different, in the source's own order.
+        source_ids: The source's own id of each class: the folder name or the dataset's label.
+        labels: Class of each image, an index into ``class_names``; int64 with shape (N,), read-only.
+        ids: Stable name of each image inside the source: a path below the folder, or a number.
+        load: Decodes image number i, in any mode and size.
+        digest: Names the content with few reads; None: :meth:`identity` reads every image.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    source_ids: tuple[int | str, ...]
+    labels: np.ndarray
+    ids: Sequence[str]
+    load: Callable[[int], Image.Image]
+    digest: Callable[[], str] | None = None
+
+    def __post_init__(self) -> None:
+        """Checks that no two classes share a name, and protects the labels."""
+        repeated = [name for name, count in Counter(self.class_names).items() if count > 1]
+        if repeated:
+            raise SourceError(f"{self.name}: more than one class is called {some(repeated)}; names must differ")
+        self.labels.setflags(write=False)
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.labels)
+
+    def of_class(self, label: int) -> np.ndarray:
+        """Indices of a class's images in the source's order, int64 with shape (n,)."""
+        return np.flatnonzero(self.labels == label)
+
+    def images(self, indices: Sequence[int] | np.ndarray, *, size: int, channels: int) -> np.ndarray:
+        """Decodes images and brings them to one shape; :func:`dap.data.pixels.to_pixels` says how.
+
+        Args:
+            indices: n image indices, each in [0, N).
+            size: Side in pixels, at least 1.
+            channels: 1 for grey, 3 for RGB.
+
+        Returns:
+            uint8 with shape (n, channels, size, size).
+
+        Raises:
+            FormatError: An image cannot be decoded; the message names it.
+            OptionError: ``size`` or ``channels`` is out of range.
+
+        Example:
+            >>> from dap.data.open import open_source
+            >>> open_source("fashion-mini").images([0, 1], size=32, channels=1).shape
+            (2, 1, 32, 32)
+        """
+        if size < 1 or channels not in (1, 3):
+            raise OptionError(f"expected size >= 1 and channels 1 or 3, got size {size} and channels {channels}")
+        pixels = np.empty((len(indices), channels, size, size), np.uint8)
+        for row, index in zip(pixels, indices, strict=True):
+            with self._naming(int(index)):
+                row[:] = to_pixels(self.load(int(index)), size=size, channels=channels)
+        return pixels
+
+    @contextmanager
+    def _naming(self, index: int) -> Iterator[None]:
+        """Turns whatever goes wrong with an image into one error that names it."""
+        try:
+            yield
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders raise almost anything when a file is damaged or hostile
+            where = f"{self.name}/{self.ids[index]}"
+            raise FormatError(f"{where}: cannot be read as an image ({type(error).__name__}: {error})") from error
+
+    def subset(self, classes: Collection[str]) -> Source:
+        """The images of some classes; the classes keep the source's order.
+
+        Raises:
+            OptionError: A name is unknown, or there is none.
+        """
+        wanted = {classes} if isinstance(classes, str) else set(classes)
+        if not wanted:
+            raise OptionError("classes= is empty; name at least one class, or leave it out for all")
+        for name in sorted(wanted.difference(self.class_names)):
+            raise unknown_name("class", name, self.class_names)
+        kept = [label for label, name in enumerate(self.class_names) if name in wanted]
+        if len(kept) == len(self.class_names):
+            return self
+        indices = np.flatnonzero(np.isin(self.labels, kept)).tolist()
+        names = tuple(self.class_names[label] for label in kept)
+        return Source(
+            name=self.name,
+            class_names=names,
+            source_ids=tuple(self.source_ids[label] for label in kept),
+            labels=np.searchsorted(kept, self.labels[indices]).astype(np.int64),
+            ids=[self.ids[index] for index in indices],
+            load=partial(_load_from, self, indices),
+            digest=partial(_subset_digest, self, names),
+        )
+
+    def identity(self) -> str:
+        """SHA-256 (hexadecimal) that names the content, so that a run is not continued with other images.
+
+        Folders: the sorted relative paths and file sizes, so a change of content that keeps a file's size goes unseen.
+        Hugging Face datasets: their fingerprint. Others: class names, labels and the pixels of every image, which takes
+        one pass over the source. Found once, when first asked for.
+        """
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> str:
+        if self.digest is not None:
+            return self.digest()
+        content = hashlib.sha256(json.dumps(self.class_names).encode())
+        content.update(self.labels.astype("<i8").tobytes())
+        for index in range(len(self)):
+            with self._naming(index):
+                image = self.load(index)
+                content.update(f"{image.mode} {image.size}".encode() + image.tobytes())
+        return content.hexdigest()
+
+
+def _load_from(parent: Source, indices: Sequence[int], index: int) -> Image.Image:
+    return parent.load(indices[index])
+
+
+def _subset_digest(parent: Source, names: tuple[str, ...]) -> str:
+    return hashlib.sha256(json.dumps([parent.identity(), names]).encode()).hexdigest()
+
+
+def source_of_labels(
+    name: str,
+    labels: Sequence[int | str] | np.ndarray,
+    names: Sequence[str] | None,
+    load: Callable[[int], Image.Image],
+    *,
+    prefix: str = "",
+    digest: Callable[[], str] | None = None,
+) -> Source:
+    """A source from the labels of a dataset; classes without an image are left out.
+
+    Args:
+        name: What the manifest calls it.
+        labels: Label of each image, N of them: indices into ``names``, or without names any integers or strings.
+        names: Class names by label; None: each label is its own name.
+        load: Decodes image number i.
+        prefix: What goes before the number in an image's id.
+        digest: See :class:`Source`.
+
+    Raises:
+        SourceError: No images, or a label that no class name belongs to.
+    """
+    if len(labels) == 0:
+        raise SourceError(f"{name}: there are no images in it")
+    present, numbers = np.unique(np.asarray(labels), return_inverse=True)
+    if present.dtype.kind not in "iuU" or numbers.ndim != 1:
+        raise SourceError(f"{name}: expected one integer or string label per image, got {present.dtype} {present[:5]}")
+    source_ids: tuple[int | str, ...] = tuple(present.tolist())
+    if names is not None:
+        strange = [label for label in source_ids if not (isinstance(label, int) and 0 <= label < len(names))]
+        if strange:
+            raise SourceError(f"{name}: labels {some(strange)} belong to none of the {len(names)} class names")
+    return Source(
+        name=name,
+        class_names=tuple(str(label) if names is None else names[int(label)] for label in source_ids),
+        source_ids=source_ids,
+        labels=numbers.astype(np.int64),
+        ids=[f"{prefix}{index}" for index in range(len(numbers))],
+        load=load,
+        digest=digest,
+    )

@@ -1,0 +1,104 @@
+"""Class name, source id and the prior's label: one explicit map, and no silent mismatch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dap.data.classmap import ClassEntry, build_class_map, from_json, to_json
+from dap.data.source import Source
+from dap.errors import ClassMapError, FormatError
+
+
+def source(names: Sequence[str]) -> Source:
+    return Source(
+        name="set",
+        class_names=tuple(names),
+        source_ids=tuple(range(10, 10 + len(names))),
+        labels=np.arange(len(names)),
+        ids=[str(number) for number in range(len(names))],
+        load=lambda index: Image.new("L", (8, 8)),
+    )
+
+
+def labels(names: Sequence[str], known: dict[str, int]) -> list[int | None]:
+    return [entry.prior_label for entry in build_class_map(source(names), known)]
+
+
+IMAGENET_LIKE = {f"thing {label}": label for label in range(1000)}
+
+
+def test_the_map_keeps_four_names_apart() -> None:
+    entries = build_class_map(source(["T-shirt/top", "Bag"]), {"Bag": 8, "T-shirt/top": 0, "Coat": 4})
+    assert entries == (ClassEntry("T-shirt/top", 10, 0, "T-shirt%2Ftop"), ClassEntry("Bag", 11, 8, "Bag"))
+    assert [entry.prior_label for entry in build_class_map(source(["anything"]), None)] == [None]
+
+
+def test_exact_names_win_over_case() -> None:
+    known = {"Crane": 1, "crane": 2, "BAG": 3}
+    assert labels(["crane", "Crane", "bag"], known) == [2, 1, 3]
+    with pytest.raises(ClassMapError, match="'CRANE'"):
+        labels(["CRANE"], known)  # leads to two labels
+
+
+def test_synonyms() -> None:
+    known = {"tench": 0, "Tinca tinca": 0, "goldfish": 1}
+    assert labels(["tench, Tinca tinca", "goldfish, Carassius auratus"], known) == [0, 1]
+    with pytest.raises(ClassMapError):
+        labels(["tench, goldfish"], known)
+
+
+def test_wnids_are_positions_among_the_sorted_synsets() -> None:
+    pytest.importorskip("timm")
+    assert labels(["n15075141", "n01440764", "n02099601"], IMAGENET_LIKE) == [
+        999,
+        0,
+        207,
+    ]  # as ILSVRC 2012 numbers them
+    named_otherwise = {"n01440764": 5, **{f"thing {label}": label for label in range(1000)}}
+    assert labels(["n01440764"], named_otherwise) == [5]  # what the prior says itself comes first
+    with pytest.raises(ClassMapError, match="n00000001"):
+        labels(["n00000001"], IMAGENET_LIKE)
+
+
+@pytest.mark.parametrize("known", [{f"thing {label}": label for label in range(999)}, {"a": 0, "b": 1}])
+def test_wnids_need_a_prior_of_a_thousand_labels(known: dict[str, int]) -> None:
+    with pytest.raises(ClassMapError, match="n01440764"):
+        labels(["n01440764"], known)
+
+
+def test_an_unknown_class_is_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(ClassMapError) as caught:
+        labels(["Bag", *(f"odd {number}" for number in range(8))], {"Bag": 8, "Coat": 4})
+    message = str(caught.value)
+    assert "8 of 9 classes" in message and "'odd 0'" in message and "and 3 more" in message and "'odd 7'" not in message
+    assert "'Bag', 'Coat'" in message and "classes=" in message and "rename" in message and "\n" not in message
+
+
+def test_two_classes_to_one_label_is_an_error() -> None:
+    with pytest.raises(ClassMapError, match="'bag', 'BAG' to label 8"):
+        labels(["bag", "BAG"], {"Bag": 8})
+    with pytest.raises(ClassMapError, match="to label 0"):
+        labels(["tench", "Tinca tinca"], {"tench": 0, "Tinca tinca": 0})
+
+
+def test_the_map_survives_json() -> None:
+    entries = build_class_map(source(["T-shirt/top", "Bag"]), {"Bag": 8, "T-shirt/top": 0})
+    assert from_json(json.loads(json.dumps(to_json(entries)))) == entries
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"folder": "../../etc"}, {"name": 3}, {"prior_label": "0"}, {"source_id": None}, {"extra": 1}, {"folder": None}],
+)
+def test_a_damaged_map_is_a_format_error(change: dict[str, object]) -> None:
+    value = {"name": "Bag", "source_id": 0, "prior_label": None, "folder": "Bag"}
+    assert from_json([value])[0].name == "Bag"
+    with pytest.raises(FormatError, match="damaged class map"):
+        from_json([{**value, **change}])
+    with pytest.raises(FormatError, match="damaged class map"):
+        from_json(value)
