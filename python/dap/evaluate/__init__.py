@@ -1,0 +1,28 @@
+"""How well a distilled set teaches a classifier, tested on real images."""
+
+from __future__ import annotations
+
+from dap.evaluate.judge import Recognition, recognised, train_judge
+from dap.evaluate.result import EvaluationResult, Row
+from dap.evaluate.run import PROTOCOLS, evaluate_sets, run_protocol
+from dap.evaluate.small import Outcome, Small
+from dap.evaluate.source import evaluate_source
+from dap.evaluate.statistics import Difference, Summary, paired_difference, summary
+
+__all__ = [
+    "PROTOCOLS",
+    "Difference",
+    "EvaluationResult",
+    "Outcome",
+    "Recognition",
+    "Row",
+    "Small",
+    "Summary",
+    "evaluate_sets",
+    "evaluate_source",
+    "paired_difference",
+    "recognised",
+    "run_protocol",
+    "summary",
+    "train_judge",
+]

@@ -1,0 +1,135 @@
+"""What an evaluation found: one row per set and network, as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dap.evaluate.statistics import Difference, Summary, summary
+
+__all__ = ["EvaluationResult", "Row"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """The trainings of one network on one set. All accuracies are in per cent.
+
+    Attributes:
+        set_name: Name of the set.
+        network: Name of the network.
+        images: Number of images in the set.
+        last: Test accuracy at the end of each repeat: the headline.
+        best: The best accuracy measured on the way of each repeat.
+        difference: ``last`` minus that of the first set with this network, paired by repeat; None for the first set.
+    """
+
+    set_name: str
+    network: str
+    images: int
+    last: tuple[float, ...]
+    best: tuple[float, ...]
+    difference: Difference | None
+
+    @property
+    def last_summary(self) -> Summary:
+        """Mean, standard error and n of ``last``."""
+        return summary(self.last)
+
+    @property
+    def best_summary(self) -> Summary:
+        """Mean, standard error and n of ``best``."""
+        return summary(self.best)
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """All rows of one evaluation, the first set's first.
+
+    Attributes:
+        protocol: Name of the protocol.
+        seed: Root seed of all repeats.
+        repeats: Trainings per row; repeat r starts from the same generator in every row of a network.
+        test_images: Number of test images.
+        class_names: Names of the classes, in label order.
+        rows: One per set and network.
+        recognised: Share of the set's images, in [0, 1], that the judge takes for their class; None without a judge.
+        recognised_per_class: The same by class name.
+    """
+
+    protocol: str
+    seed: int
+    repeats: int
+    test_images: int
+    class_names: tuple[str, ...]
+    rows: tuple[Row, ...]
+    recognised: float | None = None
+    recognised_per_class: dict[str, float] | None = None
+
+    def row(self, set_name: str, network: str = "convnet3") -> Row:
+        """The row of a set and a network.
+
+        Raises:
+            KeyError: There is none.
+        """
+        for row in self.rows:
+            if (row.set_name, row.network) == (set_name, network):
+                return row
+        raise KeyError((set_name, network))
+
+    def table(self) -> str:
+        """A plain text table: accuracies in per cent with ± one standard error, differences with 95 % intervals."""
+        first = self.rows[0].set_name
+        lines = [["set", "network", "images", "last", "best", f"last − {first}"]]
+        for row in self.rows:
+            difference = row.difference
+            lines.append(
+                [
+                    row.set_name,
+                    row.network,
+                    str(row.images),
+                    _with_error(row.last_summary),
+                    _with_error(row.best_summary),
+                    ""
+                    if difference is None
+                    else f"{difference.mean:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]",
+                ]
+            )
+        if all(row.difference is None for row in self.rows):
+            lines = [line[:-1] for line in lines]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        text = [
+            f"protocol {self.protocol}: accuracy in % on {self.test_images} test images of {len(self.class_names)} "
+            f"classes, mean ± standard error, n = {self.repeats}, seed {self.seed}"
+        ]
+        for line in lines:
+            text.append("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        if self.recognised is not None:
+            text.append(f"recognised by the judge: {100 * self.recognised:.1f} %")
+        return "\n".join(text)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything in JSON's types; what is not finite (an error or interval of one repeat) becomes None."""
+        plain = asdict(self)
+        for row, found in zip(self.rows, plain["rows"], strict=True):
+            found["last_summary"] = asdict(row.last_summary)
+            found["best_summary"] = asdict(row.best_summary)
+        finite: dict[str, Any] = _finite(plain)
+        return finite
+
+    def to_json(self) -> str:
+        """:meth:`to_dict` as text."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _with_error(found: Summary) -> str:
+    return f"{found.mean:.1f}" if math.isnan(found.standard_error) else f"{found.mean:.1f} ± {found.standard_error:.1f}"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

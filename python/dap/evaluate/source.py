@@ -1,0 +1,141 @@
+"""Evaluates a labelled source on real test images, beside a real random subset of the same size."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dap import rng
+from dap.data.names import some
+from dap.errors import FormatError, OptionError, SourceError
+from dap.evaluate.judge import recognised, train_judge
+from dap.evaluate.result import EvaluationResult
+from dap.evaluate.run import LabelledImages, check_options, evaluate_sets
+from dap.selection import random_per_class
+
+if TYPE_CHECKING:
+    import torch
+
+    from dap.data.source import Source
+
+__all__ = ["evaluate_source"]
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_source(
+    train: Source,
+    test: Source,
+    *,
+    real: Source | None = None,
+    protocol: str = "small",
+    networks: Sequence[str] = ("convnet3",),
+    repeats: int = 3,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    judge: bool = False,
+    size: int | None = None,
+    channels: int | None = None,
+) -> EvaluationResult:
+    """Evaluates a labelled source (a distilled set, or any other) on real test images; classes are matched by name.
+
+    Args:
+        train: The set to evaluate, row ``"distilled"``.
+        test: Real test images. Classes that ``train`` does not have are left out, with a warning in the log.
+        real: Real training images. Given, a random subset of as many images of each class as ``train`` has (or all,
+            where there are fewer) is drawn in each repeat; it makes the row ``"random real"``, the first one, and
+            what the other is compared with.
+        protocol: Name of the recipe.
+        networks: Names of the classifiers.
+        repeats: Trainings of each network on each set, at least 1.
+        seed: Root seed of all repeats.
+        device: Where to train; None means CUDA where it is there, else the CPU.
+        judge: Whether to train the judge on all of ``real`` and report what share of ``train`` it recognises.
+        size: Side in pixels to which all images are brought; None: the short side of the first image of ``train``.
+        channels: 1 for grey, 3 for RGB; None: as the first image of ``train``.
+
+    Raises:
+        OptionError: An unknown name, a value out of range, or a judge without ``real``.
+        SourceError: ``test`` or ``real`` lacks a class of ``train``, or a source is empty.
+        FormatError: An image cannot be read.
+    """
+    check_options(protocol, networks, repeats)
+    if judge and real is None:
+        raise OptionError("the judge is trained on real images: give real=, or leave judge=False")
+    names = _shared_classes(train, test)
+    native_size, native_channels = _native_shape(train)
+    load = partial(
+        _load,
+        names=names,
+        size=native_size if size is None else size,
+        channels=native_channels if channels is None else channels,
+    )
+    distilled = load(train)
+    sets: dict[str, LabelledImages | Callable[[int], LabelledImages]] = {"distilled": distilled}
+    if real is not None:
+        _require(real, names)
+        counts = {name: len(train.of_class(label)) for label, name in enumerate(train.class_names)}
+        source = real  # of a type that the checker knows in the function below
+
+        def random_real(repeat: int) -> LabelledImages:
+            return load(source, random_per_class(source, counts, rng.derive_seed(seed, "evaluate", "real", repeat)))
+
+        sets = {"random real": random_real, "distilled": distilled}
+    result = evaluate_sets(
+        sets,
+        load(test),
+        class_names=names,
+        protocol=protocol,
+        networks=networks,
+        repeats=repeats,
+        seed=seed,
+        device=device,
+    )
+    if real is None or not judge:
+        return result
+    found = recognised(train_judge(*load(real), len(names), seed, device), *distilled, device)
+    per_class = {names[label]: share for label, share in found.per_class.items()}
+    return replace(result, recognised=found.share, recognised_per_class=per_class)
+
+
+def _require(source: Source, names: Sequence[str]) -> None:
+    if missing := [name for name in names if name not in source.class_names]:
+        raise SourceError(
+            f"{source.name}: has no class {some(missing)}, which the set to evaluate has; classes are matched by name, "
+            f"and it has {some(source.class_names, 20)}"
+        )
+
+
+def _shared_classes(train: Source, test: Source) -> tuple[str, ...]:
+    _require(test, train.class_names)
+    if dropped := [name for name in test.class_names if name not in train.class_names]:
+        logger.warning("%s: test images of %s are left out, %s has no such class", test.name, some(dropped), train.name)
+    return train.class_names
+
+
+def _native_shape(source: Source) -> tuple[int, int]:
+    """Short side and number of channels (1 or 3) of the first image."""
+    if len(source) == 0:
+        raise SourceError(f"{source.name}: there are no images in it")
+    try:
+        image = source.load(0)
+    except Exception as error:  # decoders raise almost anything when a file is damaged
+        raise FormatError(f"{source.name}/{source.ids[0]}: cannot be read as an image ({error})") from error
+    grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
+    return min(image.size), 1 if grey else 3
+
+
+def _load(
+    source: Source, indices: np.ndarray | None = None, *, names: Sequence[str], size: int, channels: int
+) -> LabelledImages:
+    """Images of the named classes, labelled by their place in ``names``; all of them, or those of the indices."""
+    numbers = {name: number for number, name in enumerate(names)}
+    renumber = np.array([numbers.get(name, -1) for name in source.class_names], np.int64)
+    if indices is None:
+        indices = np.flatnonzero(renumber[source.labels] >= 0)
+    return source.images(indices, size=size, channels=channels), renumber[source.labels[indices]]

@@ -1,0 +1,19 @@
+"""Classifiers for small images, their batched augmentation and their one training loop."""
+
+from __future__ import annotations
+
+from dap.nets.augment import shift_flip
+from dap.nets.convnet import ConvNet, create_net, list_nets
+from dap.nets.train import accuracy, one_cycle, predict, resolve_device, train_classifier
+
+__all__ = [
+    "ConvNet",
+    "accuracy",
+    "create_net",
+    "list_nets",
+    "one_cycle",
+    "predict",
+    "resolve_device",
+    "shift_flip",
+    "train_classifier",
+]

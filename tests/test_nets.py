@@ -1,0 +1,212 @@
+"""Classifiers, augmentation and the training loop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dap.errors import OptionError
+from dap.nets import accuracy, create_net, list_nets, one_cycle, predict, shift_flip, train_classifier
+from dap.nets.convnet import ConvNet
+from dap.nets.train import _batches
+from dap.rng import generator
+
+
+def net_of(seed: int = 0, *, width: int = 4, channels: int = 1, classes: int = 2, size: int = 16) -> nn.Module:
+    return create_net(
+        "convnet3", width=width, channels=channels, classes=classes, size=size, generator=generator(seed, "net")
+    )
+
+
+def toy(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noisy 16×16 images, the upper half bright or the left half: no shift or mirror makes them alike."""
+    draw = np.random.default_rng(seed)
+    labels = draw.integers(0, 2, count)
+    half = np.where(np.arange(16) < 8, 220, 30)
+    images = np.where(labels[:, None, None] == 0, half[:, None], half[None, :])
+    images = (images + draw.integers(-25, 26, (count, 16, 16))).astype(np.uint8)
+    return torch.tensor(images[:, None]), torch.tensor(labels)
+
+
+def train_toy(seed: int, labels: torch.Tensor | None = None, **changes: object) -> nn.Module:
+    images, own = toy(64, 1)
+    net = net_of(seed)
+    options = {"steps": 60, "batch_size": 32, "peak_lr": 1e-2, "weight_decay": 5e-4, "max_shift": 1, "device": "cpu"}
+    train_classifier(
+        net, images, own if labels is None else labels, generator=generator(seed, "train"), **(options | changes)
+    )
+    return net
+
+
+class TestConvNet:
+    @pytest.mark.parametrize(("depth", "channels", "size"), [(3, 1, 32), (2, 3, 13)])
+    def test_is_the_hand_built_sequence(self, depth: int, channels: int, size: int) -> None:
+        net = ConvNet(depth=depth, width=5, channels=channels, classes=7, size=size, generator=generator("a"))
+        layers: list[nn.Module] = []
+        for block in range(depth):
+            layers += [nn.Conv2d(5 if block else channels, 5, 3, padding=1), nn.GroupNorm(5, 5), nn.ReLU()]
+            layers += [nn.AvgPool2d(2)]
+        layers += [nn.Flatten(), nn.Linear(5 * (size // 2**depth) ** 2, 7)]
+        reference = nn.Sequential(*layers)
+        with torch.no_grad():
+            for weights in net.parameters():  # a norm that is an identity would hide a lost affine map
+                weights.add_(torch.rand(weights.shape, generator=generator("affine")))
+            for weights, own in zip(reference.parameters(), net.parameters(), strict=True):
+                weights.copy_(own)
+        images = torch.rand(3, channels, size, size, generator=generator("images")) * 2 - 1
+        torch.testing.assert_close(net(images), reference.double()(images.double()).float(), rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize(("width", "channels", "classes", "size"), [(32, 1, 10, 32), (8, 3, 4, 28)])
+    def test_number_of_parameters(self, width: int, channels: int, classes: int, size: int) -> None:
+        net = net_of(width=width, channels=channels, classes=classes, size=size)
+        convolutions = 9 * width * (channels + 2 * width) + 3 * width
+        expected = convolutions + 3 * 2 * width + classes * (width * (size // 8) ** 2 + 1)
+        assert sum(weights.numel() for weights in net.parameters()) == expected
+
+    def test_initial_weights_are_uniform_within_torchs_bounds(self) -> None:
+        net = net_of(width=64, channels=3, size=32, classes=10)
+        for layer in net.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                bound = layer.weight[0].numel() ** -0.5
+                assert 0.97 * bound < layer.weight.abs().max() <= bound
+                assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
+                assert 0.5 * bound < layer.bias.abs().max() <= bound
+            if isinstance(layer, nn.GroupNorm):
+                assert (layer.weight == 1).all()
+                assert (layer.bias == 0).all()
+
+    def test_weights_come_from_the_generator_alone(self) -> None:
+        before = torch.get_rng_state()
+        first, again, other = net_of(0), net_of(0), net_of(1)
+        assert torch.equal(torch.get_rng_state(), before)
+        for a, b in zip(first.parameters(), again.parameters(), strict=True):
+            assert torch.equal(a, b)
+        assert not torch.equal(next(first.parameters()), next(other.parameters()))
+
+    def test_names(self) -> None:
+        assert list_nets() == ["convnet3"]
+        with pytest.raises(OptionError, match=r"unknown network 'convnet'; did you mean 'convnet3'\?"):
+            create_net("convnet", width=4, channels=1, classes=2, size=8, generator=generator())
+
+    def test_too_small_images(self) -> None:
+        with pytest.raises(OptionError, match="at least 8 pixels, got 7"):
+            net_of(size=7)
+
+
+class TestShiftFlip:
+    def oracle(self, images: torch.Tensor, seed: int, max_shift: int) -> np.ndarray:
+        """One image at a time: mirrored, laid on an empty canvas at an offset, cut."""
+        draw = generator(seed)
+        count, _, height, width = images.shape
+        shifts = torch.randint(-max_shift, max_shift + 1, (count, 2), generator=draw).tolist()
+        flips = (torch.rand(count, generator=draw) < 0.5).tolist()
+        results = []
+        for image, (down, right), flip in zip(images.numpy(), shifts, flips, strict=True):
+            canvas = np.full((image.shape[0], height + 2 * max_shift, width + 2 * max_shift), -1.0, np.float32)
+            top, left = max_shift + down, max_shift + right
+            canvas[:, top : top + height, left : left + width] = image[:, :, ::-1] if flip else image
+            results.append(canvas[:, max_shift : max_shift + height, max_shift : max_shift + width])
+        return np.stack(results)
+
+    @pytest.mark.parametrize("max_shift", [0, 1, 3])
+    def test_is_the_loop_over_images(self, max_shift: int) -> None:
+        images = torch.rand(40, 2, 9, 7, generator=generator("images"))
+        found = shift_flip(images, generator(5), max_shift)
+        np.testing.assert_array_equal(found.numpy(), self.oracle(images, 5, max_shift))
+
+    def test_every_shift_and_both_mirrors_are_as_likely(self) -> None:
+        images = torch.full((4000, 1, 8, 8), -1.0)
+        images[:, 0, 3, 3] = 1.0  # its mirror image is at x = 4
+        rows, columns = torch.nonzero(shift_flip(images, generator(0), 1)[:, 0] == 1, as_tuple=True)[1:]
+        np.testing.assert_allclose(np.bincount(rows)[2:] / 4000, [1 / 3] * 3, atol=0.03)
+        np.testing.assert_allclose(np.bincount(columns)[2:] / 4000, [1 / 6, 1 / 3, 1 / 3, 1 / 6], atol=0.03)
+
+    def test_leaves_its_input_and_global_state_alone(self) -> None:
+        images = torch.rand(4, 1, 8, 8, generator=generator("images"))
+        copy, before = images.clone(), torch.get_rng_state()
+        shift_flip(images, generator(0))
+        assert torch.equal(images, copy)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+class TestTraining:
+    def test_learns_what_can_be_learnt(self) -> None:
+        assert accuracy(train_toy(0), *toy(200, 2), "cpu") > 0.95
+
+    def test_learns_nothing_from_shuffled_labels(self) -> None:
+        _, labels = toy(64, 1)
+        shuffled = labels[torch.randperm(64, generator=generator("shuffle"))]
+        assert 0.2 < accuracy(train_toy(0, shuffled), *toy(200, 2), "cpu") < 0.8
+
+    def test_same_seed_same_weights(self) -> None:
+        before = torch.get_rng_state()
+        first, again, other = train_toy(0), train_toy(0), train_toy(1)
+        assert torch.equal(torch.get_rng_state(), before)
+        for a, b in zip(first.parameters(), again.parameters(), strict=True):
+            assert torch.equal(a, b)
+        assert not torch.equal(next(first.parameters()), next(other.parameters()))
+
+    def test_hook_sees_every_step(self) -> None:
+        steps: list[int] = []
+        train_toy(0, steps=5, after_step=lambda net, step: steps.append(step))
+        assert steps == [1, 2, 3, 4, 5]
+
+    def test_is_adamw_under_torchs_one_cycle(self) -> None:
+        images, labels = toy(20, 1)
+        options = {"steps": 6, "batch_size": 16, "peak_lr": 0.02, "weight_decay": 0.3, "max_shift": 2}
+        net = net_of(0)
+        train_classifier(net, images, labels, generator=generator("loop"), device="cpu", **options)
+
+        reference, draw = net_of(0), generator("loop")
+        optimizer = torch.optim.AdamW(reference.parameters(), lr=1.0, weight_decay=0.3, foreach=False)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.02, total_steps=6)
+        order: list[int] = []
+        for _ in range(6):
+            if len(order) < 16:
+                order += torch.randperm(20, generator=draw).tolist()
+            batch, order = order[:16], order[16:]
+            pixels = shift_flip((images[batch].double() / 255 * 2 - 1).float(), draw, 2)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(reference(pixels), labels[batch]).backward()
+            optimizer.step()
+            schedule.step()
+        for name, weights in net.named_parameters():
+            if name.endswith("weight"):  # a bias before a norm has no gradient: Adam makes noise of its rounding
+                torch.testing.assert_close(weights, reference.get_parameter(name), rtol=2e-3, atol=2e-4)
+
+    def test_one_cycle_is_the_closed_form(self) -> None:
+        optimizer, schedule = one_cycle(net_of(), peak_lr=3e-3, weight_decay=0.0, steps=400)
+        found = []
+        for _ in range(400):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        step = np.arange(400)
+        rise = 3e-3 / 25 + (3e-3 - 3e-3 / 25) * (1 - np.cos(np.pi * step / 119)) / 2
+        fall = 3e-3 / 25e4 + (3e-3 - 3e-3 / 25e4) * (1 + np.cos(np.pi * (step - 119) / 280)) / 2
+        np.testing.assert_allclose(found, np.where(step <= 119, rise, fall), rtol=1e-6)
+
+    def test_batches_use_every_image_equally_often(self) -> None:
+        batches = list(_batches(10, 4, 5, generator("order")))
+        assert [len(batch) for batch in batches] == [4] * 5
+        order = torch.cat(batches)
+        assert sorted(order[:10].tolist()) == sorted(order[10:].tolist()) == list(range(10))
+        assert order[:10].tolist() != order[10:].tolist()
+
+    def test_threads_are_left_as_they_were(self) -> None:
+        before = torch.get_num_threads()
+        train_toy(0, steps=2)
+        assert torch.get_num_threads() == before
+
+
+class TestPredict:
+    def test_is_the_same_in_any_batch_and_keeps_the_mode(self) -> None:
+        net, (images, labels) = net_of(3).train(), toy(150, 4)
+        found = predict(net, images, "cpu")
+        assert net.training
+        with torch.no_grad():
+            one_by_one = torch.stack([net(image[None] / 127.5 - 1)[0].argmax() for image in images])
+        assert torch.equal(found, one_by_one)
+        assert accuracy(net, images, labels, "cpu") == np.mean(one_by_one.numpy() == labels.numpy())
