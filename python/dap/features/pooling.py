@@ -1,0 +1,36 @@
+"""Where in the prior a feature is taken, and how its tokens become one vector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dap.registry import unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["POOLINGS", "Tap"]
+
+POOLINGS = ("mean", "flat")
+
+
+@dataclass(frozen=True)
+class Tap:
+    """φ(x_t, t): the hidden state after one block of the denoiser, pooled.
+
+    Attributes:
+        block: Number of the block, counted from 1.
+        pooling: "mean" over the tokens gives D numbers, "flat" keeps all T × D.
+    """
+
+    block: int
+    pooling: str = "mean"
+
+    def __post_init__(self) -> None:
+        if self.pooling not in POOLINGS:
+            raise unknown_name("pooling", self.pooling, POOLINGS)
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Vectors, float32 (B, D) or (B, T·D), of tokens with shape (B, T, D)."""
+        return tokens.float().mean(dim=1) if self.pooling == "mean" else tokens.float().flatten(1)

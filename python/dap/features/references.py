@@ -1,0 +1,82 @@
+"""Features of real images, noised to the steps at which guidance wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dap import rng
+from dap.features.pooling import Tap
+
+if TYPE_CHECKING:
+    from dap.priors import Prior
+
+__all__ = ["encode_images", "image_noise", "noised_features", "real_features"]
+
+BATCH = 256  # one fixed size, so that features do not depend on how many are asked for at once
+
+
+def image_noise(shape: tuple[int, ...], seed: int, image_id: str, timestep: int) -> Tensor:
+    """The noise of one real image at one step: it depends on (seed, image id, step) and on nothing else."""
+    return torch.randn(shape, generator=rng.generator(seed, "feature", image_id, timestep))
+
+
+@torch.no_grad()
+def noised_features(
+    prior: Prior,
+    latents: Tensor,
+    image_ids: Sequence[str],
+    *,
+    label: int,
+    tap: Tap,
+    scheduler: Any,
+    timestep: int,
+    seed: int,
+    shared_noise: bool = False,
+) -> Tensor:
+    """φ(α_t z + σ_t ε, t) of real latents z under their class's label.
+
+    Args:
+        prior: The prior.
+        latents: Latents of real images, (N, C, h, w).
+        image_ids: Their ids, which name their noise.
+        label: The prior's label for all of them.
+        tap: Where the feature is taken.
+        scheduler: Whose ``add_noise`` takes the latents to ``timestep``.
+        timestep: t of the noise schedule.
+        seed: Root seed of the noise.
+        shared_noise: One noise for all images of this step, instead of one for each.
+
+    Returns:
+        Features with shape (N, D), float32, on the CPU.
+    """
+    shape = tuple(latents.shape[1:])
+    names = ["shared"] * len(image_ids) if shared_noise else list(image_ids)
+    batches = []
+    for start in range(0, len(latents), BATCH):
+        z = latents[start : start + BATCH].to(prior.device)
+        noise = torch.stack([image_noise(shape, seed, name, timestep) for name in names[start : start + BATCH]])
+        t = torch.tensor(timestep, device=prior.device)
+        noised = scheduler.add_noise(z, noise.to(prior.device), t.expand(len(z)))
+        labels = torch.full((len(z),), label, device=prior.device)
+        tokens = prior.features(scheduler.scale_model_input(noised, t), t, labels, tap.block)
+        batches.append(tap.pool(tokens).cpu())
+    return torch.cat(batches)
+
+
+def encode_images(prior: Prior, images: Tensor) -> Tensor:
+    """Latents with shape (N, C, h, w), float32 on the CPU, of uint8 images (N, channels, H, W)."""
+    return torch.cat([prior.encode(batch).cpu() for batch in images.split(BATCH)])
+
+
+def real_features(
+    prior: Prior, images: Tensor, image_ids: Iterable[str], *, label: int, tap: Tap, timestep: int = 100, seed: int = 0
+) -> Tensor:
+    """Features (N, D) of uint8 images (N, channels, H, W): the space in which metrics measure (t = 100 by default)."""
+    return noised_features(
+        prior, encode_images(prior, images), list(image_ids), label=label, tap=tap,
+        scheduler=prior.scheduler("ddpm", 1000), timestep=timestep, seed=seed,
+    )  # fmt: skip

@@ -1,0 +1,50 @@
+"""Frozen diffusion models, behind one face."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dap.errors import OptionError
+from dap.priors.base import Prediction, Prior
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["BUILTIN", "Prediction", "Prior", "load_prior"]
+
+BUILTIN = {"fashion-dit": Path(__file__).parents[1] / "assets" / "fashion_dit"}
+
+
+def load_prior(prior: Any, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Prior:
+    """Opens a prior.
+
+    Args:
+        prior: "fashion-dit" (built in), a ``DiTPipeline`` folder, a hub id, a ``DiTPipeline`` object, or a
+            :class:`Prior` (for example ``DiTPrior.from_pretrained(folder, learned_variance=True)``).
+        device: Where to put a prior that is loaded here; the GPU if there is one.
+        dtype: Of the weights of a prior that is loaded here; float32 if left out.
+
+    Raises:
+        OptionError: It is none of these, or ``device`` or ``dtype`` are given for an object that has them already.
+        SourceError: The folder or hub id cannot be loaded.
+
+    Example:
+        >>> load_prior("fashion-dit").image_shape
+        (1, 32, 32)
+    """
+    import torch
+    from diffusers import DiTPipeline
+
+    from dap.priors.dit import DiTPrior
+
+    if isinstance(prior, str | Path):
+        folder = BUILTIN.get(str(prior), prior)
+        return DiTPrior.from_pretrained(folder, device=device, dtype=dtype or torch.float32, name=str(prior))
+    if not isinstance(prior, DiTPipeline) and not hasattr(prior, "denoise"):
+        raise OptionError(f"prior: expected a name, a folder, a DiTPipeline or a Prior, got {type(prior).__name__}")
+    opened: Prior = DiTPrior(prior) if isinstance(prior, DiTPipeline) else prior
+    for option, wanted, has in (("device", device, opened.device.type), ("dtype", dtype, opened.dtype)):
+        if wanted is not None and getattr(wanted, "type", wanted) != has:
+            raise OptionError(f"{option}={wanted} was asked for, the prior object has {has}: move the object first")
+    return opened

@@ -1,0 +1,146 @@
+"""The one denoising loop.
+
+Each step evaluates the denoiser once and shares that evaluation with every term: an energy on features costs the
+backward pass through the blocks below its tap and nothing else. Noise comes from one CPU generator per slot, first
+x_T, then what the scheduler draws, so a slot's noise depends on nothing but its generator.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dap.errors import DivergedError, OptionError
+from dap.priors import Prior
+from dap.sampling.settings import SamplingSettings
+from dap.sampling.term import DeltaTerm, EnergyTerm, StepState, Term
+
+__all__ = ["StepCallback", "sample"]
+
+StepCallback = Callable[[Prior, int, int, dict[str, Tensor]], dict[str, Tensor]]
+
+
+@torch.no_grad()
+def sample(
+    prior: Prior,
+    labels: Tensor,
+    generators: Sequence[torch.Generator],
+    *,
+    settings: SamplingSettings,
+    terms: Sequence[Term] = (),
+    callback_on_step_end: StepCallback | None = None,
+) -> Tensor:
+    """Draws one latent for each slot.
+
+    Args:
+        prior: The frozen diffusion model.
+        labels: The prior's label of each slot, int64 (B,).
+        generators: One CPU generator for each slot.
+        settings: Steps, guidance scale, scheduler.
+        terms: What guides; none gives the prior's own samples.
+        callback_on_step_end: Called as in diffusers, ``callback(prior, step, timestep, {"latents": x})``; the
+            "latents" of the dict that it returns are used on.
+
+    Returns:
+        Latents with shape (B, C, h, w), float32, on the prior's device.
+
+    Raises:
+        OptionError: ``eta`` is set for a scheduler without it.
+        DivergedError: A latent is no longer finite.
+
+    Example:
+        >>> from dap.priors import load_prior
+        >>> from dap.rng import generator
+        >>> settings = SamplingSettings(num_inference_steps=4)
+        >>> sample(load_prior("fashion-dit"), torch.tensor([3]), [generator(0, "a")], settings=settings).shape
+        torch.Size([1, 8, 8, 8])
+    """
+    labels = labels.to(prior.device)
+    scheduler = prior.scheduler(settings.scheduler, settings.num_inference_steps)
+    extra = _step_arguments(scheduler, settings, list(generators))
+    noise = torch.stack([torch.randn(prior.latent_shape, generator=g) for g in generators])
+    x: Tensor = noise.to(prior.device) * scheduler.init_noise_sigma
+    first_energies: dict[int, Tensor] = {}
+    num_steps = len(scheduler.timesteps)
+    for step, t in enumerate(scheduler.timesteps):
+        active = [term for term in terms if term.scale != 0 and term.window.contains(step, num_steps)]
+        energies = [term for term in active if isinstance(term, EnergyTerm)]
+        through = any(term.needs == "denoiser" for term in energies)
+        cumulative = float(scheduler.alphas_cumprod[int(t)])
+        alpha, sigma = cumulative**0.5, (1 - cumulative) ** 0.5
+
+        x = x.detach().requires_grad_(bool(energies))
+        with torch.set_grad_enabled(bool(energies)):
+            prediction = prior.denoise(
+                scheduler.scale_model_input(x, t), t, labels,
+                guidance_scale=settings.guidance_scale, through=through,
+                taps=frozenset().union(*(term.taps for term in active)),
+            )  # fmt: skip
+            with torch.set_grad_enabled(through):
+                x0 = (x - sigma * prediction.eps) / alpha
+                if scheduler.config.get("clip_sample"):
+                    limit = scheduler.config.clip_sample_range
+                    x0 = x0.clamp(-limit, limit)
+            state = StepState(
+                step, num_steps, int(t), alpha, sigma, x, prediction.eps, x0, labels, prediction.features
+            )  # fmt: skip
+            gradients = _gradients(energies, state, first_energies)
+
+        eps, to_sample = prediction.eps.detach(), torch.zeros_like(x)
+        for place, gradient in gradients.items():
+            if place == "eps":
+                eps = eps + sigma * gradient
+            elif place == "x0":
+                eps = eps + alpha / sigma * gradient
+            else:
+                to_sample = to_sample - gradient
+        for term in active:
+            if isinstance(term, DeltaTerm):
+                delta = term.scale * term.delta(state)
+                if term.at == "eps":
+                    eps = eps + delta
+                elif term.at == "x0":
+                    eps = eps - alpha / sigma * delta
+                else:
+                    to_sample = to_sample + delta
+        output = eps if prediction.variance is None else torch.cat([eps, prediction.variance], dim=1)
+        x = scheduler.step(output, t, x.detach(), **extra, return_dict=False)[0] + to_sample
+        if callback_on_step_end is not None:
+            x = callback_on_step_end(prior, step, int(t), {"latents": x}).get("latents", x)
+    if not torch.isfinite(x).all():
+        raise DivergedError("sampling left the finite numbers: lower the guidance scale or the method's scale")
+    return x
+
+
+def _step_arguments(scheduler: Any, settings: SamplingSettings, generators: list[torch.Generator]) -> dict[str, Any]:
+    """What this scheduler's ``step`` takes beyond the state: the slots' generators, and η where it has one."""
+    accepted = inspect.signature(scheduler.step).parameters
+    arguments: dict[str, Any] = {"generator": generators} if "generator" in accepted else {}
+    if "eta" in accepted:
+        arguments["eta"] = settings.eta
+    elif settings.eta:
+        raise OptionError(f"eta={settings.eta}: {type(scheduler).__name__} has no eta; choose scheduler='ddim'")
+    return arguments
+
+
+def _gradients(terms: Sequence[EnergyTerm], state: StepState, first: dict[int, Tensor]) -> dict[str, Tensor]:
+    """∇_{x_t} of the weighted energies by place, one backward pass for each place.
+
+    ``first`` keeps each normalised term's energies of the first step in which it acted.
+    """
+    totals: dict[str, Tensor] = {}
+    for term in terms:
+        energy = term.energy(state)
+        if term.normalise:
+            start = first.setdefault(id(term), energy.detach())
+            energy = energy / torch.where(start > 0, start, 1)
+        totals[term.at] = totals.get(term.at, torch.zeros(())) + term.scale * energy.sum()
+    last = len(totals) - 1
+    return {
+        place: torch.autograd.grad(total, state.sample, retain_graph=number < last)[0]
+        for number, (place, total) in enumerate(totals.items())
+    }
