@@ -1,0 +1,46 @@
+"""dap: dataset distillation with a diffusion model as prior.
+
+    import dap
+
+    distilled = dap.distill("fashion-mini", ipc=10, out="distilled")
+    print(dap.evaluate(distilled, "fashion-mini").table())
+
+Importing dap imports neither torch nor diffusers; they come with the first name that needs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from dap._core import build_info
+
+if TYPE_CHECKING:
+    from dap import errors, kernels, methods, metrics
+    from dap.api import distill, evaluate, list_methods, load
+    from dap.dataset import DistilledDataset
+    from dap.kernels import list_kernels
+
+__version__: str = build_info()["version"]
+
+__all__ = [
+    "DistilledDataset", "__version__", "distill", "errors", "evaluate", "kernels", "list_kernels", "list_methods",
+    "load", "methods", "metrics",
+]  # fmt: skip
+
+_HOMES = {
+    "distill": "dap.api", "evaluate": "dap.api", "list_methods": "dap.api", "load": "dap.api",
+    "list_kernels": "dap.kernels", "DistilledDataset": "dap.dataset",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in __all__:
+        return importlib.import_module(f"dap.{name}")
+    raise AttributeError(f"module 'dap' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

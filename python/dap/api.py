@@ -1,0 +1,267 @@
+"""The library's face: validate, resolve names, plan, run."""
+
+from __future__ import annotations
+
+import io
+import os
+import platform
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm.auto import tqdm
+
+from dap._core import build_info
+from dap.config import to_json
+from dap.data import classmap
+from dap.data.builtin import BUILTIN
+from dap.data.files import write_atomic
+from dap.data.manifest import SCHEMA, read_manifest
+from dap.data.open import SourceLike, open_source
+from dap.data.source import Source
+from dap.dataset import DistilledDataset
+from dap.errors import OptionError
+from dap.evaluate import EvaluationResult, evaluate_source
+from dap.methods import METHODS, Context, Method, get_method
+from dap.priors import Prior, load_prior
+from dap.run import Run
+from dap.sampling import SamplingSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dap.sampling import StepCallback
+
+__all__ = ["distill", "evaluate", "list_methods", "load"]
+
+SHEET = "contact_sheet.png"
+MAX_BATCH = 100
+
+
+def list_methods() -> list[str]:
+    """Names of the methods.
+
+    Example:
+        >>> list_methods()
+        ['random', 'dit', 'dap']
+    """
+    return list(METHODS)
+
+
+def load(path: str | Path) -> DistilledDataset:
+    """Opens a distilled dataset.
+
+    Args:
+        path: The folder that :func:`distill` filled.
+
+    Raises:
+        SourceError: There is none, or it was not finished.
+    """
+    return DistilledDataset(path)
+
+
+def distill(
+    source: SourceLike,
+    *,
+    out: str | Path,
+    prior: Any = "fashion-dit",
+    method: str | Method = "dap",
+    method_options: Mapping[str, Any] | None = None,
+    ipc: int = 10,
+    seed: int = 0,
+    classes: Collection[str] | None = None,
+    batch_size: int | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    scheduler: str | None = None,
+    eta: float | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    callback_on_step_end: StepCallback | None = None,
+    progress: bool = True,
+) -> DistilledDataset:
+    """Distils a labelled image dataset into ``ipc`` images per class.
+
+    Writes ``out/train/<class>/<slot>.png``, ``out/dap.json`` and ``out/contact_sheet.png``. Run again with the same
+    options it continues where it stopped, after checking what is there; with a larger ``ipc`` it adds to it, where the
+    method's slots are independent. With the same source, prior, options and seed the files are the same to the byte.
+
+    Args:
+        source: Real images: a class-per-folder tree, a built-in name ("fashion-mini"), a torch ``Dataset``, a Hugging
+            Face dataset or its id. See :func:`dap.data.open.open_source`.
+        out: The folder to fill: new, empty, or of the same run.
+        prior: "fashion-dit", a ``DiTPipeline`` folder, hub id or object, or a :class:`dap.priors.Prior`.
+        method: Name ("dap", "dit", "random"), preset ("dap:paper"), or object (``dap.methods.DAP(scale=0.3)``).
+        method_options: Options by name, beside a method's name.
+        ipc: Images per class, at least 1.
+        seed: Root of all randomness.
+        classes: Names of the classes to distil; all if left out.
+        batch_size: Slots made together; by memory, at most 100, if left out. It is part of the plan: another one gives
+            pixels within one grey level.
+        num_inference_steps: Denoising steps; the prior's recommendation, or 50.
+        guidance_scale: Classifier-free guidance; the prior's recommendation, or 4.
+        scheduler: "ddpm", "ddim" or "dpm++"; the prior's own if left out.
+        eta: DDIM's η.
+        device: Where the prior runs; the GPU if there is one.
+        dtype: Of the prior's weights; float32 if left out.
+        callback_on_step_end: As in diffusers: ``callback(prior, step, timestep, {"latents": x}) -> dict``.
+        progress: Show a progress bar.
+
+    Returns:
+        The distilled dataset.
+
+    Raises:
+        DapError: One of its kinds, for a bad option, source, prior or output folder; nothing is left behind.
+
+    Example:
+        >>> import dap
+        >>> distilled = dap.distill("fashion-mini", ipc=10, out="distilled")  # doctest: +SKIP
+    """
+    recipe = get_method(method, method_options)
+    for option, value in (("ipc", ipc), ("batch_size", 1 if batch_size is None else batch_size)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise OptionError(f"{option}: expected a whole number of at least 1, got {value!r}")
+    out = Path(out)
+    _check_writable(out)
+    images = open_source(source, classes=classes)
+    model = load_prior(prior, device=device, dtype=dtype) if recipe.needs_prior else None
+    settings = SamplingSettings.choose(
+        model.recommended if model else {},
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        scheduler=scheduler,
+        eta=eta,
+    )
+    entries = classmap.build_class_map(images, model.labels if model else None)
+    channels, size = (model.image_shape[0], model.image_shape[1]) if model else _native_shape(images)
+    header = {
+        "schema": SCHEMA,
+        "options": {
+            "method": to_json(recipe), "seed": seed, "size": size, "channels": channels,
+            "sampling": asdict(settings) if model else None,
+            "device": model.device.type if model else None, "dtype": str(model.dtype) if model else None,
+        },
+        "source": {"name": images.name, "identity": images.identity(), "images": len(images)},
+        "prior": model.describe() if model else None,
+        "class_map": classmap.to_json(entries),
+        "versions": _versions(),
+    }  # fmt: skip
+    run = Run(
+        out,
+        header,
+        ipc=ipc,
+        batch_size=batch_size,
+        default_batch_size=_default_batch_size(model),
+        couples=recipe.couples,
+    )
+    missing = run.missing
+    if not missing and (out / SHEET).exists():
+        return DistilledDataset(out)
+
+    context = Context(images, entries, model, settings, seed, ipc, size, channels)
+    start = time.monotonic()
+    artefact = recipe.prepare(context)
+    prepared = {"prepare": time.monotonic() - start}
+    steps = settings.num_inference_steps if model else 0
+    title = f"{recipe.name}, {ipc} x {len(entries)}"
+    with tqdm(total=len(missing) * steps, desc=title, disable=not (progress and steps)) as bar:
+
+        def on_step(prior: Prior, step: int, timestep: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            bar.update()
+            return callback_on_step_end(prior, step, timestep, tensors) if callback_on_step_end else tensors
+
+        run.execute(recipe, replace(context, callback_on_step_end=on_step), artefact, missing, prepared)
+    distilled = DistilledDataset(out)
+    stream = io.BytesIO()
+    distilled.show().save(stream, format="PNG")
+    write_atomic(out / SHEET, stream.getvalue())
+    return distilled
+
+
+def evaluate(
+    distilled: DistilledDataset | SourceLike,
+    test: SourceLike,
+    *,
+    real: SourceLike | None = None,
+    protocol: str = "small",
+    networks: Sequence[str] = ("convnet3",),
+    repeats: int = 3,
+    seed: int = 0,
+    judge: bool = False,
+    device: str | torch.device | None = None,
+) -> EvaluationResult:
+    """Trains classifiers on a distilled set, and tests them on real images.
+
+    A real random subset of the same size is trained on beside it, with the same seeds, where the real training images
+    are known: from ``real``, or from the manifest if it names a built-in source or a folder that is there.
+
+    Args:
+        distilled: A distilled dataset, its folder, or any class-per-folder tree.
+        test: Real images to test on, for example "fashion-mini" (its test split is taken) or "path/to/val".
+        real: Real training images to compare with.
+        protocol: Name of an evaluation protocol; "small" is defined in :mod:`dap.evaluate.small`.
+        networks: Names of networks.
+        repeats: Number of training seeds.
+        seed: Root seed of the trainings.
+        judge: Also train the judge on all real training images, and say how many images it recognises.
+        device: Where to train; the GPU if there is one.
+
+    Returns:
+        Accuracies in per cent with mean, standard error and n; ``table()`` and ``to_json()`` show them.
+
+    Raises:
+        DapError: One of its kinds, for a source, protocol or network that is unknown, or classes that do not match.
+
+    Example:
+        >>> import dap
+        >>> dap.evaluate("distilled", "fashion-mini", repeats=3).table()  # doctest: +SKIP
+    """
+    folder = distilled.path if isinstance(distilled, DistilledDataset) else distilled
+    train = open_source(folder)
+    if real is None and isinstance(folder, str | Path):
+        real = _recorded_source(Path(folder))
+    return evaluate_source(
+        train, open_source(test, split="test"),
+        real=None if real is None else open_source(real, classes=train.class_names),
+        protocol=protocol, networks=networks, repeats=repeats, seed=seed, judge=judge, device=device,
+    )  # fmt: skip
+
+
+def _recorded_source(folder: Path) -> str | None:
+    """The source that a manifest names, if it can be opened by that name here."""
+    manifest = read_manifest(folder)
+    name = manifest["source"]["name"] if manifest else ""
+    return name if name in BUILTIN or (name and Path(name).is_dir()) else None
+
+
+def _check_writable(out: Path) -> None:
+    """Fails before anything is computed if ``out`` cannot be made or written."""
+    nearest = next(path for path in (out, *out.absolute().parents) if path.exists() or path.is_symlink())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise OptionError(f"out: cannot write to {str(out)!r}: {nearest} is not a folder that this user may write to")
+
+
+def _default_batch_size(prior: Prior | None) -> int:
+    """Slots that fit into half of the device's memory, at most 100."""
+    if prior is None:
+        return MAX_BATCH
+    if prior.device.type == "cuda":
+        memory = torch.cuda.get_device_properties(prior.device).total_memory
+    else:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(MAX_BATCH, memory // 2 // prior.slot_bytes))
+
+
+def _native_shape(source: Source) -> tuple[int, int]:
+    """Channels and side of the first image, for a method that has no prior to ask."""
+    image = source.load(0)
+    return (1 if image.mode in ("1", "L", "I", "I;16") else 3), min(image.size)
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: version(name) for name in ("torch", "diffusers", "numpy", "Pillow")}
+    return {"dap": build_info()["version"], "python": platform.python_version(), **packages}

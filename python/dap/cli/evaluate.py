@@ -1,0 +1,52 @@
+"""``dap evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+__all__ = ["evaluate"]
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--test", required=True, help="Real images to test on: a built-in name or a class-per-folder tree.")
+@click.option("--real", help="Real training images to compare with; those of the manifest if left out.")
+@click.option("--protocol", default="small", show_default=True)
+@click.option("--network", "networks", multiple=True, default=("convnet3",), show_default=True, help="Repeatable.")
+@click.option("--repeats", default=3, show_default=True, help="Number of training seeds.")
+@click.option("--seed", default=0, show_default=True, help="Root seed of the trainings.")
+@click.option("--judge", is_flag=True, help="Also say how many images a classifier of real images recognises.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the result to this file.")
+@click.option("--device", help="The GPU if there is one.")
+def evaluate(
+    folder: Path,
+    test: str,
+    real: str | None,
+    protocol: str,
+    networks: tuple[str, ...],
+    repeats: int,
+    seed: int,
+    judge: bool,
+    json_file: Path | None,
+    device: str | None,
+) -> None:
+    """Trains classifiers on FOLDER (a distilled set or any class-per-folder tree) and tests them on real images."""
+    from dap.api import evaluate as run
+    from dap.data.files import write_atomic
+
+    result = run(
+        folder,
+        test,
+        real=real,
+        protocol=protocol,
+        networks=networks,
+        repeats=repeats,
+        seed=seed,
+        judge=judge,
+        device=device,
+    )
+    click.echo(result.table())
+    if json_file:
+        write_atomic(json_file, f"{result.to_json()}\n".encode())

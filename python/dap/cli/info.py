@@ -1,0 +1,31 @@
+"""``dap info``."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import click
+
+__all__ = ["info"]
+
+PACKAGES = ("torch", "diffusers", "timm", "numpy", "safetensors", "Pillow", "datasets")
+
+
+@click.command()
+def info() -> None:
+    """Shows versions, how the Rust core was built, and devices."""
+    import torch
+
+    from dap._core import build_info
+
+    rows = {f"core {key}": value for key, value in build_info().items()} | {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            rows[package] = version(package)
+        except PackageNotFoundError:
+            rows[package] = "not installed"
+    rows["cpu threads"] = torch.get_num_threads()
+    rows["gpus"] = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) or "none"
+    for name, value in rows.items():
+        click.echo(f"{name:<16} {value}")

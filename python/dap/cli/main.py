@@ -1,0 +1,49 @@
+"""``dap``: the command line. Words and defaults are those of the Python functions."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+
+import click
+
+from dap._core import build_info
+from dap.cli.distill import distill
+from dap.cli.evaluate import evaluate
+from dap.cli.info import info
+from dap.errors import DapError
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(build_info()["version"], prog_name="dap")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def dap(debug: bool) -> None:
+    """Distils a labelled image dataset into a few images per class, with a diffusion model as prior."""
+
+
+for _command in (distill, evaluate, info):
+    dap.add_command(_command)
+
+
+def main() -> None:
+    """Runs the command; an error is one line on standard error.
+
+    Exit codes: 2 for bad input, 1 for other errors, 130 for Ctrl-C.
+    """
+    logging.basicConfig(format="dap: %(message)s", level=logging.WARNING)
+    try:
+        dap.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("dap: interrupted; the same command continues where it stopped", err=True)
+        sys.exit(130)
+    except (DapError, OSError, MemoryError) as error:
+        if "--debug" in sys.argv[1:]:
+            traceback.print_exc()
+        click.echo(f"dap: error: {' '.join(str(error).split())}", err=True)
+        sys.exit(2 if isinstance(error, DapError | OSError) else 1)

@@ -1,0 +1,93 @@
+"""A distilled dataset on disk: images, labels, provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dap.data import classmap
+from dap.data.files import read_image
+from dap.data.manifest import read_manifest
+from dap.errors import SourceError
+from dap.report import contact_sheet
+from dap.run.local import slot_path
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+__all__ = ["DistilledDataset"]
+
+
+class DistilledDataset:
+    """What ``dap.distill`` made, opened from its folder.
+
+    Args:
+        path: The output folder of a run that is complete.
+
+    Attributes:
+        path: The folder.
+        manifest: All of ``dap.json``: options, versions, seeds, class map, hashes, seconds.
+        class_names: Names of the classes; a label is a position in it.
+
+    Raises:
+        SourceError: The folder holds no manifest, or the run there was not finished.
+
+    Example:
+        >>> import dap
+        >>> images, labels = dap.load("distilled").to_torch()  # doctest: +SKIP
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        manifest = read_manifest(self.path)
+        if manifest is None:
+            raise SourceError(f"{self.path}: expected a folder made by dap.distill, found no dap.json")
+        if manifest["status"] != "complete":
+            raise SourceError(f"{self.path}: the run there was not finished; run the same command again to continue it")
+        self.manifest: dict[str, Any] = manifest
+        entries = classmap.from_json(manifest["class_map"])
+        self.class_names = tuple(entry.name for entry in entries)
+        self._slots = [
+            (label, self.path / slot_path(entry.folder, number))
+            for label, entry in enumerate(entries)
+            for number in range(manifest["ipc"])
+        ]
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        """Image, uint8 with shape (C, H, W), and label."""
+        label, path = self._slots[index]
+        pixels = np.asarray(read_image(path))
+        return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), label
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels, int64 with shape (N,), in order of class and slot."""
+        return np.array([label for label, _ in self._slots], np.int64)
+
+    def to_torch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """All images, uint8 (N, C, H, W), and labels, int64 (N,), in order of class and slot."""
+        import torch
+
+        return torch.from_numpy(np.stack([image for image, _ in self])), torch.from_numpy(self.labels)
+
+    def show(self) -> Image.Image:
+        """The contact sheet, as a Pillow image."""
+        rows: dict[int, list[Path]] = {}
+        for label, path in self._slots:
+            rows.setdefault(label, []).append(path)
+        return contact_sheet([(self.class_names[label], paths) for label, paths in rows.items()])
+
+    def __repr__(self) -> str:
+        method = self.manifest["options"]["method"]["name"]
+        size = f"{len(self)} images, {len(self.class_names)} classes"
+        return f"DistilledDataset({str(self.path)!r}, {size}, method {method!r})"

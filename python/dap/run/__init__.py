@@ -1,0 +1,6 @@
+"""From options to files: the plan, what is there already, and the executor."""
+
+from dap.run.local import Run
+from dap.run.plan import plan
+
+__all__ = ["Run", "plan"]
