@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from tqdm.auto import tqdm
 
 from dap import rng
 from dap.data.open import open_source
-from dap.evaluate import paired_difference, run_protocol, summary
+from dap.evaluate import Small, paired_difference, summary
 from dap.features import encode_images
 from dap.priors import Prior, load_prior
 from dap.sampling import SamplingSettings, sample
@@ -68,18 +69,21 @@ def main() -> None:
         if args.what == "samples":
             sets["unguided samples"] = unguided(prior, per_class, seed, settings)
         for name, (images, labels) in sets.items():
-            outcome = run_protocol(images, labels, *test_set, classes=10, seed=seed)
+            outcome = Small(checks=1).run(
+                images, labels, *test_set, classes=10, network="convnet3",
+                generator=rng.generator(seed, "evaluate", "convnet3", 0), device=torch.device("cpu"),
+            )  # fmt: skip
             accuracies.setdefault(name, []).append(outcome.last)
             print(f"seed {seed} {name}: {outcome.last:.2f}", flush=True)
     report: dict[str, object] = {
         "per_class": per_class,
         "seconds": round(time.monotonic() - start),
-        "settings": vars(settings),
+        "settings": asdict(settings),
     }
     for name, values in accuracies.items():
-        report[name] = {"accuracies": values, **summary(values)._asdict()}
+        report[name] = {"accuracies": values, **asdict(summary(values))}
         if name != "real":
-            report[f"{name} - real"] = paired_difference(values, accuracies["real"])._asdict()
+            report[f"{name} - real"] = asdict(paired_difference(values, accuracies["real"]))
     print(json.dumps({key: value for key, value in report.items()}, indent=1))
     if args.json:
         args.json.write_text(json.dumps(report, indent=1))
