@@ -10,7 +10,9 @@ from dap.registry import unknown_name
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["POOLINGS", "Tap"]
+    from dap.priors import Prior
+
+__all__ = ["POOLINGS", "Tap", "default_block"]
 
 POOLINGS = ("mean", "flat")
 
@@ -34,3 +36,8 @@ class Tap:
     def pool(self, tokens: Tensor) -> Tensor:
         """Vectors, float32 (B, D) or (B, T·D), of tokens with shape (B, T, D)."""
         return tokens.float().mean(dim=1) if self.pooling == "mean" else tokens.float().flatten(1)
+
+
+def default_block(prior: Prior) -> int:
+    """The block that a prior recommends, or the one at a third of its depth (DAP: blocks 4 to 12 of 28 are best)."""
+    return int(prior.recommended.get("block") or max(1, round(prior.num_blocks / 3)))

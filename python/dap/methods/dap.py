@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from dap.errors import OptionError
-from dap.features import Tap, encode_images, noised_features
+from dap.features import Tap, default_block, encode_images, noised_features
 from dap.kernels import Kernel, by_name, mean_distance
 from dap.methods.base import Context, Unit
 from dap.registry import unknown_name
@@ -92,7 +92,7 @@ class DAP:
     def prepare(self, context: Context) -> References:
         """Draws the references, and computes their features for every guided step, before the first step."""
         prior = context.require_prior()
-        tap = Tap(self.block or prior.recommended.get("block") or max(1, round(prior.num_blocks / 3)), self.pooling)
+        tap = Tap(default_block(prior) if self.block is None else self.block, self.pooling)
         window = Window(self.start, self.stop)
         scheduler = prior.scheduler(context.settings.scheduler, context.settings.num_inference_steps)
         timesteps = [int(t) for t in scheduler.timesteps]

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from dap.metrics.distance import diversity, representativeness
+from dap.metrics.measure import Measures, measure
 
-__all__ = ["diversity", "representativeness"]
+__all__ = ["Measures", "diversity", "measure", "representativeness"]

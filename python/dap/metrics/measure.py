@@ -1,0 +1,76 @@
+"""The metrics of a whole set, in the features that the design fixes: the prior at its tap, t = 100, mean-pooled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from dap.data.classmap import build_class_map
+from dap.features import Tap, default_block, real_features
+from dap.metrics.distance import diversity, representativeness
+
+if TYPE_CHECKING:
+    from dap.data.source import Source
+    from dap.priors import Prior
+
+__all__ = ["Measures", "measure"]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Means over the classes, with the kernel distance of :mod:`dap.metrics.distance`.
+
+    Attributes:
+        representativeness: Mean distance to the class's real images; lower is better.
+        diversity: Mean distance between images of a class; higher is more diverse.
+    """
+
+    representativeness: float
+    diversity: float
+
+
+def measure(distilled: Source, real: Source, prior: Prior, *, seed: int = 0) -> Measures:
+    """Representativeness and diversity of a set of images.
+
+    Args:
+        distilled: The set, for example ``open_source("distilled")``.
+        real: Real images with the same class names, for example ``open_source("fashion-mini")``.
+        prior: Whose features are used, at the block that it recommends.
+        seed: Of the noise that takes images to t = 100.
+
+    Raises:
+        OptionError: ``real`` lacks a class of ``distilled``.
+        ClassMapError: The prior does not know a class.
+
+    Example:
+        >>> from dap.data.open import open_source
+        >>> from dap.priors import load_prior
+        >>> real = open_source("fashion-mini", split="test", classes=["Dress"])
+        >>> found = measure(real, real, load_prior("fashion-dit"))
+        >>> 0 < found.representativeness < found.diversity
+        True
+    """
+    real = real.subset(distilled.class_names)
+    channels, size, _ = prior.image_shape
+    tap = Tap(default_block(prior))
+
+    def features(source: Source, name: str, label: int) -> np.ndarray:
+        indices = source.of_class(source.class_names.index(name))
+        images = torch.from_numpy(source.images(indices, size=size, channels=channels))
+        ids = [source.ids[i] for i in indices]
+        return real_features(prior, images, ids, label=label, tap=tap, seed=seed).numpy()
+
+    pairs = [
+        (
+            features(distilled, entry.name, int(entry.prior_label or 0)),
+            features(real, entry.name, int(entry.prior_label or 0)),
+        )
+        for entry in build_class_map(distilled, prior.labels)
+    ]
+    return Measures(
+        float(np.mean([representativeness(own, class_real) for own, class_real in pairs])),
+        float(np.mean([diversity(own) for own, _ in pairs])),
+    )
