@@ -42,7 +42,7 @@ SCALE |= {
 SCALE |= {
     f"dap scale={scale} stop={stop}": {"method": DAP(scale=scale, stop=stop)}
     for stop in (0.5, 1.0)
-    for scale in (0.3, 1.0, 3.0)
+    for scale in (0.1, 0.3, 1.0, 3.0)
 }
 SCALE["dap flat scale=1.0 stop=1.0"] = {"method": DAP(scale=1.0, pooling="flat", stop=1.0)}
 
