@@ -76,7 +76,7 @@ def median_distance(y: Any) -> float:
     sizes = norms[first] + norms[second]
     squared = sizes - 2.0 * (rows @ rows.T)[first, second]
     squared[squared < 1e-13 * sizes] = 0.0  # equal rows: what is left is rounding
-    median = float(np.sqrt(np.median(squared)))
+    median = float(np.median(np.sqrt(squared)))
     if not math.isfinite(median):
         raise OptionError("the median bandwidth of y is not finite: y holds NaN or infinity, or values too large")
     return median or 1.0

@@ -15,15 +15,16 @@ first guided step, so that one scale serves other priors, samplers and numbers o
 the paper leaves open is an option here.
 
 The defaults come from a grid on held-out images with the built-in prior (``examples/compare_methods.py scale``, seeds
-1000 to 1003, points of accuracy relative to no guidance): scale 0.1 / 0.3 gave +0.03 / +0.05 (n = 4), 1 / 3 gave −0.16 /
-−0.12 (n = 2), so 0.3 is the best positive value, and the one-sided pull does not help there at any scale. Early stop at
-half (−0.03 / −0.18 / −0.28 at 0.3 / 1 / 3, n = 2) and flat tokens (−0.05 at 1, n = 2) were no better, so guidance acts
-in all steps, and on the mean over tokens, which is many times smaller. The paper's form lost 0.2 / 0.4 / 3.0 points at
-γ = 0.01 / 0.1 / 1 (n = 2). The number of references and the noise rule were not varied.
+1000 to 1003, points of accuracy relative to no guidance): scale 0.1 / 0.3 gave +0.03 / +0.05 (n = 4), 1 / 3 gave
+−0.16 / −0.12 (n = 2), so 0.3 is the best positive value, and the one-sided pull does not help there at any scale.
+Early stop at half (−0.03 / −0.18 / −0.28 at 0.3 / 1 / 3, n = 2) and flat tokens (−0.05 at 1, n = 2) were no better,
+so guidance acts in all steps, and on the mean over tokens, which is many times smaller. The paper's form lost 0.2 /
+0.4 / 3.0 points at γ = 0.01 / 0.1 / 1 (n = 2). The number of references and the noise rule were not varied.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -84,10 +85,14 @@ class DAP:
 
     def __post_init__(self) -> None:
         if not isinstance(self.kernel, Kernel):
-            options = {"name": self.kernel} if isinstance(self.kernel, str) else dict(self.kernel)
-            object.__setattr__(self, "kernel", by_name(options.pop("name"), **options))
-        if self.scale < 0:
+            options = {"name": self.kernel} if isinstance(self.kernel, str) else self.kernel
+            if not isinstance(options, Mapping) or not isinstance(options.get("name"), str):
+                raise OptionError(f'kernel: expected a name, a kernel or {{"name": ..., ...}}, got {self.kernel!r}')
+            object.__setattr__(self, "kernel", by_name(**options))
+        if not 0 <= self.scale < math.inf:
             raise OptionError(f"scale: expected 0 or more, got {self.scale}")
+        if self.block is not None and (type(self.block) is not int or self.block < 1):
+            raise OptionError(f"block: expected a whole number of at least 1, got {self.block!r}")
         if self.references < 1:
             raise OptionError(f"references: expected at least 1, got {self.references}")
         for option, allowed in (("noise", ("own", "shared")), ("at", ("eps", "sample"))):

@@ -44,7 +44,10 @@ def load_prior(prior: Any, *, device: str | torch.device | None = None, dtype: t
     if not isinstance(prior, DiTPipeline) and not hasattr(prior, "denoise"):
         raise OptionError(f"prior: expected a name, a folder, a DiTPipeline or a Prior, got {type(prior).__name__}")
     opened: Prior = DiTPrior(prior) if isinstance(prior, DiTPipeline) else prior
-    for option, wanted, has in (("device", device, opened.device.type), ("dtype", dtype, opened.dtype)):
-        if wanted is not None and getattr(wanted, "type", wanted) != has:
-            raise OptionError(f"{option}={wanted} was asked for, the prior object has {has}: move the object first")
+    if device is not None:
+        wanted, has = torch.device(device), opened.device
+        if wanted.type != has.type or (wanted.index is not None and wanted.index != (has.index or 0)):
+            raise OptionError(f"device={device} was asked for, the prior object is on {has}: move the object first")
+    if dtype not in (None, opened.dtype):
+        raise OptionError(f"dtype={dtype} was asked for, the prior object has {opened.dtype}: convert the object first")
     return opened

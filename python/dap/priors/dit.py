@@ -100,21 +100,25 @@ class DiTPrior:
         Raises:
             SourceError: The folder or the hub id cannot be loaded.
         """
+        settings = Path(id_or_path) / "dap_prior.json"
         try:
             pipeline = DiTPipeline.from_pretrained(str(id_or_path), use_safetensors=True, low_cpu_mem_usage=False)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise SourceError(
                 f"prior {str(id_or_path)!r}: no DiTPipeline folder or reachable hub id ({reason})"
             ) from error
+        try:
+            recommended = json.loads(settings.read_text()) if settings.is_file() else None
+        except ValueError as error:
+            raise SourceError(f"{settings}: expected JSON with recommended settings ({error})") from error
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        settings = Path(id_or_path) / "dap_prior.json"
         return cls(
             pipeline.to(device) if dtype == torch.float32 else pipeline.to(device, dtype),
             name=name or str(id_or_path),
             learned_variance=learned_variance,
             guided_channels=guided_channels,
-            recommended=json.loads(settings.read_text()) if settings.is_file() else None,
+            recommended=recommended,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -152,18 +156,27 @@ class DiTPrior:
         if name is not None and name not in SCHEDULERS:
             raise unknown_name("scheduler", name, SCHEDULERS)
         kind = SCHEDULERS[name] if name else type(self._scheduler)
+        config = self._scheduler.config
+        # DPM-Solver++ cannot take every step of the schedule
+        longest = config.num_train_timesteps - (kind is DPMSolverMultistepScheduler)
+        if num_inference_steps > longest:
+            raise OptionError(
+                f"num_inference_steps: {kind.__name__} takes at most {longest} here, got {num_inference_steps}"
+            )
         overrides: dict[str, Any] = {}
         if kind is DPMSolverMultistepScheduler:
             # It would cut the latents to three channels where it reads a learned variance, and it cannot clip x0:
             # with the squared-cosine schedule the log-SNR of the first steps has to be bounded instead.
             overrides = {"variance_type": None, "algorithm_type": "dpmsolver++"}
-            if self._scheduler.config.beta_schedule == "squaredcos_cap_v2":
+            if config.beta_schedule == "squaredcos_cap_v2":
                 overrides["lambda_min_clipped"] = -5.1
-        if self._learned_variance:
-            if kind is not DDPMScheduler:
-                raise OptionError(f"learned_variance needs scheduler='ddpm', got {kind.__name__}")
-            overrides = {"variance_type": "learned_range"}
-        scheduler = kind.from_config(_public(self._scheduler.config), **overrides)
+        if self._learned_variance and kind is not DDPMScheduler:
+            raise OptionError(f"learned_variance needs scheduler='ddpm', got {kind.__name__}")
+        if kind is DDPMScheduler:
+            own = config.get("variance_type") or "fixed_small"
+            fixed = "fixed_small" if own.startswith("learned") else own
+            overrides = {"variance_type": "learned_range" if self._learned_variance else fixed}
+        scheduler = kind.from_config(_public(config), **overrides)
         scheduler.set_timesteps(num_inference_steps, device=self.device)
         return scheduler
 
@@ -216,18 +229,18 @@ def _tapped(
     """Collects the output of blocks (counted from 1); ``cut`` hands a detached tensor on from the deepest one."""
     taken: dict[int, Tensor] = {}
     handles = []
-    for number in numbers:
-        if not 1 <= number <= len(blocks):
-            raise OptionError(f"block: expected 1 to {len(blocks)}, got {number}")
-
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor, number: int = number) -> Tensor | None:
-            taken[number] = output
-            if stop:
-                raise _Stop
-            return output.detach() if cut and number == max(numbers) else None
-
-        handles.append(blocks[number - 1].register_forward_hook(hook))
     try:
+        for number in numbers:
+            if not 1 <= number <= len(blocks):
+                raise OptionError(f"block: expected 1 to {len(blocks)}, got {number}")
+
+            def hook(_module: nn.Module, _inputs: Any, output: Tensor, number: int = number) -> Tensor | None:
+                taken[number] = output
+                if stop:
+                    raise _Stop
+                return output.detach() if cut and number == max(numbers) else None
+
+            handles.append(blocks[number - 1].register_forward_hook(hook))
         yield taken
     finally:
         for handle in handles:
