@@ -14,10 +14,10 @@ from PIL import Image
 from dap import rng
 from dap.data.source import Source
 from dap.errors import FormatError, OptionError, SourceError
-from dap.evaluate import Small, evaluate_sets, evaluate_source, recognised, run_protocol, small, train_judge
-from dap.evaluate import judge as judge_module
-from dap.evaluate import run as run_module
-from dap.evaluate.run import LabelledImages
+from dap.evaluation import Small, evaluate_sets, evaluate_source, recognised, run_protocol, small, train_judge
+from dap.evaluation import judge as judge_module
+from dap.evaluation import run as run_module
+from dap.evaluation.run import LabelledImages
 from dap.nets import accuracy
 from dap.selection import random_per_class
 
@@ -301,7 +301,7 @@ class TestEvaluateSource:
             raise OSError("truncated")
 
         broken = Source("broken", ("up",), ("up",), np.zeros(1, np.int64), ["up/0.png"], load)
-        with pytest.raises(FormatError, match=r"broken/up/0.png: cannot be read as an image \(truncated\)"):
+        with pytest.raises(FormatError, match=r"broken/up/0.png: cannot be read as an image \(OSError: truncated\)"):
             evaluate_source(broken, self.TEST)
 
     def test_judge(self) -> None:

@@ -22,14 +22,13 @@ from dap.data.builtin import BUILTIN
 from dap.data.files import write_atomic
 from dap.data.manifest import SCHEMA, read_manifest
 from dap.data.open import SourceLike, open_source
-from dap.data.source import Source
 from dap.dataset import DistilledDataset
 from dap.errors import OptionError
-from dap.evaluate import EvaluationResult, evaluate_source
+from dap.evaluation import EvaluationResult, evaluate_source
 from dap.methods import METHODS, Context, Method, get_method
 from dap.priors import Prior, load_prior
 from dap.run import Run
-from dap.sampling import SamplingSettings
+from dap.sampling import SamplingSettings, check_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -137,7 +136,9 @@ def distill(
         eta=eta,
     )
     entries = classmap.build_class_map(images, model.labels if model else None)
-    channels, size = (model.image_shape[0], model.image_shape[1]) if model else _native_shape(images)
+    channels, size = (model.image_shape[0], model.image_shape[1]) if model else reversed(images.native_shape())
+    if model:
+        check_settings(model, settings)
     header = {
         "schema": SCHEMA,
         "options": {
@@ -203,7 +204,7 @@ def evaluate(
         distilled: A distilled dataset, its folder, or any class-per-folder tree.
         test: Real images to test on, for example "fashion-mini" (its test split is taken) or "path/to/val".
         real: Real training images to compare with.
-        protocol: Name of an evaluation protocol; "small" is defined in :mod:`dap.evaluate.small`.
+        protocol: Name of an evaluation protocol; "small" is defined in :mod:`dap.evaluation.small`.
         networks: Names of networks.
         repeats: Number of training seeds.
         seed: Root seed of the trainings.
@@ -254,12 +255,6 @@ def _default_batch_size(prior: Prior | None) -> int:
     else:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(MAX_BATCH, memory // 2 // prior.slot_bytes))
-
-
-def _native_shape(source: Source) -> tuple[int, int]:
-    """Channels and side of the first image, for a method that has no prior to ask."""
-    image = source.load(0)
-    return (1 if image.mode in ("1", "L", "I", "I;16") else 3), min(image.size)
 
 
 def _versions() -> dict[str, str]:

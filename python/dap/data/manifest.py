@@ -28,6 +28,7 @@ __all__ = [
     "write_manifest",
 ]
 
+ENTRIES = {"status", "options", "source", "prior", "class_map", "ipc", "ipc_stages", "batch_size", "files", "seconds"}
 MANIFEST, LEDGER, SCHEMA = "dap.json", ".dap-ledger.jsonl", 1
 
 
@@ -53,6 +54,9 @@ def read_manifest(out: Path) -> dict[str, Any] | None:
         raise FormatError(
             f"{path}: expected a dap manifest of schema {SCHEMA}; it was written by something else or a newer dap"
         )
+    missing = sorted(ENTRIES - manifest.keys())
+    if missing:
+        raise FormatError(f"{path}: expected a dap manifest, it lacks {', '.join(missing)}")
     return manifest
 
 

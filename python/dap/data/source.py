@@ -90,6 +90,20 @@ class Source:
                 row[:] = to_pixels(self.load(int(index)), size=size, channels=channels)
         return pixels
 
+    def native_shape(self) -> tuple[int, int]:
+        """Short side in pixels, and number of channels (1 or 3), of the first image.
+
+        Raises:
+            FormatError: It cannot be decoded.
+            SourceError: There is no image.
+        """
+        if len(self) == 0:
+            raise SourceError(f"{self.name}: there are no images in it")
+        with self._naming(0):
+            image = self.load(0)
+        grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
+        return min(image.size), 1 if grey else 3
+
     @contextmanager
     def _naming(self, index: int) -> Iterator[None]:
         """Turns whatever goes wrong with an image into one error that names it."""

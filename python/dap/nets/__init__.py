@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dap.nets.augment import shift_flip
 from dap.nets.convnet import ConvNet, create_net, list_nets
-from dap.nets.train import accuracy, one_cycle, predict, resolve_device, train_classifier
+from dap.nets.train import accuracy, one_cycle, predict, train_classifier
 
 __all__ = [
     "ConvNet",
@@ -13,7 +13,6 @@ __all__ = [
     "list_nets",
     "one_cycle",
     "predict",
-    "resolve_device",
     "shift_flip",
     "train_classifier",
 ]

@@ -9,18 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR
 
+from dap.device import resolve_device
 from dap.nets.augment import shift_flip
 
-__all__ = ["accuracy", "one_cycle", "predict", "resolve_device", "train_classifier"]
+__all__ = ["accuracy", "one_cycle", "predict", "train_classifier"]
 
 PREDICT_BATCH = 64  # the activations of so few images stay in a CPU's cache: more than twice as quick as 250
-
-
-def resolve_device(device: str | torch.device | None) -> torch.device:
-    """The device that is named; for None the first CUDA device, or the CPU where there is none."""
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
 
 
 def one_cycle(

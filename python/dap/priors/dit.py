@@ -13,6 +13,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiTPipeline, DPMSolverMultistepScheduler
 from torch import Tensor, nn
 
+from dap.device import resolve_device
 from dap.errors import OptionError, SourceError
 from dap.priors.base import Prediction
 from dap.registry import unknown_name
@@ -112,7 +113,7 @@ class DiTPrior:
             recommended = json.loads(settings.read_text()) if settings.is_file() else None
         except ValueError as error:
             raise SourceError(f"{settings}: expected JSON with recommended settings ({error})") from error
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = resolve_device(device)
         return cls(
             pipeline.to(device) if dtype == torch.float32 else pipeline.to(device, dtype),
             name=name or str(id_or_path),

@@ -1,7 +1,17 @@
 """The denoising loop and what guides it."""
 
-from dap.sampling.loop import StepCallback, sample
+from dap.sampling.loop import StepCallback, check_settings, sample
 from dap.sampling.settings import SamplingSettings
 from dap.sampling.term import DeltaTerm, EnergyTerm, StepState, Term, Window
 
-__all__ = ["DeltaTerm", "EnergyTerm", "SamplingSettings", "StepCallback", "StepState", "Term", "Window", "sample"]
+__all__ = [
+    "DeltaTerm",
+    "EnergyTerm",
+    "SamplingSettings",
+    "StepCallback",
+    "StepState",
+    "Term",
+    "Window",
+    "check_settings",
+    "sample",
+]

@@ -19,7 +19,7 @@ from dap.priors import Prior
 from dap.sampling.settings import SamplingSettings
 from dap.sampling.term import DeltaTerm, EnergyTerm, StepState, Term
 
-__all__ = ["StepCallback", "sample"]
+__all__ = ["StepCallback", "check_settings", "sample"]
 
 StepCallback = Callable[[Prior, int, int, dict[str, Tensor]], dict[str, Tensor]]
 
@@ -114,6 +114,15 @@ def sample(
     if not torch.isfinite(x).all():
         raise DivergedError("sampling left the finite numbers: lower the guidance scale or the method's scale")
     return x
+
+
+def check_settings(prior: Prior, settings: SamplingSettings) -> None:
+    """Fails early where this prior cannot be sampled with these settings.
+
+    Raises:
+        OptionError: Unknown scheduler, too many steps, or an ``eta`` that the scheduler does not take.
+    """
+    _step_arguments(prior.scheduler(settings.scheduler, settings.num_inference_steps), settings, [])
 
 
 def _step_arguments(scheduler: Any, settings: SamplingSettings, generators: list[torch.Generator]) -> dict[str, Any]:

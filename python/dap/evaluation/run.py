@@ -9,11 +9,12 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from dap import rng
+from dap.device import resolve_device
 from dap.errors import OptionError
-from dap.evaluate.result import EvaluationResult, Row
-from dap.evaluate.small import Outcome, Small
-from dap.evaluate.statistics import paired_difference
-from dap.nets import list_nets, resolve_device
+from dap.evaluation.result import EvaluationResult, Row
+from dap.evaluation.small import Outcome, Small
+from dap.evaluation.statistics import paired_difference
+from dap.nets import list_nets
 from dap.registry import unknown_name
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dap.evaluate.statistics import Difference, Summary, summary
+from dap.evaluation.statistics import Difference, Summary, summary
 
 __all__ = ["EvaluationResult", "Row"]
 

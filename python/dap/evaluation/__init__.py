@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dap.evaluate.judge import Recognition, recognised, train_judge
-from dap.evaluate.result import EvaluationResult, Row
-from dap.evaluate.run import PROTOCOLS, evaluate_sets, run_protocol
-from dap.evaluate.small import Outcome, Small
-from dap.evaluate.source import evaluate_source
-from dap.evaluate.statistics import Difference, Summary, paired_difference, summary
+from dap.evaluation.judge import Recognition, recognised, train_judge
+from dap.evaluation.result import EvaluationResult, Row
+from dap.evaluation.run import PROTOCOLS, evaluate_sets, run_protocol
+from dap.evaluation.small import Outcome, Small
+from dap.evaluation.source import evaluate_source
+from dap.evaluation.statistics import Difference, Summary, paired_difference, summary
 
 __all__ = [
     "PROTOCOLS",

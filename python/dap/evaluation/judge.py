@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from dap.device import resolve_device
 from dap.errors import OptionError
-from dap.evaluate.small import Small
-from dap.nets import predict, resolve_device
+from dap.evaluation.small import Small
+from dap.nets import predict
 from dap.rng import generator
 
 __all__ = ["JUDGE", "Recognition", "recognised", "train_judge"]

@@ -74,7 +74,7 @@ class Small:
         device: torch.device,
         after_step: Callable[[nn.Module, int], None] | None = None,
     ) -> nn.Module:
-        """Trains one network on a set; arguments as for :func:`dap.evaluate.run_protocol`."""
+        """Trains one network on a set; arguments as for :func:`dap.evaluation.run_protocol`."""
         pixels, targets = image_tensors(images, labels, classes, device)
         net = create_net(
             network,
@@ -111,7 +111,7 @@ class Small:
         generator: torch.Generator,
         device: torch.device,
     ) -> Outcome:
-        """Trains one network on one set and tests it; arguments as for :func:`dap.evaluate.run_protocol`."""
+        """Trains one network on one set and tests it; arguments as for :func:`dap.evaluation.run_protocol`."""
         pixels, targets = image_tensors(test_images, test_labels, classes, device)
         steps = self.steps(len(train_images), classes)
         moments = {steps * check // self.checks for check in range(1, self.checks + 1)}

@@ -12,10 +12,10 @@ import numpy as np
 
 from dap import rng
 from dap.data.names import some
-from dap.errors import FormatError, OptionError, SourceError
-from dap.evaluate.judge import recognised, train_judge
-from dap.evaluate.result import EvaluationResult
-from dap.evaluate.run import LabelledImages, check_options, evaluate_sets
+from dap.errors import OptionError, SourceError
+from dap.evaluation.judge import recognised, train_judge
+from dap.evaluation.result import EvaluationResult
+from dap.evaluation.run import LabelledImages, check_options, evaluate_sets
 from dap.selection import random_per_class
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def evaluate_source(
     if judge and real is None:
         raise OptionError("the judge is trained on real images: give real=, or leave judge=False")
     names = _shared_classes(train, test)
-    native_size, native_channels = _native_shape(train)
+    native_size, native_channels = train.native_shape()
     load = partial(
         _load,
         names=names,
@@ -116,18 +116,6 @@ def _shared_classes(train: Source, test: Source) -> tuple[str, ...]:
     if dropped := [name for name in test.class_names if name not in train.class_names]:
         logger.warning("%s: test images of %s are left out, %s has no such class", test.name, some(dropped), train.name)
     return train.class_names
-
-
-def _native_shape(source: Source) -> tuple[int, int]:
-    """Short side and number of channels (1 or 3) of the first image."""
-    if len(source) == 0:
-        raise SourceError(f"{source.name}: there are no images in it")
-    try:
-        image = source.load(0)
-    except Exception as error:  # decoders raise almost anything when a file is damaged
-        raise FormatError(f"{source.name}/{source.ids[0]}: cannot be read as an image ({error})") from error
-    grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
-    return min(image.size), 1 if grey else 3
 
 
 def _load(

@@ -1,0 +1,345 @@
+"""The command line, in this process where that says the same, and in its own where it does not."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dap
+from dap import api
+from dap.cli.distill import distill
+from dap.cli.evaluate import evaluate
+from dap.cli.main import main
+from dap.data.manifest import LEDGER
+from dap.evaluation import Small
+from dap.evaluation.run import PROTOCOLS
+
+# a shell's background job ignores SIGINT, and its children with it
+COMMAND = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    "from dap.cli.main import main; main()"
+)  # fmt: skip
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(dap.__file__).parents[1])}
+PROGRESS = re.compile(r"\d+%\||\dit/s|s/it")
+
+
+def python(code, *arguments):
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True, text=True, timeout=300, env=ENVIRONMENT, check=False,
+    )  # fmt: skip
+
+
+def said(text):
+    """The lines that are no progress bar's."""
+    return [line for line in re.split(r"[\r\n]+", text) if line.strip() and not PROGRESS.search(line)]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs ``dap`` with these arguments; returns exit code, standard output, and what standard error says."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["dap", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, said(captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """Two classes of six grey 16 x 16 images: light and dark noise."""
+    folder = tmp_path_factory.mktemp("tree")
+    draw = np.random.default_rng(0)
+    for name, low in (("Bag", 0), ("Dress", 128)):
+        (folder / name).mkdir()
+        for number in range(6):
+            pixels = draw.integers(low, low + 128, (16, 16), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setitem(PROTOCOLS, "small", Small(width=4, few_steps=10))
+
+
+def options(tiny_folder, out):
+    return ["--out", out, "--prior", tiny_folder, "--num-inference-steps", 4, "--set", "references=2"]
+
+
+def test_version(run):
+    assert run("--version") == (0, f"dap, version {dap.__version__}\n", [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--help"], ["distill", "evaluate", "info", "--debug", "--version"]),
+        (["-h"], ["distill", "evaluate", "info"]),
+        (
+            ["distill", "--help"],
+            ["SOURCE", "--out", "--method", "--ipc", "--seed", "--prior", "--classes", "--batch-size", "--set",
+             "--num-inference-steps", "--guidance-scale", "--scheduler", "--eta", "--device"],
+        ),
+        (["evaluate", "--help"], ["--test", "--real", "--protocol", "--repeats", "--seed", "--judge", "--json"]),
+        (["info", "--help"], ["versions", "Rust"]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_help_names_every_option(run, arguments, words):
+    code, out, err = run(*arguments)
+    assert (code, err) == (0, [])
+    assert [word for word in words if word not in out] == []
+
+
+def test_defaults_are_those_of_the_function():
+    for command, function in ((distill, api.distill), (evaluate, api.evaluate)):
+        ours = {parameter.name: parameter.default for parameter in command.params}
+        theirs = {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+        shared = [name for name in ours if name in theirs and theirs[name] is not inspect.Parameter.empty]
+        assert len(shared) > 5
+        for name in shared:
+            assert ours[name] == theirs[name] or not isinstance(ours[name], int | float | str | tuple | bool), name
+
+
+def test_info_shows_build_and_versions(run):
+    code, out, err = run("info")
+    assert (code, err) == (0, [])
+    rows = dict(re.split(r"\s{2,}|(?<=^.{16})\s", line, maxsplit=1) for line in out.splitlines())
+    assert rows["core version"] == dap.__version__
+    assert rows["core profile"] in ("release", "debug")
+    assert rows["core simd"]
+    for package in ("torch", "diffusers", "timm", "numpy", "safetensors", "Pillow"):
+        assert re.match(r"\d+\.", rows[package])
+    assert rows["python"].startswith("3.")
+    assert int(rows["cpu threads"]) >= 1
+    assert rows["gpus"]
+
+
+def test_distill_does_what_the_function_does(run, tree, tiny_folder, tmp_path):
+    code, out, err = run(
+        "distill", tree, *options(tiny_folder, tmp_path / "a"), "--ipc", 2, "--seed", 7, "--batch-size", 3,
+        "--classes", "Bag,Dress", "--set", "scale=0.5", "--set", "noise=shared",
+        "--set", 'kernel={"name": "rbf", "bandwidth": 3.0}',
+        "--guidance-scale", 2, "--scheduler", "ddim", "--eta", 0.5, "--device", "cpu",
+    )  # fmt: skip
+    assert (code, err) == (0, [])
+    assert re.fullmatch(rf"4 images in {re.escape(str(tmp_path))}/a/train, \d+ s; see .*\n", out)
+    expected = dap.distill(
+        tree, out=tmp_path / "b", prior=str(tiny_folder), ipc=2, seed=7, batch_size=3, num_inference_steps=4,
+        method=dap.methods.DAP(scale=0.5, noise="shared", kernel={"name": "rbf", "bandwidth": 3.0}, references=2),
+        guidance_scale=2.0, scheduler="ddim", eta=0.5, device="cpu", progress=False,
+    )  # fmt: skip
+    found = dap.load(tmp_path / "a").manifest
+    assert {**found, "seconds": 0} == {**expected.manifest, "seconds": 0}
+    assert found["options"]["method"]["kernel"] == {"name": "rbf", "bandwidth": 3.0}
+    assert found["options"]["sampling"]["eta"] == 0.5
+
+
+def test_evaluate_prints_a_table_and_writes_json(run, tree, tmp_path, quick):
+    assert run("distill", tree, "--out", tmp_path / "out", "--method", "random", "--ipc", 2)[0] == 0
+    json_file = tmp_path / "result.json"
+    arguments = ["--test", tree, "--repeats", 2, "--device", "cpu", "--json", json_file]
+    code, out, err = run("evaluate", tmp_path / "out", *arguments)
+    assert (code, err) == (0, [])
+    assert out.startswith("protocol small: accuracy in % on 12 test images of 2 classes")
+    result = json.loads(json_file.read_text())
+    rows = {row["set_name"]: row for row in result["rows"]}
+    assert list(rows) == ["random real", "distilled"]
+    assert (result["repeats"], result["test_images"], result["class_names"]) == (2, 12, ["Bag", "Dress"])
+    for name, row in rows.items():
+        assert len(row["last"]) == 2
+        assert row["images"] == 4
+        assert f"{row['last_summary']['mean']:.1f}" in next(line for line in out.splitlines() if line.startswith(name))
+    assert result == json.loads(api.evaluate(tmp_path / "out", tree, repeats=2, device="cpu").to_json())
+
+
+def test_evaluate_takes_any_folder_of_classes(run, tree, quick):
+    code, out, err = run("evaluate", tree, "--test", tree, "--repeats", 1, "--device", "cpu")
+    assert (code, err) == (0, [])
+    assert [line.split()[0] for line in out.splitlines()[2:]] == ["distilled"]
+
+
+BAD_OPTIONS = {
+    "method": (["--method", "dapp"], "unknown method 'dapp'; did you mean 'dap'"),
+    "preset": (["--method", "dap:papr"], "did you mean 'paper'"),
+    "method's option": (["--set", "scal=1"], "'scal'; did you mean 'scale'"),
+    "method's value": (["--set", "scale=high"], "scale takes float, got 'high'"),
+    "no value": (["--set", "scale"], "expected name=value, got 'scale'"),
+    "option": (["--methd", "dit"], "--methd"),
+    "ipc 0": (["--ipc", 0], "ipc: expected a whole number of at least 1, got 0"),
+    "ipc many": (["--ipc", "many"], "'many'"),
+    "class": (["--classes", "Bag,Dres"], "unknown class 'Dres'; did you mean 'Dress'"),
+    "scheduler": (["--scheduler", "dpm+"], "unknown scheduler 'dpm+'; did you mean 'dpm++'"),
+    "device": (["--device", "gpu"], "device"),
+    "prior": (["--prior", "/nowhere/prior"], "/nowhere/prior"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "named"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
+def test_bad_input_is_one_line_and_leaves_nothing_behind(run, tree, tiny_folder, tmp_path, arguments, named):
+    code, out, err = run("distill", tree, *options(tiny_folder, tmp_path / "out"), *arguments)
+    assert (code, out, len(err)) == (2, "", 1), err
+    assert named in err[0]
+    assert err[0].startswith("dap: error: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("missing", ["source", "out"])
+def test_a_missing_argument_is_one_line(run, tree, tmp_path, missing):
+    arguments = {"source": ["--out", tmp_path / "out"], "out": [tree]}[missing]
+    code, out, err = run("distill", *arguments)
+    assert (code, out, len(err)) == (2, "", 1), err
+    assert missing in err[0].lower()
+
+
+def test_an_unknown_command_is_one_line(run):
+    code, out, err = run("distil", "x")
+    assert (code, out, len(err)) == (2, "", 1), err
+    assert "distil" in err[0]
+
+
+@pytest.mark.parametrize("method", ["random", "dap"])
+def test_bad_sources_are_one_line_and_leave_nothing_behind(run, tree, tiny_folder, tmp_path, method):
+    damaged = Path(shutil.copytree(tree, tmp_path / "damaged"))
+    (damaged / "Bag" / "2.png").write_bytes((tree / "Bag" / "2.png").read_bytes()[:100])
+    unknown = Path(shutil.copytree(tree, tmp_path / "unknown"))
+    (unknown / "Bag").rename(unknown / "zebra")
+    (tmp_path / "empty").mkdir()
+    cases = {damaged: "Bag/2.png", tmp_path / "empty": "empty", tmp_path / "nothing": "nothing"}
+    cases |= {unknown: "'zebra'"} if method == "dap" else {}
+    for source, named in cases.items():
+        common = ["--method", method, "--ipc", 6, "--out", tmp_path / "out", "--prior", tiny_folder]
+        code, out, err = run("distill", source, *common)
+        assert (code, out, len(err)) == (2, "", 1), err
+        assert named in err[0]
+        assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_written_is_one_line(run, tree, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    code, out, err = run("distill", tree, "--method", "random", "--out", tmp_path / "file" / "out")
+    assert (code, out, len(err)) == (2, "", 1)
+    assert "file" in err[0]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_another_run_is_refused_in_one_line(run, tree, tmp_path):
+    common = ["distill", tree, "--method", "random", "--ipc", 1, "--out", tmp_path / "out"]
+    assert run(*common)[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    code, _, err = run(*common, "--seed", 1)
+    assert (code, len(err)) == (2, 1)
+    assert "options.seed: there 0, now 1" in err[0]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["/nowhere", "--test", "TREE"], "/nowhere"),
+        (["TREE", "--test", "/nowhere"], "/nowhere"),
+        (["TREE", "--test", "fashion-mimi"], "did you mean 'fashion-mini'"),
+        (["TREE", "--test", "TREE", "--protocol", "smal"], "did you mean 'small'"),
+        (["TREE", "--test", "TREE", "--network", "convnet4"], "did you mean 'convnet3'"),
+        (["TREE", "--test", "TREE", "--repeats", "0"], "repeats must be at least 1"),
+        (["TREE", "--test", "TREE", "--judge"], "judge"),
+        (["TREE", "--test", "TREE", "--device", "gpu"], "device"),
+        (["TREE", "--test", "TREE", "--json", "/nowhere/result.json"], "/nowhere/result.json"),
+    ],
+    ids=str,
+)
+def test_bad_evaluations_are_one_line(run, tree, quick, arguments, named):
+    code, out, err = run("evaluate", *(tree if argument == "TREE" else argument for argument in arguments))
+    assert (code, out, len(err)) == (2, "", 1), err
+    assert named in err[0]
+
+
+def test_debug_shows_where(run, tree, tmp_path):
+    code, _, err = run("--debug", "distill", tree, "--out", tmp_path / "out", "--method", "dapp")
+    assert code == 2
+    assert err[0].startswith("Traceback")
+    assert any("api.py" in line for line in err)
+    assert err[-1].startswith("dap: error: unknown method 'dapp'")
+
+
+def test_an_error_of_the_process_is_one_line_too():
+    ended = python(COMMAND, "distill", "/nowhere", "--out", "/nowhere/out", "--method", "random")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert re.fullmatch(r"dap: error: [^\n]*/nowhere[^\n]*\n", ended.stderr)
+
+
+def test_interrupted_says_so_and_is_continued(run, tree, tiny_folder, tmp_path):
+    units = 40
+    common = ["distill", tree, "--ipc", units // 2, "--batch-size", 1]
+    arguments = [str(one) for one in (*common, *options(tiny_folder, tmp_path / "out"))]
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *arguments],
+        env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    ledger, patience = tmp_path / "out" / LEDGER, time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < patience:
+        if ledger.exists() and ledger.read_bytes().count(b"\n") >= 2:
+            process.send_signal(signal.SIGINT)
+            break
+        time.sleep(0.005)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, ""), err
+    assert said(err) == ["dap: interrupted; the same command continues where it stopped"]
+    assert 2 <= len(ledger.read_text().splitlines()) < units
+    assert not list((tmp_path / "out").rglob(".tmp-*"))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("train/*/*")}
+    assert run(*arguments)[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert run(*common, *options(tiny_folder, tmp_path / "undisturbed"))[0] == 0
+    trees = [
+        {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
+        for folder in (tmp_path / "out", tmp_path / "undisturbed")
+    ]
+    assert trees[0] == trees[1]
+    assert len(trees[0]) == units + 1
+
+
+def test_import_is_light():
+    code = (
+        "import sys, dap; from dap.cli.main import main; dir(dap);"
+        "print([name for name in ('torch', 'diffusers', 'timm', 'PIL', 'datasets') if name in sys.modules])"
+    )
+    ended = python(code)
+    assert (ended.stdout, ended.stderr) == ("[]\n", "")
+
+
+def test_the_face_of_the_package():
+    names = dir(dap)
+    assert {"distill", "evaluate", "load", "list_methods", "DistilledDataset", "methods", "metrics"} <= set(names)
+    assert [name for name in names if getattr(dap, name) is None] == []
+    assert dap.list_methods() == ["random", "dit", "dap"]
+    assert "linear" in dap.list_kernels()
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", dap.__version__)
+    with pytest.raises(AttributeError, match="module 'dap' has no attribute 'distil'"):
+        _ = dap.distil
+
+
+@pytest.mark.parametrize("name", ["distill", "evaluate", "load", "list_methods", "list_kernels"])
+def test_functions_of_the_package_stay_functions(name):
+    assert callable(getattr(dap, name))
+    assert getattr(dap, name) is getattr(dap, name)
