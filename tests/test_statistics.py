@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from dap.errors import OptionError
-from dap.evaluate.statistics import Difference, paired_difference, student_t_quantile, summary
+from dap.evaluation.statistics import Difference, paired_difference, student_t_quantile, summary
 
 
 @pytest.mark.parametrize("share", [0.5, 0.95, 0.999])
