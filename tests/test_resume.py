@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -139,7 +138,7 @@ def test_killed_by_the_system_and_continued_ends_as_if_nothing_had_happened(opti
     out = tmp_path / "c"
     arguments = [json.dumps(options | {"source": str(options["source"])}), str(out), str(torch.get_num_threads())]
     killed = subprocess.run(
-        [sys.executable, "-c", KILL_IN_THIRD_UNIT, *arguments], capture_output=True, text=True, timeout=300,
+        [sys.executable, "-c", KILL_IN_THIRD_UNIT, *arguments], capture_output=True, text=True, timeout=1800,
         env=os.environ | {"PYTHONPATH": str(Path(dap.__file__).parents[1])}, check=False,
     )  # fmt: skip
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -394,11 +393,3 @@ def test_what_was_deleted_is_made_again_with_the_same_bytes(options, undisturbed
     dap.distill(**options, out=finished)
     assert contents(finished) == contents(undisturbed)
     assert kept(before, stamps(finished, PNGS))
-
-
-def test_hashes_of_the_manifest_are_those_of_the_files(undisturbed):
-    found = {
-        path.relative_to(undisturbed).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in undisturbed.glob(PNGS)
-    }
-    assert json.loads((undisturbed / "dap.json").read_text())["files"] == found
