@@ -71,7 +71,9 @@ def test_a_data_loader_worker_computes():
 
 
 INTERRUPTED = """
+import signal
 import time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background ignores it
 import numpy as np
 from dap import _core
 x = np.ones((20_000, 2_000), np.float32)

@@ -27,7 +27,8 @@ from dap.errors import OptionError
 from dap.evaluation import EvaluationResult, evaluate_source
 from dap.methods import METHODS, Context, Method, get_method
 from dap.priors import Prior, load_prior
-from dap.run import Run
+from dap.report import contact_sheet
+from dap.run import Run, slot_path
 from dap.sampling import SamplingSettings, check_settings
 
 if TYPE_CHECKING:
@@ -160,7 +161,8 @@ def distill(
         couples=recipe.couples,
     )
     missing = run.missing
-    if not missing and (out / SHEET).exists():
+    if run.complete and (out / SHEET).exists():
+        run.finish()
         return DistilledDataset(out)
 
     context = Context(images, entries, model, settings, seed, ipc, size, channels)
@@ -176,11 +178,12 @@ def distill(
             return callback_on_step_end(prior, step, timestep, tensors) if callback_on_step_end else tensors
 
         run.execute(recipe, replace(context, callback_on_step_end=on_step), artefact, missing, prepared)
-    distilled = DistilledDataset(out)
     stream = io.BytesIO()
-    distilled.show().save(stream, format="PNG")
+    rows = [(entry.name, [out / slot_path(entry.folder, number) for number in range(ipc)]) for entry in entries]
+    contact_sheet(rows).save(stream, format="PNG")
     write_atomic(out / SHEET, stream.getvalue())
-    return distilled
+    run.finish()
+    return DistilledDataset(out)
 
 
 def evaluate(

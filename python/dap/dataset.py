@@ -13,7 +13,7 @@ from dap.data.files import read_image
 from dap.data.manifest import read_manifest
 from dap.errors import SourceError
 from dap.report import contact_sheet
-from dap.run.local import slot_path
+from dap.run import slot_path
 
 if TYPE_CHECKING:
     import torch

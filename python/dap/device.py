@@ -6,7 +6,7 @@ import torch
 
 from dap.errors import OptionError
 
-__all__ = ["resolve_device"]
+__all__ = ["named_device", "resolve_device"]
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -21,12 +21,21 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise OptionError(f"device: expected a name such as 'cpu', 'cuda' or 'cuda:1', got {device!r}") from error
+    found = named_device(device)
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise OptionError(
             f"device={device}: torch sees {torch.cuda.device_count()} GPUs here; leave it out or use 'cpu'"
         )
     return found
+
+
+def named_device(device: str | torch.device) -> torch.device:
+    """The device of that name, whether it is there or not.
+
+    Raises:
+        OptionError: There is no such kind of device.
+    """
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise OptionError(f"device: expected a name such as 'cpu', 'cuda' or 'cuda:1', got {device!r}") from error

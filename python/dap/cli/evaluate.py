@@ -35,7 +35,10 @@ def evaluate(
     """Trains classifiers on FOLDER (a distilled set or any class-per-folder tree) and tests them on real images."""
     from dap.api import evaluate as run
     from dap.data.files import write_atomic
+    from dap.errors import OptionError
 
+    if json_file and not json_file.absolute().parent.is_dir():
+        raise OptionError(f"--json {json_file}: there is no folder {json_file.absolute().parent}")
     result = run(
         folder,
         test,

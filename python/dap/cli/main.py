@@ -37,7 +37,7 @@ def main() -> None:
     try:
         dap.main(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        click.echo(f"dap: error: {' '.join(error.format_message().split())}", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("dap: interrupted; the same command continues where it stopped", err=True)

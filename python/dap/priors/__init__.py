@@ -36,7 +36,7 @@ def load_prior(prior: Any, *, device: str | torch.device | None = None, dtype: t
     import torch
     from diffusers import DiTPipeline
 
-    from dap.device import resolve_device
+    from dap.device import named_device
     from dap.priors.dit import DiTPrior
 
     if isinstance(prior, str | Path):
@@ -46,7 +46,7 @@ def load_prior(prior: Any, *, device: str | torch.device | None = None, dtype: t
         raise OptionError(f"prior: expected a name, a folder, a DiTPipeline or a Prior, got {type(prior).__name__}")
     opened: Prior = DiTPrior(prior) if isinstance(prior, DiTPipeline) else prior
     if device is not None:
-        wanted, has = resolve_device(device), opened.device
+        wanted, has = named_device(device), opened.device
         if wanted.type != has.type or (wanted.index is not None and wanted.index != (has.index or 0)):
             raise OptionError(f"device={device} was asked for, the prior object is on {has}: move the object first")
     if dtype not in (None, opened.dtype):

@@ -63,7 +63,7 @@ class Run:
         couples: Any,
     ) -> None:
         before = read_manifest(out)
-        if before is None and out.is_dir() and any(out.iterdir()):
+        if before is None and out.is_dir() and any(not path.name.startswith(".tmp-") for path in out.iterdir()):
             raise RunMismatchError(f"{out} is not empty and holds no dap.json: choose an empty or a new folder")
         self.out = out
         stages = list(before["ipc_stages"]) if before else []
@@ -87,16 +87,22 @@ class Run:
         self._files = verify_files(out, recorded)
         self._manifest = dict(header) | {"ipc": ipc, "ipc_stages": stages, "batch_size": size}
         self._seconds = dict(before["seconds"]) if before else {}
+        self._finished = before is not None and before["status"] == "complete" and before["ipc"] == ipc
 
     @property
     def missing(self) -> tuple[Unit, ...]:
         """The units of which a file is missing."""
         return tuple(unit for unit in self.units if any(self._path(slot) not in self._files for slot in unit.slots))
 
+    @property
+    def complete(self) -> bool:
+        """Whether the manifest says that this run was finished, and all of its files are there."""
+        return self._finished and not self.missing
+
     def execute(
         self, method: Method, context: Context, artefact: Any, missing: Sequence[Unit], seconds: Mapping[str, float]
     ) -> None:
-        """Makes the missing units, then completes the manifest.
+        """Makes the missing units; :meth:`finish` then completes the run.
 
         Args:
             method: The method.
@@ -106,10 +112,10 @@ class Run:
             seconds: Time already spent on earlier stages, for the manifest.
         """
         self.out.mkdir(parents=True, exist_ok=True)
-        for leftover in self.out.rglob(".tmp-*"):  # of a run that was killed while it wrote
-            leftover.unlink()
+        self._sweep()
         self._manifest["record"] = method.record(context, artefact)
         self._add_seconds(seconds)
+        self._finished = False
         self._write(complete=False)
         start = time.monotonic()
         for unit in missing:
@@ -122,8 +128,19 @@ class Run:
             append_ledger(self.out, files)
             self._files |= files
         self._add_seconds({"make": time.monotonic() - start})
-        self._write(complete=True)
+
+    def finish(self) -> None:
+        """Marks the run as complete, and removes what only an unfinished one needs."""
+        if not self.complete:
+            self._write(complete=True)
+            self._finished = True
         (self.out / LEDGER).unlink(missing_ok=True)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Removes the temporary files of a run that was killed while it wrote."""
+        for leftover in self.out.rglob(".tmp-*"):
+            leftover.unlink()
 
     def _path(self, slot: Slot) -> str:
         return slot_path(self._folders[slot.class_index], slot.number)
