@@ -37,7 +37,7 @@ def slot_path(folder: str, number: int) -> str:
 class Run:
     """One output folder and the plan that fills it.
 
-    Opening reads and checks what is there and writes nothing.
+    Opening reads and checks what is there; it writes nothing but to cut a torn last line off the ledger.
 
     Args:
         out: The output folder; made when the first file is written.
@@ -120,7 +120,7 @@ class Run:
         start = time.monotonic()
         for unit in missing:
             made = method.make(context, unit, artefact)
-            images = made if made.dtype.is_floating_point is False else context.require_prior().decode(made)
+            images = context.require_prior().decode(made) if made.is_floating_point() else made
             files = {}
             for slot, image in zip(unit.slots, images.numpy(), strict=True):
                 path = self._path(slot)
