@@ -109,10 +109,10 @@ def test_a_signal_handler_that_raises_is_heard():
     def stop(*_):
         raise Stop
 
+    x = np.ones((20_000, 2_000), np.float32)  # before the clock starts: a slow machine takes its time over this
     before = signal.signal(signal.SIGALRM, stop)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.2)
-        x = np.ones((20_000, 2_000), np.float32)
         with pytest.raises(Stop):
             _core.mean_distance(x, x, "rbf", 1.0)
     finally:
