@@ -1,8 +1,8 @@
-"""Mean kernel distance of a batch of slots to a class's references: numpy, torch and Rust on the same rows.
+"""Kernel reductions by numpy, torch and Rust on the same rows, at the sizes of guidance and of a class's metrics.
 
-Run with ``pytest benches --benchmark-group-by=group``. Rows as the guidance of DiT-XL/2 and the metrics of one ImageNet
-class see them: 100 slots, 1,300 references, 1,152 features. All backends get float32 rows; each computes as it does by
-default (``torch.get_num_threads()`` threads, one rayon thread a core), and each result is checked.
+``dap bench kernels`` has the large sizes and the rivals from elsewhere; README.md in this folder says how to run both.
+All backends get float32 rows and compute as they do by default: ``torch.get_num_threads()`` threads, or in Rust one a
+core; numpy is the float64 definition. Each result is checked.
 """
 
 from __future__ import annotations
@@ -12,24 +12,35 @@ import pytest
 import torch
 
 from dap import _core
-from dap.kernels import RBF, Linear, mean_distance
+from dap import kernels as K
 
 SLOTS, REFERENCES, FEATURES = 100, 1300, 1152
+"""One guided step of DiT-XL/2: the slots of a batch, the images of an ImageNet class, the features of a block."""
 
-
-@pytest.fixture(scope="module")
-def rows():
-    random = np.random.default_rng(0)
-    return tuple(random.standard_normal((count, FEATURES), dtype=np.float32) for count in (SLOTS, REFERENCES))
+CASES = {
+    "mean_distance linear": (lambda x, y, backend: K.mean_distance(x, y, K.Linear(), backend), REFERENCES),
+    "mean_distance rbf": (lambda x, y, backend: K.mean_distance(x, y, K.RBF(bandwidth=48.0), backend), REFERENCES),
+    "row_means rbf": (lambda x, y, backend: K.row_means(x, y, K.RBF(bandwidth=48.0), backend), REFERENCES),
+    "row_means laplacian": (
+        lambda x, y, backend: K.row_means(x, y, K.Laplacian(bandwidth=1300.0), backend),
+        REFERENCES,
+    ),
+    "mmd2 rbf": (lambda x, y, backend: K.mmd2(x, y + 0.1, K.RBF(bandwidth=48.0), backend), SLOTS),
+    "energy_distance": (lambda x, y, backend: K.energy_distance(x, y + 0.1, backend), SLOTS),
+    "nearest": (lambda x, y, backend: K.nearest(x, y, k=10, backend=backend)[0], REFERENCES),
+}
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch", "rust"])
-@pytest.mark.parametrize("kernel", [Linear(), RBF(bandwidth=48.0)], ids=lambda kernel: kernel.name)
-def test_mean_distance(benchmark, rows, kernel, backend):
+@pytest.mark.parametrize("case", CASES)
+def test_reduction(benchmark, case, backend):
     assert _core.build_info()["profile"] == "release", "a debug build measures nothing"
+    call, m = CASES[case]
+    random = np.random.default_rng(0)
+    rows = tuple(random.standard_normal((count, FEATURES), dtype=np.float32) for count in (SLOTS, m))
     x, y = (torch.from_numpy(part) for part in rows) if backend == "torch" else rows
-    expected = mean_distance(*rows, kernel, "numpy")
-    benchmark.group = f"mean_distance {kernel.name} {SLOTS}x{REFERENCES}x{FEATURES}"
+    expected = call(*rows, "numpy")
+    benchmark.group = f"{case} {SLOTS} × {m} × {FEATURES}"
     benchmark.extra_info |= _core.build_info() | {"torch_threads": torch.get_num_threads()}
-    result = benchmark.pedantic(mean_distance, (x, y, kernel, backend), rounds=3, warmup_rounds=1)
-    np.testing.assert_allclose(np.asarray(result), expected, rtol=3e-6)
+    result = benchmark.pedantic(call, (x, y, backend), rounds=3, warmup_rounds=1)
+    np.testing.assert_allclose(np.asarray(result), expected, rtol=1e-4)

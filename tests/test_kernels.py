@@ -1,276 +1,252 @@
-"""Kernels and their reductions against float64 oracles written from the definition, for every backend."""
+"""The public reductions, in every backend, against oracles in extended precision."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import subprocess
-import sys
 
+import kernel_oracle as oracle
 import numpy as np
 import pytest
 import torch
 
+from dap import kernels as K
 from dap.errors import OptionError
-from dap.kernels import RBF, Linear, by_name, list_kernels, mean_distance, row_sums
-from dap.kernels.backend_numpy import NumpyPairs
 
-KERNELS = [Linear(), RBF(bandwidth=0.8), RBF(bandwidth=30.0)]
-BACKENDS = ["torch", "rust", "numpy"]
-SHAPES = [(1, 1, 1), (3, 5, 7), (17, 33, 16), (5, 1100, 2), (21, 9, 9001), (2, 3, 0), (0, 4, 3)]
+BACKENDS = ["numpy", "torch", "rust"]
+KERNELS = [
+    K.Linear(), K.Cosine(), K.Polynomial(2, 1.0), K.Polynomial(3, 0.5), K.RBF("median"), K.RBF(0.8),
+    K.Laplacian("mean"), K.Exponential(2.0), K.InverseMultiquadric(1.5), K.RationalQuadratic(2.0, "median"),
+    K.Matern(1.5, "median"), K.Matern(2.5, 3.0), K.Distance(), K.RBF([0.5, 2.0, 8.0]),
+    K.Sum([K.Linear(), K.Laplacian(5.0)]),
+]  # fmt: skip
+SHAPES = [
+    (1, 1, 1), (3, 5, 7), (17, 33, 16), (5, 300, 2), (260, 140, 3), (7, 9, 5001), (2, 3, 0), (0, 4, 3), (4, 0, 3),
+]  # fmt: skip
+TOLERANCE = {"float64": 1e-12, "float32": 5e-6}
+"""Relative: of a sum to the sum of its terms' sizes, of a mean of distances to itself."""
 
-
-def gram(x, y, kernel):
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    if kernel.name == "linear":
-        return np.einsum("id,jd->ij", x, y)
-    return np.exp(-((x[:, None] - y[None]) ** 2).sum(-1) / (2 * kernel.bandwidth**2))
-
-
-def distances(x, y, kernel):
-    """√(k(x,x) + k(y,y) − 2 k(x,y)), term by term."""
-    own = [np.array([gram(row[None], row[None], kernel)[0, 0] for row in rows]) for rows in (x, y)]
-    return np.sqrt(np.maximum(own[0][:, None] + own[1][None] - 2 * gram(x, y, kernel), 0))
+each_backend = pytest.mark.parametrize("backend", BACKENDS)
+each_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=str)
 
 
-def draw(n, m, d, seed=0, offset=0.0):
+def draw(n, m, d, seed=0, dtype=np.float64):
     random = np.random.default_rng(seed)
-    return tuple((random.standard_normal((rows, d)) + offset).astype(np.float32) for rows in (n, m))
+    return tuple(random.standard_normal((rows, d)).astype(dtype) for rows in (n, m))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def sizes(x, y, spec):
+    """What the rounding of k(x_i, y_j) is measured against, with shape (n, m)."""
+    match spec["name"]:
+        case "sum":
+            return sum(sizes(x, y, part) for part in spec["kernels"])
+        case "linear" | "cosine" | "polynomial":  # a sum of products may cancel
+            return oracle.gram(np.abs(x), np.abs(y), spec)
+        case "distance":
+            return oracle.euclidean(x, 0 * x[:1]) + oracle.euclidean(0 * y[:1], y)
+    values = oracle.gram(x, y, spec)
+    return values * (1 - np.log(np.maximum(values, 1e-300)))  # exp turns a relative error into |argument| times as much
+
+
+def close(found, expected, size, tolerance):
+    found = np.asarray(found, np.float64)
+    assert found.shape == expected.shape
+    assert (np.abs(found - expected) <= tolerance * size + (1e-300 if tolerance < 1e-10 else 1e-37)).all()  # underflow
+
+
+def check_sums(x, y, kernel, backend, tolerance, exact_x=None, exact_y=None):
+    """gram, row_sums with and without weights, and row_means, of arrays or tensors whose values the exact ones are."""
+    exact_x, exact_y = (x, y) if exact_x is None else (exact_x, exact_y)
+    spec = dataclasses.asdict(kernel.resolve(y))
+    values = oracle.gram(exact_x, exact_y, spec)
+    size = np.zeros(values.shape) if 0 in values.shape else sizes(exact_x, exact_y, spec)
+    weights = np.random.default_rng(9).standard_normal((len(y), 3))
+    given = torch.from_numpy(weights) if isinstance(y, torch.Tensor) else weights
+    close(K.gram(x, y, kernel, backend), values, size, tolerance)
+    close(K.row_sums(x, y, kernel, backend), values.sum(1), size.sum(1), tolerance)
+    close(K.row_sums(x, y, kernel, backend, weights=given), values @ weights, size @ np.abs(weights), tolerance)
+    if len(y):
+        close(K.row_means(x, y, kernel, backend), values.mean(1), size.mean(1), tolerance)
+
+
+@each_backend
+@each_kernel
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_reductions_follow_the_definition(shape, kernel, backend):
-    x, y = draw(*shape)
-    means, sums = mean_distance(x, y, kernel, backend), row_sums(x, y, kernel, backend)
-    assert means.dtype == sums.dtype == np.float64 and means.shape == sums.shape == (shape[0],)
-    np.testing.assert_allclose(means, distances(x, y, kernel).mean(1), rtol=3e-6, atol=1e-7)
-    values = gram(x, y, kernel)
-    if kernel.name == "linear":  # a sum of products may cancel: its error is measured against their sizes
-        sizes = gram(np.abs(x), np.abs(y), kernel).sum(1)
-    else:  # exp turns the relative error of its argument into (1 + |argument|) times as much
-        sizes = (values * (1 - np.log(np.maximum(values, 1e-300)))).sum(1)
-    assert (np.abs(sums - values.sum(1)) <= 3e-6 * sizes + 1e-12).all()
+    for dtype in (np.float64, np.float32):
+        x, y = draw(*shape, dtype=dtype)
+        if shape[2] and min(shape):
+            y[-1] = x[0]  # a tie
+        tolerance = TOLERANCE[np.dtype(dtype).name]
+        check_sums(x, y, kernel, backend, tolerance)
+        if shape[1]:
+            means = K.mean_distance(x, y, kernel, backend)
+            assert means.dtype == np.float64
+            expected = oracle.distance(x, y, dataclasses.asdict(kernel.resolve(y))).mean(1)
+            np.testing.assert_allclose(means, expected, rtol=tolerance, atol=1e-15)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+@each_backend
+@each_kernel
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_tensors_of_every_dtype_come_back_in_the_dtype_of_the_computation(dtype, kernel, backend):
+    x, y = (torch.from_numpy(rows).to(dtype) for rows in draw(9, 21, 13))
+    computed = torch.float64 if dtype == torch.float64 else torch.float32
+    exact = x.double().numpy(), y.double().numpy()
+    check_sums(x, y, kernel, backend, TOLERANCE[str(computed)[6:]], *exact)
+    spec = dataclasses.asdict(kernel.resolve(y))
+    expected = oracle.distance(*exact, spec).mean(1)
+    means = K.mean_distance(x, y, kernel, backend)
+    np.testing.assert_allclose(means, expected, rtol=TOLERANCE[str(computed)[6:]])
+    values, indices = K.nearest(x, y, 2, kernel, backend)
+    results = [K.gram(x, y, kernel, backend), K.row_sums(x, y, kernel, backend), means, values]
+    assert {result.dtype for result in results} == {computed} and indices.dtype == torch.int64
+
+
+@each_backend
+@pytest.mark.parametrize(
+    "dtypes", [("float16", "float32"), ("float32", "float64"), ("int8", "float16"), ("bool", "<i4")]
+)
+def test_two_dtypes_are_computed_with_in_the_wider_class(dtypes, backend):
+    x, y = (np.round(3 * rows).astype(dtype) for rows, dtype in zip(draw(4, 6, 8), dtypes, strict=True))
+    tolerance = TOLERANCE["float32" if dtypes == ("float16", "float32") else "float64"]
+    exact = x.astype(np.float64), y.astype(np.float64)
+    check_sums(x, y, K.RBF(3.0), backend, tolerance, *exact)
+    check_sums(torch.from_numpy(x), torch.from_numpy(y), K.RBF(3.0), backend, tolerance, *exact)
+
+
+@each_backend
+@pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if kernel.name != "cosine"], ids=str)
 def test_a_common_offset_costs_no_digits(kernel, backend):
-    x, y = draw(6, 40, 50, offset=1e4)
+    x, y = (rows.astype(np.float32) for rows in (rows + 1e4 for rows in draw(6, 40, 50)))
     # The oracle gets the same float32 rows, moved back exactly, so that its own definition does not cancel.
-    near = [np.asarray(rows, np.float64) - 1e4 for rows in (x, y)]
-    np.testing.assert_allclose(mean_distance(x, y, kernel, backend), distances(*near, kernel).mean(1), rtol=3e-6)
+    near_x, near_y = (rows.astype(np.float64) - 1e4 for rows in (x, y))
+    resolved = kernel.resolve(near_y)
+    spec = dataclasses.asdict(resolved)
+    if kernel.name in ("linear", "distance"):  # their distances, not their values, depend on differences alone
+        means = K.mean_distance(x, y, resolved, backend)
+        np.testing.assert_allclose(means, oracle.distance(near_x, near_y, spec).mean(1), rtol=5e-6)
+    elif "linear" not in str(kernel) and kernel.name != "polynomial":
+        sums = K.row_sums(x, y, resolved, backend)
+        close(sums, oracle.gram(near_x, near_y, spec).sum(1), sizes(near_x, near_y, spec).sum(1), 5e-6)
+        means = K.mean_distance(x, y, resolved, backend)
+        np.testing.assert_allclose(means, oracle.distance(near_x, near_y, spec).mean(1), rtol=5e-6)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kernel", KERNELS, ids=str)
-def test_the_distance_is_a_pseudometric(kernel, backend):
-    rows = draw(7, 1, 33)[0]
+@each_backend
+@each_kernel
+def test_y_none_is_x_itself(kernel, backend):
+    x = draw(67, 0, 9, dtype=np.float32)[0]
+    kernel = kernel.resolve(x)
+    size = sizes(x, x, dataclasses.asdict(kernel))
+    weights = draw(67, 0, 2)[0]
+    close(K.gram(x, None, kernel, backend), K.gram(x, x, kernel, backend), size, 5e-6)
+    close(K.row_sums(x, None, kernel, backend), K.row_sums(x, x, kernel, backend), size.sum(1), 5e-6)
+    close(K.row_means(x, None, kernel, backend), K.row_means(x, x, kernel, backend), size.mean(1), 5e-6)
+    both = [K.row_sums(x, y, kernel, backend, weights=weights) for y in (None, x)]
+    close(*both, size @ np.abs(weights), 5e-6)
+    means = K.mean_distance(x, None, kernel, backend)
+    np.testing.assert_allclose(means, K.mean_distance(x, x, kernel, backend), rtol=5e-6)
+    for alone, given in zip(K.nearest(x, None, 3, kernel, backend), K.nearest(x, x, 3, kernel, backend), strict=True):
+        np.testing.assert_allclose(alone, given, rtol=5e-6)
+
+
+@each_backend
+@each_kernel
+def test_the_order_of_rows_and_the_cut_into_parts_do_not_matter(kernel, backend):
+    x, y = draw(11, 90, 20, dtype=np.float32)
+    kernel = kernel.resolve(y)
+    sums, means = K.row_sums(x, y, kernel, backend), K.mean_distance(x, y, kernel, backend)
+    size = sizes(x, y, dataclasses.asdict(kernel)).sum(1)
+    parts = y[:13], y[13:50], y[50:]
+    close(sum(K.row_sums(x, part, kernel, backend) for part in parts), sums, size, 5e-6)
+    merged = sum(len(part) * K.mean_distance(x, part, kernel, backend) for part in parts) / 90
+    np.testing.assert_allclose(merged, means, rtol=5e-6)
+    rows, columns = (np.random.default_rng(1).permutation(count) for count in (11, 90))
+    close(K.row_sums(x[rows], y[columns], kernel, backend), sums[rows], size[rows], 5e-6)
+    np.testing.assert_allclose(K.mean_distance(x[rows], y[columns], kernel, backend), means[rows], rtol=5e-6)
+
+
+@each_backend
+@each_kernel
+def test_the_distance_is_a_pseudometric_and_the_matrix_positive(kernel, backend):
+    rows = draw(7, 0, 33, dtype=np.float32)[0]
     rows[3] = rows[0]  # a tie
-
-    def distance(a, b):
-        return mean_distance(rows[a : a + 1], rows[b : b + 1], kernel, backend)[0]
-
-    table = np.array([[distance(a, b) for b in range(7)] for a in range(7)])
+    kernel = kernel.resolve(rows)
+    table = np.array([K.mean_distance(rows, rows[i : i + 1], kernel, backend) for i in range(7)])
     assert (np.diag(table) == 0).all() and table[0, 3] == 0
-    np.testing.assert_array_equal(table, table.T)
+    np.testing.assert_allclose(table, table.T, rtol=1e-6)
     off = ~np.eye(7, dtype=bool)
     off[0, 3] = off[3, 0] = False
     assert (table[off] > 0).all()
-    assert (table[:, None, :] <= (table[:, :, None] + table[None]) + 1e-6).all()
+    assert (table[:, None, :] <= (table[:, :, None] + table[None]) * (1 + 1e-6)).all()
+    eigenvalues = np.linalg.eigvalsh(K.gram(rows, None, kernel, backend))
+    assert eigenvalues.min() > -1e-5 * eigenvalues.max()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kernel", KERNELS, ids=str)
-def test_parts_of_y_merge_into_the_whole(kernel, backend):
-    x, y = draw(5, 90, 20)
-    parts = y[:13], y[13:50], y[50:]
-    sums = sum(row_sums(x, part, kernel, backend) for part in parts)
-    np.testing.assert_allclose(sums, row_sums(x, y, kernel, backend), rtol=1e-5, atol=1e-4)
-    means = sum(len(part) * mean_distance(x, part, kernel, backend) for part in parts) / 90
-    np.testing.assert_allclose(means, mean_distance(x, y, kernel, backend), rtol=1e-6)
+@each_backend
+@pytest.mark.parametrize("kernel", [None, *KERNELS], ids=str)
+def test_nearest_follows_the_definition(kernel, backend):
+    for n, m, d, k in [(13, 29, 6, 5), (1, 1, 1, 1), (3, 1500, 8, 3), (4, 6, 3, 6), (0, 5, 2, 2)]:
+        x, y = draw(n, m, d, seed=m)
+        table = oracle.euclidean(x, y)
+        if kernel is not None:
+            table = -oracle.gram(x, y, dataclasses.asdict(kernel.resolve(y)))
+        values, indices = K.nearest(x, y, k, kernel, backend)
+        assert indices.dtype == np.int64 and values.shape == indices.shape == (n, k)
+        expected = np.argsort(table, axis=1, kind="stable")[:, :k]
+        np.testing.assert_array_equal(indices, expected)
+        signed = values if kernel is None else -values
+        np.testing.assert_allclose(signed, np.take_along_axis(table, expected, 1), rtol=1e-11, atol=1e-14)
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=str)
-@pytest.mark.parametrize("reduction", [mean_distance, row_sums])
-def test_gradients_match_finite_differences(reduction, kernel):
-    x, y = (torch.from_numpy(rows).double().requires_grad_() for rows in draw(4, 6, 5))
-    assert torch.autograd.gradcheck(lambda x, y: reduction(x, y, kernel), (x, y))
+@each_backend
+@pytest.mark.parametrize("kernel", [None, K.Linear(), K.RBF(2.0), K.Laplacian(3.0)], ids=str)
+def test_nearest_gives_ties_to_the_lowest_index(kernel, backend):
+    x, base = draw(5, 4, 3, dtype=np.float32)
+    y = np.concatenate([base] * 40)[np.random.default_rng(0).permutation(160)]
+    table = oracle.euclidean(x, y) if kernel is None else -oracle.gram(x, y, dataclasses.asdict(kernel))
+    _, indices = K.nearest(x, y, 50, kernel, backend)
+    np.testing.assert_array_equal(indices, np.argsort(table, axis=1, kind="stable")[:, :50])
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=str)
-def test_the_gradient_at_coinciding_points_is_that_of_the_others(kernel):
-    x, y = (torch.from_numpy(rows).double() for rows in draw(2, 3, 5))
-    y[1] = x[0]
+@each_kernel
+def test_gradients_match_finite_differences(kernel):
+    x, y, weights = (torch.from_numpy(rows).requires_grad_() for rows in (*draw(3, 4, 5), draw(4, 0, 2)[0]))
+    kernel = kernel.resolve(y)
+    assert torch.autograd.gradcheck(lambda x, y: K.mean_distance(x, y, kernel), (x, y))
+    assert torch.autograd.gradcheck(lambda x, y, w: K.row_sums(x, y, kernel, weights=w), (x, y, weights))
+    assert torch.autograd.gradcheck(lambda x: K.row_means(x, None, kernel), (x,))
+
+
+@each_kernel
+def test_gradients_are_finite_where_points_coincide(kernel):
+    x = torch.from_numpy(draw(4, 0, 5)[0])
+    x[1], x[2] = x[0], 0
+    kernel = kernel.resolve(x)
+    for reduction in (K.row_sums, K.mean_distance):
+        leaf = x.clone().requires_grad_()
+        reduction(leaf, x.clone(), kernel).sum().backward()
+        assert leaf.grad.isfinite().all()
     alone = x[:1].clone().requires_grad_()
-    mean_distance(alone, x[:1], kernel).sum().backward()
+    K.mean_distance(alone, x[:1].clone(), kernel).sum().backward()
     assert (alone.grad == 0).all()
-    with_tie, without = (x[:1].clone().requires_grad_() for _ in range(2))
-    (3 * mean_distance(with_tie, y, kernel).sum()).backward()
-    (2 * mean_distance(without, y[[0, 2]], kernel).sum()).backward()
-    torch.testing.assert_close(with_tie.grad, without.grad)
-    assert (with_tie.grad != 0).any()
 
 
-def test_the_gradient_at_distance_zero_is_zero_for_any_kernel():
-    class Dot(Linear):
-        def squared_distance(self, pairs):
-            return pairs.dot  # zero for the first row without a gradient of zero, below zero for the second
-
-    x = torch.tensor([[1.0, 0.0], [0.0, -1.0], [0.0, 4.0]], requires_grad=True)
-    distances = mean_distance(x, torch.tensor([[0.0, 1.0]]), Dot(), backend="torch")
-    distances.sum().backward()
-    assert distances.tolist() == [0.0, 0.0, 2.0]
-    assert x.grad.tolist() == [[0.0, 0.0], [0.0, 0.0], [0.0, 0.25]]
-
-
-@pytest.mark.parametrize("kernel", KERNELS, ids=str)
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_nan_shows_in_its_row_only(kernel, backend):
-    x, y = draw(3, 4, 20)
-    x[1, 7] = np.nan
-    for reduction in (mean_distance, row_sums):
-        assert np.isnan(reduction(x, y, kernel, backend)).tolist() == [False, True, False]
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_tensors_come_back_as_tensors(backend):
-    x, y = draw(3, 4, 6)
-    expected = mean_distance(x, y, backend="numpy")
-    for dtype, result, tolerance in [
-        (torch.float32, torch.float32, 1e-6),
-        (torch.float64, torch.float64, 1e-6),
-        (torch.bfloat16, torch.float32, 2e-2),
-        (torch.float16, torch.float32, 2e-3),
-    ]:
-        got = mean_distance(torch.from_numpy(x).to(dtype), torch.from_numpy(y).to(dtype), backend=backend)
-        assert got.dtype == result
-        np.testing.assert_allclose(got.numpy(), expected, rtol=tolerance)
-
-
-def test_auto_takes_torch_for_a_gradient_and_else_rust():
-    x, y = (torch.from_numpy(rows) for rows in draw(3, 40, 300))
-    leaf = x.clone().requires_grad_()
-    assert mean_distance(leaf, y).requires_grad
-    with torch.no_grad():
-        assert torch.equal(mean_distance(leaf, y), mean_distance(x, y, backend="rust"))
-    assert torch.equal(mean_distance(x, y), mean_distance(x, y, backend="rust"))
-    for backend in ("rust", "numpy"):
-        with pytest.raises(OptionError, match="no gradient"):
-            mean_distance(leaf, y, backend=backend)
-
-
-def test_a_large_torch_call_is_done_in_blocks(monkeypatch):
-    from dap.kernels import backend_torch
-
-    x, y = (torch.from_numpy(rows) for rows in draw(7, 5, 3))
-    whole = mean_distance(x, y, backend="torch")
-    sizes = []
-    kernel = Linear()
-    original = Linear.squared_distance
-    monkeypatch.setattr(Linear, "squared_distance", lambda self, p: sizes.append(len(p.x)) or original(self, p))
-    monkeypatch.setattr(backend_torch, "_BLOCK_PAIRS", 10)
-    assert torch.equal(mean_distance(x, y, kernel, backend="torch"), whole)
-    assert sizes == [2, 2, 2, 1]
-
-
-@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
-def test_the_median_is_that_of_the_distinct_pairs(kind):
-    y = draw(1, 41, 9, offset=100.0)[1]
-    pairs = [np.linalg.norm(y[i].astype(float) - y[j]) for i in range(41) for j in range(i)]
-    assert RBF().resolve(kind(y)).bandwidth == pytest.approx(np.median(pairs), rel=1e-9)
-
-
-def test_the_median_looks_at_a_thousand_rows_and_is_never_zero():
-    y = np.concatenate([np.tile([[0.0], [2.0]], (500, 1)), np.full((9, 1), 1e6)])
-    assert RBF().resolve(y).bandwidth == 2.0
-    assert RBF().resolve(np.full((9, 4), 0.1)).bandwidth == 1.0
-    mostly_equal = np.repeat(np.random.default_rng(0).standard_normal((2, 57)), [1, 9], axis=0)
-    assert RBF().resolve(mostly_equal).bandwidth == 1.0
-    assert RBF().resolve(np.ones((1, 4))).bandwidth == 1.0
-    with pytest.raises(OptionError, match="not finite"):
-        RBF().resolve(np.full((3, 1), np.nan))
-
-
-def test_mean_distance_resolves_the_median_from_y():
-    x, y = draw(3, 20, 4)
-    np.testing.assert_array_equal(mean_distance(x, y, RBF()), mean_distance(x, y, RBF().resolve(y)))
-    with pytest.raises(OptionError, match="resolve"):
-        RBF().value(NumpyPairs(x[:1], y))
-
-
-def test_kernels_have_names_and_survive_json():
-    assert list_kernels() == ["linear", "rbf"]
-    for kernel in [*KERNELS, RBF()]:
-        options = json.loads(json.dumps(dataclasses.asdict(kernel)))
-        assert by_name(options.pop("name"), **options) == kernel
-    with pytest.raises(OptionError, match="did you mean 'rbf'"):
-        by_name("rbff")
-    with pytest.raises(OptionError, match="'bandwith'; did you mean 'bandwidth'"):
-        by_name("rbf", bandwith=1.0)
-
-
-@pytest.mark.parametrize("bandwidth", [0, -1.0, float("nan"), float("inf"), "mean", None, True])
-def test_a_bad_bandwidth_is_refused(bandwidth):
-    with pytest.raises(OptionError, match="bandwidth"):
-        RBF(bandwidth=bandwidth)
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "message"),
-    [
-        (np.zeros((2, 3)), np.zeros((2, 4)), "number of features, got 3 and 4"),
-        (np.zeros(3), np.zeros((2, 3)), r"x must have 2 dimensions.*\(3,\)"),
-        (np.zeros((2, 3)), torch.zeros(2, 3), "one kind"),
-        (np.zeros((2, 3)), [[0.0] * 3], "y must be a numpy array or a torch tensor, got list"),
-        (np.zeros((2, 3), complex), np.zeros((2, 3)), "real numbers"),
-        (torch.zeros(2, 3, dtype=torch.complex64), torch.zeros(2, 3), "real numbers"),
-        (torch.zeros(2, 3), torch.zeros(2, 3, device="meta"), "one device"),
-        (np.zeros((2, 3)), np.zeros((0, 3)), "y has no rows"),
-    ],
-)
-def test_bad_rows_are_refused(x, y, message):
-    with pytest.raises(OptionError, match=message):
-        mean_distance(x, y)
-
-
-def test_bad_backends_are_refused():
-    x = np.zeros((2, 3))
-    with pytest.raises(OptionError, match="unknown backend 'rusty'; did you mean 'rust'"):
-        mean_distance(x, x, backend="rusty")
-
-    class Other(Linear):
-        def squared_distance(self, pairs):
-            return 4 * pairs.squared
-
-    class Foreign:
-        name = "foreign"
-        resolve = Linear.resolve
-        value = Linear.value
-        squared_distance = Other.squared_distance
-
-    with pytest.raises(OptionError, match="no kernel 'foreign'"):
-        mean_distance(x, x, Foreign(), backend="rust")
-    y = x + 1
-    assert mean_distance(x, y, Foreign()) == pytest.approx(2 * 3**0.5)
-    assert mean_distance(torch.from_numpy(x), torch.from_numpy(y), Foreign())[0] == pytest.approx(2 * 3**0.5)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_rows_may_be_strided_read_only_or_integers(backend):
-    x, y = draw(4, 6, 8)
-    expected = mean_distance(np.ascontiguousarray(x[:, ::2]), np.ascontiguousarray(y[::-1, ::2]), backend=backend)
-    np.testing.assert_allclose(mean_distance(x[:, ::2], y[::-1, ::2], backend=backend), expected, rtol=1e-6)
-    x.flags.writeable = False
-    assert mean_distance(x, y, backend=backend).shape == (4,)
-    whole = np.array([[0, 0], [3, 4]])
-    np.testing.assert_array_equal(mean_distance(whole, whole, backend=backend), [2.5, 2.5])
-
-
-def test_numpy_users_do_not_import_torch():
-    code = (
-        "import sys, numpy as np; from dap.kernels import RBF, mean_distance\n"
-        "mean_distance(np.ones((2, 3)), np.ones((2, 3)), RBF()); assert 'torch' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+@each_backend
+@each_kernel
+def test_a_row_that_is_not_finite_is_a_row_of_nan(kernel, backend):
+    x, y = draw(4, 5, 20, dtype=np.float32)
+    kernel = kernel.resolve(y)
+    x[1, 7], x[2, 0], x[3, 19] = np.nan, np.inf, -np.inf
+    rows = [False, True, True, True]
+    assert np.isnan(K.gram(x, y, kernel, backend)).tolist() == [[row] * 5 for row in rows]
+    for reduction in (K.row_sums, K.row_means, K.mean_distance):
+        assert np.isnan(reduction(x, y, kernel, backend)).tolist() == rows
+        assert np.isnan(reduction(y, x, kernel, backend)).all()
+        assert np.isnan(reduction(x, None, kernel, backend)).all()
+    symmetric = np.isnan(K.gram(x, None, kernel, backend))
+    np.testing.assert_array_equal(symmetric, np.logical_or.outer(rows, rows))
+    with pytest.raises(OptionError, match="x must be finite to be searched, row 1 holds NaN"):
+        K.nearest(x, y, 1, kernel, backend)
+    with pytest.raises(OptionError, match="y must be finite"):
+        K.nearest(torch.from_numpy(y), torch.from_numpy(x).half(), 1, kernel, backend)

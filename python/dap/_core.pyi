@@ -1,9 +1,9 @@
-from typing import Literal, TypedDict, final
+from typing import Literal, TypeAlias, TypedDict, final
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["build_info", "mean_distance", "row_sums"]
+__all__ = ["build_info", "gram", "mean_distance", "nearest", "pair_sums", "row_sums"]
 
 @final
 class _BuildInfo(TypedDict):
@@ -13,18 +13,23 @@ class _BuildInfo(TypedDict):
     simd: Literal["avx512", "avx2", "portable"]
     features: list[str]
 
-def mean_distance(
-    x: npt.NDArray[np.float32],
-    y: npt.NDArray[np.float32],
-    kernel: str,
-    bandwidth: float | None = None,
-    threads: int | None = None,
-) -> npt.NDArray[np.float64]: ...
+_Rows: TypeAlias = npt.NDArray[np.float32 | np.float64 | np.float16 | np.uint16]
+_Kernel: TypeAlias = list[tuple[str, list[float]]]
+_Sums: TypeAlias = npt.NDArray[np.float64]
+
+def mean_distance(x: _Rows, y: _Rows | None, kernel: _Kernel, threads: int | None = None) -> _Sums: ...
 def row_sums(
-    x: npt.NDArray[np.float32],
-    y: npt.NDArray[np.float32],
-    kernel: str,
-    bandwidth: float | None = None,
+    x: _Rows, y: _Rows | None, kernel: _Kernel, weights: _Sums | None = None, threads: int | None = None
+) -> _Sums: ...
+def pair_sums(x: _Rows, y: _Rows | None, kernel: _Kernel, threads: int | None = None) -> tuple[_Sums, _Sums, float]: ...
+def gram(
+    x: _Rows,
+    y: _Rows | None,
+    kernel: _Kernel,
+    out: npt.NDArray[np.float32 | np.float64],
     threads: int | None = None,
-) -> npt.NDArray[np.float64]: ...
+) -> None: ...
+def nearest(
+    x: _Rows, y: _Rows | None, kernel: _Kernel | None, k: int, threads: int | None = None
+) -> tuple[_Sums, npt.NDArray[np.int64]]: ...
 def build_info() -> _BuildInfo: ...

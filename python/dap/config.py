@@ -25,9 +25,14 @@ def to_json(config: Any) -> dict[str, Any]:
     """
     values: dict[str, Any] = {"name": config.name}
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        values[field.name] = to_json(value) if dataclasses.is_dataclass(value) else value
+        values[field.name] = _plain(getattr(config, field.name))
     return values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return to_json(value) if dataclasses.is_dataclass(value) else value
 
 
 def from_options(cls: type[T], options: Mapping[str, Any], kind: str) -> T:

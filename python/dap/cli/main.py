@@ -9,6 +9,7 @@ import traceback
 import click
 
 from dap._core import build_info
+from dap.cli.bench import bench
 from dap.cli.distill import distill
 from dap.cli.evaluate import evaluate
 from dap.cli.info import info
@@ -24,7 +25,7 @@ def dap(debug: bool) -> None:
     """Distils a labelled image dataset into a few images per class, with a diffusion model as prior."""
 
 
-for _command in (distill, evaluate, info):
+for _command in (bench, distill, evaluate, info):
     dap.add_command(_command)
 
 

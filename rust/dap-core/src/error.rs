@@ -31,9 +31,28 @@ pub enum Error {
     /// A mean over no rows.
     #[error("y has no rows: the mean distance to nothing is not defined")]
     NoRows,
-    /// A bandwidth that is not a positive finite number.
-    #[error("bandwidth must be a positive finite number, got {0}")]
-    Bandwidth(f64),
+    /// A kernel that is not known, or whose parameters are not what it takes.
+    #[error("no kernel {name:?} has the parameters {parameters:?}")]
+    Kernel {
+        /// The name that was asked for.
+        name: String,
+        /// The parameters that were given.
+        parameters: Vec<f64>,
+    },
+    /// No kernel at all.
+    #[error("expected at least one kernel, got none")]
+    NoKernel,
+    /// An output array of another type than the computation's.
+    #[error("out must be float64 if x or y is, otherwise float32")]
+    OutType,
+    /// More neighbours than there are rows.
+    #[error("y has {rows} rows, fewer than the {count} neighbours that were asked for")]
+    Neighbours {
+        /// Neighbours that were asked for.
+        count: usize,
+        /// Rows of y.
+        rows: usize,
+    },
     /// A number of threads outside the accepted range.
     #[error("threads must be from 1 to {max}, got {threads}", max = crate::pool::MAX_THREADS)]
     Threads {

@@ -1,14 +1,16 @@
 //! What dap computes on the CPU over arrays: pure Rust, no Python.
 //!
-//! Every reduction gives the same bits whatever the number of threads and the SIMD level: the blocks are fixed by the
-//! shapes alone, partial sums are combined in index order, and no multiply-add is fused.
+//! Every reduction gives the same bits whatever the number of threads: the blocks are fixed by the shapes and the SIMD
+//! level, and partial sums are combined in index order.
 
+mod elementary;
 pub mod error;
 pub mod kernels;
 pub mod matrix;
 pub mod pool;
 pub mod simd;
-mod waves;
+mod tasks;
 
 pub use error::{Error, Interrupted, Result};
 pub use matrix::Matrix;
+pub use tasks::Check;

@@ -1,28 +1,48 @@
-//! A borrowed row-major float32 matrix.
+//! A borrowed row-major matrix of float32, float64, float16 or bfloat16, read as stored.
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 
 use crate::error::{Error, Result};
 
 /// A row-major matrix of shape (rows, columns); either may be zero.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
-    data: &'a [f32],
+    values: Values<'a>,
     rows: usize,
     columns: usize,
 }
 
+/// The values of a [`Matrix`].
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "the types say it")]
+pub enum Values<'a> {
+    Float32(&'a [f32]),
+    Float64(&'a [f64]),
+    Float16(&'a [f16]),
+    Bfloat16(&'a [bf16]),
+}
+
 impl<'a> Matrix<'a> {
-    /// Borrows `data` as a matrix; an error if its length is not `rows` × `columns`.
+    /// Borrows `values` as a matrix; an error if there are not `rows` × `columns` of them.
     ///
     /// ```
-    /// let matrix = dap_core::Matrix::new(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2, 3)?;
-    /// assert_eq!(matrix.row(1), [4.0, 5.0, 6.0]);
+    /// use dap_core::matrix::{Matrix, Values};
+    /// let matrix = Matrix::new(Values::Float32(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), 2, 3)?;
+    /// assert_eq!((matrix.rows(), matrix.columns()), (2, 3));
     /// # Ok::<(), dap_core::Error>(())
     /// ```
-    pub fn new(data: &'a [f32], rows: usize, columns: usize) -> Result<Self> {
-        if rows.checked_mul(columns) == Some(data.len()) {
-            Ok(Self { data, rows, columns })
+    pub fn new(values: Values<'a>, rows: usize, columns: usize) -> Result<Self> {
+        let len = match values {
+            Values::Float32(values) => values.len(),
+            Values::Float64(values) => values.len(),
+            Values::Float16(values) => values.len(),
+            Values::Bfloat16(values) => values.len(),
+        };
+        if rows.checked_mul(columns) == Some(len) {
+            Ok(Self { values, rows, columns })
         } else {
-            Err(Error::Shape { rows, columns, len: data.len() })
+            Err(Error::Shape { rows, columns, len })
         }
     }
 
@@ -36,18 +56,66 @@ impl<'a> Matrix<'a> {
         self.columns
     }
 
-    /// Row `index`; panics if there is none.
-    #[inline]
-    pub fn row(&self, index: usize) -> &'a [f32] {
-        assert!(index < self.rows, "row {index} of {}", self.rows);
-        &self.data[index * self.columns..(index + 1) * self.columns]
+    /// Whether kernels of these values are computed in float64.
+    pub fn is_float64(&self) -> bool {
+        matches!(self.values, Values::Float64(_))
     }
 
-    /// Rows `first` to `first + count`, cut at the end of the matrix.
-    pub(crate) fn block(&self, first: usize, count: usize) -> Self {
-        let first = first.min(self.rows);
-        let rows = count.min(self.rows - first);
-        Self { data: &self.data[first * self.columns..(first + rows) * self.columns], rows, columns: self.columns }
+    /// Reads `out.len()` values of row `row` from `column` on; panics if there are not that many.
+    pub(crate) fn read<R: Read>(&self, row: usize, column: usize, out: &mut [R]) {
+        assert!(row < self.rows && column + out.len() <= self.columns, "row {row}, column {column}");
+        let first = row * self.columns + column;
+        let range = first..first + out.len();
+        match self.values {
+            Values::Float32(values) => R::from_float32(&values[range], out),
+            Values::Float64(values) => R::from_float64(&values[range], out),
+            Values::Float16(values) => R::from_half(&values[range], out),
+            Values::Bfloat16(values) => R::from_half(&values[range], out),
+        }
+    }
+}
+
+/// What values are converted to: f32 or f64.
+#[expect(missing_docs, reason = "the names say it")]
+pub trait Read: Sized {
+    fn from_float32(from: &[f32], to: &mut [Self]);
+    fn from_float64(from: &[f64], to: &mut [Self]);
+    fn from_half<H>(from: &[H], to: &mut [Self])
+    where
+        [H]: HalfFloatSliceExt;
+}
+
+impl Read for f32 {
+    fn from_float32(from: &[f32], to: &mut [f32]) {
+        to.copy_from_slice(from);
+    }
+
+    fn from_float64(from: &[f64], to: &mut [f32]) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = *from as f32);
+    }
+
+    fn from_half<H>(from: &[H], to: &mut [f32])
+    where
+        [H]: HalfFloatSliceExt,
+    {
+        from.convert_to_f32_slice(to);
+    }
+}
+
+impl Read for f64 {
+    fn from_float32(from: &[f32], to: &mut [f64]) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = f64::from(*from));
+    }
+
+    fn from_float64(from: &[f64], to: &mut [f64]) {
+        to.copy_from_slice(from);
+    }
+
+    fn from_half<H>(from: &[H], to: &mut [f64])
+    where
+        [H]: HalfFloatSliceExt,
+    {
+        from.convert_to_f64_slice(to);
     }
 }
 
@@ -57,15 +125,28 @@ mod tests {
 
     #[test]
     fn a_wrong_length_is_an_error() {
-        assert_eq!(Matrix::new(&[0.0; 5], 2, 3).unwrap_err(), Error::Shape { rows: 2, columns: 3, len: 5 });
-        assert!(Matrix::new(&[], usize::MAX, 2).is_err());
+        let values = Values::Float32(&[0.0; 5]);
+        assert_eq!(Matrix::new(values, 2, 3).unwrap_err(), Error::Shape { rows: 2, columns: 3, len: 5 });
+        assert!(Matrix::new(Values::Float64(&[]), usize::MAX, 2).is_err());
     }
 
     #[test]
-    fn blocks_are_cut_at_the_end() {
-        let matrix = Matrix::new(&[1.0, 2.0, 3.0], 3, 1).unwrap();
-        assert_eq!(matrix.block(1, 9).rows(), 2);
-        assert_eq!(matrix.block(1, 9).row(1), [3.0]);
-        assert_eq!(matrix.block(7, 1).rows(), 0);
+    fn every_type_is_read_as_stored() {
+        let (half, brain) = ([1.5, -2.0, 65504.0].map(f16::from_f32), [1.5, -2.0, 1e38].map(bf16::from_f32));
+        let largest = brain[2].to_f32();
+        for (values, last) in [
+            (Values::Float32(&[1.5, -2.0, 9.0]), 9.0),
+            (Values::Float64(&[1.5, -2.0, 9.0]), 9.0),
+            (Values::Float16(&half), 65504.0),
+            (Values::Bfloat16(&brain), largest),
+        ] {
+            let matrix = Matrix::new(values, 3, 1).unwrap();
+            let (mut single, mut double) = ([0.0_f32], [0.0_f64]);
+            for (row, want) in [1.5, -2.0, last].into_iter().enumerate() {
+                matrix.read(row, 0, &mut single);
+                matrix.read(row, 0, &mut double);
+                assert_eq!((single[0], double[0]), (want, f64::from(want)), "{values:?}");
+            }
+        }
     }
 }

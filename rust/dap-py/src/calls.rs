@@ -27,8 +27,13 @@ pub(crate) fn to_python(error: Error) -> PyErr {
     match error {
         Error::Memory(_) => PyMemoryError::new_err(message),
         Error::Pool(_) | Error::Interrupted(_) => PyRuntimeError::new_err(message),
-        Error::Shape { .. } | Error::Columns { .. } | Error::NoRows | Error::Bandwidth(_) | Error::Threads { .. } => {
-            PyValueError::new_err(message)
-        }
+        Error::Shape { .. }
+        | Error::Columns { .. }
+        | Error::NoRows
+        | Error::Kernel { .. }
+        | Error::NoKernel
+        | Error::OutType
+        | Error::Neighbours { .. }
+        | Error::Threads { .. } => PyValueError::new_err(message),
     }
 }

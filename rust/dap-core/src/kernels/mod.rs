@@ -1,57 +1,103 @@
-//! Mercer kernels and their reductions over the rows of two matrices.
+//! Mercer kernels and the reductions of their Gram matrices, which never exist as a whole.
 //!
 //! A kernel k(x, y) has the distance D(x, y) = √(k(x,x) + k(y,y) − 2 k(x,y)) (Su et al., "Diffusion Models as Dataset
-//! Distillation Priors", ICLR 2026, Eq. 6), computed here in forms that lose no digits to cancellation:
+//! Distillation Priors", ICLR 2026, Eq. 6). Blocks of pairs go through three steps while they lie in the cache: a
+//! micro-kernel (`micro`) makes x·y, ‖x − y‖² or ‖x − y‖₁ of a tile, [`function`] turns it into k or D², and a sink
+//! (`sinks`) reduces it. Sums over y are kept in float64.
 //!
-//! | kernel | k(x, y) | D(x, y) |
-//! |---|---|---|
-//! | linear | x·y | ‖x − y‖ |
-//! | RBF | exp(−‖x − y‖² / 2σ²) | √(−2 expm1(−‖x − y‖² / 2σ²)) |
-//!
-//! ‖x − y‖² is summed in float32 from the differences (it overflows to infinity beyond 3.4e38), everything after it in
-//! float64. NaN and infinity propagate into the rows that they belong to.
+//! NaN and infinity: a row that holds one counts as a row of NaN.
 
-mod pairs;
+mod engine;
+mod function;
+mod gram;
+mod linear;
+mod micro;
+mod nearest;
+mod panels;
 mod reductions;
 pub mod reference;
+#[cfg(test)]
+mod tests;
+mod walk;
+mod weighted;
 
 use crate::error::{Error, Result};
 
-pub use reductions::{mean_distance, row_sums};
+pub use gram::gram;
+pub use nearest::nearest;
+pub use reductions::{PairSums, mean_distance, pair_sums, row_sums};
 
-/// A Mercer kernel.
+/// A Mercer kernel; a slice of them stands for their sum.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Kernel {
-    /// k(x, y) = x·y.
+pub struct Kernel(Form);
+
+// Private, so that every kernel was checked when it was made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Form {
     Linear,
-    /// k(x, y) = exp(−‖x − y‖² / 2σ²); made by [`Kernel::rbf`].
-    Rbf(Bandwidth),
+    Cosine,
+    Polynomial { degree: i32, c: f64 },
+    Rbf { bandwidth: f64 },
+    Laplacian { bandwidth: f64 },
+    Exponential { bandwidth: f64 },
+    InverseMultiquadric { c: f64 },
+    RationalQuadratic { alpha: f64, bandwidth: f64 },
+    Matern15 { bandwidth: f64 },
+    Matern25 { bandwidth: f64 },
+    Distance,
 }
 
-/// A bandwidth σ: positive and finite.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Bandwidth(f64);
+/// The highest degree of a polynomial kernel.
+pub const MAX_DEGREE: i32 = 64;
 
 impl Kernel {
-    /// The Gaussian kernel with bandwidth σ, in the units of the features; an error unless σ is positive and finite.
+    /// The kernel with this name and these parameters, in the order of its formula:
+    ///
+    /// | name | parameters | k(x, y) |
+    /// |---|---|---|
+    /// | linear | | x·y |
+    /// | cosine | | x·y / ‖x‖‖y‖, 0 where a norm is 0 |
+    /// | polynomial | degree, c ≥ 0 | (x·y + c)^degree |
+    /// | rbf | σ | exp(−‖x − y‖² / 2σ²) |
+    /// | laplacian | σ | exp(−‖x − y‖₁ / σ) |
+    /// | exponential | σ | exp(−‖x − y‖ / σ) |
+    /// | inverse_multiquadric | c > 0 | (c² + ‖x − y‖²)^−½ |
+    /// | rational_quadratic | α, σ | (1 + ‖x − y‖² / 2ασ²)^−α |
+    /// | matern | ν = 1.5, σ | (1 + z) e^−z, z = √3 ‖x − y‖ / σ |
+    /// | matern | ν = 2.5, σ | (1 + z + z²/3) e^−z, z = √5 ‖x − y‖ / σ |
+    /// | distance | | ‖x‖ + ‖y‖ − ‖x − y‖ |
     ///
     /// ```
     /// use dap_core::kernels::Kernel;
-    /// assert!(Kernel::rbf(2.0).is_ok());
-    /// assert!(Kernel::rbf(0.0).is_err());
+    /// assert!(Kernel::new("rbf", &[2.0]).is_ok());
+    /// assert!(Kernel::new("rbf", &[0.0]).is_err());
     /// ```
-    pub fn rbf(bandwidth: f64) -> Result<Self> {
-        if bandwidth.is_finite() && bandwidth > 0.0 {
-            Ok(Self::Rbf(Bandwidth(bandwidth)))
-        } else {
-            Err(Error::Bandwidth(bandwidth))
-        }
-    }
-}
-
-impl Bandwidth {
-    /// −s / 2σ². Divided twice, since σ² may underflow.
-    fn exponent(self, squared: f64) -> f64 {
-        -0.5 * (squared / self.0 / self.0)
+    pub fn new(name: &str, parameters: &[f64]) -> Result<Self> {
+        let refused = || Error::Kernel { name: name.to_owned(), parameters: parameters.to_vec() };
+        let positive = |value: f64| value.is_finite() && value > 0.0;
+        let form = match (name, parameters) {
+            ("linear", []) => Form::Linear,
+            ("cosine", []) => Form::Cosine,
+            ("distance", []) => Form::Distance,
+            ("polynomial", &[degree, c])
+                if degree.fract() == 0.0
+                    && (1.0..=f64::from(MAX_DEGREE)).contains(&degree)
+                    && c.is_finite()
+                    && c >= 0.0 =>
+            {
+                Form::Polynomial { degree: degree as i32, c }
+            }
+            ("rbf", &[bandwidth]) if positive(bandwidth) => Form::Rbf { bandwidth },
+            ("laplacian", &[bandwidth]) if positive(bandwidth) => Form::Laplacian { bandwidth },
+            ("exponential", &[bandwidth]) if positive(bandwidth) => Form::Exponential { bandwidth },
+            ("inverse_multiquadric", &[c]) if positive(c) => Form::InverseMultiquadric { c },
+            ("rational_quadratic", &[alpha, bandwidth]) if positive(alpha) && positive(bandwidth) => {
+                Form::RationalQuadratic { alpha, bandwidth }
+            }
+            ("matern", &[nu, bandwidth]) if positive(bandwidth) && nu == 1.5 => Form::Matern15 { bandwidth },
+            ("matern", &[nu, bandwidth]) if positive(bandwidth) && nu == 2.5 => Form::Matern25 { bandwidth },
+            _ => return Err(refused()),
+        };
+        Ok(Self(form))
     }
 }

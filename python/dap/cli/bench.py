@@ -1,0 +1,58 @@
+"""``dap bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+__all__ = ["bench"]
+
+
+@click.group()
+def bench() -> None:
+    """Measures dap beside what its users would pick instead."""
+
+
+@bench.command()
+@click.option(
+    "--quick", is_flag=True, help="Small sizes, 3 rounds, nothing that compiles: tries the bench, measures nothing."
+)
+@click.option("--rounds", type=click.IntRange(min=1), help="Timed calls of each contender; 9 if left out.")
+@click.option("--threads", type=click.IntRange(min=1), multiple=True, help="Threads of every contender. Repeatable.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write one row for each contender.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Also draw the ratios: a .png, .svg or .pdf file.")
+def kernels(
+    quick: bool, rounds: int | None, threads: tuple[int, ...], json_file: Path | None, plot: Path | None
+) -> None:
+    """Times kernel reductions: dap, torch, torch.compile, numpy, scikit-learn, SciPy, KeOps and faiss.
+
+    Contenders take turns in one process, forwards and backwards; each result is checked. About a quarter of an hour on
+    two idle cores.
+    """
+    import json
+
+    from dap.bench.cases import list_cases
+    from dap.bench.kernels import describe_machine, measure, measure_memory
+    from dap.bench.plot import check_format, draw
+    from dap.bench.tables import case_table, memory_line, ratio_table
+    from dap.data.files import write_atomic
+    from dap.errors import OptionError
+
+    for option, file in (("--json", json_file), ("--plot", plot)):
+        if file and not file.absolute().parent.is_dir():
+            raise OptionError(f"{option} {file}: there is no folder {file.absolute().parent}")
+    if plot:
+        check_format(plot.suffix[1:])
+    cases = list_cases(quick, threads)
+    click.echo(" · ".join(f"{name} {value}" for name, value in describe_machine().items()))
+    rows = []
+    for case in cases:
+        rows += (measured := measure(case, rounds or (3 if quick else 9), with_compiled=not quick))
+        click.echo(f"\n{case_table(measured)}")
+    rows.append(measure_memory(cases[0].threads, quick))
+    click.echo(f"\n## dap beside the best rival\n\n{ratio_table(rows)}\n\n{memory_line(rows[-1])}")
+    if json_file:
+        write_atomic(json_file, f"{json.dumps(rows, indent=1, allow_nan=False)}\n".encode())
+    if plot:
+        write_atomic(plot, draw(rows, plot.suffix[1:]))

@@ -1,0 +1,71 @@
+"""The polynomial kernel: k(x, y) = (x·y + c)^p.
+
+With a = ‖x‖² + c, b = ‖y‖² + c, g = x·y + c, s = ‖x − y‖², so that u = a − g = (a − b + s)/2 and
+v = b − g = (b − a + s)/2 with u + v = s, the binomial theorem gives a form that does not cancel for near points:
+
+    D² = (g + u)^p + (g + v)^p − 2 g^p = p g^(p−1) s + Σ_{q=2..p} C(p, q) g^(p−q) (u^q + v^q)
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from dataclasses import dataclass, field
+from typing import Any
+
+from dap.errors import OptionError
+from dap.kernels.base import KERNELS, Pairs
+
+__all__ = ["Polynomial"]
+
+
+@KERNELS.register("polynomial")
+@dataclass(frozen=True)
+class Polynomial:
+    """k(x, y) = (x·y + c)^degree.
+
+    Args:
+        degree: A whole number, 1 or more.
+        c: A finite number, 0 or more: how much the lower degrees count.
+
+    Raises:
+        OptionError: If an argument is outside its range.
+
+    Example:
+        >>> import numpy as np
+        >>> from dap.kernels import row_sums
+        >>> row_sums(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]), Polynomial(degree=2, c=1.0))
+        array([144.])
+    """
+
+    degree: int = 2
+    c: float = 1.0
+    name: str = field(default="polynomial", init=False)
+
+    def __post_init__(self) -> None:
+        """Refuses options outside their range."""
+        if not isinstance(self.degree, numbers.Integral) or isinstance(self.degree, bool) or self.degree < 1:
+            raise OptionError(f"degree must be a whole number, 1 or more, got {self.degree!r}")
+        number = isinstance(self.c, numbers.Real) and not isinstance(self.c, bool)
+        if not number or not 0 <= float(self.c) < math.inf:
+            raise OptionError(f"c must be a finite number, 0 or more, got {self.c!r}")
+        object.__setattr__(self, "degree", int(self.degree))
+        object.__setattr__(self, "c", float(self.c))
+
+    def resolve(self, y: Any) -> Polynomial:
+        """Itself: nothing depends on the data."""
+        return self
+
+    def value(self, pairs: Pairs) -> Any:
+        """(x_i·y_j + c)^p."""
+        return (pairs.dot + self.c) ** self.degree
+
+    def squared_distance(self, pairs: Pairs) -> Any:
+        """The form above."""
+        p, g, s = self.degree, pairs.dot + self.c, pairs.squared
+        difference = (pairs.x_norm - pairs.y_norm) * (pairs.x_norm + pairs.y_norm)  # a − b
+        u, v = (s + difference) / 2, (s - difference) / 2
+        total = p * g ** (p - 1) * s
+        for q in range(2, p + 1):
+            total = total + math.comb(p, q) * g ** (p - q) * (u**q + v**q)
+        return total

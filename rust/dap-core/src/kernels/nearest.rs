@@ -1,0 +1,129 @@
+//! The nearest rows of y: by distance, or the most similar by kernel.
+
+use super::Kernel;
+use super::engine::{self, Pairs, Place, Reduction, Sink, Tile, WalkTiles};
+use super::function::Want;
+use super::micro::VECTORS;
+use crate::Matrix;
+use crate::error::{Error, Result};
+use crate::simd::{Real, Simd};
+use crate::tasks::Check;
+
+/// For each row of x the `count` rows of y with the smallest ‖x − y‖ (`kernels` None), or the largest k(x, y).
+///
+/// Values and row numbers, best first, `count` for each row of x; of equal values the lower row number comes first.
+///
+/// # Errors
+/// Different columns, more neighbours than y has rows, a bad number of threads, no memory, or what `check` says.
+///
+/// ```
+/// use dap_core::kernels::nearest;
+/// use dap_core::matrix::{Matrix, Values};
+/// let x = Matrix::new(Values::Float32(&[0.0]), 1, 1)?;
+/// let y = Matrix::new(Values::Float32(&[5.0, -2.0, 3.0]), 3, 1)?;
+/// assert_eq!(nearest(x, Some(y), None, 2, None, &mut || Ok(()))?, (vec![2.0, 3.0], vec![1, 2]));
+/// # Ok::<(), dap_core::Error>(())
+/// ```
+pub fn nearest(
+    x: Matrix,
+    y: Option<Matrix>,
+    kernels: Option<&[Kernel]>,
+    count: usize,
+    threads: Option<usize>,
+    check: Check,
+) -> Result<(Vec<f64>, Vec<i64>)> {
+    let other = y.unwrap_or(x);
+    if count > other.rows() {
+        return Err(Error::Neighbours { count, rows: other.rows() });
+    }
+    let linear = [Kernel(super::Form::Linear)];
+    let (kernels, want) = kernels.map_or((&linear[..], Want::SquaredDistance), |kernels| (kernels, Want::Value));
+    // Not by halves: a row needs its neighbours on both sides of the diagonal.
+    let pairs = Pairs { x, y: Some(other), kernels, want };
+    let search = Search { count, largest: want == Want::Value };
+    let mut best: Vec<Vec<(f64, usize)>> = vec![Vec::new(); x.rows()];
+    let fold = |place: Place, part: Vec<Vec<(f64, usize)>>| {
+        for (best, part) in best[place.x_first..].iter_mut().zip(part) {
+            part.into_iter().for_each(|found| insert(best, count, found));
+        }
+    };
+    if x.is_float64() || other.is_float64() {
+        engine::run::<f64, _>(pairs, &search, threads, check, fold)?;
+    } else {
+        engine::run::<f32, _>(pairs, &search, threads, check, fold)?;
+    }
+    let value = |key: f64| if search.largest { -key } else { key.max(0.0).sqrt() };
+    let found = || best.iter().flatten();
+    Ok((found().map(|(key, _)| value(*key)).collect(), found().map(|(_, row)| *row as i64).collect()))
+}
+
+/// Adds one that was found, in the order of its key; after those with the same key, which have lower row numbers.
+fn insert(best: &mut Vec<(f64, usize)>, count: usize, found: (f64, usize)) {
+    let place = best.partition_point(|(key, _)| *key <= found.0);
+    if place < count {
+        best.truncate(count - 1);
+        best.insert(place, found);
+    }
+}
+
+struct Search {
+    count: usize,
+    largest: bool,
+}
+
+impl<R: Real> Reduction<R> for Search {
+    type Output = Vec<Vec<(f64, usize)>>;
+
+    #[inline(always)]
+    fn task<S: Simd<Real = R>, const Y: usize>(&self, _: S, place: Place, walk: impl WalkTiles<S>) -> Self::Output {
+        let width = VECTORS * S::LANES;
+        let padded = place.x_rows.div_ceil(width) * width;
+        let worst = vec![R::from_f64(f64::INFINITY); padded];
+        let mut sink = SearchSink { search: self, best: vec![Vec::new(); place.x_rows], worst };
+        if self.count > 0 {
+            walk.walk(&mut sink);
+        }
+        sink.best
+    }
+}
+
+struct SearchSink<'a, R> {
+    search: &'a Search,
+    best: Vec<Vec<(f64, usize)>>,
+    /// The key that a row must stay below.
+    worst: Vec<R>,
+}
+
+impl<S: Simd> Sink<S> for SearchSink<'_, S::Real> {
+    #[inline(always)]
+    fn take<const Y: usize>(&mut self, simd: S, tile: Tile<'_, S::Real>) {
+        let Search { count, largest } = *self.search;
+        let zero = simd.splat(S::Real::default());
+        assert!(tile.values.len() >= tile.y_rows * tile.width && self.worst.len() >= tile.x_first + tile.width);
+        for row in 0..tile.y_rows {
+            for vector in 0..VECTORS {
+                let first = vector * S::LANES;
+                // SAFETY: the lengths were checked above.
+                let (value, worst) = unsafe {
+                    let value = simd.load(tile.values.as_ptr().add(row * tile.width + first));
+                    (value, simd.load(self.worst.as_ptr().add(tile.x_first + first)))
+                };
+                let key = if largest { simd.sub(zero, value) } else { value };
+                if simd.all_at_least(key, worst) {
+                    continue; // almost always, once a few good ones are known
+                }
+                for lane in first..(first + S::LANES).min(tile.x_rows) {
+                    let value = tile.values[row * tile.width + lane].to_f64();
+                    let key = if largest { -value } else { value };
+                    let (x, y) = (tile.x_first + lane, tile.y_first + row);
+                    if key < self.worst[x].to_f64() || self.best[x].len() < count {
+                        insert(&mut self.best[x], count, (key, y));
+                        if self.best[x].len() == count {
+                            self.worst[x] = S::Real::from_f64(self.best[x][count - 1].0);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

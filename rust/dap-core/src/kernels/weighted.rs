@@ -1,0 +1,128 @@
+//! k(X, Y)·W: the values of a few rows of y are one operand of the micro-kernel, their weights the other.
+
+use super::engine::{self, Pairs, Place, Reduction, Sink, Tile, WalkTiles};
+use super::micro::{Dot, VECTORS, accumulate};
+use super::panels::zeros;
+use crate::error::{Error, Result};
+use crate::simd::{Level, Real, Simd, Vectorized};
+use crate::tasks::Check;
+
+/// Σ_j k(x_i, y_j) w_jc with the weights row by row, `columns` in each.
+pub(super) fn weighted(
+    pairs: Pairs,
+    weights: &[f64],
+    columns: usize,
+    threads: Option<usize>,
+    check: Check,
+) -> Result<Vec<f64>> {
+    // The whole matrix, symmetric or not: a mirrored tile would need the weights of the rows of x as well.
+    let y = pairs.y.unwrap_or(pairs.x);
+    if y.rows().checked_mul(columns) != Some(weights.len()) {
+        return Err(Error::Shape { rows: y.rows(), columns, len: weights.len() });
+    }
+    let pairs = Pairs { y: Some(y), ..pairs };
+    if pairs.x.is_float64() || y.is_float64() {
+        weighted_in::<f64>(pairs, weights, columns, threads, check)
+    } else {
+        weighted_in::<f32>(pairs, weights, columns, threads, check)
+    }
+}
+
+fn weighted_in<R: Real>(
+    pairs: Pairs,
+    weights: &[f64],
+    columns: usize,
+    threads: Option<usize>,
+    check: Check,
+) -> Result<Vec<f64>> {
+    let weights = R::run(Level::detect(), Packed { weights, rows: pairs.y.map_or(0, |y| y.rows()), columns })?;
+    let mut sums = zeros(pairs.x.rows().saturating_mul(columns))?;
+    engine::run(pairs, &weights, threads, check, |place, part: Vec<f64>| {
+        let height = part.len() / weights.columns.max(1);
+        for (row, sums) in sums.chunks_exact_mut(columns.max(1)).skip(place.x_first).take(place.x_rows).enumerate() {
+            sums.iter_mut().enumerate().for_each(|(column, sum)| *sum += part[column * height + row]);
+        }
+    })?;
+    Ok(sums)
+}
+
+/// Weights as the micro-kernel reads them: panels of Y columns, each with all rows one after another.
+struct Weights<R> {
+    values: Vec<R>,
+    rows: usize,
+    /// A multiple of Y.
+    columns: usize,
+}
+
+struct Packed<'a> {
+    weights: &'a [f64],
+    rows: usize,
+    columns: usize,
+}
+
+impl<R: Real> Vectorized<R> for Packed<'_> {
+    type Output = Result<Weights<R>>;
+
+    #[inline(always)]
+    fn run<S: Simd<Real = R>, const Y: usize>(self, _: S) -> Self::Output {
+        let (rows, columns) = (self.rows, self.columns.div_ceil(Y) * Y);
+        let mut values = zeros(rows.saturating_mul(columns))?;
+        for (row, weights) in self.weights.chunks_exact(self.columns.max(1)).enumerate() {
+            for (column, weight) in weights.iter().enumerate() {
+                values[column / Y * Y * rows + row * Y + column % Y] = R::from_f64(*weight);
+            }
+        }
+        Ok(Weights { values, rows, columns })
+    }
+}
+
+impl<R: Real> Reduction<R> for Weights<R> {
+    type Output = Vec<f64>;
+
+    #[inline(always)]
+    fn task<S: Simd<Real = R>, const Y: usize>(&self, _: S, place: Place, walk: impl WalkTiles<S>) -> Vec<f64> {
+        let width = VECTORS * S::LANES;
+        let height = place.x_rows.div_ceil(width) * width;
+        let mut sink = WeightedSink {
+            weights: self,
+            height,
+            sums: vec![0.0; height * self.columns],
+            tile: vec![R::default(); Y * width],
+        };
+        walk.walk(&mut sink);
+        sink.sums
+    }
+}
+
+struct WeightedSink<'a, R> {
+    weights: &'a Weights<R>,
+    /// Rows of x, padded to whole panels.
+    height: usize,
+    /// Column by column.
+    sums: Vec<f64>,
+    tile: Vec<R>,
+}
+
+impl<S: Simd> Sink<S> for WeightedSink<'_, S::Real> {
+    #[inline(always)]
+    fn take<const Y: usize>(&mut self, simd: S, tile: Tile<'_, S::Real>) {
+        let rows = self.weights.rows;
+        assert!(tile.values.len() >= tile.y_rows * tile.width && tile.y_first + tile.y_rows <= rows);
+        assert!(self.tile.len() == Y * tile.width && tile.x_first + tile.width <= self.height);
+        for first in (0..self.weights.columns).step_by(Y) {
+            let weights = &self.weights.values[first * rows + tile.y_first * Y..][..tile.y_rows * Y];
+            // SAFETY: the lengths were checked above; `sums` has `height` values for each of the weights' columns.
+            unsafe {
+                let values = tile.values.as_ptr();
+                accumulate::<S, Dot, Y>(simd, tile.y_rows, values, weights.as_ptr(), self.tile.as_mut_ptr(), true);
+                for column in 0..Y {
+                    let sums =
+                        self.sums[(first + column) * self.height..][..self.height].as_mut_ptr().add(tile.x_first);
+                    for lane in (0..tile.width).step_by(S::LANES) {
+                        simd.add_to(sums.add(lane), simd.load(self.tile.as_ptr().add(column * tile.width + lane)));
+                    }
+                }
+            }
+        }
+    }
+}
