@@ -3,7 +3,8 @@
 All take arrays or tensors with shapes (n, d) and (m, d), y = None for y = x (computed by half in Rust), and a kernel or
 the name of one, whose bandwidth rules look at y. Sums of arrays are float64 arrays. The matrix itself, and all that
 tensors give, on their device, has the dtype that is computed in: float32 for float16, bfloat16 and float32, and
-float64 where x or y is float64, integer or bool. Rows that are not C-contiguous are copied; read-only and memory-mapped ones are fine.
+float64 where x or y is float64, integer or bool. Rows that are not C-contiguous are copied; read-only and
+memory-mapped ones are fine.
 
 A row that holds NaN or infinity counts as a row of NaN: NaN in its own result, and, in y, in every result.
 :func:`nearest` refuses such rows.
