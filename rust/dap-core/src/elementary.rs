@@ -61,8 +61,7 @@ pub(crate) fn exp_m1<S: Simd>(simd: S, x: S::Vector) -> S::Vector {
 pub(crate) fn ln_1p<S: Simd>(simd: S, z: S::Vector) -> S::Vector {
     let real = S::Real::from_f64;
     let one = simd.splat(real(1.0));
-    let largest = S::Real::from_f64(f64::MAX).to_f64() / 4.0;
-    let z = simd.min(simd.splat(real(largest)), z);
+    let z = simd.min(simd.splat(real(S::Real::LARGEST / 4.0)), z);
     let sum = simd.add(one, z);
     let (mut exponent, mut mantissa) = (simd.exponent(sum), simd.mantissa(sum));
     let root = simd.splat(real(std::f64::consts::SQRT_2));

@@ -23,8 +23,8 @@ const CHUNK_ROWS: usize = 1 << 16;
 /// Panels of y whose values are kept for a sink at a time.
 pub(super) const GROUP: usize = 8;
 
-/// With fewer blocks of x than this, tasks are blocks of y as well, or threads would stand idle.
-const MANY_BLOCKS: usize = 64;
+/// About how many tasks there are at least, where there are as many blocks, so that no thread stands idle.
+const TASKS: usize = 64;
 
 /// How rows are packed; with the centre where they are moved.
 pub(super) enum Packing {
@@ -214,7 +214,7 @@ fn places(pairs: Pairs, y_first: usize, y_rows: usize, block: usize) -> Vec<Plac
         let x_first = index * block;
         let x_rows = block.min(pairs.x.rows() - x_first);
         let start = if pairs.y.is_none() { y_first.max(x_first) } else { y_first };
-        let step = if x_blocks < MANY_BLOCKS { block } else { y_rows };
+        let step = (x_blocks * y_rows.div_ceil(block) / TASKS).max(1) * block;
         let mut first = start;
         while first < y_first + y_rows {
             let rows = step.min(y_first + y_rows - first);

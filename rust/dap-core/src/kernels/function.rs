@@ -61,7 +61,7 @@ impl Kernel {
         let real = |value: f64| simd.splat(S::Real::from_f64(value));
         let zero = real(0.0);
         // No bandwidth makes the factor infinite: ∞ · 0 would be NaN at coinciding points.
-        let factor = |value: f64| real(value.clamp(-f64::MAX, f64::MAX));
+        let factor = |value: f64| real(value.clamp(-S::Real::LARGEST, S::Real::LARGEST));
         let largest = real(1e18); // of a z whose square is finite; the Matérn kernels are 0 long before
         match (self.0, want) {
             (Form::Linear | Form::Cosine, _) => map.map(

@@ -1,15 +1,22 @@
 //! Rows packed for the micro-kernels: converted, centred or normalised, and transposed in panels of a few rows.
 
 use super::engine::Packing;
+use super::micro::VECTORS;
 use crate::Matrix;
 use crate::error::{Error, Result};
-use crate::simd::Real;
+use crate::simd::{MAX_LANES, Real};
 
 /// Rows that the centre is taken from: it is a shift, for accuracy, and any point amid the data serves.
 const CENTRE_ROWS: usize = 4096;
 
 /// Columns that are transposed at once: with the rows of a panel they stay in the L1 cache.
 const COLUMNS: usize = 64;
+
+/// Lanes of the sums of squares.
+const LANES: usize = 8;
+
+/// The most rows of a panel at any level.
+const MAX_WIDTH: usize = VECTORS * MAX_LANES;
 
 /// Panels of `width` rows, each with all rows' values of column 0, then of column 1, and so on; missing rows are zero.
 #[derive(Debug, Default)]
@@ -25,6 +32,7 @@ pub(super) struct Panels<R> {
 
 impl<R: Real> Panels<R> {
     /// Packs rows `first` to `first + count` of `rows`; an error if memory is short.
+    #[inline(always)]
     pub fn pack(rows: Matrix, first: usize, count: usize, width: usize, packing: &Packing) -> Result<Self> {
         let (columns, slots) = (rows.columns(), count.div_ceil(width) * width);
         let mut panels = Self {
@@ -34,8 +42,8 @@ impl<R: Real> Panels<R> {
             width,
             columns,
         };
-        for row in 0..count {
-            panels.fill(rows, first + row, row, packing);
+        for start in (0..count).step_by(width) {
+            panels.fill(rows, first + start, start, width.min(count - start), packing);
         }
         Ok(panels)
     }
@@ -45,38 +53,69 @@ impl<R: Real> Panels<R> {
         &self.values[index * self.width * self.columns..(index + 1) * self.width * self.columns]
     }
 
-    fn fill(&mut self, rows: Matrix, from: usize, row: usize, packing: &Packing) {
-        let panel = row / self.width * self.width * self.columns + row % self.width;
-        let (mut norm, mut squared) = (0.0_f64, 0.0_f64);
-        let mut buffer = [R::default(); COLUMNS];
-        let mut factor = 1.0;
+    /// Fills the panel whose first row is `start` with `count` rows from `from` on, some columns of all rows at a time.
+    #[inline(always)]
+    fn fill(&mut self, rows: Matrix, from: usize, start: usize, count: usize, packing: &Packing) {
+        let panel = &mut self.values[start * self.columns..(start + self.width) * self.columns];
+        let (mut buffer, mut moved) = ([R::default(); COLUMNS], [R::default(); COLUMNS]);
+        let mut sums = [[[0.0_f64; LANES]; 2]; MAX_WIDTH];
+        let mut factors = [1.0; MAX_WIDTH];
         if let Packing::Unit = packing {
-            for column in (0..self.columns).step_by(COLUMNS) {
-                let part = &mut buffer[..COLUMNS.min(self.columns - column)];
-                rows.read(from, column, part);
-                norm += part.iter().map(|value| value.to_f64().powi(2)).sum::<f64>();
+            for (row, factor) in factors.iter_mut().enumerate().take(count) {
+                let mut norm = [0.0; LANES];
+                for column in (0..self.columns).step_by(COLUMNS) {
+                    let part = &mut buffer[..COLUMNS.min(self.columns - column)];
+                    rows.read(from + row, column, part);
+                    add_squares(part, &mut norm);
+                }
+                let norm = norm.iter().sum::<f64>();
+                *factor = if norm == 0.0 { 0.0 } else { 1.0 / norm.sqrt() };
             }
-            factor = if norm == 0.0 { 0.0 } else { 1.0 / norm.sqrt() };
-            norm = 0.0;
         }
         for column in (0..self.columns).step_by(COLUMNS) {
-            let part = &mut buffer[..COLUMNS.min(self.columns - column)];
-            rows.read(from, column, part);
-            for (offset, value) in part.iter_mut().enumerate() {
-                let plain = value.to_f64();
-                norm += plain * plain;
-                let moved = match packing {
-                    Packing::Plain => plain,
-                    Packing::Unit => plain * factor,
-                    Packing::Centred(centre) => plain - centre[column + offset],
+            let some = COLUMNS.min(self.columns - column);
+            let (part, moved) = (&mut buffer[..some], &mut moved[..some]);
+            for (row, [before, packed]) in sums.iter_mut().enumerate().take(count) {
+                rows.read(from + row, column, part);
+                add_squares(part, before);
+                let change = |(moved, value): (&mut R, &R), change: &dyn Fn(f64) -> f64| {
+                    let value = value.to_f64();
+                    *moved = R::from_f64(if value.is_finite() { change(value) } else { f64::NAN });
                 };
-                let packed = R::from_f64(if plain.is_finite() { moved } else { f64::NAN });
-                squared += packed.to_f64() * packed.to_f64();
-                self.values[panel + (column + offset) * self.width] = packed;
+                let pairs = moved.iter_mut().zip(part.iter());
+                match packing {
+                    Packing::Plain => pairs.for_each(|pair| change(pair, &|value| value)),
+                    Packing::Unit => pairs.for_each(|pair| change(pair, &|value| value * factors[row])),
+                    Packing::Centred(centre) => {
+                        pairs.zip(&centre[column..]).for_each(|(pair, centre)| change(pair, &|value| value - centre));
+                    }
+                }
+                add_squares(moved, packed);
+                for (value, place) in
+                    moved.iter().zip(panel[column * self.width + row..].iter_mut().step_by(self.width))
+                {
+                    *place = *value;
+                }
             }
         }
-        self.squared[row] = R::from_f64(squared);
-        self.norms[row] = R::from_f64(norm.sqrt());
+        for (row, [before, packed]) in sums.iter().enumerate().take(count) {
+            self.squared[start + row] = R::from_f64(packed.iter().sum());
+            self.norms[start + row] = R::from_f64(before.iter().sum::<f64>().sqrt());
+        }
+    }
+}
+
+/// Adds the squares of the values to sums of their own for each lane, which a CPU does side by side.
+#[inline(always)]
+fn add_squares<R: Real>(values: &[R], sums: &mut [f64; LANES]) {
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (sum, value) in sums.iter_mut().zip(chunk) {
+            *sum += value.to_f64() * value.to_f64();
+        }
+    }
+    for (sum, value) in sums.iter_mut().zip(rest) {
+        *sum += value.to_f64() * value.to_f64();
     }
 }
 

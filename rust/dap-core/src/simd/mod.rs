@@ -41,7 +41,10 @@ pub trait Real: Read + Copy + Debug + Default + PartialOrd + Send + Sync + 'stat
     /// ln 2 with so few digits that its product with any exponent is exact, and what it lacks.
     const LN_2: (f64, f64);
 
-    /// The nearest value; finite where `value` is.
+    /// The largest finite value.
+    const LARGEST: f64;
+
+    /// The nearest value.
     fn from_f64(value: f64) -> Self;
     /// The same value.
     fn to_f64(self) -> f64;
@@ -60,12 +63,13 @@ pub struct Terms {
 
 impl Real for f32 {
     const TERMS: Terms = Terms { exp: 8, ln: 5 };
+    const LARGEST: f64 = f32::MAX as f64;
     const EXP_LOWEST: f64 = -87.33;
     const LN_2: (f64, f64) = (0.693_359_375, -2.121_944_400_546_905_8e-4);
 
     #[inline(always)]
     fn from_f64(value: f64) -> Self {
-        if value.is_finite() { value.clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32 } else { value as f32 }
+        value as f32
     }
 
     #[inline(always)]
@@ -88,6 +92,7 @@ impl Real for f32 {
 
 impl Real for f64 {
     const TERMS: Terms = Terms { exp: 15, ln: 12 };
+    const LARGEST: f64 = f64::MAX;
     const EXP_LOWEST: f64 = -708.39;
     const LN_2: (f64, f64) = (0.693_147_180_369_123_8, 1.908_214_929_270_587_7e-10);
 
