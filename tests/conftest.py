@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+
 import pytest
 import torch
+
+CACHE = pytest.StashKey[tempfile.TemporaryDirectory]()
+
+
+def pytest_configure(config):
+    """A cache of the tests' own, before any module copies the environment: an old entry could hide a change."""
+    config.stash[CACHE] = tempfile.TemporaryDirectory(prefix="dap-cache-")
+    os.environ["DAP_CACHE"] = config.stash[CACHE].name
+
+
+def pytest_unconfigure(config):
+    config.stash[CACHE].cleanup()
+
 
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 

@@ -17,20 +17,20 @@ from dap._core import build_info
 
 if TYPE_CHECKING:
     from dap import errors, kernels, methods, metrics
-    from dap.api import distill, evaluate, list_methods, load
+    from dap.api import build_index, distill, evaluate, list_methods, load, open_index
     from dap.dataset import DistilledDataset
     from dap.kernels import list_kernels
 
 __version__: str = build_info()["version"]
 
 __all__ = [
-    "DistilledDataset", "__version__", "distill", "errors", "evaluate", "kernels", "list_kernels", "list_methods",
-    "load", "methods", "metrics",
+    "DistilledDataset", "__version__", "build_index", "distill", "errors", "evaluate", "kernels", "list_kernels",
+    "list_methods", "load", "methods", "metrics", "open_index",
 ]  # fmt: skip
 
 _HOMES = {
-    "distill": "dap.api", "evaluate": "dap.api", "list_methods": "dap.api", "load": "dap.api",
-    "list_kernels": "dap.kernels", "DistilledDataset": "dap.dataset",
+    "build_index": "dap.api", "distill": "dap.api", "evaluate": "dap.api", "list_methods": "dap.api",
+    "load": "dap.api", "open_index": "dap.index", "list_kernels": "dap.kernels", "DistilledDataset": "dap.dataset",
 }  # fmt: skip
 
 

@@ -1,9 +1,23 @@
+import os
 from typing import Literal, TypeAlias, TypedDict, final
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["build_info", "gram", "mean_distance", "nearest", "pair_sums", "row_sums"]
+__all__ = [
+    "build_info",
+    "create_tensors",
+    "finish_tensors",
+    "gram",
+    "hash_blocks",
+    "mean_distance",
+    "nearest",
+    "pair_sums",
+    "read_layout",
+    "row_sums",
+    "verify_blocks",
+    "write_rows",
+]
 
 @final
 class _BuildInfo(TypedDict):
@@ -16,6 +30,7 @@ class _BuildInfo(TypedDict):
 _Rows: TypeAlias = npt.NDArray[np.float32 | np.float64 | np.float16 | np.uint16]
 _Kernel: TypeAlias = list[tuple[str, list[float]]]
 _Sums: TypeAlias = npt.NDArray[np.float64]
+_Path: TypeAlias = str | os.PathLike[str]
 
 def mean_distance(x: _Rows, y: _Rows | None, kernel: _Kernel, threads: int | None = None) -> _Sums: ...
 def row_sums(
@@ -32,4 +47,10 @@ def gram(
 def nearest(
     x: _Rows, y: _Rows | None, kernel: _Kernel | None, k: int, threads: int | None = None
 ) -> tuple[_Sums, npt.NDArray[np.int64]]: ...
+def create_tensors(path: _Path, tensors: list[tuple[str, str, list[int]]]) -> None: ...
+def write_rows(path: _Path, row: int, tensors: list[tuple[str, npt.NDArray[np.float32 | np.float16]]]) -> None: ...
+def finish_tensors(path: _Path) -> None: ...
+def read_layout(path: _Path) -> list[tuple[str, str, list[int], int]]: ...
+def hash_blocks(path: _Path, block_bytes: int, threads: int | None = None) -> list[str]: ...
+def verify_blocks(path: _Path, block_bytes: int, hashes: list[str], threads: int | None = None) -> None: ...
 def build_info() -> _BuildInfo: ...

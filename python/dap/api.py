@@ -25,6 +25,8 @@ from dap.data.open import SourceLike, open_source
 from dap.dataset import DistilledDataset
 from dap.errors import OptionError
 from dap.evaluation import EvaluationResult, evaluate_source
+from dap.index import Index, open_index
+from dap.indexing import build_index, classes_of_index, source_beside
 from dap.methods import METHODS, Context, Method, get_method
 from dap.priors import Prior, load_prior
 from dap.report import contact_sheet
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
     from dap.sampling import StepCallback
 
-__all__ = ["distill", "evaluate", "list_methods", "load"]
+__all__ = ["build_index", "distill", "evaluate", "list_methods", "load", "open_index"]
 
 SHEET = "contact_sheet.png"
 MAX_BATCH = 100
@@ -65,7 +67,7 @@ def load(path: str | Path) -> DistilledDataset:
 
 
 def distill(
-    source: SourceLike,
+    source: SourceLike | None = None,
     *,
     out: str | Path,
     prior: Any = "fashion-dit",
@@ -73,6 +75,7 @@ def distill(
     method_options: Mapping[str, Any] | None = None,
     ipc: int = 10,
     seed: int = 0,
+    index: str | Path | Index | None = None,
     classes: Collection[str] | None = None,
     batch_size: int | None = None,
     num_inference_steps: int | None = None,
@@ -92,14 +95,17 @@ def distill(
 
     Args:
         source: Real images: a class-per-folder tree, a built-in name ("fashion-mini"), a torch ``Dataset``, a Hugging
-            Face dataset or its id. See :func:`dap.data.open.open_source`.
+            Face dataset or its id. See :func:`dap.data.open.open_source`. With ``index`` it may be left out.
         out: The folder to fill: new, empty, or of the same run.
         prior: "fashion-dit", a ``DiTPipeline`` folder, hub id or object, or a :class:`dap.priors.Prior`.
         method: Name ("dap", "dit", "random"), preset ("dap:paper"), or object (``dap.methods.DAP(scale=0.3)``).
         method_options: Options by name, beside a method's name.
         ipc: Images per class, at least 1.
         seed: Root of all randomness.
-        classes: Names of the classes to distil; all if left out.
+        index: A feature index (:func:`build_index`), from which a method takes the features of real images; guidance
+            then acts at the steps that it has. It has to fit the prior, the method's options, the schedule, and the
+            source where one is given. Left out, a method that wants one makes its own in the cache (``$DAP_CACHE``).
+        classes: Names of the classes to distil; all, or those of the index, if left out.
         batch_size: Slots made together; by memory, at most 100, if left out. It is part of the plan: another one gives
             pixels within one grey level.
         num_inference_steps: Denoising steps; the prior's recommendation, or 50.
@@ -127,7 +133,12 @@ def distill(
             raise OptionError(f"{option}: expected a whole number of at least 1, got {value!r}")
     out = Path(out)
     _check_writable(out)
-    images = open_source(source, classes=classes)
+    if index is not None:
+        opened, images = source_beside(index, source, classes)
+    elif source is not None:
+        opened, images = None, open_source(source, classes=classes)
+    else:
+        raise OptionError("source: expected real images to distil, or an index of them (index=), got neither")
     model = load_prior(prior, device=device, dtype=dtype) if recipe.needs_prior else None
     settings = SamplingSettings.choose(
         model.recommended if model else {},
@@ -136,10 +147,17 @@ def distill(
         scheduler=scheduler,
         eta=eta,
     )
-    entries = classmap.build_class_map(images, model.labels if model else None)
+    if opened is None:
+        entries = classmap.build_class_map(images, model.labels if model else None)
+    else:
+        entries = classes_of_index(opened, images, model)
     channels, size = (model.image_shape[0], model.image_shape[1]) if model else reversed(images.native_shape())
     if model:
         check_settings(model, settings)
+    if opened is None:
+        described = {"name": images.name, "identity": images.identity(), "images": len(images)}
+    else:
+        described = {**opened.spec.source, "images": sum(opened.of_class(entry.name).rows for entry in entries)}
     header = {
         "schema": SCHEMA,
         "options": {
@@ -147,7 +165,8 @@ def distill(
             "sampling": asdict(settings) if model else None,
             "device": model.device.type if model else None, "dtype": str(model.dtype) if model else None,
         },
-        "source": {"name": images.name, "identity": images.identity(), "images": len(images)},
+        "source": described,
+        "index": None if opened is None else {"sha256": opened.hash, **opened.spec.to_json()},
         "prior": model.describe() if model else None,
         "class_map": classmap.to_json(entries),
         "versions": _versions(),
@@ -165,7 +184,7 @@ def distill(
         run.finish()
         return DistilledDataset(out)
 
-    context = Context(images, entries, model, settings, seed, ipc, size, channels)
+    context = Context(images, entries, model, settings, seed, ipc, size, channels, index=opened)
     start = time.monotonic()
     artefact = recipe.prepare(context)
     prepared = {"prepare": time.monotonic() - start}

@@ -10,12 +10,13 @@ __all__ = ["distill"]
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", required=False)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to fill; a stopped run continues.")
 @click.option("--method", default="dap", show_default=True, help='Name, or preset such as "dap:paper".')
 @click.option("--ipc", default=10, show_default=True, help="Images per class.")
 @click.option("--seed", default=0, show_default=True, help="Root of all randomness.")
 @click.option("--prior", default="fashion-dit", show_default=True, help="Built-in name, DiTPipeline folder, or hub id.")
+@click.option("--index", type=click.Path(path_type=Path), help="A feature index; SOURCE may be left out.")
 @click.option("--classes", help="Classes to distil, separated by commas; all if left out.")
 @click.option("--batch-size", type=int, help="Slots made together; by memory, at most 100, if left out.")
 @click.option("--num-inference-steps", type=int, help="Denoising steps; as the prior recommends, or 50.")
@@ -25,12 +26,13 @@ __all__ = ["distill"]
 @click.option("--device", help='"cpu", "cuda", "cuda:1"; the GPU if there is one.')
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="An option of the method; repeatable.")
 def distill(
-    source: str,
+    source: str | None,
     out: Path,
     method: str,
     ipc: int,
     seed: int,
     prior: str,
+    index: Path | None,
     classes: str | None,
     batch_size: int | None,
     num_inference_steps: int | None,
@@ -50,7 +52,7 @@ def distill(
     diffusers_logging.disable_progress_bar()
     distilled = run(
         source, out=out, prior=prior, method=method, method_options=parse_assignments(assignments), ipc=ipc, seed=seed,
-        classes=classes.split(",") if classes else None, batch_size=batch_size,
+        index=index, classes=classes.split(",") if classes else None, batch_size=batch_size,
         num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, scheduler=scheduler, eta=eta, 
         device=device,
     )  # fmt: skip

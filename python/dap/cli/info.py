@@ -14,10 +14,11 @@ PACKAGES = ("torch", "diffusers", "timm", "numpy", "safetensors", "Pillow", "dat
 
 @click.command()
 def info() -> None:
-    """Shows versions, how the Rust core was built, and devices."""
+    """Shows versions, how the Rust core was built, devices, and the cache."""
     import torch
 
     from dap._core import build_info
+    from dap.data.cache import cache_folder, cache_size
 
     rows = {f"core {key}": value for key, value in build_info().items()} | {"python": platform.python_version()}
     for package in PACKAGES:
@@ -27,5 +28,6 @@ def info() -> None:
             rows[package] = "not installed"
     rows["cpu threads"] = torch.get_num_threads()
     rows["gpus"] = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) or "none"
+    rows["cache"] = f"{cache_size() / 1e6:.1f} MB in {cache_folder()}"
     for name, value in rows.items():
         click.echo(f"{name:<16} {value}")

@@ -10,8 +10,10 @@ import click
 
 from dap._core import build_info
 from dap.cli.bench import bench
+from dap.cli.cache import cache
 from dap.cli.distill import distill
 from dap.cli.evaluate import evaluate
+from dap.cli.index import index
 from dap.cli.info import info
 from dap.errors import DapError
 
@@ -25,7 +27,7 @@ def dap(debug: bool) -> None:
     """Distils a labelled image dataset into a few images per class, with a diffusion model as prior."""
 
 
-for _command in (bench, distill, evaluate, info):
+for _command in (bench, cache, distill, evaluate, index, info):
     dap.add_command(_command)
 
 

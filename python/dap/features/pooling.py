@@ -1,20 +1,41 @@
-"""Where in the prior a feature is taken, and how its tokens become one vector."""
+"""Where in the prior a feature is taken, and how its tokens become one vector.
+
+With T tokens h_1 … h_T of D numbers each, in the rows of an s × s picture:
+
+    mean      (1/T) Σ_t h_t                                                            D numbers
+    gridG     the mean of each cell of a G × G grid over the picture                   G² · D
+    sketchK   Σ over the coordinates a of (h_1, …, h_T) with bucket(a) = j of ±h_a     K, j = 1 … K
+    flat      (h_1, …, h_T)                                                            T · D
+
+A sketch keeps inner products: E⟨S x, S y⟩ = ⟨x, y⟩ over its random signs, with a variance of at most 2 ‖x‖² ‖y‖² / K
+(Charikar, Chen and Farach-Colton, "Finding frequent items in data streams", ICALP 2002; Weinberger et al., "Feature
+hashing for large scale multitask learning", ICML 2009). Its buckets are a random permutation cut into rows of K, hence
+of one size, and its signs are ±1: one pass over the tokens, no matrix. It depends on T · D and K alone, so that the
+sketches of every run and machine can be compared.
+"""
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from dap import rng
+from dap.errors import OptionError
 from dap.registry import unknown_name
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from dap.priors import Prior
 
 __all__ = ["POOLINGS", "Tap", "default_block"]
 
-POOLINGS = ("mean", "flat")
+POOLINGS = ("mean", "flat", "grid2", "sketch256")  # any whole number may follow grid and sketch
+_SIZED = re.compile(r"(grid|sketch)([1-9][0-9]{0,6})")
 
 
 @dataclass(frozen=True)
@@ -23,19 +44,64 @@ class Tap:
 
     Attributes:
         block: Number of the block, counted from 1.
-        pooling: "mean" over the tokens gives D numbers, "flat" keeps all T × D.
+        pooling: "mean", "flat", "gridG" such as "grid4", or "sketchK" such as "sketch256"; the module's docstring
+            says what each keeps.
+
+    Example:
+        >>> import torch
+        >>> [Tap(2, pooling).pool(torch.ones(3, 16, 8)).shape[1] for pooling in ("mean", "grid2", "sketch20", "flat")]
+        [8, 32, 20, 128]
     """
 
     block: int
     pooling: str = "mean"
 
     def __post_init__(self) -> None:
-        if self.pooling not in POOLINGS:
+        if self.pooling not in ("mean", "flat") and not _SIZED.fullmatch(self.pooling):
             raise unknown_name("pooling", self.pooling, POOLINGS)
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Vectors, float32 (B, D) or (B, T·D), of tokens with shape (B, T, D)."""
-        return tokens.float().mean(dim=1) if self.pooling == "mean" else tokens.float().flatten(1)
+        """Vectors, float32 with shape (B, numbers of the pooling), of tokens with shape (B, T, D).
+
+        Raises:
+            OptionError: The tokens do not fit the grid, or the sketch is no smaller than they are.
+        """
+        tokens = tokens.float()
+        sized = _SIZED.fullmatch(self.pooling)
+        if sized is None:
+            return tokens.mean(dim=1) if self.pooling == "mean" else tokens.flatten(1)
+        size = int(sized[2])
+        return _grid(tokens, size) if sized[1] == "grid" else _sketch(tokens.flatten(1), size)
+
+
+def _grid(tokens: Tensor, cells: int) -> Tensor:
+    batch, count, width = tokens.shape
+    side = math.isqrt(count)
+    if side * side != count or side % cells:
+        picture = f"{side} x {side}" if side * side == count else f"{count} in no square"
+        raise OptionError(f"pooling: grid{cells} does not divide the prior's tokens, which are {picture}")
+    cut = tokens.reshape(batch, cells, side // cells, cells, side // cells, width)
+    return cut.mean(dim=(2, 4)).flatten(1)
+
+
+def _sketch(rows: Tensor, size: int) -> Tensor:
+    if size > rows.shape[1]:
+        raise OptionError(f"pooling: sketch{size} is larger than the {rows.shape[1]} numbers themselves; choose 'flat'")
+    order, signs = _buckets(rows.shape[1], size, rows.device)
+    return (rows[:, order] * signs).reshape(len(rows), -1, size).sum(dim=1)
+
+
+@lru_cache(maxsize=4)
+def _buckets(numbers: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """A permutation of the coordinates, filled up to whole rows of ``size`` by coordinates of sign 0, and the signs."""
+    import torch
+
+    generator = rng.generator("sketch", numbers, size)
+    order = torch.randperm(numbers, generator=generator)
+    signs = torch.randint(0, 2, (numbers,), generator=generator) * 2.0 - 1.0
+    missing = -numbers % size
+    order, signs = (torch.cat([values, values.new_zeros(missing)]) for values in (order, signs))
+    return order.to(device), signs.to(device)
 
 
 def default_block(prior: Prior) -> int:

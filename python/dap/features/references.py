@@ -10,13 +10,14 @@ from torch import Tensor
 
 from dap import rng
 from dap.features.pooling import Tap
+from dap.index import GROUP_ROWS
 
 if TYPE_CHECKING:
     from dap.priors import Prior
 
 __all__ = ["encode_images", "image_noise", "noised_features", "real_features"]
 
-BATCH = 256  # one fixed size, so that features do not depend on how many are asked for at once
+BATCH = GROUP_ROWS  # one fixed size, so that features do not depend on how many are asked for at once
 
 
 def image_noise(shape: tuple[int, ...], seed: int, image_id: str, timestep: int) -> Tensor:

@@ -19,6 +19,8 @@ from dap.sampling import SamplingSettings, StepCallback
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dap.index import Index
+
 __all__ = ["Context", "Method", "Slot", "Unit"]
 
 
@@ -43,7 +45,7 @@ class Context:
     """What a method works with.
 
     Attributes:
-        source: The real labelled images.
+        source: The real labelled images; where a run has an index alone, its classes and ids without the images.
         classes: The class map; labels of ``source`` are positions in it.
         prior: The frozen diffusion model, or None if the method asked for none.
         settings: How to sample.
@@ -52,6 +54,7 @@ class Context:
         size: Side of the images in pixels.
         channels: 1 (grey) or 3 (RGB).
         callback_on_step_end: Passed on to the denoising loop.
+        index: The feature index that was given for the run, or None: what needs one makes its own.
     """
 
     source: Source
@@ -63,6 +66,7 @@ class Context:
     size: int
     channels: int
     callback_on_step_end: StepCallback | None = None
+    index: Index | None = None
 
     def require_prior(self) -> Prior:
         """The prior of a method that declares ``needs_prior``."""

@@ -20,25 +20,32 @@ The defaults come from a grid on held-out images with the built-in prior (``exam
 Early stop at half (−0.03 / −0.18 / −0.28 at 0.3 / 1 / 3, n = 2) and flat tokens (−0.05 at 1, n = 2) were no better,
 so guidance acts in all steps, and on the mean over tokens, which is many times smaller. The paper's form lost 0.2 /
 0.4 / 3.0 points at γ = 0.01 / 0.1 / 1 (n = 2). The number of references and the noise rule were not varied.
+
+The features of the references are read from a feature index: the one that is given, at those of the guided steps that
+it has, or else one of the references alone, float32 and with every guided step, which is made or found in the cache.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from dap.data.classmap import ClassEntry
 from dap.errors import OptionError
-from dap.features import Tap, default_block, encode_images, noised_features
+from dap.features import Tap, check_prior, check_references, default_block, reference_index, schedule
+from dap.index import Index
 from dap.kernels import Kernel, by_name, mean_distance
 from dap.methods.base import Context, Unit
 from dap.registry import unknown_name
 from dap.sampling import StepState, Window, sample
-from dap.selection import random_per_class
+from dap.selection import permutation, random_per_class
 
 __all__ = ["DAP", "KernelDistance"]
 
@@ -52,7 +59,7 @@ class DAP:
         kernel: "linear" (the paper's), "rbf", a dict such as {"name": "rbf", "bandwidth": 3.0}, or a kernel object.
         block: The denoiser's block at which φ is taken, from 1; None takes the prior's recommendation, or the block
             at a third of its depth (the paper: blocks 4 to 12 of 28).
-        pooling: "mean" over tokens, or "flat".
+        pooling: "mean" over tokens, "flat", "grid4" or "sketch256"; see :mod:`dap.features.pooling`.
         references: Number N of real images of each class; a class with fewer gives all it has.
         noise: "own" noise for each reference and step, or "shared" by all references of a step.
         start: Share of the steps after which guidance starts.
@@ -102,26 +109,46 @@ class DAP:
         Window(self.start, self.stop)
 
     def prepare(self, context: Context) -> References:
-        """Draws the references, and computes their features for every guided step, before the first step."""
+        """Draws the references, and finds or makes their features for every guided step, before the first step."""
         prior = context.require_prior()
         tap = Tap(default_block(prior) if self.block is None else self.block, self.pooling)
         window = Window(self.start, self.stop)
         scheduler = prior.scheduler(context.settings.scheduler, context.settings.num_inference_steps)
-        timesteps = [int(t) for t in scheduler.timesteps]
-        guided = [step for step in range(len(timesteps)) if self.scale and window.contains(step, len(timesteps))]
+        steps = schedule(scheduler)
+        guided = {step: t for step, t in enumerate(steps) if self.scale and window.contains(step, len(steps))}
+        if context.index is not None:
+            check_prior(context.index, prior)
+            check_references(context.index, tap, scheduler, self.noise)
+            return self._of_index(context, context.index, tap, guided)
         chosen = random_per_class(context.source, self.references, context.seed)
-        ids: dict[str, list[str]] = {}
-        features: dict[tuple[int, int], Tensor] = {}
-        for class_index, entry in enumerate(context.classes):
-            indices = [int(i) for i in chosen if context.source.labels[i] == class_index]
-            ids[entry.name] = [context.source.ids[i] for i in indices]
-            latents = encode_images(prior, context.images(indices))
-            for step in guided:
-                features[step, int(entry.prior_label or 0)] = noised_features(
-                    prior, latents, ids[entry.name], label=int(entry.prior_label or 0), tap=tap, scheduler=scheduler,
-                    timestep=timesteps[step], seed=context.seed, shared_noise=self.noise == "shared",
-                )  # fmt: skip
-        return References(tap, ids, features)
+        indices = {
+            entry.name: [int(i) for i in chosen if context.source.labels[i] == class_index]
+            for class_index, entry in enumerate(context.classes)
+        }
+        ids = {name: [context.source.ids[i] for i in own] for name, own in indices.items()}
+        if not guided:
+            return References(tap, ids, {})
+        index = reference_index(
+            context.source, context.classes, prior, indices, tap=tap, scheduler=scheduler,
+            timesteps=tuple(dict.fromkeys(guided.values())), noise=self.noise, seed=context.seed,
+        )  # fmt: skip
+        rows = {name: np.arange(len(own)) for name, own in indices.items()}
+        return References(tap, ids, IndexedFeatures(index, guided, context.classes, rows), index)
+
+    def _of_index(self, context: Context, index: Index, tap: Tap, guided: dict[int, int]) -> References:
+        """References among the rows of the given index: of a whole class, those that the source itself would give."""
+        kept = {step: t for step, t in guided.items() if t in index.timesteps}
+        if guided and not kept:
+            raise OptionError(
+                f"index {index.path} has the timesteps {', '.join(map(str, index.timesteps))}, and this run is guided "
+                f"at {', '.join(map(str, guided.values()))}: widen start and stop, or build another index"
+            )
+        rows, ids = {}, {}
+        for name in (entry.name for entry in context.classes):
+            own = index.ids(name)
+            rows[name] = permutation(len(own), context.seed, name)[: self.references]
+            ids[name] = [own[row] for row in rows[name]]
+        return References(tap, ids, IndexedFeatures(index, kept, context.classes, rows), index)
 
     def term(self, references: References) -> KernelDistance:
         """The guidance term."""
@@ -129,7 +156,7 @@ class DAP:
             references.tap,
             references.features,
             self.kernel,
-            Window(self.start, self.stop),
+            GuidedSteps(self.start, self.stop, frozenset(step for step, _ in references.features)),
             self.scale,
             self.at,
             self.normalise,
@@ -143,8 +170,9 @@ class DAP:
         )  # fmt: skip
 
     def record(self, context: Context, artefact: References) -> dict[str, Any]:
-        """The block that was tapped, and the source ids of the references by class."""
-        return {"block": artefact.tap.block, "references": artefact.ids}
+        """The block that was tapped, the source ids of the references by class, and the hash of their index."""
+        index = None if artefact.index is None else artefact.index.hash
+        return {"block": artefact.tap.block, "references": artefact.ids, "index": index}
 
 
 @dataclass(frozen=True)
@@ -155,11 +183,54 @@ class References:
         tap: Where the features were taken.
         ids: Source ids by class name.
         features: Features (N, D), float32 on the CPU, by (step, prior label).
+        index: The index that they are read from; None where no step is guided.
     """
 
     tap: Tap
     ids: dict[str, list[str]]
-    features: dict[tuple[int, int], Tensor]
+    features: Mapping[tuple[int, int], Tensor]
+    index: Index | None = None
+
+
+class IndexedFeatures(Mapping[tuple[int, int], Tensor]):
+    """Features of the references by (step, prior label), each read from the index when it is asked for.
+
+    So a step reads the rows of its references and nothing else, whatever the size of the index.
+
+    Args:
+        index: The index.
+        timesteps: The timestep of each step.
+        classes: The class map.
+        rows: The references' rows in each class of the index, by the class's name.
+    """
+
+    def __init__(
+        self, index: Index, timesteps: dict[int, int], classes: Sequence[ClassEntry], rows: dict[str, np.ndarray]
+    ) -> None:
+        self._index, self._timesteps = index, timesteps
+        self._rows = {int(entry.prior_label or 0): (entry.name, rows[entry.name]) for entry in classes}
+
+    def __getitem__(self, key: tuple[int, int]) -> Tensor:
+        step, label = key
+        name, rows = self._rows[label]
+        return torch.from_numpy(np.asarray(self._index.features(name, self._timesteps[step]))[rows]).float()
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return itertools.product(self._timesteps, self._rows)
+
+    def __len__(self) -> int:
+        return len(self._timesteps) * len(self._rows)
+
+
+@dataclass(frozen=True)
+class GuidedSteps(Window):
+    """Those steps of a window of which there are references."""
+
+    steps: frozenset[int] = frozenset()
+
+    def contains(self, step: int, num_steps: int) -> bool:
+        """Whether the term acts in step ``step``."""
+        return step in self.steps
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ __all__ = ["Run", "slot_path"]
 
 logger = logging.getLogger(__name__)
 
-IDENTITY = ("options", "source", "prior", "class_map")  # what has to be the same for a run to be continued
+IDENTITY = ("options", "source", "prior", "class_map", "index")  # what has to be the same for a run to be continued
 
 
 def slot_path(folder: str, number: int) -> str:

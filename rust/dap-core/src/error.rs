@@ -1,6 +1,10 @@
 //! The one error of this crate.
 
+use std::path::PathBuf;
+
 use thiserror::Error;
+
+use crate::index::LayoutError;
 
 /// The caller's check asked a long computation to stop.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -62,6 +66,45 @@ pub enum Error {
     /// The operating system gave no threads.
     #[error("cannot start the thread pool: {0}")]
     Pool(String),
+    /// The header of a safetensors file is refused.
+    #[error("{}: {error}; copy or build the file again", path.display())]
+    Layout {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: LayoutError,
+    },
+    /// Rows that a file has no place for.
+    #[error("{}: tensor {tensor:?} is not there, or has another dtype, other columns or fewer rows", path.display())]
+    Rows {
+        /// The file.
+        path: PathBuf,
+        /// The tensor that was asked for.
+        tensor: String,
+    },
+    /// A block of a file whose bytes are not those that were hashed.
+    #[error("{}: block {block} (from byte {}) differs from its recorded hash; copy or build the file again", path.display(), *block as u64 * block_bytes)]
+    Block {
+        /// The file.
+        path: PathBuf,
+        /// Number of the block, from 0.
+        block: usize,
+        /// Bytes of a block.
+        block_bytes: u64,
+    },
+    /// Blocks of no bytes, or more of them than there are numbers.
+    #[error("block_bytes must be at least 1")]
+    BlockBytes,
+    /// The operating system refused.
+    #[error("{}: {message}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's number of the error.
+        code: Option<i32>,
+        /// What it says.
+        message: String,
+    },
     /// The result does not fit into memory.
     #[error("no memory for a result of {0} values")]
     Memory(usize),

@@ -5,6 +5,7 @@
 
 mod elementary;
 pub mod error;
+pub mod index;
 pub mod kernels;
 pub mod matrix;
 pub mod pool;

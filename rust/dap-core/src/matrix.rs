@@ -56,6 +56,11 @@ impl<'a> Matrix<'a> {
         self.columns
     }
 
+    /// The values, row by row.
+    pub fn values(&self) -> Values<'a> {
+        self.values
+    }
+
     /// Whether kernels of these values are computed in float64.
     pub fn is_float64(&self) -> bool {
         matches!(self.values, Values::Float64(_))

@@ -1,7 +1,7 @@
 //! Long calls: without the GIL, stopped by Ctrl-C, errors as Python's.
 
 use dap_core::{Error, Interrupted, Result};
-use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 /// Does `work` detached from the interpreter; `work` calls the check that it gets between bounded pieces.
@@ -25,6 +25,9 @@ pub(crate) fn interruptible<T: Send>(
 pub(crate) fn to_python(error: Error) -> PyErr {
     let message = error.to_string();
     match error {
+        Error::Layout { .. } | Error::Block { .. } => format_error(message),
+        Error::Io { path, code: Some(code), message } => PyOSError::new_err((code, message, path)),
+        Error::Io { code: None, .. } => PyOSError::new_err(message),
         Error::Memory(_) => PyMemoryError::new_err(message),
         Error::Pool(_) | Error::Interrupted(_) => PyRuntimeError::new_err(message),
         Error::Shape { .. }
@@ -34,6 +37,17 @@ pub(crate) fn to_python(error: Error) -> PyErr {
         | Error::NoKernel
         | Error::OutType
         | Error::Neighbours { .. }
+        | Error::Rows { .. }
+        | Error::BlockBytes
         | Error::Threads { .. } => PyValueError::new_err(message),
     }
+}
+
+/// A `dap.errors.FormatError`.
+fn format_error(message: String) -> PyErr {
+    let make = |py: Python<'_>| {
+        let class = py.import("dap.errors")?.getattr("FormatError")?;
+        Ok(PyErr::from_value(class.call1((message,))?))
+    };
+    Python::attach(make).unwrap_or_else(|error| error)
 }

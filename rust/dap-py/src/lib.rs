@@ -4,6 +4,7 @@
 
 mod arguments;
 mod calls;
+mod index;
 
 use pyo3::prelude::*;
 
@@ -19,6 +20,9 @@ mod _core {
     use pyo3::exceptions::{PyTypeError, PyValueError};
     use pyo3::prelude::*;
     use pyo3::types::PyDict;
+
+    #[pymodule_export]
+    use crate::index::{create_tensors, finish_tensors, hash_blocks, read_layout, verify_blocks, write_rows};
 
     use crate::arguments::{Named, kernels as named, rows};
     use crate::calls::interruptible;

@@ -1,0 +1,52 @@
+"""The cache: a folder of things that can be made again, which users may delete at any time.
+
+``$DAP_CACHE`` names it; without that it is ``dap`` in the platform's own place for caches.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+__all__ = ["INDEXES", "cache_folder", "cache_size", "clear_cache"]
+
+INDEXES = "indexes"  # the folder in the cache that dap fills
+
+
+def cache_folder() -> Path:
+    """Where the cache is, or will be.
+
+    Example:
+        >>> import os
+        >>> os.environ["DAP_CACHE"] = "/tmp/somewhere"  # doctest: +SKIP
+        >>> cache_folder()  # doctest: +SKIP
+        PosixPath('/tmp/somewhere')
+    """
+    if named := os.environ.get("DAP_CACHE"):
+        return Path(named).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "dap"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "dap"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dap"
+
+
+def cache_size() -> int:
+    """Bytes of all files in the cache."""
+    total = 0
+    for folder, _, files in os.walk(cache_folder()):
+        for file in files:
+            try:
+                total += os.lstat(os.path.join(folder, file)).st_size
+            except FileNotFoundError:  # another process is at work here
+                continue
+    return total
+
+
+def clear_cache() -> int:
+    """Deletes what dap put into the cache, and nothing else; returns the bytes that were freed."""
+    before = cache_size()
+    shutil.rmtree(cache_folder() / INDEXES, ignore_errors=True)
+    return before - cache_size()

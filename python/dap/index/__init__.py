@@ -1,0 +1,31 @@
+"""The feature index as a format: real images' latents and features on disk, by class and timestep.
+
+A folder with ``index.json``, and for each class ``features.safetensors`` (one tensor for each timestep),
+``latents.safetensors`` and ``ids.json``; ``docs/index.md`` has the format in full. Files are opened by memory map,
+lazily, and every field is checked before it is used: what is damaged or hostile gives one
+:class:`~dap.errors.FormatError` that names the file.
+
+To read: :func:`open_index` gives an :class:`Index`. To write: an :class:`IndexWriter`, which continues a folder that a
+killed process left; :func:`merge` joins the parts that several machines built. Importing this package imports no torch.
+
+    spec = IndexSpec(source={"name": "fashion-mini", "identity": "…"}, prior="…", block=4, pooling="mean", …)
+    writer = IndexWriter(out, spec, [ClassRows("Dress", label=3, ids=("train/17", …)), …])
+    for each in writer.classes:
+        for start, stop in writer.pending(each.name):
+            writer.write(each.name, start, latents[start:stop], {t: features_at_t[start:stop], …})
+    index = writer.finish()
+    index.features("Dress", 980)
+"""
+
+from __future__ import annotations
+
+from dap.index.merge import merge
+from dap.index.moments import Moments
+from dap.index.reader import Index, IndexClass, open_index
+from dap.index.spec import GROUP_ROWS, ClassRows, IndexSpec, index_bytes, row_groups
+from dap.index.writer import IndexWriter
+
+__all__ = [
+    "GROUP_ROWS", "ClassRows", "Index", "IndexClass", "IndexSpec", "IndexWriter", "Moments", "index_bytes", "merge",
+    "open_index", "row_groups",
+]  # fmt: skip

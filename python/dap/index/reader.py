@@ -1,0 +1,205 @@
+"""Opens an index: checked metadata at once, the arrays by memory map when they are asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import dap._core as _core
+from dap.errors import FormatError, OptionError
+from dap.index import export
+from dap.index.metadata import IndexClass, read_ids, read_metadata
+from dap.index.moments import Moments
+from dap.index.spec import BLOCK_BYTES, DTYPES, FEATURES, IDS, LATENTS, IndexSpec, tensor_name
+from dap.registry import unknown_name
+
+__all__ = ["Index", "IndexClass", "open_index"]
+
+MAX_OPEN = 256  # files that stay mapped though nobody holds a view of them; each takes a file descriptor
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Index:
+    """A feature index. Made by :func:`open_index`; pickles as its path, and may be shared by forked workers.
+
+    Attributes:
+        path: The folder.
+        spec: What it holds: source, prior, block, pooling, noise, schedule, shapes, dtypes.
+        classes: Its classes, in order.
+        hash: SHA-256 (hexadecimal) of ``index.json``, which has the hashes of all other bytes.
+    """
+
+    path: Path
+    spec: IndexSpec
+    classes: tuple[IndexClass, ...]
+    hash: str
+    _mapped: dict[tuple[str, str], dict[str, npt.NDArray[Any]]] = field(default_factory=dict, init=False)
+
+    def __repr__(self) -> str:
+        return f"Index({str(self.path)!r}, {len(self.classes)} classes, {len(self)} images, timesteps {self.timesteps})"
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return sum(each.rows for each in self.classes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Maps do not travel: the other process opens the folder by itself."""
+        return open_index, (self.path,)
+
+    @property
+    def timesteps(self) -> tuple[int, ...]:
+        """The timesteps of which it has features, in the order of the file."""
+        return self.spec.timesteps
+
+    @cached_property
+    def _by_name(self) -> dict[str, IndexClass]:
+        return {each.name: each for each in self.classes}
+
+    def of_class(self, class_name: str) -> IndexClass:
+        """The class of this name.
+
+        Raises:
+            OptionError: There is none; the message has those that there are.
+        """
+        if class_name not in self._by_name:
+            raise unknown_name("class", class_name, self._by_name)
+        return self._by_name[class_name]
+
+    def features(self, class_name: str, timestep: int) -> npt.NDArray[Any]:
+        """φ(x_t, t) of a class's images: a view of the file with shape (rows, D), float16 or float32.
+
+        Nothing is read until an element is. The map is copy-on-write: ``torch.from_numpy`` takes it without a copy or
+        a warning, and what is written into it stays in this process. A file of which a view is held stays open.
+
+        Args:
+            class_name: A class of the index.
+            timestep: One of its timesteps.
+
+        Raises:
+            OptionError: A class or timestep that the index does not have.
+            FormatError: The file's header is not what ``index.json`` says.
+        """
+        if timestep not in self.timesteps:
+            raise OptionError(f"timestep: this index has {', '.join(map(str, self.timesteps))}, got {timestep!r}")
+        names = [tensor_name(each) for each in self.timesteps]
+        shape, dtype = self.spec.feature_shape, self.spec.dtype
+        return self._map(self.of_class(class_name), FEATURES, names, shape, dtype)[tensor_name(timestep)]
+
+    def latents(self, class_name: str) -> npt.NDArray[Any]:
+        """Latents of a class's images: a view as of :meth:`features`, with shape (rows, C, h, w)."""
+        shape, dtype = self.spec.latent_shape, self.spec.latent_dtype
+        return self._map(self.of_class(class_name), LATENTS, ["latents"], shape, dtype)["latents"]
+
+    def ids(self, class_name: str) -> tuple[str, ...]:
+        """The source's image id of each row."""
+        each = self.of_class(class_name)
+        return read_ids(self.path / each.folder / IDS, each.rows)
+
+    def chunks(self, class_name: str, timestep: int, rows: int = 1024) -> Iterator[npt.NDArray[Any]]:
+        """Views of the features of up to ``rows`` rows each, in order."""
+        if rows < 1:
+            raise OptionError(f"rows: expected at least 1, got {rows}")
+        features = self.features(class_name, timestep)
+        return (features[start : start + rows] for start in range(0, len(features), rows))
+
+    def moments(self, class_name: str, timestep: int) -> Moments:
+        """Count, mean and scatter of a class's features: one pass, in float64; those of parts and classes merge."""
+        return Moments.of(self.chunks(class_name, timestep), columns=self.spec.feature_shape[0])
+
+    def mean(self, class_name: str, timestep: int) -> npt.NDArray[np.float64]:
+        """Mean of a class's features, with shape (D,)."""
+        if not self.of_class(class_name).rows:
+            raise OptionError(f"class {class_name!r} has no rows, and so no mean")
+        total = np.zeros(self.spec.feature_shape)
+        for chunk in self.chunks(class_name, timestep):
+            total += chunk.sum(axis=0, dtype=np.float64)
+        return total / self.of_class(class_name).rows
+
+    def covariance(self, class_name: str, timestep: int) -> npt.NDArray[np.float64]:
+        """Unbiased covariance of a class's features, with shape (D, D)."""
+        return self.moments(class_name, timestep).covariance
+
+    def verify(self) -> None:
+        """Reads every byte of every file.
+
+        Raises:
+            FormatError: Names the first file, and block of it, that is not what was written.
+        """
+        for each in self.classes:
+            for name, record in each.files.items():
+                file = self.path / each.folder / name
+                try:
+                    _core.verify_blocks(file, BLOCK_BYTES, list(record.blocks))
+                except OSError as error:
+                    raise FormatError(f"{file}: cannot be read ({error.strerror})") from error
+            self.features(each.name, self.timesteps[0])
+            self.latents(each.name)
+            self.ids(each.name)
+
+    def to_numpy(self, class_name: str, timestep: int) -> npt.NDArray[np.float32]:
+        """The features of a class in memory: float32 with shape (rows, D)."""
+        return np.array(self.features(class_name, timestep), np.float32)
+
+    def to_faiss(self, class_name: str, timestep: int) -> Any:
+        """A ``faiss.IndexFlatL2`` of a class's features; OptionError if faiss is not installed."""
+        return export.to_faiss(self.chunks(class_name, timestep), self.spec.feature_shape[0])
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Writes one Parquet file: columns class, label, id, and the features of each timestep ("t0980") as float32.
+
+        Raises:
+            OptionError: pyarrow is not installed.
+        """
+        export.to_parquet(self, Path(path))
+
+    def _map(
+        self, each: IndexClass, name: str, tensors: list[str], shape: tuple[int, ...], dtype: str
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Views of the tensors of a file, which is opened if it is not open."""
+        views = self._mapped.get((each.folder, name))
+        if views is None:
+            shape = (each.rows, *shape)
+            views = map_tensors(self.path / each.folder / name, tensors, shape, dtype)
+            self._mapped[each.folder, name] = views
+            for oldest in list(self._mapped)[:-MAX_OPEN]:
+                self._mapped.pop(oldest, None)
+        return views
+
+
+def open_index(path: str | Path) -> Index:
+    """Opens an index; reads ``index.json`` and the sizes of the files, no more.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        FormatError: Something is missing, damaged, or not what an index holds; names the file and what to do.
+    """
+    path = Path(path).absolute()  # a view that is opened later, or elsewhere, is of the same folder
+    return Index(path, *read_metadata(path))
+
+
+def map_tensors(file: Path, tensors: list[str], shape: tuple[int, ...], dtype: str) -> dict[str, npt.NDArray[Any]]:
+    """Maps a safetensors file that has just these tensors in this order, all of one shape and dtype."""
+    try:
+        layout = _core.read_layout(file)
+        data = np.memmap(file, np.uint8, mode="c")
+    except OSError as error:
+        raise FormatError(f"{file}: cannot be read ({error.strerror}); copy or build it again") from error
+    itemsize = np.dtype(dtype).itemsize
+    wanted = [(name, DTYPES[dtype], list(shape)) for name in tensors]
+    if [each[:3] for each in layout] != wanted or any(offset % itemsize for *_, offset in layout):
+        raise FormatError(
+            f"{file}: expected {', '.join(tensors)}, each {dtype} with shape {shape} and aligned to its values; "
+            "copy or build it again"
+        )
+    bytes_each = math.prod(shape) * itemsize
+    flat = data.view(np.ndarray)
+    return {name: flat[begin : begin + bytes_each].view(dtype).reshape(shape) for name, _, _, begin in layout}

@@ -1,0 +1,672 @@
+"""The feature index as a format: what is written is read, what is damaged or hostile is refused, by its name."""
+
+from __future__ import annotations
+
+import dataclasses
+import doctest
+import hashlib
+import importlib
+import json
+import multiprocessing
+import os
+import pickle
+import pkgutil
+import re
+import shutil
+import struct
+import time
+import tracemalloc
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+import dap.index
+from dap.errors import FormatError, OptionError, RunMismatchError
+from dap.index import ClassRows, Index, IndexSpec, IndexWriter, Moments, index_bytes, merge, open_index, row_groups
+from dap.index import reader as reader_module
+
+GUIDE = Path(__file__).parents[1] / "docs" / "index.md"
+SPEC = IndexSpec(
+    source={"name": "toy", "identity": "0" * 64}, prior="1" * 64, block=4, pooling="mean", timesteps=(980, 500, 12345),
+    feature_shape=(5,), latent_shape=(2, 3, 1), scheduler=None, num_inference_steps=50,
+)  # fmt: skip
+ROWS = {"T-shirt/top": 600, "Drêss": 257, "none": 0}
+FEATURES, LATENTS = "features.safetensors", "latents.safetensors"
+SHIRT = "T-shirt%2Ftop"
+
+
+def values(name, timestep, rows, shape):
+    """What the toy index holds, float64; another array for each class and timestep."""
+    seed = int.from_bytes(hashlib.sha256(f"{name} {timestep}".encode()).digest()[:4], "big")
+    return np.random.default_rng(seed).standard_normal((rows, *shape))
+
+
+def toy_classes(shard=None):
+    classes = []
+    for label, (name, rows) in enumerate(ROWS.items()):
+        ids = [f"train/{row}\udc80" for start, stop in row_groups(rows, shard) for row in range(start, stop)]
+        classes.append(ClassRows(name, label if label else None, tuple(ids)))
+    return classes
+
+
+def fill(writer, limit=None):
+    """Writes what is pending, at most ``limit`` groups."""
+    for each in writer.classes:
+        whole = np.concatenate([np.arange(*group) for group in row_groups(ROWS[each.name], writer.spec.shard)] or [[]])
+        for start, stop in writer.pending(each.name):
+            if limit == 0:
+                return
+            limit = limit and limit - 1
+            rows = whole[start:stop].astype(int)
+            latents = values(each.name, "z", ROWS[each.name], SPEC.latent_shape)[rows]
+            features = {t: values(each.name, t, ROWS[each.name], SPEC.feature_shape)[rows] for t in SPEC.timesteps}
+            writer.write(each.name, start, latents, features)
+
+
+def build(out, **changes):
+    spec = dataclasses.replace(SPEC, **changes)
+    writer = IndexWriter(out, spec, toy_classes(spec.shard))
+    fill(writer)
+    return writer.finish()
+
+
+def content(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("index") / "whole"
+    build(out)
+    return out
+
+
+@pytest.fixture
+def copied(whole, tmp_path):
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(whole, tmp_path / "copied"))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_what_is_written_is_read(tmp_path, dtype):
+    index = build(tmp_path / "i", dtype=dtype, latent_dtype=dtype)
+    assert [(each.name, each.label, each.rows) for each in index.classes] == [
+        ("T-shirt/top", None, 600), ("Drêss", 1, 257), ("none", 2, 0),
+    ]  # fmt: skip
+    assert index.spec == dataclasses.replace(SPEC, dtype=dtype, latent_dtype=dtype) and len(index) == 857
+    for each in toy_classes():
+        assert index.ids(each.name) == each.ids
+        expected = values(each.name, "z", ROWS[each.name], SPEC.latent_shape).astype(dtype)
+        np.testing.assert_array_equal(index.latents(each.name), expected, strict=True)
+        for timestep in index.timesteps:
+            expected = values(each.name, timestep, ROWS[each.name], SPEC.feature_shape).astype(dtype)
+            np.testing.assert_array_equal(index.features(each.name, timestep), expected, strict=True)
+            chunks = list(index.chunks(each.name, timestep, rows=100))
+            assert [len(chunk) for chunk in chunks[:-1]] == [100] * max(0, len(chunks) - 1)
+            np.testing.assert_array_equal(np.concatenate([expected[:0], *chunks]), expected)
+    index.verify()
+    assert sorted(os.listdir(tmp_path / "i")) == sorted(["index.json", SHIRT, "Drêss", "none"])
+
+
+def test_the_safetensors_package_reads_the_files(whole):
+    tensors = load_file(whole / SHIRT / FEATURES)
+    assert list(tensors) and set(tensors) == {"t0980", "t0500", "t12345"}
+    np.testing.assert_array_equal(
+        tensors["t0500"], values("T-shirt/top", 500, 600, (5,)).astype(np.float16), strict=True
+    )
+    with safe_open(whole / SHIRT / LATENTS, "np") as file:
+        assert file.keys() == ["latents"] and file.get_slice("latents").get_shape() == [600, 2, 3, 1]
+    (length,) = struct.unpack("<Q", (whole / SHIRT / FEATURES).read_bytes()[:8])
+    assert (8 + length) % 64 == 0
+
+
+def test_hashes_are_sha256_of_blocks(tmp_path, whole):
+    entries = json.loads((whole / "index.json").read_text())["classes"]
+    for entry in entries:
+        for name, record in entry["files"].items():
+            data = (whole / entry["folder"] / name).read_bytes()
+            assert record["bytes"] == len(data)
+            assert record["blocks"] == [
+                hashlib.sha256(data[start : start + 2**20]).hexdigest() for start in range(0, len(data), 2**20)
+            ]
+    assert open_index(whole).hash == hashlib.sha256((whole / "index.json").read_bytes()).hexdigest()
+
+
+def test_a_build_that_is_continued_has_the_same_bytes(whole, tmp_path):
+    out = tmp_path / "i"
+    fill(IndexWriter(out, SPEC, toy_classes()), limit=2)
+    with pytest.raises(FormatError, match=r"index\.json: its build was stopped: build it again"):
+        open_index(out)
+    with (out / ".ledger.jsonl").open("ab") as ledger:
+        ledger.write(b'{"class": "T-shi')  # killed here
+    with pytest.raises(OptionError, match="still has 1 groups"):
+        IndexWriter(out, SPEC, toy_classes()).finish()
+    writer = IndexWriter(out, SPEC, toy_classes())
+    assert writer.pending("T-shirt/top") == [(512, 600)] and len(writer.pending("Drêss")) == 2
+    fill(writer, limit=2)
+    (out / SHIRT / FEATURES).rename(out / SHIRT / f"{FEATURES}.partial")  # and here, before the ledger had its hashes
+    ledger = (out / ".ledger.jsonl").read_bytes().split(b"\n")
+    (out / ".ledger.jsonl").write_bytes(b"\n".join(line for line in ledger if b'"files"' not in line))
+    writer = IndexWriter(out, SPEC, toy_classes())
+    fill(writer)
+    writer.finish()
+    assert content(out) == content(whole)
+    again = IndexWriter(out, SPEC, toy_classes())
+    assert again.pending("T-shirt/top") == [] and again.finish().hash == open_index(whole).hash
+
+
+def test_another_build_in_the_folder_is_refused(copied, tmp_path):
+    other = dataclasses.replace(SPEC, block=5, timesteps=(1, 2))
+    fill(IndexWriter(tmp_path / "stopped", SPEC, toy_classes()), limit=1)
+    for folder in (copied, tmp_path / "stopped"):
+        with pytest.raises(RunMismatchError, match=r"block: there 4, now 5; timesteps: there \[980, 500, 12345\]"):
+            IndexWriter(folder, other, toy_classes())
+        with pytest.raises(RunMismatchError, match="position: there 0, now 2"):
+            IndexWriter(folder, SPEC, toy_classes()[::-1])
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "photo.png").touch()
+    with pytest.raises(RunMismatchError, match="holds something else"):
+        IndexWriter(tmp_path / "strange", SPEC, toy_classes())
+
+
+def test_a_class_that_somebody_deleted_is_made_again(whole, tmp_path):
+    out = tmp_path / "i"
+    fill(IndexWriter(out, SPEC, toy_classes()), limit=4)
+    shutil.rmtree(out / SHIRT)
+    writer = IndexWriter(out, SPEC, toy_classes())
+    fill(writer)
+    writer.finish()
+    assert content(out) == content(whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"latents": np.zeros((256, 2, 3))}, r"latents: expected shape \(256, 2, 3, 1\), got \(256, 2, 3\)"),
+        ({"features": {980: np.zeros((256, 5))}}, r"expected the timesteps \(980, 500, 12345\), got \(980,\)"),
+        ({"features": dict.fromkeys(SPEC.timesteps, np.full((256, 5), 7e4))}, "finite in float16"),
+        ({"features": dict.fromkeys(SPEC.timesteps, np.full((256, 5), np.nan))}, "finite in float16"),
+        ({"start": 100}, "no pending group from row 100"),
+        ({"class_name": "Dress"}, "did you mean 'Drêss'"),
+    ],
+)
+def test_a_group_that_does_not_fit_is_refused(tmp_path, change, message):
+    writer = IndexWriter(tmp_path / "i", SPEC, toy_classes())
+    group = {
+        "class_name": "T-shirt/top", "start": 0, "latents": np.zeros((256, 2, 3, 1)),
+        "features": dict.fromkeys(SPEC.timesteps, np.zeros((256, 5))),
+    }  # fmt: skip
+    with pytest.raises(OptionError, match=message):
+        writer.write(**group | change)
+    assert len(writer.pending("T-shirt/top")) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"timesteps": (1, 1)}, "timesteps: expected different whole numbers"),
+        ({"timesteps": ()}, "timesteps"), ({"timesteps": (True,)}, "timesteps"), ({"timesteps": [1]}, "timesteps"),
+        ({"dtype": "int8"}, "dtype: expected float16 or float32, got 'int8'"),
+        ({"noise": "none"}, "noise"), ({"block": 0}, "block"), ({"seed": 2**63}, "seed"),
+        ({"feature_shape": (2**40, 2**40)}, "feature_shape"), ({"latent_shape": (0, 1, 1)}, "latent_shape"),
+        ({"shard": (3, 2)}, r"shard: expected \(i, n\)"), ({"prior": 3}, "prior"),
+        ({"source": {"name": "x"}}, "source: expected name, identity"),
+    ],
+)  # fmt: skip
+def test_a_spec_is_checked(change, message):
+    with pytest.raises(OptionError, match=message):
+        dataclasses.replace(SPEC, **change)
+
+
+def test_too_little_space_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    with pytest.raises(OptionError, match=r"the index takes 0\.0 GB more, 0\.0 GB are free"):
+        IndexWriter(tmp_path / "i", SPEC, toy_classes())
+    assert os.listdir(tmp_path / "i") == []
+
+
+def test_the_estimate_of_the_size(whole):
+    actual = sum(len(data) for name, data in content(whole).items() if name.endswith("safetensors"))
+    assert actual <= index_bytes(SPEC, list(ROWS.values())) <= actual + 3 * 500
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_the_merge_of_parts_is_the_whole(whole, tmp_path, parts):
+    folders = [tmp_path / f"part{number}" for number in range(parts)]
+    for number, folder in enumerate(folders, 1):
+        build(folder, shard=(number, parts))
+    merged = merge(folders[::-1], tmp_path / "merged")
+    assert content(merged.path) == content(whole)
+
+
+def test_parts_that_do_not_fit_are_refused(whole, tmp_path):
+    one, two, strange = (tmp_path / name for name in ("one", "two", "strange"))
+    build(one, shard=(1, 2))
+    build(two, shard=(2, 2))
+    build(strange, shard=(2, 2), seed=7)
+    for parts, message in [
+        ([one], "got 1/2"), ([one, one], "got 1/2, 1/2"), ([], "got none"), ([whole], "got a whole index"),
+        ([one, strange], "different builds .seed: 0 and 7."),
+    ]:  # fmt: skip
+        with pytest.raises(OptionError, match=message):
+            merge(parts, tmp_path / "out")
+    flip(two / SHIRT / FEATURES, -1)
+    with pytest.raises(FormatError, match=r"two/T-shirt%2Ftop/features\.safetensors: block 0"):
+        merge([one, two], tmp_path / "out")
+    short = dataclasses.replace(SPEC, shard=(2, 2))
+    writer = IndexWriter(tmp_path / "short", short, [ClassRows(name, label, ()) for name, label in labels(one)])
+    writer.finish()
+    with pytest.raises(OptionError, match="part 1 has 344 rows of class 'T-shirt/top', expected 256 of 344"):
+        merge([one, tmp_path / "short"], tmp_path / "out")
+
+
+def labels(path):
+    return [(each.name, each.label) for each in open_index(path).classes]
+
+
+def test_moments_are_those_of_the_whole_class(whole):
+    index = open_index(whole)
+    rows = index.features("T-shirt/top", 500).astype(np.float64)
+    np.testing.assert_allclose(index.mean("T-shirt/top", 500), rows.mean(axis=0), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(index.covariance("T-shirt/top", 500), np.cov(rows.T), rtol=1e-12, atol=1e-15)
+    both = index.moments("T-shirt/top", 500).merge(index.moments("Drêss", 500))
+    rows = np.concatenate([rows, index.features("Drêss", 500).astype(np.float64)])
+    assert both.count == 857
+    np.testing.assert_allclose(both.mean, rows.mean(axis=0), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(both.covariance, np.cov(rows.T), rtol=1e-12, atol=1e-15)
+    far = rows + 1e8  # a sum of squares would lose every digit
+    chunks = Moments.of([far[:10], far[10:11], far[11:]], columns=5)
+    np.testing.assert_allclose(chunks.covariance, np.cov(far.T), rtol=1e-6)
+    with pytest.raises(OptionError, match="no rows"):
+        index.mean("none", 500)
+    with pytest.raises(OptionError, match="at least 2 rows"):
+        index.covariance("none", 500)
+
+
+def test_unknown_names_list_the_known(whole):
+    index = open_index(whole)
+    with pytest.raises(OptionError, match="unknown class 'Shirt'"):
+        index.features("Shirt", 980)
+    with pytest.raises(OptionError, match="timestep: this index has 980, 500, 12345, got 981"):
+        index.features("Drêss", 981)
+
+
+# Views
+
+
+def test_to_torch_without_a_copy_or_a_warning_and_without_writing_the_file(whole):
+    features = open_index(whole).features("Drêss", 980)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tensor = torch.from_numpy(features)
+    assert tensor.data_ptr() == features.ctypes.data and tensor.dtype == torch.float16
+    before = (whole / "Drêss" / FEATURES).read_bytes()
+    tensor.zero_()
+    assert features.max() == 0 and (whole / "Drêss" / FEATURES).read_bytes() == before
+    base = features
+    while base.base is not None and not isinstance(base, np.memmap):
+        base = base.base
+    assert isinstance(base, np.memmap) and base.mode == "c"
+
+
+def test_a_view_opens_its_own_file_once(whole, monkeypatch):
+    opened = []
+    real = reader_module._core.read_layout
+    monkeypatch.setattr(reader_module._core, "read_layout", lambda path: opened.append(path) or real(path))
+    index = open_index(whole)
+    assert opened == []
+    for _ in range(2):
+        for timestep in index.timesteps:
+            index.features("Drêss", timestep)
+    index.latents("Drêss")
+    assert opened == [whole / "Drêss" / FEATURES, whole / "Drêss" / LATENTS]
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert SHIRT not in maps.read_text() and str(whole / "Drêss") in maps.read_text()
+
+
+def test_only_so_many_files_stay_open(whole, monkeypatch):
+    monkeypatch.setattr(reader_module, "MAX_OPEN", 1)
+    index = open_index(whole)
+    first = index.features("T-shirt/top", 980)
+    index.features("Drêss", 980)
+    assert len(index._mapped) == 1
+    np.testing.assert_array_equal(first, index.features("T-shirt/top", 980))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+def test_workers_share_an_index(whole, method):
+    index = open_index(whole)
+    expected = index.mean("T-shirt/top", 500)  # its file is open now
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        result = pool.apply_async(Index.mean, (index, "T-shirt/top", 500)).get(timeout=30)
+    np.testing.assert_array_equal(result, expected)
+    assert pickle.loads(pickle.dumps(index)).hash == index.hash and len(pickle.dumps(index)) < 500
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_child_reads_its_parents_view(whole):
+    index = open_index(whole)
+    view = index.features("T-shirt/top", 500)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    process = context.Process(target=lambda: queue.put((view.tobytes(), index.features("Drêss", 500).tobytes())))
+    process.start()
+    try:
+        assert queue.get(timeout=30) == (view.tobytes(), index.features("Drêss", 500).tobytes())
+    finally:
+        process.kill()
+        process.join()
+
+
+# Damaged and hostile files
+
+
+def flip(file, position):
+    data = bytearray(file.read_bytes())
+    data[position] ^= 1
+    file.write_bytes(data)
+
+
+def refused(folder, *, by_verify=False):
+    """The message that names what is wrong, given by opening, the first view, or ``verify``; allocates little."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError) as caught:
+            index = open_index(folder)
+            if not by_verify:
+                for each in index.classes:
+                    index.features(each.name, 980)
+                    index.latents(each.name)
+                    index.ids(each.name)
+            index.verify()
+        assert tracemalloc.get_traced_memory()[1] < 5e6
+    finally:
+        tracemalloc.stop()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", [FEATURES, LATENTS, "ids.json"])
+@pytest.mark.parametrize("position", [0, 1000, -1])
+def test_verify_finds_a_flipped_byte(copied, name, position):
+    flip(copied / SHIRT / name, position)
+    message = refused(copied, by_verify=True)
+    assert f"{SHIRT}/{name}" in message and "block 0 (from byte 0)" in message
+
+
+@pytest.mark.parametrize("name", [f"{SHIRT}/{FEATURES}", f"{SHIRT}/{LATENTS}", f"{SHIRT}/ids.json", "index.json"])
+def test_a_truncated_or_missing_file_is_named(copied, name):
+    file = copied / name
+    data = file.read_bytes()
+    for length in (len(data) - 2, len(data) // 2, 9, 0):
+        file.write_bytes(data[:length])
+        with pytest.raises(FormatError, match=re.escape(name)):
+            open_index(copied)
+    file.unlink()
+    with pytest.raises(FormatError, match=re.escape(name)):
+        open_index(copied)
+
+
+def header(tensors):
+    text = json.dumps(tensors).encode() if isinstance(tensors, dict) else tensors
+    text += b" " * (-(8 + len(text)) % 64)
+    return struct.pack("<Q", len(text)) + text
+
+
+def tensor(shape, begin, end, dtype="F16"):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+SIZE = 600 * 5 * 2
+TRUE = {f"t{t:04d}": tensor([600, 5], n * SIZE, (n + 1) * SIZE) for n, t in enumerate(SPEC.timesteps)}
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (header(TRUE | {"t0980": tensor([10**18, 1152], 0, SIZE)}), "claims the shape .1000000000000000000, 1152."),
+        (header(TRUE | {"t0980": tensor([10**18], 0, 2 * 10**18)}), "the tensors end at byte|gap or an overlap"),
+        (header(TRUE | {"t0500": tensor([600, 5], 0, SIZE)}), "gap or an overlap"),
+        (header(TRUE | {"t0500": tensor([600, 5], SIZE - 2, 2 * SIZE - 2)}), "gap or an overlap"),
+        (header(TRUE | {"t0980": tensor([1500], 0, SIZE, "F32")}), "each float16 with shape .600, 5."),
+        (header(TRUE | {"t0980": tensor([3000], 0, SIZE)}), "each float16 with shape .600, 5."),
+        (header(TRUE | {"t0980": tensor([600, 5], 0, SIZE, "BF16")}), 'dtype "BF16", expected F16 or F32'),
+        (header(TRUE | {"t0980": tensor([-600, 5], 0, SIZE)}), "not what safetensors writes"),
+        (header({name.replace("t", "u"): each for name, each in TRUE.items()}), "t0980, t0500, t12345"),
+        (struct.pack("<Q", len(header(TRUE)) - 7) + header(TRUE)[8:] + b" ", "aligned to its values"),
+        (header(b'{"t":' * 200_000), "not what safetensors writes"),
+        (struct.pack("<Q", 2**63) + b"{}", "a header of 9223372036854775808 bytes"),
+        (struct.pack("<Q", 10**8) + b"{}", "should end at byte 100000008"),
+    ],
+)
+def test_a_header_that_lies_is_refused(copied, start, message):
+    """The file has the size that index.json says, and its hash would not be looked at before a view is made."""
+    file = copied / SHIRT / FEATURES
+    size = len(start) + 3 * SIZE
+    file.write_bytes(start + bytes(3 * SIZE))
+    values = json.loads((copied / "index.json").read_text())
+    values["classes"][0]["files"][FEATURES] = {"bytes": size, "blocks": ["0" * 64]}
+    (copied / "index.json").write_text(json.dumps(values))
+    found = refused(copied)
+    assert f"{SHIRT}/{FEATURES}" in found and re.search(message, found)
+
+
+def set_in(values, path, value):
+    *parents, last = path
+    for key in parents:
+        values = values[key]
+    values[last] = value
+
+
+FILE = ("classes", 0, "files", FEATURES)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("schema",), 2), (("schema",), True), (("schema",), None), (("new",), 1), (("block_bytes",), 10**18),
+        (("timesteps",), [980, 980, 1]), (("timesteps",), [980, -1, 1]), (("timesteps",), {}), (("timesteps",), 10**18),
+        (("feature_shape",), [10**18]), (("feature_shape",), [5.0]), (("feature_shape",), [-5]), (("dtype",), "object"),
+        (("feature_shape",), [6]), (("latent_shape",), [2, 3, 10**18]), (("latent_shape",), [2, 3]), (("seed",), -1),
+        (("noise",), ["own"]), (("shard",), [0, 0]), (("shard",), "1/2"), (("source",), []), (("block",), 1e3),
+        (("classes",), []), (("classes",), {}), (("classes", 0), None), (("classes", 0, "rows"), 10**18),
+        (("classes", 0, "rows"), -1), (("classes", 0, "rows"), "600"), (("classes", 0, "rows"), 2**39),
+        (("classes", 0, "folder"), "../copied/none"), (("classes", 0, "folder"), "/etc"), (("classes", 0, "name"), 3),
+        (("classes", 0, "folder"), "none"), (("classes", 0, "label"), -1), (("classes", 0, "label"), "0"),
+        ((*FILE, "bytes"), -1), ((*FILE, "bytes"), 10**18), ((*FILE, "bytes"), 10**30), ((*FILE, "blocks"), []),
+        ((*FILE, "blocks"), ["0" * 63]), ((*FILE, "blocks"), [0]), ((*FILE, "blocks"), None),
+        (("classes", 0, "files"), {}), (("classes", 0, "extra"), 1),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_index_json_that_lies_is_refused(copied, path, value):
+    values = json.loads((copied / "index.json").read_text())
+    set_in(values, path, value)
+    (copied / "index.json").write_text(json.dumps(values))
+    assert "index.json: " in refused(copied)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "[" * 200_000,
+        '{"a":' * 200_000,
+        "9" * 10_000,
+        '{"schema": NaN}',
+        "\xff",
+        '{"schema": 1} 2',
+        "\ud800",
+    ],
+    ids=lambda text: text[:20],
+)
+def test_an_index_json_that_is_no_json_is_refused(copied, text):
+    (copied / "index.json").write_bytes(text.encode("latin-1", "surrogatepass" if "\ud800" not in text else "replace"))
+    assert "index.json: expected" in refused(copied)
+
+
+def test_ids_that_are_not_texts_are_refused(copied):
+    for text in ('["a"]', json.dumps([1] * 600), "{}", "[" * 10_000):
+        file = copied / SHIRT / "ids.json"
+        file.write_text(text)
+        values = json.loads((copied / "index.json").read_text())
+        set_in(values, ("classes", 0, "files", "ids.json", "bytes"), file.stat().st_size)
+        (copied / "index.json").write_text(json.dumps(values))
+        assert "ids.json: expected" in refused(copied)
+
+
+def test_links_are_refused(copied, tmp_path):
+    shutil.move(copied / SHIRT, tmp_path / "elsewhere")
+    (copied / SHIRT).symlink_to(tmp_path / "elsewhere")
+    assert f"{SHIRT}: expected a folder, not a link" in refused(copied)
+    (copied / SHIRT).unlink()
+    shutil.copytree(tmp_path / "elsewhere", copied / SHIRT)
+    (copied / SHIRT / LATENTS).unlink()
+    (copied / SHIRT / LATENTS).symlink_to(tmp_path / "elsewhere" / LATENTS)
+    assert f"{SHIRT}/{LATENTS}: expected a file, not a link" in refused(copied)
+
+
+def test_two_classes_of_one_name_are_refused(copied):
+    values = json.loads((copied / "index.json").read_text())
+    values["classes"].append(values["classes"][0])
+    (copied / "index.json").write_text(json.dumps(values))
+    assert "two classes have one name" in refused(copied)
+
+
+def test_a_folder_without_an_index_is_refused(tmp_path):
+    with pytest.raises(FormatError, match=r"nowhere/index\.json: no feature index"):
+        open_index(tmp_path / "nowhere")
+
+
+def test_a_damaged_ledger_is_refused(tmp_path):
+    fill(IndexWriter(tmp_path / "i", SPEC, toy_classes()), limit=1)
+    ledger = tmp_path / "i" / ".ledger.jsonl"
+    first = ledger.read_bytes().split(b"\n")[0]
+    for damage in (b"\x00\n", first + b"\n{]\n", first + b'\n{"class": "x", "start": 0}\n', first + b"\n[]\n"):
+        ledger.write_bytes(damage)
+        with pytest.raises(FormatError, match=r"ledger\.jsonl: damaged"):
+            IndexWriter(tmp_path / "i", SPEC, toy_classes())
+
+
+# Size
+
+
+def synthetic(out, classes, rows, columns, timesteps):
+    """An index of sparse files: names, headers and sizes are true, hashes are not."""
+    spec = dataclasses.replace(
+        SPEC, feature_shape=(columns,), latent_shape=(4, 32, 32), timesteps=tuple(range(timesteps))
+    )
+    out.mkdir()
+    entries = []
+    for number in range(classes):
+        folder = out / f"n{number:08d}"
+        folder.mkdir()
+        files = {
+            FEATURES: [(f"t{t:04d}", "F16", [rows, columns]) for t in spec.timesteps],
+            LATENTS: [("latents", "F16", [rows, *spec.latent_shape])],
+        }
+        records = {"ids.json": {"bytes": 0, "blocks": []}}
+        (folder / "ids.json").touch()
+        for name, tensors in files.items():
+            entry = {}
+            end = 0
+            for tensor_name, dtype, shape in tensors:
+                entry[tensor_name] = tensor(shape, end, end := end + 2 * int(np.prod(shape)), dtype)
+            start = header(entry)
+            with (folder / name).open("wb") as file:
+                file.write(start)
+                file.truncate(len(start) + end)
+            size = len(start) + end
+            records[name] = {"bytes": size, "blocks": [f"{number:064x}"] * -(-size // 2**20)}
+        entries.append({"name": folder.name, "label": number, "folder": folder.name, "rows": rows, "files": records})
+    values = {"schema": 1, **spec.to_json(), "block_bytes": 2**20, "classes": entries}
+    (out / "index.json").write_text(json.dumps(values, indent=1))
+
+
+def resident(name):
+    """Bytes of the maps of files below a folder that are in this process's memory, from /proc/self/smaps."""
+    total, counting = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            counting = name in line
+        elif counting and line.startswith("Rss:"):
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's /proc")
+def test_an_index_of_imagenets_size_opens_at_once_and_reads_what_is_looked_at(tmp_path):
+    """1.28 million rows of 1,152 numbers at 8 timesteps, 1,000 classes, 34 GB; the files are sparse."""
+    synthetic(tmp_path / "big", classes=1000, rows=1280, columns=1152, timesteps=8)
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        index = open_index(tmp_path / "big")
+        seconds.append(time.perf_counter() - start)
+    print(f"opened in {min(seconds) * 1e3:.0f} ms (best of 3)")
+    assert len(index) == 1_280_000 and min(seconds) < 0.1
+    view = index.features("n00000500", 3)
+    assert view.nbytes == 1280 * 1152 * 2 and resident(str(tmp_path)) == 0
+    assert view[:100].max() == 0
+    touched = 100 * 1152 * 2
+    assert touched * 0.9 < resident(str(tmp_path)) < touched + 2**18  # the kernel maps a few pages around a fault
+    assert view.max() == 0
+    print(f"a view of {view.nbytes} bytes holds {resident(str(tmp_path))} bytes in memory")
+    assert view.nbytes * 0.99 < resident(str(tmp_path)) < view.nbytes + 2**18
+    assert resident("n00000500") == resident(str(tmp_path))
+
+
+# Export
+
+
+def test_to_numpy_and_faiss(whole):
+    index = open_index(whole)
+    rows = index.to_numpy("T-shirt/top", 980)
+    expected = values("T-shirt/top", 980, 600, (5,)).astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(rows, expected, strict=True)
+    pytest.importorskip("faiss")
+    _, nearest = index.to_faiss("T-shirt/top", 980).search(rows[7:8], 1)
+    assert nearest[0, 0] == 7
+
+
+def test_to_parquet(whole, tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    index = open_index(whole)
+    index.to_parquet(tmp_path / "i.parquet")
+    table = pq.read_table(tmp_path / "i.parquet")
+    assert table.column_names == ["class", "label", "id", "t0980", "t0500", "t12345"] and table.num_rows == 857
+    rows = np.array(table["t0500"].to_pylist(), np.float32)
+    expected = np.concatenate([index.to_numpy(name, 500) for name in ("T-shirt/top", "Drêss")])
+    np.testing.assert_array_equal(rows, expected)
+    assert table["label"].to_pylist() == [None] * 600 + [1] * 257
+    assert table["class"].to_pylist()[599:601] == ["T-shirt/top", "Drêss"]
+    assert os.listdir(tmp_path) == ["i.parquet"]
+
+
+# Examples
+
+
+def check(test):
+    report: list[str] = []
+    doctest.DocTestRunner(optionflags=doctest.FAIL_FAST).run(test, out=report.append)
+    assert not report, "".join(report)
+
+
+@pytest.mark.parametrize("name", [each.name for each in pkgutil.iter_modules(dap.index.__path__)])
+def test_docstrings(name):
+    for test in doctest.DocTestFinder().find(importlib.import_module(f"dap.index.{name}")):
+        check(test)
+
+
+def test_the_guide():
+    code = "\n".join(re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL))
+    test = doctest.DocTestParser().get_doctest(code, {}, "index.md", str(GUIDE), 0)
+    assert len(test.examples) > 5
+    check(test)
