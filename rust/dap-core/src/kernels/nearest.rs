@@ -2,6 +2,7 @@
 
 use super::Kernel;
 use super::engine::{self, Pairs, Place, Reduction, Sink, Tile, WalkTiles};
+use super::few;
 use super::function::Want;
 use super::micro::VECTORS;
 use crate::Matrix;
@@ -42,19 +43,28 @@ pub fn nearest(
     let pairs = Pairs { x, y: Some(other), kernels, want };
     let search = Search { count, largest: want == Want::Value };
     let mut best: Vec<Vec<(f64, usize)>> = vec![Vec::new(); x.rows()];
+    if count > 0 && x.rows() <= few::FEW {
+        let rows: Vec<usize> = (0..x.rows()).collect();
+        let reduce = |first: usize, values: Vec<f64>| search.best_of_each(x.rows(), first, &values);
+        few::run(pairs, &rows, threads, check, reduce, |_, part| merge(&mut best, count, part))?;
+        return Ok(search.flatten(&best));
+    }
     let fold = |place: Place, part: Vec<Vec<(f64, usize)>>| {
-        for (best, part) in best[place.x_first..].iter_mut().zip(part) {
-            part.into_iter().for_each(|found| insert(best, count, found));
-        }
+        merge(&mut best[place.x_first..], count, part);
     };
     if x.is_float64() || other.is_float64() {
         engine::run::<f64, _>(pairs, &search, threads, check, fold)?;
     } else {
         engine::run::<f32, _>(pairs, &search, threads, check, fold)?;
     }
-    let value = |key: f64| if search.largest { -key } else { key.max(0.0).sqrt() };
-    let found = || best.iter().flatten();
-    Ok((found().map(|(key, _)| value(*key)).collect(), found().map(|(_, row)| *row as i64).collect()))
+    Ok(search.flatten(&best))
+}
+
+/// Adds what was found for each row of x.
+fn merge(best: &mut [Vec<(f64, usize)>], count: usize, part: Vec<Vec<(f64, usize)>>) {
+    for (best, part) in best.iter_mut().zip(part) {
+        part.into_iter().for_each(|found| insert(best, count, found));
+    }
 }
 
 /// Adds one that was found, in the order of its key; after those with the same key, which have lower row numbers.
@@ -69,6 +79,33 @@ fn insert(best: &mut Vec<(f64, usize)>, count: usize, found: (f64, usize)) {
 struct Search {
     count: usize,
     largest: bool,
+}
+
+impl Search {
+    /// The best of `values`, which hold the same rows of y, from `first` on, for one row of x after another.
+    fn best_of_each(&self, x_rows: usize, first: usize, values: &[f64]) -> Vec<Vec<(f64, usize)>> {
+        let best_of = |values: &[f64]| {
+            let (mut best, mut worst) = (Vec::new(), f64::INFINITY);
+            for (row, value) in values.iter().enumerate() {
+                let key = if self.largest { -value } else { *value };
+                if key < worst || best.len() < self.count {
+                    insert(&mut best, self.count, (key, first + row));
+                    if best.len() == self.count {
+                        worst = best.last().map_or(worst, |(key, _)| *key);
+                    }
+                }
+            }
+            best
+        };
+        values.chunks_exact((values.len() / x_rows).max(1)).map(best_of).collect()
+    }
+
+    /// Values and row numbers, one row of x after another.
+    fn flatten(&self, best: &[Vec<(f64, usize)>]) -> (Vec<f64>, Vec<i64>) {
+        let value = |key: f64| if self.largest { -key } else { key.max(0.0).sqrt() };
+        let found = || best.iter().flatten();
+        (found().map(|(key, _)| value(*key)).collect(), found().map(|(_, row)| *row as i64).collect())
+    }
 }
 
 impl<R: Real> Reduction<R> for Search {
