@@ -34,6 +34,8 @@ pub(crate) fn to_python(error: Error) -> PyErr {
         | Error::NoKernel
         | Error::OutType
         | Error::Neighbours { .. }
+        | Error::Count { .. }
+        | Error::Row { .. }
         | Error::Threads { .. } => PyValueError::new_err(message),
     }
 }
