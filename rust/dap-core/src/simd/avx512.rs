@@ -77,6 +77,15 @@ impl Simd for Avx512<f32> {
         }
     }
     #[inline(always)]
+    fn total(self, a: __m512) -> f64 {
+        // SAFETY: the token. By halving too.
+        unsafe {
+            let low = _mm512_cvtps_pd(_mm512_castps512_ps256(a));
+            let high = _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(a))));
+            _mm512_reduce_add_pd(_mm512_add_pd(low, high))
+        }
+    }
+    #[inline(always)]
     fn widen(self, from: &[f16], to: &mut [f32]) {
         assert!(from.len() == to.len());
         let whole = from.len() / Self::LANES * Self::LANES;
