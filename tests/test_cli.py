@@ -332,7 +332,7 @@ def test_the_face_of_the_package():
     names = dir(dap)
     assert {"distill", "evaluate", "load", "list_methods", "DistilledDataset", "methods", "metrics"} <= set(names)
     assert [name for name in names if getattr(dap, name) is None] == []
-    assert dap.list_methods() == ["random", "dit", "dap"]
+    assert dap.list_methods() == ["random", "herding", "k_center", "k_medoids", "dit", "dap"]
     assert "linear" in dap.list_kernels()
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", dap.__version__)
     with pytest.raises(AttributeError, match="module 'dap' has no attribute 'distil'"):

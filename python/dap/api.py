@@ -49,7 +49,7 @@ def list_methods() -> list[str]:
 
     Example:
         >>> list_methods()
-        ['random', 'dit', 'dap']
+        ['random', 'herding', 'k_center', 'k_medoids', 'dit', 'dap']
     """
     return list(METHODS)
 

@@ -56,3 +56,31 @@ def kernels(
         write_atomic(json_file, f"{json.dumps(rows, indent=1, allow_nan=False)}\n".encode())
     if plot:
         write_atomic(plot, draw(rows, plot.suffix[1:]))
+
+
+@bench.command()
+@click.option("--quick", is_flag=True, help="Small sizes, 3 rounds: tries the bench, measures nothing.")
+@click.option("--rounds", type=click.IntRange(min=1), help="Timed calls of each contender; 9 if left out.")
+@click.option("--threads", type=click.IntRange(min=1), multiple=True, help="Threads of every contender. Repeatable.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write one row for each contender.")
+def selection(quick: bool, rounds: int | None, threads: tuple[int, ...], json_file: Path | None) -> None:
+    """Times nearest rows, k-means and herding: dap, faiss, scikit-learn and torch.
+
+    Contenders take turns in one process, forwards and backwards; each result is checked. Minutes on two idle cores.
+    """
+    import json
+
+    from dap.bench.kernels import describe_machine
+    from dap.bench.selection import list_selection_cases, measure_selection, selection_table
+    from dap.data.files import write_atomic
+    from dap.errors import OptionError
+
+    if json_file and not json_file.absolute().parent.is_dir():
+        raise OptionError(f"--json {json_file}: there is no folder {json_file.absolute().parent}")
+    click.echo(" · ".join(f"{name} {value}" for name, value in describe_machine().items()))
+    rows = []
+    for case in list_selection_cases(quick, threads):
+        rows += (measured := measure_selection(case, rounds or (3 if quick else 9)))
+        click.echo(f"\n{selection_table(measured)}")
+    if json_file:
+        write_atomic(json_file, f"{json.dumps(rows, indent=1, allow_nan=False)}\n".encode())

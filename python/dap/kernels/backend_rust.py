@@ -50,29 +50,29 @@ def gram(x: Any, y: Any, kernel: Kernel, out: Array | None = None, threads: int 
     """k(x_i, y_j) with shape (n, m), float32 or float64; ``out``, if given, is C-contiguous and of that dtype."""
     if out is None:
         out = np.empty((len(x), len(x if y is None else y)), np.float64 if is_double(x, y) else np.float32)
-    _core.gram(*_packed(x, y), _specification(kernel), out, threads)
+    _core.gram(*_packed(x, y), specification(kernel), out, threads)
     return out
 
 
 def row_sums(x: Any, y: Any, kernel: Kernel, weights: Any = None, threads: int | None = None) -> Array:
     """Σ_j k(x_i, y_j) with shape (n,), or k(X, Y)·W with shape (n, C) for weights with shape (m, C)."""
     columns = None if weights is None else to_numpy(weights, np.float64)
-    return _core.row_sums(*_packed(x, y), _specification(kernel), columns, threads)
+    return _core.row_sums(*_packed(x, y), specification(kernel), columns, threads)
 
 
 def mean_distance(x: Any, y: Any, kernel: Kernel, threads: int | None = None) -> Array:
     """(1/m) Σ_j D(x_i, y_j) with shape (n,)."""
-    return _core.mean_distance(*_packed(x, y), _specification(kernel), threads)
+    return _core.mean_distance(*_packed(x, y), specification(kernel), threads)
 
 
 def pair_sums(x: Any, y: Any, kernel: Kernel, threads: int | None = None) -> tuple[Array, Array, float]:
     """Σ_j k(x_i, y_j) with shape (n,), Σ_i k(x_i, y_j) with shape (m,), and Σ_ij k(x_i, y_j)²."""
-    return _core.pair_sums(*_packed(x, y), _specification(kernel), threads)
+    return _core.pair_sums(*_packed(x, y), specification(kernel), threads)
 
 
 def nearest(x: Any, y: Any, kernel: Kernel | None, k: int, threads: int | None = None) -> tuple[Array, Array]:
     """The k smallest Euclidean distances, or the k largest k(x_i, y_j), and their j, with shapes (n, k)."""
-    return _core.nearest(*_packed(x, y), None if kernel is None else _specification(kernel), k, threads)
+    return _core.nearest(*_packed(x, y), None if kernel is None else specification(kernel), k, threads)
 
 
 def diagonal(x: Any, kernel: Kernel) -> Array:
@@ -81,12 +81,12 @@ def diagonal(x: Any, kernel: Kernel) -> Array:
     return np.concatenate([backend_numpy.diagonal(x[start : start + _DIAGONAL_ROWS], kernel) for start in starts])
 
 
-def _specification(kernel: Kernel) -> list[tuple[str, list[float]]]:
+def specification(kernel: Kernel) -> list[tuple[str, list[float]]]:
     """The kernels that are summed, each as its name and its parameters in order."""
     if not supports(kernel):
         raise OptionError(f"the rust backend has no kernel {kernel.name!r}: use backend='torch' or 'numpy'")
     if isinstance(kernel, Sum):
-        return [entry for part in kernel.kernels for entry in _specification(part)]
+        return [entry for part in kernel.kernels for entry in specification(part)]
     fields = [field.name for field in dataclasses.fields(kernel) if field.init]  # type: ignore[arg-type]
     return [(kernel.name, [float(getattr(kernel, name)) for name in fields])]
 

@@ -10,13 +10,19 @@ from dap.errors import OptionError
 from dap.methods.base import Context, Method, Slot, Unit
 from dap.methods.dap import DAP
 from dap.methods.dit import DiT
+from dap.methods.herding import Herding
+from dap.methods.k_center import KCenter
+from dap.methods.k_medoids import KMedoids
 from dap.methods.random import Random
 from dap.registry import Registry, unknown_name
 
-__all__ = ["DAP", "METHODS", "Context", "DiT", "Method", "Random", "Slot", "Unit", "get_method"]
+__all__ = [
+    "DAP", "METHODS", "Context", "DiT", "Herding", "KCenter", "KMedoids", "Method", "Random", "Slot", "Unit",
+    "get_method",
+]  # fmt: skip
 
 METHODS: Registry[type[Any]] = Registry("method")
-for _method in (Random, DiT, DAP):
+for _method in (Random, Herding, KCenter, KMedoids, DiT, DAP):
     METHODS.register(_method.name)(_method)
 
 

@@ -1,7 +1,16 @@
-"""Which real images stand for a class."""
+"""Which real images stand for a class: selectors, all called alike, and k-means. ``docs/selection.md`` is the guide."""
 
 from __future__ import annotations
 
-from dap.selection.random import permutation, random_per_class
+from dap.selection.base import Selection
+from dap.selection.facility_location import facility_location
+from dap.selection.herding import herding
+from dap.selection.k_center import k_center
+from dap.selection.k_means import KMeans, k_means, k_means_centroids, k_medoids, kmeans_plusplus
+from dap.selection.random import permutation, random, random_per_class
+from dap.selection.thinning import thinning
 
-__all__ = ["permutation", "random_per_class"]
+__all__ = [
+    "KMeans", "Selection", "facility_location", "herding", "k_center", "k_means", "k_means_centroids", "k_medoids",
+    "kmeans_plusplus", "permutation", "random", "random_per_class", "thinning",
+]  # fmt: skip

@@ -1,19 +1,21 @@
-"""A seeded random choice of real images within each class."""
+"""A seeded random choice: of rows, and of real images within each class."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dap import rng
 from dap.errors import SourceError
+from dap.kernels import Kernel
+from dap.selection.base import DISTANCE, Embedding, Selection, as_rows
 
 if TYPE_CHECKING:
     from dap.data.source import Source
 
-__all__ = ["permutation", "random_per_class"]
+__all__ = ["permutation", "random", "random_per_class"]
 
 
 def permutation(n: int, seed: int, class_name: str) -> np.ndarray:
@@ -57,3 +59,26 @@ def random_per_class(source: Source, per_class: int | Mapping[str, int], seed: i
         members = source.of_class(numbers[name])
         chosen.append(members[permutation(len(members), seed, name)[:count]])
     return np.concatenate(chosen)
+
+
+def random(features: Any, count: int, *, kernel: Kernel | str = DISTANCE, seed: int = 0) -> Selection:
+    """Draws rows without replacement; the first rows of a larger choice are those of the smaller one.
+
+    Args:
+        features: Finite real numbers with shape (N, D), array or tensor.
+        count: How many rows, 1 ≤ count ≤ N.
+        kernel: Of the error: a kernel of :mod:`dap.kernels` or its name. It does not change the choice.
+        seed: Of the draw.
+
+    Returns:
+        The selection, with the MMD to all rows as its error.
+
+    Raises:
+        OptionError: If features, count or kernel do not fit.
+
+    Example:
+        >>> len(set(random(np.eye(5), 3).indices.tolist()))
+        3
+    """
+    rows = as_rows(features, count)
+    return Embedding.of(rows, kernel).select(np.random.default_rng(seed).permutation(len(rows))[:count])

@@ -57,6 +57,22 @@ pub enum Error {
         /// Rows of y.
         rows: usize,
     },
+    /// No rows, or more than there are.
+    #[error("expected a number of rows from 1 to {rows}, got {count}")]
+    Count {
+        /// Rows that were asked for.
+        count: usize,
+        /// Rows that there are.
+        rows: usize,
+    },
+    /// A row that does not exist.
+    #[error("expected a row below {rows}, got {row}")]
+    Row {
+        /// The row that was asked for.
+        row: usize,
+        /// Rows that there are.
+        rows: usize,
+    },
     /// A number of threads outside the accepted range.
     #[error("threads must be from 1 to {max}, got {threads}", max = crate::pool::MAX_THREADS)]
     Threads {

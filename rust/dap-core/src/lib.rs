@@ -3,6 +3,7 @@
 //! Every reduction gives the same bits whatever the number of threads: the blocks are fixed by the shapes and the SIMD
 //! level, and partial sums are combined in index order.
 
+pub mod clustering;
 mod elementary;
 pub mod error;
 pub mod index;

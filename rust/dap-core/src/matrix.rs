@@ -4,6 +4,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::error::{Error, Result};
+use crate::simd::Simd;
 
 /// A row-major matrix of shape (rows, columns); either may be zero.
 #[derive(Clone, Copy, Debug)]
@@ -78,11 +79,27 @@ impl<'a> Matrix<'a> {
             Values::Bfloat16(values) => R::from_half(&values[range], out),
         }
     }
+
+    /// Row `row` where it lies if it holds what is computed in, else converted into `buffer`; panics if there is none.
+    #[inline(always)]
+    pub(crate) fn row<'b, S: Simd>(&'b self, simd: S, row: usize, buffer: &'b mut [S::Real]) -> &'b [S::Real] {
+        let range = row * self.columns..(row + 1) * self.columns;
+        if let Some(values) = S::Real::as_stored(self.values) {
+            return &values[range];
+        }
+        let buffer = &mut buffer[..self.columns];
+        match self.values {
+            Values::Float16(values) => simd.widen(&values[range], buffer),
+            _ => self.read(row, 0, buffer),
+        }
+        buffer
+    }
 }
 
 /// What values are converted to: f32 or f64.
 #[expect(missing_docs, reason = "the names say it")]
 pub trait Read: Sized {
+    fn as_stored(values: Values<'_>) -> Option<&[Self]>;
     fn from_float32(from: &[f32], to: &mut [Self]);
     fn from_float64(from: &[f64], to: &mut [Self]);
     fn from_half<H>(from: &[H], to: &mut [Self])
@@ -91,6 +108,13 @@ pub trait Read: Sized {
 }
 
 impl Read for f32 {
+    fn as_stored(values: Values<'_>) -> Option<&[f32]> {
+        match values {
+            Values::Float32(values) => Some(values),
+            _ => None,
+        }
+    }
+
     fn from_float32(from: &[f32], to: &mut [f32]) {
         to.copy_from_slice(from);
     }
@@ -108,6 +132,13 @@ impl Read for f32 {
 }
 
 impl Read for f64 {
+    fn as_stored(values: Values<'_>) -> Option<&[f64]> {
+        match values {
+            Values::Float64(values) => Some(values),
+            _ => None,
+        }
+    }
+
     fn from_float32(from: &[f32], to: &mut [f64]) {
         to.iter_mut().zip(from).for_each(|(to, from)| *to = f64::from(*from));
     }

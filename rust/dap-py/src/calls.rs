@@ -39,6 +39,8 @@ pub(crate) fn to_python(error: Error) -> PyErr {
         | Error::Neighbours { .. }
         | Error::Rows { .. }
         | Error::BlockBytes
+        | Error::Count { .. }
+        | Error::Row { .. }
         | Error::Threads { .. } => PyValueError::new_err(message),
     }
 }

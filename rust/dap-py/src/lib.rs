@@ -4,6 +4,7 @@
 
 mod arguments;
 mod calls;
+mod clustering;
 mod index;
 
 use pyo3::prelude::*;
@@ -26,6 +27,8 @@ mod _core {
 
     use crate::arguments::{Named, kernels as named, rows};
     use crate::calls::interruptible;
+    #[pymodule_export]
+    use crate::clustering::{facility_location, farthest_points, herding, k_means, plus_plus};
 
     type Neighbours<'py> = (Bound<'py, PyArray2<f64>>, Bound<'py, PyArray2<i64>>);
     type Sums<'py> = (Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<f64>>, f64);

@@ -7,7 +7,7 @@
 use super::Kernel;
 use super::function::{Base, Rows, Want};
 use super::micro::VECTORS;
-use super::panels::{Panels, centre, zeros};
+use super::panels::{Packing, Panels, centre, zeros};
 use super::walk::Walk;
 use crate::error::{Error, Result};
 use crate::simd::{Level, Real, Simd, Vectorized};
@@ -25,13 +25,6 @@ pub(super) const GROUP: usize = 8;
 
 /// About how many tasks there are at least, where there are as many blocks, so that no thread stands idle.
 const TASKS: usize = 64;
-
-/// How rows are packed; with the centre where they are moved.
-pub(super) enum Packing {
-    Plain,
-    Unit,
-    Centred(Vec<f64>),
-}
 
 /// The pairs that a reduction goes over.
 #[derive(Clone, Copy)]

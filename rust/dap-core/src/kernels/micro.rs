@@ -3,19 +3,19 @@
 use crate::simd::{Real, Simd};
 
 /// Vectors of x rows in a panel; with the Y of each level their sums fill its registers.
-pub(super) const VECTORS: usize = 2;
+pub(crate) const VECTORS: usize = 2;
 
 /// What is summed over the columns.
-pub(super) trait Step {
+pub(crate) trait Step {
     fn step<S: Simd>(simd: S, x: S::Vector, y: S::Vector, sum: S::Vector) -> S::Vector;
 }
 
 /// x·y.
-pub(super) struct Dot;
+pub(crate) struct Dot;
 /// (x − y)².
-pub(super) struct Squared;
+pub(crate) struct Squared;
 /// |x − y|.
-pub(super) struct Manhattan;
+pub(crate) struct Manhattan;
 
 impl Step for Dot {
     #[inline(always)]
@@ -46,7 +46,7 @@ impl Step for Manhattan {
 /// # Safety
 /// `x` holds `columns` × `VECTORS` vectors, `y` `columns` × Y values, `tile` Y × `VECTORS` vectors.
 #[inline(always)]
-pub(super) unsafe fn accumulate<S: Simd, T: Step, const Y: usize>(
+pub(crate) unsafe fn accumulate<S: Simd, T: Step, const Y: usize>(
     simd: S,
     columns: usize,
     x: *const S::Real,

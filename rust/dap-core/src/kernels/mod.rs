@@ -8,12 +8,13 @@
 //! NaN and infinity: a row that holds one counts as a row of NaN.
 
 mod engine;
+pub(crate) mod few;
 mod function;
 mod gram;
 mod linear;
-mod micro;
+pub(crate) mod micro;
 mod nearest;
-mod panels;
+pub(crate) mod panels;
 mod reductions;
 pub mod reference;
 #[cfg(test)]

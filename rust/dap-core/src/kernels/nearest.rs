@@ -1,7 +1,10 @@
 //! The nearest rows of y: by distance, or the most similar by kernel.
 
 use super::Kernel;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::engine::{self, Pairs, Place, Reduction, Sink, Tile, WalkTiles};
+use super::few;
 use super::function::Want;
 use super::micro::VECTORS;
 use crate::Matrix;
@@ -40,11 +43,21 @@ pub fn nearest(
     let (kernels, want) = kernels.map_or((&linear[..], Want::SquaredDistance), |kernels| (kernels, Want::Value));
     // Not by halves: a row needs its neighbours on both sides of the diagonal.
     let pairs = Pairs { x, y: Some(other), kernels, want };
-    let search = Search { count, largest: want == Want::Value };
+    let bounds = (0..x.rows()).map(|_| AtomicU64::new(f64::INFINITY.to_bits())).collect();
+    let search = Search { count, largest: want == Want::Value, bounds };
     let mut best: Vec<Vec<(f64, usize)>> = vec![Vec::new(); x.rows()];
+    if count > 0 && x.rows() <= few::FEW {
+        let rows: Vec<usize> = (0..x.rows()).collect();
+        let reduce = |first: usize, values: Vec<f64>| search.best_of_each(x.rows(), first, &values);
+        few::run(pairs, &rows, threads, check, reduce, |_, part| merge(&mut best, count, part))?;
+        return Ok(search.flatten(&best));
+    }
     let fold = |place: Place, part: Vec<Vec<(f64, usize)>>| {
-        for (best, part) in best[place.x_first..].iter_mut().zip(part) {
-            part.into_iter().for_each(|found| insert(best, count, found));
+        merge(&mut best[place.x_first..], count, part);
+        for (best, bound) in best.iter().zip(&search.bounds).skip(place.x_first).take(place.x_rows) {
+            if let Some((key, _)) = best.last().filter(|(key, _)| best.len() == count && *key < f64::INFINITY) {
+                bound.store(key.to_bits(), Ordering::Relaxed);
+            }
         }
     };
     if x.is_float64() || other.is_float64() {
@@ -52,9 +65,14 @@ pub fn nearest(
     } else {
         engine::run::<f32, _>(pairs, &search, threads, check, fold)?;
     }
-    let value = |key: f64| if search.largest { -key } else { key.max(0.0).sqrt() };
-    let found = || best.iter().flatten();
-    Ok((found().map(|(key, _)| value(*key)).collect(), found().map(|(_, row)| *row as i64).collect()))
+    Ok(search.flatten(&best))
+}
+
+/// Adds what was found for each row of x.
+fn merge(best: &mut [Vec<(f64, usize)>], count: usize, part: Vec<Vec<(f64, usize)>>) {
+    for (best, part) in best.iter_mut().zip(part) {
+        part.into_iter().for_each(|found| insert(best, count, found));
+    }
 }
 
 /// Adds one that was found, in the order of its key; after those with the same key, which have lower row numbers.
@@ -69,6 +87,36 @@ fn insert(best: &mut Vec<(f64, usize)>, count: usize, found: (f64, usize)) {
 struct Search {
     count: usize,
     largest: bool,
+    /// For each row of x the bits of the last key that is among the best so far. A later task takes no key that is not
+    /// below it, whose row number would be higher too: so that it saves work, and changes nothing of the result.
+    bounds: Vec<AtomicU64>,
+}
+
+impl Search {
+    /// The best of `values`, which hold the same rows of y, from `first` on, for one row of x after another.
+    fn best_of_each(&self, x_rows: usize, first: usize, values: &[f64]) -> Vec<Vec<(f64, usize)>> {
+        let best_of = |values: &[f64]| {
+            let (mut best, mut worst) = (Vec::new(), f64::INFINITY);
+            for (row, value) in values.iter().enumerate() {
+                let key = if self.largest { -value } else { *value };
+                if key < worst || best.len() < self.count {
+                    insert(&mut best, self.count, (key, first + row));
+                    if best.len() == self.count {
+                        worst = best.last().map_or(worst, |(key, _)| *key);
+                    }
+                }
+            }
+            best
+        };
+        values.chunks_exact((values.len() / x_rows).max(1)).map(best_of).collect()
+    }
+
+    /// Values and row numbers, one row of x after another.
+    fn flatten(&self, best: &[Vec<(f64, usize)>]) -> (Vec<f64>, Vec<i64>) {
+        let value = |key: f64| if self.largest { -key } else { key.max(0.0).sqrt() };
+        let found = || best.iter().flatten();
+        (found().map(|(key, _)| value(*key)).collect(), found().map(|(_, row)| *row as i64).collect())
+    }
 }
 
 impl<R: Real> Reduction<R> for Search {
@@ -78,7 +126,11 @@ impl<R: Real> Reduction<R> for Search {
     fn task<S: Simd<Real = R>, const Y: usize>(&self, _: S, place: Place, walk: impl WalkTiles<S>) -> Self::Output {
         let width = VECTORS * S::LANES;
         let padded = place.x_rows.div_ceil(width) * width;
-        let worst = vec![R::from_f64(f64::INFINITY); padded];
+        // Rows that are only padding have no key to look for.
+        let mut worst = vec![R::from_f64(f64::NEG_INFINITY); padded];
+        for (worst, bound) in worst.iter_mut().zip(&self.bounds[place.x_first..][..place.x_rows]) {
+            *worst = R::from_f64(f64::from_bits(bound.load(Ordering::Relaxed)));
+        }
         let mut sink = SearchSink { search: self, best: vec![Vec::new(); place.x_rows], worst };
         if self.count > 0 {
             walk.walk(&mut sink);
@@ -97,7 +149,7 @@ struct SearchSink<'a, R> {
 impl<S: Simd> Sink<S> for SearchSink<'_, S::Real> {
     #[inline(always)]
     fn take<const Y: usize>(&mut self, simd: S, tile: Tile<'_, S::Real>) {
-        let Search { count, largest } = *self.search;
+        let Search { count, largest, .. } = *self.search;
         let zero = simd.splat(S::Real::default());
         assert!(tile.values.len() >= tile.y_rows * tile.width && self.worst.len() >= tile.x_first + tile.width);
         for row in 0..tile.y_rows {
@@ -116,9 +168,10 @@ impl<S: Simd> Sink<S> for SearchSink<'_, S::Real> {
                     let value = tile.values[row * tile.width + lane].to_f64();
                     let key = if largest { -value } else { value };
                     let (x, y) = (tile.x_first + lane, tile.y_first + row);
-                    if key < self.worst[x].to_f64() || self.best[x].len() < count {
+                    let worst = self.worst[x].to_f64();
+                    if key < worst || worst == f64::INFINITY && self.best[x].len() < count {
                         insert(&mut self.best[x], count, (key, y));
-                        if self.best[x].len() == count {
+                        if self.best[x].len() == count && self.best[x][count - 1].0 < worst {
                             self.worst[x] = S::Real::from_f64(self.best[x][count - 1].0);
                         }
                     }

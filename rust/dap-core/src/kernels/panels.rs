@@ -1,6 +1,5 @@
 //! Rows packed for the micro-kernels: converted, centred or normalised, and transposed in panels of a few rows.
 
-use super::engine::Packing;
 use super::micro::VECTORS;
 use crate::Matrix;
 use crate::error::{Error, Result};
@@ -18,9 +17,16 @@ const LANES: usize = 8;
 /// The most rows of a panel at any level.
 const MAX_WIDTH: usize = VECTORS * MAX_LANES;
 
+/// How rows are packed; with the centre where they are moved.
+pub(crate) enum Packing {
+    Plain,
+    Unit,
+    Centred(Vec<f64>),
+}
+
 /// Panels of `width` rows, each with all rows' values of column 0, then of column 1, and so on; missing rows are zero.
 #[derive(Debug, Default)]
-pub(super) struct Panels<R> {
+pub(crate) struct Panels<R> {
     values: Vec<R>,
     /// ‖row‖² as packed, a multiple of `width` of them.
     pub squared: Vec<R>,
@@ -122,7 +128,7 @@ fn add_squares<R: Real>(values: &[R], sums: &mut [f64; LANES]) {
 /// The mean of evenly spaced rows, in the columns where it is finite and more than twice the standard deviation.
 ///
 /// Elsewhere 0: moving by a small mean would only round the differences of near points.
-pub(super) fn centre(rows: Matrix) -> Vec<f64> {
+pub(crate) fn centre(rows: Matrix) -> Vec<f64> {
     let count = rows.rows().min(CENTRE_ROWS);
     let (mut sums, mut squares) = (vec![0.0; rows.columns()], vec![0.0; rows.columns()]);
     let (mut row, mut first) = (vec![0.0_f64; rows.columns()], vec![0.0_f64; rows.columns()]);
@@ -148,7 +154,7 @@ pub(super) fn centre(rows: Matrix) -> Vec<f64> {
 }
 
 /// That many zeros; an error if memory is short.
-pub(super) fn zeros<R: Copy + Default>(count: usize) -> Result<Vec<R>> {
+pub(crate) fn zeros<R: Copy + Default>(count: usize) -> Result<Vec<R>> {
     let mut values = Vec::new();
     values.try_reserve_exact(count).map_err(|_| Error::Memory(count))?;
     values.resize(count, R::default());

@@ -3,8 +3,11 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
+use half::f16;
+
 use super::Simd;
 use super::x86::shared;
+use crate::matrix::Read;
 
 /// AVX-512F vectors; only made by the entries of [`super::x86`], whose callers have detected the features.
 #[derive(Clone, Copy)]
@@ -72,6 +75,28 @@ impl Simd for Avx512<f32> {
             _mm512_storeu_pd(sums, _mm512_add_pd(_mm512_loadu_pd(sums), low));
             _mm512_storeu_pd(sums.add(8), _mm512_add_pd(_mm512_loadu_pd(sums.add(8)), high));
         }
+    }
+    #[inline(always)]
+    fn total(self, a: __m512) -> f64 {
+        // SAFETY: the token. By halving too.
+        unsafe {
+            let low = _mm512_cvtps_pd(_mm512_castps512_ps256(a));
+            let high = _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(a))));
+            _mm512_reduce_add_pd(_mm512_add_pd(low, high))
+        }
+    }
+    #[inline(always)]
+    fn widen(self, from: &[f16], to: &mut [f32]) {
+        assert!(from.len() == to.len());
+        let whole = from.len() / Self::LANES * Self::LANES;
+        for place in (0..whole).step_by(Self::LANES) {
+            // SAFETY: the token; both have `LANES` values from `place` on.
+            unsafe {
+                let half = _mm256_loadu_si256(from.as_ptr().add(place).cast());
+                _mm512_storeu_ps(to.as_mut_ptr().add(place), _mm512_cvtph_ps(half));
+            }
+        }
+        f32::from_half(&from[whole..], &mut to[whole..]);
     }
 }
 

@@ -13,6 +13,8 @@ mod x86;
 
 use std::fmt::Debug;
 
+use half::f16;
+
 use crate::matrix::Read;
 
 /// The most lanes of any level.
@@ -170,6 +172,12 @@ pub trait Simd: Copy + Send + Sync {
     /// # Safety
     /// `LANES` values can be read from and written to `sums`.
     unsafe fn add_to(self, sums: *mut f64, a: Self::Vector);
+
+    /// Converts `from`, which has as many values as `to`.
+    #[inline(always)]
+    fn widen(self, from: &[f16], to: &mut [Self::Real]) {
+        Self::Real::from_half(from, to);
+    }
 
     /// The sum of the lanes, by halving.
     #[inline(always)]
