@@ -38,7 +38,8 @@ def every_function(x, y, kernel, threads=None):
     parts = [
         out, rows, columns, np.float64(squares), _core.row_sums(x, y, kernel, None, threads),
         _core.row_sums(x, y, kernel, weights, threads), _core.row_sums(x, None, kernel, None, threads),
-        _core.mean_distance(x, y, kernel, threads), *_core.nearest(x, y, kernel, 3, threads),
+        _core.mean_distance(x, y, kernel, None, threads),
+        _core.mean_distance(x, y, kernel, weights[:, 0].copy(), threads), *_core.nearest(x, y, kernel, 3, threads),
         *_core.nearest(x, y, None, 3, threads),
     ]  # fmt: skip
     return [part.tobytes() for part in parts]

@@ -23,7 +23,7 @@ from dap.features import Tap, cached, encode_images, noised_features
 from dap.methods import DAP, Context, Slot, Unit
 from dap.methods.dap import KernelDistance
 from dap.priors.dit import DiTPrior
-from dap.sampling import SamplingSettings, Window, sample
+from dap.sampling import SamplingSettings, StepState, Window, sample
 from dap.selection import random_per_class
 
 NAMES = ("Bag", "Dress")  # the prior's labels 8 and 3
@@ -379,3 +379,46 @@ def test_class_map_is_the_same_with_and_without_the_source(run, tiny_folder, tmp
             {"name": "Dress", "source_id": "Dress", "prior_label": 3, "folder": "Dress"},
             {"name": "Bag", "source_id": "Bag", "prior_label": 8, "folder": "Bag"},
         ]
+
+
+@pytest.mark.parametrize("rule", ["herding", "weighted herding", "thinning", "k-medoids"])
+def test_references_are_chosen_at_each_step_of_the_index(tree, index, tiny_pipeline, rule):
+    """The energy of the loop is that of the chosen rows of each step, with their weights, by the definition."""
+    prior = DiTPrior(tiny_pipeline)
+    given, method = context(tree, prior, index), DAP(selection=rule, references=3)
+    artefact = method.prepare(given)
+    term = method.term(artefact)
+    chosen = set()
+    for step, timestep in enumerate(index.timesteps):
+        for name, label in (("Bag", 8), ("Dress", 3)):
+            ids = artefact.ids[name][timestep]
+            rows = [index.ids(name).index(each) for each in ids]
+            assert len(set(rows)) == 3
+            chosen.add((name, tuple(rows)))
+            features = np.asarray(index.features(name, timestep))[rows].astype(np.float64)
+            np.testing.assert_array_equal(term.references[step, label].double().numpy(), features)
+            weights = artefact.weights.get((step, label))
+            assert (weights is not None) == (rule == "weighted herding")
+            shares = np.full(3, 1 / 3) if weights is None else weights.double().numpy()
+            assert abs(shares.sum() - 1) < 1e-6
+            tokens = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(step))
+            state = StepState(
+                step, STEPS, timestep, 1.0, 0.0, torch.zeros(2, 4, 8, 8), torch.zeros(2, 4, 8, 8),
+                torch.zeros(2, 4, 8, 8), torch.tensor([label, label]), {artefact.tap.block: tokens},
+            )  # fmt: skip
+            pooled = tokens.double().mean(1).numpy()
+            expected = [
+                sum(w * np.linalg.norm(row - f) for w, f in zip(shares, features, strict=True)) for row in pooled
+            ]
+            np.testing.assert_allclose(term.energy(state).numpy(), expected, 1e-5)
+    assert len(chosen) > 2  # not the same at every step
+    recorded = method.record(given, artefact)["references"]
+    assert recorded["Bag"][index.timesteps[0]] == artefact.ids["Bag"][index.timesteps[0]]
+    assert torch.isfinite(method.make(given, UNIT, artefact)).all()
+
+
+def test_choosing_by_features_needs_an_index(tree, run):
+    with pytest.raises(OptionError, match="selection: 'herding' chooses among the features of a class, which an index"):
+        run(tree, method=DAP(selection="herding"))
+    with pytest.raises(OptionError, match="selection"):
+        DAP(selection="herdin")

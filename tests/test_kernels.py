@@ -250,3 +250,29 @@ def test_a_row_that_is_not_finite_is_a_row_of_nan(kernel, backend):
         K.nearest(x, y, 1, kernel, backend)
     with pytest.raises(OptionError, match="y must be finite"):
         K.nearest(torch.from_numpy(y), torch.from_numpy(x).half(), 1, kernel, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_weighted_distances_follow_the_definition(kernel, backend):
+    x, y = draw(9, 330, 5, dtype=np.float32)
+    weights = np.random.default_rng(3).standard_normal(330)
+    distances = oracle.distance(x, y, dataclasses.asdict(kernel))
+    largest = np.sqrt(max(oracle.diagonal(rows, dataclasses.asdict(kernel)).max() for rows in (x, y)))
+    allowed = 5e-6 * (distances + largest) @ np.abs(weights)
+    found = K.mean_distance(x, y, kernel, backend, weights=weights)
+    assert (np.abs(found - distances @ weights) <= allowed).all()
+
+
+def test_weighted_distances_have_gradients_and_equal_shares_are_the_mean():
+    x, y, weights = (torch.from_numpy(rows).requires_grad_() for rows in (*draw(3, 4, 5), draw(4, 0, 1)[0][:, 0]))
+    assert torch.autograd.gradcheck(lambda x, y, w: K.mean_distance(x, y, weights=w), (x, y, weights))
+    rows = draw(3, 4, 5)
+    for backend in BACKENDS:
+        shares = np.full(4, 0.25)
+        np.testing.assert_allclose(
+            K.mean_distance(*rows, backend=backend, weights=shares), K.mean_distance(*rows, backend=backend), 1e-12
+        )
+        for wrong in (np.zeros((4, 1)), np.zeros(3)):
+            with pytest.raises(OptionError, match="weights must have"):
+                K.mean_distance(*rows, backend=backend, weights=wrong)

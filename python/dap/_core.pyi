@@ -38,7 +38,9 @@ _Sums: TypeAlias = npt.NDArray[np.float64]
 _Path: TypeAlias = str | os.PathLike[str]
 _Indices: TypeAlias = npt.NDArray[np.int64]
 
-def mean_distance(x: _Rows, y: _Rows | None, kernel: _Kernel, threads: int | None = None) -> _Sums: ...
+def mean_distance(
+    x: _Rows, y: _Rows | None, kernel: _Kernel, weights: _Sums | None = None, threads: int | None = None
+) -> _Sums: ...
 def row_sums(
     x: _Rows, y: _Rows | None, kernel: _Kernel, weights: _Sums | None = None, threads: int | None = None
 ) -> _Sums: ...

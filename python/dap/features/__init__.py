@@ -3,11 +3,12 @@
 from dap.features.build import choose_timesteps, fill_index, index_spec, kept_latents, schedule, source_latents
 from dap.features.cached import reference_index
 from dap.features.fit import check_prior, check_references, check_source, class_names, source_of_index
+from dap.features.indexed import Chosen, IndexedFeatures
 from dap.features.pooling import POOLINGS, Tap, default_block
 from dap.features.references import encode_images, noised_features, real_features
 
 __all__ = [
-    "POOLINGS", "Tap", "check_prior", "check_references", "check_source", "choose_timesteps", "class_names",
-    "default_block", "encode_images", "fill_index", "index_spec", "kept_latents", "noised_features", "real_features",
-    "reference_index", "schedule", "source_latents", "source_of_index",
+    "POOLINGS", "Chosen", "IndexedFeatures", "Tap", "check_prior", "check_references", "check_source",
+    "choose_timesteps", "class_names", "default_block", "encode_images", "fill_index", "index_spec", "kept_latents",
+    "noised_features", "real_features", "reference_index", "schedule", "source_latents", "source_of_index",
 ]  # fmt: skip

@@ -84,9 +84,12 @@ def row_sums(x: Any, y: Any, kernel: Kernel, weights: Any = None) -> Matrix:
     return np.array(sums, np.float64).reshape(len(x), weights.shape[1])
 
 
-def mean_distance(x: Any, y: Any, kernel: Kernel) -> Matrix:
-    """(1/m) Σ_j D(x_i, y_j) with shape (n,)."""
-    return np.array([np.sqrt(np.maximum(kernel.squared_distance(p), 0.0)).mean() for p in _rows(x, y)], np.float64)
+def mean_distance(x: Any, y: Any, kernel: Kernel, weights: Any = None) -> Matrix:
+    """(1/m) Σ_j D(x_i, y_j), or Σ_j w_j D(x_i, y_j) for weights with shape (m,), with shape (n,)."""
+    count = len(x if y is None else y)
+    shares = np.full(count, 1 / count) if weights is None else to_numpy(weights, np.float64)
+    rows = [np.sqrt(np.maximum(kernel.squared_distance(p), 0.0))[0] @ shares for p in _rows(x, y)]
+    return np.array(rows, np.float64)
 
 
 def pair_sums(x: Any, y: Any, kernel: Kernel) -> tuple[Matrix, Matrix, np.float64]:

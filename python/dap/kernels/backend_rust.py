@@ -60,9 +60,10 @@ def row_sums(x: Any, y: Any, kernel: Kernel, weights: Any = None, threads: int |
     return _core.row_sums(*_packed(x, y), specification(kernel), columns, threads)
 
 
-def mean_distance(x: Any, y: Any, kernel: Kernel, threads: int | None = None) -> Array:
-    """(1/m) Σ_j D(x_i, y_j) with shape (n,)."""
-    return _core.mean_distance(*_packed(x, y), specification(kernel), threads)
+def mean_distance(x: Any, y: Any, kernel: Kernel, weights: Any = None, threads: int | None = None) -> Array:
+    """(1/m) Σ_j D(x_i, y_j), or Σ_j w_j D(x_i, y_j) for weights with shape (m,), with shape (n,)."""
+    shares = None if weights is None else to_numpy(weights, np.float64)
+    return _core.mean_distance(*_packed(x, y), specification(kernel), shares, threads)
 
 
 def pair_sums(x: Any, y: Any, kernel: Kernel, threads: int | None = None) -> tuple[Array, Array, float]:

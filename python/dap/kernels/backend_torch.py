@@ -45,8 +45,10 @@ def row_sums(x: Any, y: Any, kernel: Kernel, weights: Any = None) -> torch.Tenso
     return blocks.sum(lambda pairs, part: product(kernel.value(pairs), part.T), weights)
 
 
-def mean_distance(x: Any, y: Any, kernel: Kernel) -> torch.Tensor:
-    """(1/m) Σ_j D(x_i, y_j) with shape (n,); the gradient of D is zero at D = 0."""
+def mean_distance(x: Any, y: Any, kernel: Kernel, weights: Any = None) -> torch.Tensor:
+    """(1/m) Σ_j D(x_i, y_j), or Σ_j w_j D(x_i, y_j), with shape (n,); the gradient of D is zero at D = 0."""
+    if weights is not None:
+        return _Blocks(x, y).sum(lambda pairs, part: root(kernel.squared_distance(pairs)) @ part, weights)
     sums = _Blocks(x, y).sum(lambda pairs: root(kernel.squared_distance(pairs)).sum(1))
     return sums / len(x if y is None else y)
 

@@ -141,7 +141,14 @@ def row_means(x: Rows, y: Rows | None = None, kernel: Kernel | str = LINEAR, bac
     return means
 
 
-def mean_distance(x: Rows, y: Rows | None = None, kernel: Kernel | str = LINEAR, backend: str = "auto") -> Rows:
+def mean_distance(
+    x: Rows,
+    y: Rows | None = None,
+    kernel: Kernel | str = LINEAR,
+    backend: str = "auto",
+    *,
+    weights: Rows | None = None,
+) -> Rows:
     """(1/m) Σ_j D(x_i, y_j) for each row of x, with D(x, y) = √(k(x,x) + k(y,y) − 2 k(x,y)).
 
     The energy of one slot in DAP (Su et al., ICLR 2026, Eq. 6) when x holds features of slots and y those of real
@@ -152,9 +159,12 @@ def mean_distance(x: Rows, y: Rows | None = None, kernel: Kernel | str = LINEAR,
         y: Real numbers with shape (m, d), m ≥ 1; None for x (where D(x_i, x_i) = 0 is one of the m).
         kernel: A kernel or its name.
         backend: "auto" (see :func:`dap.kernels.explain`), "torch", "rust" or "numpy".
+        weights: w with shape (m,), of the kind and device of x, for Σ_j w_j D(x_i, y_j): rows that stand for many. None
+            for 1/m each.
 
     Returns:
-        Shape (n,). With the torch backend differentiable in x and y; the gradient of D is taken as zero at D = 0.
+        Shape (n,). With the torch backend differentiable in x, y and weights; the gradient of D is taken as zero at
+        D = 0.
 
     Raises:
         OptionError: If the shapes, types, devices or the backend do not fit, or y has no rows.
@@ -167,8 +177,12 @@ def mean_distance(x: Rows, y: Rows | None = None, kernel: Kernel | str = LINEAR,
     check_rows(x=x, y=y)
     _count(x, y)
     kernel = as_kernel(kernel).resolve(x if y is None else y)
-    module = module_of(choose(kernel, backend, x, y))
-    means: Rows = give_back(module.mean_distance(x, y, kernel), x, y)
+    if weights is not None:
+        if weights.ndim != 1:
+            raise OptionError(f"weights must have 1 dimension (rows of y), got shape {tuple(weights.shape)}")
+        _check_weights(weights[:, None], x, y)
+    module = module_of(choose(kernel, backend, x, y, weights))
+    means: Rows = give_back(module.mean_distance(x, y, kernel, weights), x, y)
     return means
 
 

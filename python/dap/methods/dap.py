@@ -27,9 +27,8 @@ it has, or else one of the references alone, float32 and with every guided step,
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -37,17 +36,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dap.data.classmap import ClassEntry
 from dap.errors import OptionError
-from dap.features import Tap, check_prior, check_references, default_block, reference_index, schedule
+from dap.features import (
+    Chosen,
+    IndexedFeatures,
+    Tap,
+    check_prior,
+    check_references,
+    default_block,
+    reference_index,
+    schedule,
+)
 from dap.index import Index
 from dap.kernels import Kernel, by_name, mean_distance
 from dap.methods.base import Context, Unit
 from dap.registry import unknown_name
 from dap.sampling import StepState, Window, sample
-from dap.selection import permutation, random_per_class
+from dap.selection import Selection, herding, k_medoids, permutation, random_per_class, thinning
 
 __all__ = ["DAP", "KernelDistance"]
+
+SELECTORS: dict[str, Callable[[np.ndarray, int, int], Selection]] = {
+    "herding": lambda rows, count, seed: herding(rows, count, seed=seed),
+    "weighted herding": lambda rows, count, seed: herding(rows, count, seed=seed, weighted=True),
+    "thinning": lambda rows, count, seed: thinning(rows, count, seed=seed),
+    "k-medoids": lambda rows, count, seed: k_medoids(rows, count, seed=seed),
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,9 @@ class DAP:
             at a third of its depth (the paper: blocks 4 to 12 of 28).
         pooling: "mean" over tokens, "flat", "grid4" or "sketch256"; see :mod:`dap.features.pooling`.
         references: Number N of real images of each class; a class with fewer gives all it has.
+        selection: Which ones: "random", the same at every step; or, among the rows of a given index, those that stand
+            for all at each step by themselves: "herding", "weighted herding" (E becomes Σ w D_k with weights that sum
+            to 1), "thinning", "k-medoids".
         noise: "own" noise for each reference and step, or "shared" by all references of a step.
         start: Share of the steps after which guidance starts.
         stop: Share of the steps after which it stops (the paper's early stop).
@@ -84,6 +101,7 @@ class DAP:
     block: int | None = None
     pooling: str = "mean"
     references: int = 64
+    selection: str = "random"
     noise: str = "own"
     start: float = 0.0
     stop: float = 1.0
@@ -102,7 +120,8 @@ class DAP:
             raise OptionError(f"block: expected a whole number of at least 1, got {self.block!r}")
         if self.references < 1:
             raise OptionError(f"references: expected at least 1, got {self.references}")
-        for option, allowed in (("noise", ("own", "shared")), ("at", ("eps", "sample"))):
+        choices = (("selection", ("random", *SELECTORS)), ("noise", ("own", "shared")), ("at", ("eps", "sample")))
+        for option, allowed in choices:
             if getattr(self, option) not in allowed:
                 raise unknown_name(option, getattr(self, option), allowed)
         Tap(1, self.pooling)
@@ -120,6 +139,11 @@ class DAP:
             check_prior(context.index, prior)
             check_references(context.index, tap, scheduler, self.noise)
             return self._of_index(context, context.index, tap, guided)
+        if self.selection != "random":
+            raise OptionError(
+                f"selection: {self.selection!r} chooses among the features of a class, which an index has: make one "
+                "(dap index build) and give it as index=, or leave selection at 'random'"
+            )
         chosen = random_per_class(context.source, self.references, context.seed)
         indices = {
             entry.name: [int(i) for i in chosen if context.source.labels[i] == class_index]
@@ -132,8 +156,12 @@ class DAP:
             context.source, context.classes, prior, indices, tap=tap, scheduler=scheduler,
             timesteps=tuple(dict.fromkeys(guided.values())), noise=self.noise, seed=context.seed,
         )  # fmt: skip
-        rows = {name: np.arange(len(own)) for name, own in indices.items()}
-        return References(tap, ids, IndexedFeatures(index, guided, context.classes, rows), index)
+        whole = {
+            (step, name): Chosen(np.arange(len(own)), None, t)
+            for step, t in guided.items()
+            for name, own in ids.items()
+        }
+        return References(tap, ids, IndexedFeatures(index, context.classes, whole), index)
 
     def _of_index(self, context: Context, index: Index, tap: Tap, guided: dict[int, int]) -> References:
         """References among the rows of the given index: of a whole class, those that the source itself would give."""
@@ -143,12 +171,26 @@ class DAP:
                 f"index {index.path} has the timesteps {', '.join(map(str, index.timesteps))}, and this run is guided "
                 f"at {', '.join(map(str, guided.values()))}: widen start and stop, or build another index"
             )
-        rows, ids = {}, {}
+        chosen: dict[tuple[int, str], Chosen] = {}
+        ids: dict[str, Any] = {}
         for name in (entry.name for entry in context.classes):
             own = index.ids(name)
-            rows[name] = permutation(len(own), context.seed, name)[: self.references]
-            ids[name] = [own[row] for row in rows[name]]
-        return References(tap, ids, IndexedFeatures(index, kept, context.classes, rows), index)
+            drawn = permutation(len(own), context.seed, name)[: self.references]
+            for step, t in kept.items():
+                chosen[step, name] = Chosen(drawn, None, t)
+                if self.selection != "random":
+                    found = SELECTORS[self.selection](index.features(name, t), len(drawn), context.seed)
+                    chosen[step, name] = Chosen(found.indices, found.weights, t)
+            ids[name] = [own[row] for row in drawn]
+            if self.selection != "random":
+                ids[name] = {t: [own[row] for row in chosen[step, name].rows] for step, t in kept.items()}
+        labels = {entry.name: int(entry.prior_label or 0) for entry in context.classes}
+        weights = {
+            (step, labels[name]): torch.from_numpy(each.weights).float()
+            for (step, name), each in chosen.items()
+            if each.weights is not None
+        }
+        return References(tap, ids, IndexedFeatures(index, context.classes, chosen), index, weights)
 
     def term(self, references: References) -> KernelDistance:
         """The guidance term."""
@@ -160,6 +202,7 @@ class DAP:
             self.scale,
             self.at,
             self.normalise,
+            references.weights,
         )
 
     def make(self, context: Context, unit: Unit, artefact: References) -> Tensor:
@@ -181,45 +224,17 @@ class References:
 
     Attributes:
         tap: Where the features were taken.
-        ids: Source ids by class name.
+        ids: Source ids by class name; where they differ between the timesteps, a dict of them by timestep.
         features: Features (N, D), float32 on the CPU, by (step, prior label).
         index: The index that they are read from; None where no step is guided.
+        weights: What each stands for, float32 (N,), by (step, prior label); none where the shares are equal.
     """
 
     tap: Tap
-    ids: dict[str, list[str]]
+    ids: dict[str, Any]
     features: Mapping[tuple[int, int], Tensor]
     index: Index | None = None
-
-
-class IndexedFeatures(Mapping[tuple[int, int], Tensor]):
-    """Features of the references by (step, prior label), each read from the index when it is asked for.
-
-    So a step reads the rows of its references and nothing else, whatever the size of the index.
-
-    Args:
-        index: The index.
-        timesteps: The timestep of each step.
-        classes: The class map.
-        rows: The references' rows in each class of the index, by the class's name.
-    """
-
-    def __init__(
-        self, index: Index, timesteps: dict[int, int], classes: Sequence[ClassEntry], rows: dict[str, np.ndarray]
-    ) -> None:
-        self._index, self._timesteps = index, timesteps
-        self._rows = {int(entry.prior_label or 0): (entry.name, rows[entry.name]) for entry in classes}
-
-    def __getitem__(self, key: tuple[int, int]) -> Tensor:
-        step, label = key
-        name, rows = self._rows[label]
-        return torch.from_numpy(np.asarray(self._index.features(name, self._timesteps[step]))[rows]).float()
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return itertools.product(self._timesteps, self._rows)
-
-    def __len__(self) -> int:
-        return len(self._timesteps) * len(self._rows)
+    weights: Mapping[tuple[int, int], Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -235,7 +250,10 @@ class GuidedSteps(Window):
 
 @dataclass(frozen=True)
 class KernelDistance:
-    """The energy term: E of the module's docstring, for each slot against the references of its class."""
+    """The energy term: E of the module's docstring, for each slot against the references of its class.
+
+    References and their weights are by (step, prior label); without weights they have equal shares.
+    """
 
     tap: Tap
     references: Mapping[tuple[int, int], Tensor]
@@ -244,6 +262,7 @@ class KernelDistance:
     scale: float
     at: Any
     normalise: bool
+    weights: Mapping[tuple[int, int], Tensor] = field(default_factory=dict)
     needs: Literal["features"] = "features"
     taps: frozenset[int] = field(init=False)
 
@@ -258,5 +277,10 @@ class KernelDistance:
             own = torch.nonzero(state.labels == label).flatten()
             references = self.references[state.step, label].to(features.device)
             kernel = self.kernel.resolve(references)
-            energies = energies.index_put((own,), mean_distance(features[own], references, kernel, backend="torch"))
+            weights = self.weights.get((state.step, label))
+            energy = mean_distance(
+                features[own], references, kernel, backend="torch",
+                weights=None if weights is None else weights.to(features),
+            )  # fmt: skip
+            energies = energies.index_put((own,), energy)
         return energies

@@ -17,7 +17,7 @@ use pyo3::prelude::*;
 mod _core {
     use dap_core::kernels;
     use dap_core::simd::Level;
-    use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray2, PyUntypedArrayMethods};
+    use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
     use pyo3::exceptions::{PyTypeError, PyValueError};
     use pyo3::prelude::*;
     use pyo3::types::PyDict;
@@ -33,19 +33,22 @@ mod _core {
     type Neighbours<'py> = (Bound<'py, PyArray2<f64>>, Bound<'py, PyArray2<i64>>);
     type Sums<'py> = (Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<f64>>, f64);
 
-    /// Mean kernel distance of each row of x to the rows of y: float64 with shape (n,).
+    /// Mean kernel distance of each row of x to the rows of y, or the sum weighted by weights (m,): float64 (n,).
     #[pyfunction]
-    #[pyo3(signature = (x, y, kernel, threads=None))]
+    #[pyo3(signature = (x, y, kernel, weights=None, threads=None))]
     fn mean_distance<'py>(
         py: Python<'py>,
         x: &Bound<'py, PyAny>,
         y: Option<&Bound<'py, PyAny>>,
         kernel: Vec<Named>,
+        weights: Option<PyReadonlyArray1<'py, f64>>,
         threads: Option<usize>,
     ) -> PyResult<Bound<'py, PyArray1<f64>>> {
         let (x, y, kernel) = (rows("x", x)?, y.map(|y| rows("y", y)).transpose()?, named(kernel)?);
         let (x, y) = (x.borrow()?, y.as_ref().map(|y| y.borrow()).transpose()?);
-        let means = interruptible(py, |check| kernels::mean_distance(x, y, &kernel, threads, check))?;
+        let weights = weights.as_ref().map(|weights| weights.as_slice());
+        let weights = weights.transpose().map_err(|error| PyValueError::new_err(format!("weights: {error}")))?;
+        let means = interruptible(py, |check| kernels::mean_distance(x, y, &kernel, weights, threads, check))?;
         Ok(means.into_pyarray(py))
     }
 

@@ -16,24 +16,26 @@ use crate::tasks::Check;
 const TOGETHER: usize = 4;
 
 /// (1/m) Σ_j D(x_i, y_j) for each row i of x, with D the distance of the sum of `kernels`; y is x where None.
+/// With `weights`, one for each row of y, Σ_j w_j D(x_i, y_j).
 ///
 /// The result has the same bits whatever `threads` is (`None`: all CPUs).
 ///
 /// # Errors
-/// Different columns, a y without rows, a bad number of threads, no memory, or what `check` says.
+/// Different columns, a y without rows, another number of weights, a bad number of threads, no memory, or what `check` says.
 ///
 /// ```
 /// use dap_core::kernels::{Kernel, mean_distance};
 /// use dap_core::matrix::{Matrix, Values};
 /// let x = Matrix::new(Values::Float32(&[0.0, 0.0]), 1, 2)?;
 /// let y = Matrix::new(Values::Float32(&[3.0, 4.0, 0.0, 1.0]), 2, 2)?;
-/// assert_eq!(mean_distance(x, Some(y), &[Kernel::new("linear", &[])?], None, &mut || Ok(()))?, [3.0]);
+/// assert_eq!(mean_distance(x, Some(y), &[Kernel::new("linear", &[])?], None, None, &mut || Ok(()))?, [3.0]);
 /// # Ok::<(), dap_core::Error>(())
 /// ```
 pub fn mean_distance(
     x: Matrix,
     y: Option<Matrix>,
     kernels: &[Kernel],
+    weights: Option<&[f64]>,
     threads: Option<usize>,
     check: Check,
 ) -> Result<Vec<f64>> {
@@ -42,6 +44,9 @@ pub fn mean_distance(
         return Err(Error::NoRows);
     }
     let pairs = Pairs { x, y, kernels, want: Want::SquaredDistance };
+    if let Some(weights) = weights {
+        return weighted(pairs, weights, 1, threads, check);
+    }
     let mut means = sums(pairs, threads, check)?.rows;
     means.iter_mut().for_each(|sum| *sum /= count as f64);
     Ok(means)

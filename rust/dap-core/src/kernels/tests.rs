@@ -177,7 +177,9 @@ fn row_sums_and_gram_follow_the_definition() {
 #[test]
 fn mean_distances_follow_the_definition() {
     each_case(|x, y, kernel, case| {
-        let means = mean_distance(x.matrix(), Some(y.matrix()), &[kernel], Some(2), &mut go_on()).unwrap();
+        let means = mean_distance(x.matrix(), Some(y.matrix()), &[kernel], None, Some(2), &mut go_on()).unwrap();
+        let (y_rows, weights) = (Some(y.matrix()), numbers(y.rows, 1, 8));
+        let weighted = mean_distance(x.matrix(), y_rows, &[kernel], Some(&weights), Some(2), &mut go_on()).unwrap();
         for (i, got) in means.iter().enumerate() {
             let distance = |j: usize| reference::distance(x.row(i), y.row(j), kernel);
             let mean = (0..y.rows).map(distance).sum::<f64>() / y.rows as f64;
@@ -185,6 +187,8 @@ fn mean_distances_follow_the_definition() {
             let own = (0..y.rows).map(|j| reference::value(y.row(j), y.row(j), kernel)).fold(0.0, f64::max);
             let allowed = if x.kind == 1 { 1e-12 } else { 6e-6 } * (mean + own.sqrt() * 1e-3) + 3e-8 * own.sqrt();
             assert!((got - mean).abs() <= allowed, "{case}: mean {i} is {got}, not {mean}");
+            let sum = (0..y.rows).map(|j| weights[j] * distance(j)).sum::<f64>();
+            assert!((weighted[i] - sum).abs() <= allowed * y.rows as f64, "{case}: weighted {i}, not {sum}");
         }
     });
 }
@@ -281,7 +285,8 @@ fn the_number_of_threads_does_not_change_a_bit() {
             (
                 row_sums(x, y, &kernel, None, threads, &mut go_on()).unwrap(),
                 row_sums(x, y, &kernel, Some((&weights, 3)), threads, &mut go_on()).unwrap(),
-                mean_distance(x, None, &kernel, threads, &mut go_on()).unwrap(),
+                mean_distance(x, None, &kernel, None, threads, &mut go_on()).unwrap(),
+                mean_distance(x, y, &kernel, Some(&weights[..2100]), threads, &mut go_on()).unwrap(),
                 pair_sums(x, None, &kernel, threads, &mut go_on()).unwrap(),
                 nearest(x, y, Some(&kernel), 3, threads, &mut go_on()).unwrap(),
             )
@@ -301,7 +306,7 @@ fn a_common_offset_costs_no_digits() {
             let far = |values: &[f64]| Stored::new(&values.iter().map(|v| v + 1e4).collect::<Vec<_>>(), 60, 50, 0);
             for kernel in kernels().into_iter().filter(|k| !matches!(k.0, Form::Cosine | Form::Polynomial { .. })) {
                 let means = |x: &Stored, y: &Stored| {
-                    mean_distance(x.matrix(), Some(y.matrix()), &[kernel], None, &mut go_on()).unwrap()
+                    mean_distance(x.matrix(), Some(y.matrix()), &[kernel], None, None, &mut go_on()).unwrap()
                 };
                 let plain = means(&Stored::new(&x, 60, 50, 1), &Stored::new(&y, 60, 50, 1));
                 for (a, b) in means(&far(&x), &far(&y)).iter().zip(plain) {
@@ -318,7 +323,7 @@ fn near_points_keep_their_digits() {
     let y = Stored::new(&[1e4, 1e4 + 0.25], 1, 2, 0);
     let mean = |name, parameters: &[f64]| {
         let kernel = Kernel::new(name, parameters).unwrap();
-        mean_distance(x.matrix(), Some(y.matrix()), &[kernel], None, &mut go_on()).unwrap()[0]
+        mean_distance(x.matrix(), Some(y.matrix()), &[kernel], None, None, &mut go_on()).unwrap()[0]
     };
     assert_eq!(mean("linear", &[]), 0.25);
     for (name, parameters, want) in [
@@ -344,7 +349,7 @@ fn extreme_bandwidths_stay_finite() {
             let kernel = [Kernel::new(name, &[bandwidth]).unwrap()];
             let sums = row_sums(x.matrix(), Some(y.matrix()), &kernel, None, None, &mut go_on()).unwrap();
             assert_eq!(sums, [1.0], "{name} {bandwidth}");
-            let means = mean_distance(x.matrix(), Some(y.matrix()), &kernel, None, &mut go_on()).unwrap();
+            let means = mean_distance(x.matrix(), Some(y.matrix()), &kernel, None, None, &mut go_on()).unwrap();
             assert!((means[0] - 0.5 * 2.0_f64.sqrt()).abs() < 1e-7, "{name} {bandwidth}: {means:?}");
         }
     }
@@ -359,13 +364,13 @@ fn empty_and_unequal_inputs() {
     let mut out = [0.0_f32; 2];
     for kernel in kernels() {
         let kernel = &[kernel][..];
-        assert_eq!(mean_distance(two, Some(none), kernel, None, &mut go_on()), Err(Error::NoRows));
-        assert_eq!(mean_distance(none, Some(two), kernel, None, &mut go_on()), Ok(vec![]));
+        assert_eq!(mean_distance(two, Some(none), kernel, None, None, &mut go_on()), Err(Error::NoRows));
+        assert_eq!(mean_distance(none, Some(two), kernel, None, None, &mut go_on()), Ok(vec![]));
         assert_eq!(row_sums(two, Some(none), kernel, None, None, &mut go_on()), Ok(vec![0.0, 0.0]));
         assert_eq!(row_sums(two, Some(two), kernel, Some((&[], 0)), None, &mut go_on()), Ok(vec![]));
         let columns = Err(Error::Columns { x: 2, y: 1 });
         assert_eq!(row_sums(two, Some(flat), kernel, None, None, &mut go_on()), columns);
-        assert_eq!(mean_distance(two, Some(flat), kernel, None, &mut go_on()), columns);
+        assert_eq!(mean_distance(two, Some(flat), kernel, None, None, &mut go_on()), columns);
         let threads = Err(Error::Threads { threads: 0 });
         assert_eq!(row_sums(two, Some(two), kernel, None, Some(0), &mut go_on()), threads);
         let wrong = row_sums(two, Some(two), kernel, Some((&[1.0], 1)), None, &mut go_on());
@@ -394,7 +399,7 @@ fn a_row_with_nan_or_infinity_is_a_row_of_nan() {
                             let mut sums =
                                 row_sums(x.matrix(), Some(y.matrix()), &[kernel], None, None, &mut check).unwrap();
                             sums.extend(
-                                mean_distance(x.matrix(), Some(y.matrix()), &[kernel], None, &mut check).unwrap(),
+                                mean_distance(x.matrix(), Some(y.matrix()), &[kernel], None, None, &mut check).unwrap(),
                             );
                             sums
                         };

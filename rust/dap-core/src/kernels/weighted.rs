@@ -1,13 +1,14 @@
-//! k(X, Y)·W: the values of a few rows of y are one operand of the micro-kernel, their weights the other.
+//! k(X, Y)·W, or D(X, Y)·W: the values of a few rows of y are one operand of the micro-kernel, their weights the other.
 
-use super::engine::{self, Pairs, Place, Reduction, Sink, Tile, WalkTiles};
+use super::engine::{self, GROUP, Pairs, Place, Reduction, Sink, Tile, WalkTiles};
+use super::function::Want;
 use super::micro::{Dot, VECTORS, accumulate};
 use super::panels::zeros;
 use crate::error::{Error, Result};
 use crate::simd::{Level, Real, Simd, Vectorized};
 use crate::tasks::Check;
 
-/// Σ_j k(x_i, y_j) w_jc with the weights row by row, `columns` in each.
+/// Σ_j k(x_i, y_j) w_jc, or Σ_j D(x_i, y_j) w_jc where squared distances are wanted, with the weights row by row, `columns` in each.
 pub(super) fn weighted(
     pairs: Pairs,
     weights: &[f64],
@@ -35,7 +36,8 @@ fn weighted_in<R: Real>(
     threads: Option<usize>,
     check: Check,
 ) -> Result<Vec<f64>> {
-    let weights = R::run(Level::detect(), Packed { weights, rows: pairs.y.map_or(0, |y| y.rows()), columns })?;
+    let root = pairs.want == Want::SquaredDistance;
+    let weights = R::run(Level::detect(), Packed { weights, rows: pairs.y.map_or(0, |y| y.rows()), columns, root })?;
     let mut sums = zeros(pairs.x.rows().saturating_mul(columns))?;
     engine::run(pairs, &weights, threads, check, |place, part: Vec<f64>| {
         let height = part.len() / weights.columns.max(1);
@@ -52,12 +54,15 @@ struct Weights<R> {
     rows: usize,
     /// A multiple of Y.
     columns: usize,
+    /// Whether the roots of the values are weighted.
+    root: bool,
 }
 
 struct Packed<'a> {
     weights: &'a [f64],
     rows: usize,
     columns: usize,
+    root: bool,
 }
 
 impl<R: Real> Vectorized<R> for Packed<'_> {
@@ -72,7 +77,7 @@ impl<R: Real> Vectorized<R> for Packed<'_> {
                 values[column / Y * Y * rows + row * Y + column % Y] = R::from_f64(*weight);
             }
         }
-        Ok(Weights { values, rows, columns })
+        Ok(Weights { values, rows, columns, root: self.root })
     }
 }
 
@@ -88,6 +93,7 @@ impl<R: Real> Reduction<R> for Weights<R> {
             height,
             sums: vec![0.0; height * self.columns],
             tile: vec![R::default(); Y * width],
+            roots: vec![R::default(); if self.root { GROUP * Y * width } else { 0 }],
         };
         walk.walk(&mut sink);
         sink.sums
@@ -101,6 +107,8 @@ struct WeightedSink<'a, R> {
     /// Column by column.
     sums: Vec<f64>,
     tile: Vec<R>,
+    /// Roots of a tile's values, where those are weighted.
+    roots: Vec<R>,
 }
 
 impl<S: Simd> Sink<S> for WeightedSink<'_, S::Real> {
@@ -109,11 +117,23 @@ impl<S: Simd> Sink<S> for WeightedSink<'_, S::Real> {
         let rows = self.weights.rows;
         assert!(tile.values.len() >= tile.y_rows * tile.width && tile.y_first + tile.y_rows <= rows);
         assert!(self.tile.len() == Y * tile.width && tile.x_first + tile.width <= self.height);
+        let values = if self.weights.root {
+            assert!(self.roots.len() >= tile.y_rows * tile.width);
+            for place in (0..tile.y_rows * tile.width).step_by(S::LANES) {
+                // SAFETY: both have that many values, whole vectors of them.
+                unsafe {
+                    let root = simd.sqrt(simd.load(tile.values.as_ptr().add(place)));
+                    simd.store(self.roots.as_mut_ptr().add(place), root);
+                }
+            }
+            self.roots.as_ptr()
+        } else {
+            tile.values.as_ptr()
+        };
         for first in (0..self.weights.columns).step_by(Y) {
             let weights = &self.weights.values[first * rows + tile.y_first * Y..][..tile.y_rows * Y];
             // SAFETY: the lengths were checked above; `sums` has `height` values for each of the weights' columns.
             unsafe {
-                let values = tile.values.as_ptr();
                 accumulate::<S, Dot, Y>(simd, tile.y_rows, values, weights.as_ptr(), self.tile.as_mut_ptr(), true);
                 for column in 0..Y {
                     let sums =
