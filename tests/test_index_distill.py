@@ -381,7 +381,7 @@ def test_class_map_is_the_same_with_and_without_the_source(run, tiny_folder, tmp
         ]
 
 
-@pytest.mark.parametrize("rule", ["herding", "weighted herding", "thinning", "k-medoids"])
+@pytest.mark.parametrize("rule", ["herding", "weighted_herding", "thinning", "k_medoids"])
 def test_references_are_chosen_at_each_step_of_the_index(tree, index, tiny_pipeline, rule):
     """The energy of the loop is that of the chosen rows of each step, with their weights, by the definition."""
     prior = DiTPrior(tiny_pipeline)
@@ -398,7 +398,7 @@ def test_references_are_chosen_at_each_step_of_the_index(tree, index, tiny_pipel
             features = np.asarray(index.features(name, timestep))[rows].astype(np.float64)
             np.testing.assert_array_equal(term.references[step, label].double().numpy(), features)
             weights = artefact.weights.get((step, label))
-            assert (weights is not None) == (rule == "weighted herding")
+            assert (weights is not None) == (rule == "weighted_herding")
             shares = np.full(3, 1 / 3) if weights is None else weights.double().numpy()
             assert abs(shares.sum() - 1) < 1e-6
             tokens = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(step))

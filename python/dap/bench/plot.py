@@ -12,7 +12,7 @@ from dap.errors import OptionError
 __all__ = ["check_format", "draw"]
 
 _FORMATS = ("png", "svg", "pdf")
-_MARKERS = "osD^vP*X<>"
+_MARKERS = "osD^vP*X<>phd"  # not as many as colours, or both would repeat together
 
 
 def check_format(suffix: str) -> None:
@@ -34,6 +34,8 @@ def check_format(suffix: str) -> None:
 
 def draw(rows: list[Row], suffix: str = "png") -> bytes:
     """Draws one line for each case and one point for each contender, on a logarithmic scale; right of 1 dap is faster.
+
+    What is shown beside, and is no rival, is hollow.
 
     Args:
         rows: Those of :func:`dap.bench.kernels.measure`, of many cases.
@@ -63,9 +65,12 @@ def draw(rows: list[Row], suffix: str = "png") -> bytes:
                 f"{base['ratio_to_best_rival']:.2f}", (base["ratio_to_best_rival"], line), xytext=(0, 7),
                 textcoords="offset points", ha="center", fontsize=8,
             )  # fmt: skip
+    beside = {row["contender"] for row in rows if row["role"] == "beside"}
     for number, (library, places) in enumerate(points.items()):
-        style: dict[str, Any] = {"marker": "|", "s": 160, "color": "black"} if library == "dap" else {"s": 26}
-        style.setdefault("marker", _MARKERS[number % len(_MARKERS)])
+        style: dict[str, Any] = {"marker": _MARKERS[number % len(_MARKERS)], "s": 26, "edgecolors": f"C{number % 10}"}
+        style |= {"facecolors": "none" if library in beside else f"C{number % 10}"}
+        if library == "dap":
+            style = {"marker": "|", "s": 160, "color": "black"}
         axes.scatter([x for x, _ in places], [y for _, y in places], label=library, alpha=0.85, **style)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")

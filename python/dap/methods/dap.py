@@ -51,6 +51,7 @@ from dap.index import Index
 from dap.kernels import Kernel, by_name, mean_distance
 from dap.methods.base import Context, Unit
 from dap.registry import unknown_name
+from dap.rng import derive_seed
 from dap.sampling import StepState, Window, sample
 from dap.selection import Selection, herding, k_medoids, permutation, random_per_class, thinning
 
@@ -58,9 +59,9 @@ __all__ = ["DAP", "KernelDistance"]
 
 SELECTORS: dict[str, Callable[[np.ndarray, int, int], Selection]] = {
     "herding": lambda rows, count, seed: herding(rows, count, seed=seed),
-    "weighted herding": lambda rows, count, seed: herding(rows, count, seed=seed, weighted=True),
+    "weighted_herding": lambda rows, count, seed: herding(rows, count, seed=seed, weighted=True),
     "thinning": lambda rows, count, seed: thinning(rows, count, seed=seed),
-    "k-medoids": lambda rows, count, seed: k_medoids(rows, count, seed=seed),
+    "k_medoids": lambda rows, count, seed: k_medoids(rows, count, seed=seed),
 }
 
 
@@ -76,8 +77,8 @@ class DAP:
         pooling: "mean" over tokens, "flat", "grid4" or "sketch256"; see :mod:`dap.features.pooling`.
         references: Number N of real images of each class; a class with fewer gives all it has.
         selection: Which ones: "random", the same at every step; or, among the rows of a given index, those that stand
-            for all at each step by themselves: "herding", "weighted herding" (E becomes Σ w D_k with weights that sum
-            to 1), "thinning", "k-medoids".
+            for all at each step by themselves: "herding", "weighted_herding" (E becomes Σ w D_k with weights that sum
+            to 1), "thinning", "k_medoids". See :mod:`dap.selection`.
         noise: "own" noise for each reference and step, or "shared" by all references of a step.
         start: Share of the steps after which guidance starts.
         stop: Share of the steps after which it stops (the paper's early stop).
@@ -179,7 +180,8 @@ class DAP:
             for step, t in kept.items():
                 chosen[step, name] = Chosen(drawn, None, t)
                 if self.selection != "random":
-                    found = SELECTORS[self.selection](index.features(name, t), len(drawn), context.seed)
+                    seed = derive_seed(context.seed, "references", name, t)
+                    found = SELECTORS[self.selection](index.features(name, t), len(drawn), seed)
                     chosen[step, name] = Chosen(found.indices, found.weights, t)
             ids[name] = [own[row] for row in drawn]
             if self.selection != "random":
