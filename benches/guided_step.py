@@ -27,7 +27,8 @@ from dap.data.source import Source
 from dap.features import encode_images, noised_features
 from dap.kernels import Linear
 from dap.methods import DAP, Context
-from dap.methods.dap import KernelDistance, References
+from dap.methods.dap import KernelDistanceTerm
+from dap.methods.feature_guide import References
 from dap.priors import load_prior
 from dap.sampling import SamplingSettings, Window, sample
 
@@ -91,10 +92,10 @@ def main() -> None:
         context = Context(source, build_class_map(source, prior.labels), prior, settings, 0, 10, 32, 1)
         return context, method.prepare(context)
 
-    def term(references: References, features: Mapping[tuple[int, int], torch.Tensor]) -> KernelDistance:
-        return KernelDistance(references.tap, features, Linear(), Window(), 1.0, "eps", True)
+    def term(references: References, features: Mapping[tuple[int, int], torch.Tensor]) -> KernelDistanceTerm:
+        return KernelDistanceTerm(references.tap, features, Linear(), Window(), 1.0, "eps", True)
 
-    variants: dict[str, KernelDistance | None] = {"unguided": None}
+    variants: dict[str, KernelDistanceTerm | None] = {"unguided": None}
     for block, pooling in ((third, "mean"), (third, "flat"), (two_thirds, "mean"), (two_thirds, "flat")):
         name = f"block {block} of {prior.num_blocks}, {pooling}"
         sizes = args.sizes if (block, pooling) == (third, "mean") else args.sizes[-1:]

@@ -28,7 +28,7 @@ from dap.data.open import open_source
 from dap.features import Tap, choose_timesteps, default_block, encode_images, noised_features, schedule
 from dap.features.references import image_noise
 from dap.kernels import Linear
-from dap.methods.dap import KernelDistance
+from dap.methods.dap import KernelDistanceTerm
 from dap.priors import Prior, load_prior
 from dap.sampling import SamplingSettings, StepState, Window
 from dap.selection import permutation
@@ -44,8 +44,8 @@ def gradients(prior: Prior, x: Tensor, t: int, label: int, tap: Tap, features: T
     labels = torch.full((len(x),), label, device=prior.device)
     x = x.to(prior.device).requires_grad_()
     prediction = prior.denoise(x, torch.tensor(t, device=prior.device), labels, taps=[tap.block])
-    state = StepState(0, 1, t, 1.0, 0.0, x, prediction.eps, x, labels, prediction.features)
-    term = KernelDistance(tap, {(0, label): features}, Linear(), Window(), 1.0, "eps", False)
+    state = StepState(0, 1, t, 1.0, 0.0, 0.0, x, prediction.eps, x, labels, prediction.features)
+    term = KernelDistanceTerm(tap, {(0, label): features}, Linear(), Window(), 1.0, "eps", False)
     (found,) = torch.autograd.grad(term.energy(state).sum(), x)
     return found.flatten(1).cpu()
 

@@ -17,7 +17,7 @@ from dap.errors import OptionError
 from dap.features import Tap
 from dap.kernels import RBF, Linear
 from dap.methods import DAP, Context, DiT, Random, Slot, Unit, get_method
-from dap.methods.dap import KernelDistance
+from dap.methods.dap import KernelDistanceTerm
 from dap.priors.dit import DiTPrior
 from dap.sampling import SamplingSettings, StepState, Window
 
@@ -169,7 +169,7 @@ def test_gradient_of_the_energy_matches_finite_differences(tiny_pipeline, kernel
     prediction = prior.denoise(x, torch.tensor(t), labels, taps=[2])
     sigma = (1 - cumulative) ** 0.5
     state = StepState(step, 3, t, cumulative**0.5, sigma, x, prediction.eps, x, labels, prediction.features)
-    energies = method.term(artefact).energy(state)
+    energies = method.term(given, UNIT, artefact).energy(state)
     exact = x.detach().double()
     torch.testing.assert_close(energies.double(), oracle.energy(exact, t, cumulative), rtol=1e-5, atol=1e-6)
     (gradient,) = torch.autograd.grad(energies.sum(), x)
@@ -191,7 +191,7 @@ def test_gradient_of_the_energy_matches_finite_differences(tiny_pipeline, kernel
 def test_gradient_is_zero_where_a_slot_meets_its_reference():
     rows = torch.tensor([[1.0, 2.0], [4.0, 6.0]])
     tokens = rows[:, None].clone().requires_grad_()
-    term = KernelDistance(Tap(1), {(0, 7): rows[:1], (0, 9): rows[:1]}, Linear(), Window(), 1.0, "eps", True)
+    term = KernelDistanceTerm(Tap(1), {(0, 7): rows[:1], (0, 9): rows[:1]}, Linear(), Window(), 1.0, "eps", True)
     zero = torch.zeros(2, 1, 1, 1)
     energies = term.energy(StepState(0, 1, 10, 1.0, 0.0, zero, zero, zero, torch.tensor([7, 9]), {1: tokens}))
     assert energies.tolist() == [0.0, 5.0]

@@ -21,7 +21,7 @@ from dap.data.open import open_source
 from dap.errors import DapError, OptionError, RunMismatchError
 from dap.features import Tap, cached, encode_images, noised_features
 from dap.methods import DAP, Context, Slot, Unit
-from dap.methods.dap import KernelDistance
+from dap.methods.dap import KernelDistanceTerm
 from dap.priors.dit import DiTPrior
 from dap.sampling import SamplingSettings, StepState, Window, sample
 from dap.selection import random_per_class
@@ -93,7 +93,7 @@ def references_in_memory(given, method):
                 prior, latents, [given.source.ids[i] for i in indices], label=entry.prior_label, tap=tap,
                 scheduler=scheduler, timestep=timesteps[step], seed=given.seed, shared_noise=method.noise == "shared",
             )  # fmt: skip
-    return KernelDistance(tap, features, method.kernel, window, method.scale, method.at, method.normalise)
+    return KernelDistanceTerm(tap, features, method.kernel, window, method.scale, method.at, method.normalise)
 
 
 @pytest.mark.parametrize(
@@ -387,7 +387,7 @@ def test_references_are_chosen_at_each_step_of_the_index(tree, index, tiny_pipel
     prior = DiTPrior(tiny_pipeline)
     given, method = context(tree, prior, index), DAP(selection=rule, references=3)
     artefact = method.prepare(given)
-    term = method.term(artefact)
+    term = method.term(given, Unit(0, ()), artefact)
     chosen = set()
     for step, timestep in enumerate(index.timesteps):
         for name, label in (("Bag", 8), ("Dress", 3)):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dap._core import build_info
 
 if TYPE_CHECKING:
-    from dap import errors, kernels, methods, metrics
+    from dap import errors, kernels, methods, metrics, terms
     from dap.api import build_index, distill, evaluate, list_methods, load, open_index
     from dap.dataset import DistilledDataset
     from dap.kernels import list_kernels
@@ -25,7 +25,7 @@ __version__: str = build_info()["version"]
 
 __all__ = [
     "DistilledDataset", "__version__", "build_index", "distill", "errors", "evaluate", "kernels", "list_kernels",
-    "list_methods", "load", "methods", "metrics", "open_index",
+    "list_methods", "load", "methods", "metrics", "open_index", "terms",
 ]  # fmt: skip
 
 _HOMES = {

@@ -197,6 +197,7 @@ def distill(
             return callback_on_step_end(prior, step, timestep, tensors) if callback_on_step_end else tensors
 
         run.execute(recipe, replace(context, callback_on_step_end=on_step), artefact, missing, prepared)
+    run.rank(recipe, context, artefact)
     stream = io.BytesIO()
     rows = [(entry.name, [out / slot_path(entry.folder, number) for number in range(ipc)]) for entry in entries]
     contact_sheet(rows).save(stream, format="PNG")

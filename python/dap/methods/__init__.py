@@ -9,7 +9,9 @@ from dap.config import from_options
 from dap.errors import OptionError
 from dap.methods.base import Context, Method, Slot, Unit
 from dap.methods.dap import DAP
+from dap.methods.dap_set import DAPSet
 from dap.methods.dit import DiT
+from dap.methods.guided import TERMS, Guide, Guided
 from dap.methods.herding import Herding
 from dap.methods.k_center import KCenter
 from dap.methods.k_medoids import KMedoids
@@ -17,12 +19,12 @@ from dap.methods.random import Random
 from dap.registry import Registry, unknown_name
 
 __all__ = [
-    "DAP", "METHODS", "Context", "DiT", "Herding", "KCenter", "KMedoids", "Method", "Random", "Slot", "Unit",
+    "DAP", "METHODS", "TERMS", "Context", "DAPSet", "DiT", "Guide", "Guided", "Herding", "KCenter", "KMedoids", "Method", "Random", "Slot", "Unit",
     "get_method",
 ]  # fmt: skip
 
 METHODS: Registry[type[Any]] = Registry("method")
-for _method in (Random, Herding, KCenter, KMedoids, DiT, DAP):
+for _method in (Random, Herding, KCenter, KMedoids, DiT, DAP, DAPSet, Guided):
     METHODS.register(_method.name)(_method)
 
 
@@ -40,6 +42,8 @@ def get_method(method: str | Method, options: Mapping[str, Any] | None = None) -
         >>> get_method("dap:paper", {"scale": 0.5}).scale
         0.5
     """
+    if isinstance(method, Guide) and not hasattr(method, "make"):
+        method = Guided((method,))
     if not isinstance(method, str):
         if not hasattr(method, "make") or isinstance(method, type):
             raise OptionError(f"method: expected a name or a method object, got {method!r}")

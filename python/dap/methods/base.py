@@ -83,6 +83,11 @@ class Context:
         slots = unit.slots
         return [rng.generator(self.seed, "slot", self.classes[slot.class_index].name, slot.number) for slot in slots]
 
+    def classes_of(self, unit: Unit) -> list[tuple[int, Tensor]]:
+        """The classes of a unit, by index, each with the places of its slots in the unit, int64 (m,)."""
+        own = torch.tensor([slot.class_index for slot in unit.slots])
+        return [(int(each), torch.nonzero(own == each).flatten()) for each in own.unique()]
+
     def images(self, indices: Sequence[int]) -> Tensor:
         """Real images, uint8 with shape (n, channels, size, size)."""
         return torch.from_numpy(self.source.images(indices, size=self.size, channels=self.channels))
@@ -111,3 +116,6 @@ class Method(Protocol):
 
     def record(self, context: Context, artefact: Any) -> dict[str, Any]:
         """What the manifest says about the artefact: JSON-able, the same for each run of the same plan."""
+
+    def order(self, context: Context, artefact: Any, class_index: int, images: Tensor) -> list[int] | None:
+        """The slots of a class, best first, by its finished images; None: as numbered. A method may leave it out."""

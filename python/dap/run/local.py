@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dap.data.files import encode_png, sha256_file, write_atomic
+import numpy as np
+import torch
+
+from dap.data.files import encode_png, read_image, sha256_file, write_atomic
 from dap.data.manifest import (
     LEDGER,
     append_ledger,
@@ -128,6 +131,21 @@ class Run:
             append_ledger(self.out, files)
             self._files |= files
         self._add_seconds({"make": time.monotonic() - start})
+
+    def rank(self, method: Method, context: Context, artefact: Any) -> None:
+        """Records each slot's place in its class, best first, where the method orders them by the finished images."""
+        if not hasattr(method, "order"):
+            return
+        ranks = {}
+        for index, entry in enumerate(context.classes):
+            paths = [self.out / self._path(Slot(index, number)) for number in range(context.ipc)]
+            pixels = np.stack([np.asarray(read_image(path)) for path in paths])
+            images = torch.from_numpy(pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2).copy())
+            order = method.order(context, artefact, index, images)
+            if order is not None:
+                ranks[entry.name] = [order.index(number) for number in range(context.ipc)]
+        if ranks:
+            self._manifest["rank"] = ranks
 
     def finish(self) -> None:
         """Marks the run as complete, and removes what only an unfinished one needs."""

@@ -23,17 +23,21 @@ def plan(
         num_classes: Number of classes.
         stages: The ipc of each stage, rising; (10,) for a run that was never extended.
         batch_size: Slots in a unit where slots are independent.
-        couples: What the method couples; "class" makes each class one unit, whatever the batch size.
+        couples: What the method couples; "class" keeps each class whole: as many as fit the batch size make a unit, at
+            least one.
 
     Example:
         >>> [len(unit.slots) for unit in plan(2, (3,), 4, "slot")]
         [4, 2]
+        >>> [len(unit.slots) for unit in plan(5, (3,), 6, "class")]
+        [6, 6, 3]
     """
     groups: list[tuple[Slot, ...]] = []
     for low, high in zip((0, *stages), stages, strict=False):
         classes = [tuple(Slot(index, number) for number in range(low, high)) for index in range(num_classes)]
         if couples == "class":
-            groups += classes
+            together = max(1, batch_size // (high - low))
+            groups += [sum(classes[start : start + together], ()) for start in range(0, num_classes, together)]
         else:
             slots = [slot for own in classes for slot in own]
             groups += [tuple(slots[start : start + batch_size]) for start in range(0, len(slots), batch_size)]

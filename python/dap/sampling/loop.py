@@ -8,6 +8,7 @@ x_T, then what the scheduler draws, so a slot's noise depends on nothing but its
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ def sample(
     *,
     settings: SamplingSettings,
     terms: Sequence[Term] = (),
+    recurrences: int = 1,
     callback_on_step_end: StepCallback | None = None,
 ) -> Tensor:
     """Draws one latent for each slot.
@@ -42,6 +44,8 @@ def sample(
         generators: One CPU generator for each slot.
         settings: Steps, guidance scale, scheduler.
         terms: What guides; none gives the prior's own samples.
+        recurrences: How often each guided step is taken: x_{t−1} goes back to x_t by fresh noise in between, so that
+            guidance acts again (Bansal et al., "Universal Guidance for Diffusion Models", 2023, self-recurrence).
         callback_on_step_end: Called as in diffusers, ``callback(prior, step, timestep, {"latents": x})``; the
             "latents" of the dict that it returns are used on.
 
@@ -49,7 +53,7 @@ def sample(
         Latents with shape (B, C, h, w), float32, on the prior's device.
 
     Raises:
-        OptionError: ``eta`` is set for a scheduler without it.
+        OptionError: ``eta`` is set for a scheduler without it, or recurrences for one that remembers earlier steps.
         DivergedError: A latent is no longer finite.
 
     Example:
@@ -64,51 +68,58 @@ def sample(
     extra = _step_arguments(scheduler, settings, list(generators))
     noise = torch.stack([torch.randn(prior.latent_shape, generator=g) for g in generators])
     x: Tensor = noise.to(prior.device) * scheduler.init_noise_sigma
+    if recurrences > 1 and hasattr(scheduler, "step_index"):
+        raise OptionError(f"recurrences={recurrences}: {type(scheduler).__name__} remembers its steps; use 'ddpm' or 'ddim'")
     first_energies: dict[int, Tensor] = {}
     num_steps = len(scheduler.timesteps)
     for step, t in enumerate(scheduler.timesteps):
         active = [term for term in terms if term.scale != 0 and term.window.contains(step, num_steps)]
         energies = [term for term in active if isinstance(term, EnergyTerm)]
         through = any(term.needs == "denoiser" for term in energies)
-        cumulative = float(scheduler.alphas_cumprod[int(t)])
+        cumulative, after = _cumulative(scheduler, step)
         alpha, sigma = cumulative**0.5, (1 - cumulative) ** 0.5
+        for repeat in range(recurrences if active else 1):
+            if repeat:
+                ratio = cumulative / after
+                noise = torch.stack([torch.randn(prior.latent_shape, generator=g) for g in generators])
+                x = ratio**0.5 * x + (1 - ratio) ** 0.5 * noise.to(prior.device)
+            x = x.detach().requires_grad_(bool(energies))
+            with torch.set_grad_enabled(bool(energies)):
+                prediction = prior.denoise(
+                    scheduler.scale_model_input(x, t), t, labels,
+                    guidance_scale=settings.guidance_scale, through=through,
+                    taps=frozenset().union(*(term.taps for term in active)),
+                )  # fmt: skip
+                with torch.set_grad_enabled(through):
+                    x0 = (x - sigma * prediction.eps) / alpha
+                    if scheduler.config.get("clip_sample"):
+                        limit = scheduler.config.clip_sample_range
+                        x0 = x0.clamp(-limit, limit)
+                state = StepState(
+                    step, num_steps, int(t), alpha, sigma, _std(cumulative, after, prediction.variance), x, prediction.eps,
+                    x0, labels, prediction.features,
+                )  # fmt: skip
+                gradients = _gradients(energies, state, first_energies)
 
-        x = x.detach().requires_grad_(bool(energies))
-        with torch.set_grad_enabled(bool(energies)):
-            prediction = prior.denoise(
-                scheduler.scale_model_input(x, t), t, labels,
-                guidance_scale=settings.guidance_scale, through=through,
-                taps=frozenset().union(*(term.taps for term in active)),
-            )  # fmt: skip
-            with torch.set_grad_enabled(through):
-                x0 = (x - sigma * prediction.eps) / alpha
-                if scheduler.config.get("clip_sample"):
-                    limit = scheduler.config.clip_sample_range
-                    x0 = x0.clamp(-limit, limit)
-            state = StepState(
-                step, num_steps, int(t), alpha, sigma, x, prediction.eps, x0, labels, prediction.features
-            )  # fmt: skip
-            gradients = _gradients(energies, state, first_energies)
-
-        eps, to_sample = prediction.eps.detach(), torch.zeros_like(x)
-        for place, gradient in gradients.items():
-            if place == "eps":
-                eps = eps + sigma * gradient
-            elif place == "x0":
-                eps = eps + alpha / sigma * gradient
-            else:
-                to_sample = to_sample - gradient
-        for term in active:
-            if isinstance(term, DeltaTerm):
-                delta = term.scale * term.delta(state)
-                if term.at == "eps":
-                    eps = eps + delta
-                elif term.at == "x0":
-                    eps = eps - alpha / sigma * delta
+            eps, to_sample = prediction.eps.detach(), torch.zeros_like(x)
+            for place, gradient in gradients.items():
+                if place == "eps":
+                    eps = eps + sigma * gradient
+                elif place == "x0":
+                    eps = eps + alpha / sigma * gradient
                 else:
-                    to_sample = to_sample + delta
-        output = eps if prediction.variance is None else torch.cat([eps, prediction.variance], dim=1)
-        x = scheduler.step(output, t, x.detach(), **extra, return_dict=False)[0] + to_sample
+                    to_sample = to_sample - gradient
+            for term in active:
+                if isinstance(term, DeltaTerm):
+                    delta = term.scale * term.delta(state)
+                    if term.at == "eps":
+                        eps = eps + delta
+                    elif term.at == "x0":
+                        eps = eps - alpha / sigma * delta
+                    else:
+                        to_sample = to_sample + delta
+            output = eps if prediction.variance is None else torch.cat([eps, prediction.variance], dim=1)
+            x = scheduler.step(output, t, x.detach(), **extra, return_dict=False)[0] + to_sample
         if callback_on_step_end is not None:
             x = callback_on_step_end(prior, step, int(t), {"latents": x}).get("latents", x)
     if not torch.isfinite(x).all():
@@ -134,6 +145,23 @@ def _step_arguments(scheduler: Any, settings: SamplingSettings, generators: list
     elif settings.eta:
         raise OptionError(f"eta={settings.eta}: {type(scheduler).__name__} has no eta; choose scheduler='ddim'")
     return arguments
+
+
+def _cumulative(scheduler: Any, step: int) -> tuple[float, float]:
+    """ᾱ of a step and of the one after it; 1 after the last."""
+    times = scheduler.timesteps
+    after = float(scheduler.alphas_cumprod[int(times[step + 1])]) if step + 1 < len(times) else 1.0
+    return float(scheduler.alphas_cumprod[int(times[step])]), after
+
+
+def _std(now: float, after: float, variance: Tensor | None) -> float | Tensor:
+    """The standard deviation of the ancestral step's noise (Ho et al. 2020, Eq. 7; Nichol and Dhariwal 2021, Eq. 15)."""
+    beta = 1 - now / after
+    posterior = (1 - after) / (1 - now) * beta
+    if variance is None:
+        return posterior**0.5
+    share = (variance.detach() + 1) / 2
+    return torch.exp(0.5 * (share * math.log(beta) + (1 - share) * math.log(max(posterior, 1e-20))))
 
 
 def _gradients(terms: Sequence[EnergyTerm], state: StepState, first: dict[int, Tensor]) -> dict[str, Tensor]:

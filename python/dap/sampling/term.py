@@ -57,6 +57,8 @@ class StepState:
         timestep: t of the noise schedule.
         alpha: √ᾱ_t.
         sigma: √(1 − ᾱ_t).
+        std: The standard deviation of the noise that an ancestral sampler (DDPM) adds after this step: that of the
+            posterior q(x_{t−1} | x_t, x_0), or the learned one, which is a tensor (B, C, h, w).
         sample: x_t, float32 (B, C, h, w); requires grad in the steps in which an energy term is active.
         eps: The guided noise estimate; carries a graph only where a term needs the denoiser.
         x0: The estimate of x_0 that belongs to it, clipped where the scheduler clips.
@@ -69,6 +71,7 @@ class StepState:
     timestep: int
     alpha: float
     sigma: float
+    std: float | Tensor
     sample: Tensor
     eps: Tensor
     x0: Tensor

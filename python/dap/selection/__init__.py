@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dap.selection.base import Selection
 from dap.selection.facility_location import facility_location
-from dap.selection.herding import herding
+from dap.selection.herding import herding, order_towards
 from dap.selection.k_center import k_center
 from dap.selection.k_means import KMeans, k_means, k_means_centroids, k_medoids, kmeans_plusplus
 from dap.selection.random import permutation, random, random_per_class
@@ -12,5 +12,5 @@ from dap.selection.thinning import thinning
 
 __all__ = [
     "KMeans", "Selection", "facility_location", "herding", "k_center", "k_means", "k_means_centroids", "k_medoids",
-    "kmeans_plusplus", "permutation", "random", "random_per_class", "thinning",
+    "kmeans_plusplus", "order_towards", "permutation", "random", "random_per_class", "thinning",
 ]  # fmt: skip

@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dap import _core
-from dap.kernels import Kernel, gram
+from dap.kernels import Kernel, gram, row_sums
 from dap.kernels.backend_rust import diagonal, specification
-from dap.selection.base import DISTANCE, Embedding, Selection, as_rows
+from dap.selection.base import DISTANCE, Embedding, Selection, as_rows, compiled
 
-__all__ = ["embedding_weights", "herding"]
+__all__ = ["embedding_weights", "herding", "order_towards"]
 
 
 def herding(
@@ -61,6 +61,36 @@ def herding(
     rows, resolved = embedding.rows, embedding.kernel
     indices = _core.herding(rows, specification(resolved), embedding.means, diagonal(rows, resolved), int(count))
     return embedding.select(indices, embedding_weights(embedding, indices, simplex) if weighted else None)
+
+
+def order_towards(
+    candidates: Any, targets: Any, *, kernel: Kernel | str = DISTANCE, weights: Any = None
+) -> npt.NDArray[np.int64]:
+    """Herding towards the mean embedding of other rows: all candidates, so ordered that each prefix stands for them.
+
+    The t-th is the one that makes the MMD between the first t candidates and the targets smallest.
+
+    Args:
+        candidates: Finite real numbers with shape (n, D).
+        targets: Finite real numbers with shape (N, D), of the same type; a bandwidth rule looks at them.
+        kernel: A kernel of :mod:`dap.kernels` or its name; the default is that of the energy distance.
+        weights: What each target stands for, (N,), with sum 1; None for equal shares.
+
+    Returns:
+        A permutation of 0 to n − 1, int64.
+
+    Raises:
+        OptionError: If the rows or the kernel do not fit.
+
+    Example:
+        >>> order_towards(np.array([[9.0], [1.0], [0.0]]), np.array([[-1.0], [0.0], [2.0]]))
+        array([2, 1, 0])
+    """
+    rows, wanted = as_rows(candidates, 1), as_rows(targets, 1)
+    resolved = compiled(kernel).resolve(wanted)
+    shares = np.full(len(wanted), 1 / len(wanted)) if weights is None else np.asarray(weights, np.float64)
+    means = row_sums(rows.astype(np.float64), wanted.astype(np.float64), resolved, weights=shares[:, None])[:, 0]
+    return _core.herding(rows, specification(resolved), means, diagonal(rows, resolved), len(rows))
 
 
 def embedding_weights(

@@ -1,0 +1,286 @@
+"""dap_set: pull the slots of a class, as a set, towards the distribution of its real images, and push them apart.
+
+The paper's energy (``dap``) looks at one slot at a time, so its lowest point is the same for all of them. Here the
+energy is the kernel distance between two distributions. With slots x_1 … x_m of a class, references r_n with weights
+w_n that sum to 1, and the kernel's distance D(a, b)² = k(a,a) + k(b,b) − 2 k(a,b), slot i has
+
+    e_i = ½ Σ_n w_n D(x_i, r_n)²  −  ¼ Σ_{j≠i} D(x_i, x_j)² / (m − 1),
+
+    Σ_i e_i = (m / 2) · MMD²(x, r) + a constant of the references     (unbiased in x; Gretton et al., JMLR 2012, Eq. 3).
+
+The first part is attraction, the second keeps the slots apart. The kernel "distance" has D² = 2 ‖a − b‖: the energy
+distance (Székely and Rizzo 2013), in which a slot is pulled by each reference and pushed by each other slot with unit
+vectors. One slot alone (m = 1) is only pulled.
+
+e is divided by its size, ½ E D(r, r')² over pairs of references of the class at the first guided step, so that one
+``scale`` serves other priors, kernels, samplers and numbers of steps. In the features it enters the score as the
+paper's energy does. In the latent it moves x̂_0 as mode guidance does, by
+
+    −scale · σ_t · ½ E ‖z − z'‖² · ∇_{x̂_0} e,    σ_t the ancestral sampler's noise, z the references' latents,
+
+without a gradient through the denoiser: for the linear kernel and one reference it is scale · σ_t · (z − x̂_0).
+
+This method is dap's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dap.errors import OptionError
+from dap.features import Tap
+from dap.kernels import Kernel, Linear
+from dap.kernels.torch_pairs import TorchPairs
+from dap.methods.base import Context, Slot, Unit
+from dap.methods.feature_guide import FeatureGuide, GuidedSteps, References
+from dap.methods.guided import TERMS, SingleGuide
+from dap.registry import unknown_name
+from dap.rng import derive_seed
+from dap.sampling import StepState, sample
+from dap.selection import k_means
+
+LINEAR = Linear()
+
+__all__ = ["DAPSet", "LatentSetEnergyTerm", "SetEnergy", "SetEnergyTerm", "set_energies"]
+
+
+def set_energies(x: Tensor, references: Tensor, kernel: Kernel, weights: Tensor) -> Tensor:
+    """e of each slot, as the module's docstring has it, not divided by its size.
+
+    Args:
+        x: Slots, (m, D).
+        references: (N, D).
+        kernel: A kernel with numbers for its parameters.
+        weights: w, (N,) for all slots or (m, N) for each; the sum over n is 1.
+
+    Returns:
+        (m,), differentiable in x.
+
+    Example:
+        >>> from dap.kernels import Distance
+        >>> x, r = torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0]])
+        >>> set_energies(x, r, Distance(), torch.ones(1))
+        tensor([0., 0.])
+    """
+    pull = 0.5 * (kernel.squared_distance(TorchPairs(x, references)) * weights).sum(1)
+    if len(x) == 1:
+        return pull
+    others = kernel.squared_distance(TorchPairs(x, x)).fill_diagonal_(0.0)
+    return pull - 0.25 * others.sum(1) / (len(x) - 1)
+
+
+@TERMS.register("set_energy")
+@dataclass(frozen=True)
+class SetEnergy(FeatureGuide):
+    """The set energy as a term.
+
+    Attributes:
+        scale, block, pooling, references, selection, noise, start, stop, at: As in
+            :class:`dap.methods.feature_guide.FeatureGuide`; ``at`` is for features.
+        kernel: Any kernel; "distance" makes it the energy distance. A bandwidth rule looks at the references.
+        space: "features" of the prior, or "latent", in x̂_0; for both, add two terms.
+        paired: Pull each slot towards its own cluster of the references alone (k-means of their latents into as many
+            clusters as there are slots; the largest clusters are dealt out first).
+
+    Example:
+        >>> SetEnergy(kernel="rbf", space="latent").scale
+        0.3
+    """
+
+    name: ClassVar[str] = "set_energy"
+
+    kernel: Any = "distance"
+    space: str = "features"
+    paired: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.space not in ("features", "latent"):
+            raise unknown_name("space", self.space, ("features", "latent"))
+        if self.paired and self.selection != "random":
+            raise OptionError("paired: needs the same references at every step: leave selection at 'random'")
+
+    def term(self, context: Context, unit: Unit, artefact: References) -> SetEnergyTerm | LatentSetEnergyTerm:
+        """The set energy of the classes of a unit."""
+        window = self.window(artefact)
+        labels = {index: int(context.classes[index].prior_label or 0) for index, _ in context.classes_of(unit)}
+        references: Mapping[tuple[int, int], Tensor] = artefact.features
+        if self.space == "latent":
+            references = {
+                (step, label): _latents(artefact, context.classes[index].name, step)
+                for step in artefact.steps
+                for index, label in labels.items()
+            }
+        first = min(artefact.steps, default=0)
+        groups = []
+        for index, places in context.classes_of(unit):
+            label, pairs = labels[index], None
+            if self.paired and artefact.steps:
+                pairs = self._pairs(context, artefact, index, [unit.slots[place].number for place in places])
+            size = _size(references[first, label], self.kernel) if artefact.steps else 1.0
+            groups.append(ClassSet(label, places, size, pairs))
+        sets = Sets(tuple(groups), references, artefact.weights(context), self.kernel)
+        if self.space == "features":
+            return SetEnergyTerm(artefact.tap, sets, window, self.scale, self.at)
+        spreads = {label: _size(references[first, label], LINEAR) for label in labels.values() if artefact.steps}
+        return LatentSetEnergyTerm(sets, spreads, window, self.scale)
+
+    def _pairs(self, context: Context, artefact: References, index: int, numbers: list[int]) -> Tensor:
+        """Weights (m, N): the cluster of each slot, by its number, in equal shares."""
+        name = context.classes[index].name
+        latents = _latents(artefact, name, min(artefact.steps)).numpy()
+        count = min(context.ipc, len(latents))
+        labels = k_means(latents, count, n_init=4, seed=derive_seed(context.seed, "pairs", name)).labels
+        by_size = np.argsort(-np.bincount(labels, minlength=count), kind="stable")
+        members = labels[None] == by_size[np.array(numbers) % count][:, None]
+        return torch.from_numpy(members / members.sum(1, keepdims=True)).float()
+
+
+def _latents(references: References, name: str, step: int) -> Tensor:
+    """Latents of the references of a class at a step, float32 (N, C·h·w)."""
+    assert references.index is not None
+    rows = np.asarray(references.index.latents(name))[references.chosen[step, name].rows]
+    return torch.from_numpy(rows.reshape(len(rows), -1)).float()
+
+
+def _size(references: Tensor, kernel: Kernel) -> float:
+    """½ E D(r, r')² over different references; 1 where that is zero."""
+    pairs = TorchPairs(references, references)
+    total = float(kernel.resolve(references).squared_distance(pairs).fill_diagonal_(0.0).double().sum())
+    count = len(references)
+    return 0.5 * total / (count * (count - 1)) if total > 0 else 1.0
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """The slots of one class in a unit.
+
+    Attributes:
+        label: The prior's label.
+        places: Of the slots in the unit, int64 (m,).
+        size: What e is divided by.
+        pairs: Weights of the references for each slot, (m, N); None: those of the step, or equal shares.
+    """
+
+    label: int
+    places: Tensor
+    size: float
+    pairs: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The sets of slots of a unit with their references and weights, by (step, prior label)."""
+
+    classes: tuple[ClassSet, ...]
+    references: Mapping[tuple[int, int], Tensor]
+    weights: Mapping[tuple[int, int], Tensor]
+    kernel: Kernel
+
+    def energies(self, x: Tensor, step: int) -> Tensor:
+        """e / size of each slot, (B,), for x with shape (B, D)."""
+        energies = x.new_zeros(len(x))
+        for own in self.classes:
+            places = own.places.to(x.device)
+            references = self.references[step, own.label].to(x)
+            weights = own.pairs if own.pairs is not None else self.weights.get((step, own.label))
+            if weights is None:
+                weights = x.new_full((len(references),), 1 / len(references))
+            found = set_energies(x[places], references, self.kernel.resolve(references), weights.to(x))
+            energies = energies.index_put((places,), found / own.size)
+        return energies
+
+
+@dataclass(frozen=True)
+class SetEnergyTerm:
+    """The set energy in the prior's features."""
+
+    tap: Tap
+    sets: Sets
+    window: GuidedSteps
+    scale: float
+    at: Any = "eps"
+    normalise: bool = False
+    needs: Literal["features"] = "features"
+    taps: frozenset[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "taps", frozenset({self.tap.block}))
+
+    def energy(self, state: StepState) -> Tensor:
+        """e / size of each slot, with shape (B,)."""
+        return self.sets.energies(self.tap.pool(state.features[self.tap.block]).float(), state.step)
+
+
+@dataclass(frozen=True)
+class LatentSetEnergyTerm:
+    """The set energy in x̂_0, as a change of x̂_0; ``spreads`` has ½ E ‖z − z'‖² by prior label."""
+
+    sets: Sets
+    spreads: Mapping[int, float]
+    window: GuidedSteps
+    scale: float
+    at: Literal["x0"] = "x0"
+    needs: Literal["nothing"] = "nothing"
+    taps: frozenset[int] = frozenset()
+
+    def delta(self, state: StepState) -> Tensor:
+        """The change of x̂_0, with shape (B, C, h, w)."""
+        with torch.enable_grad():
+            x0 = state.x0.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.sets.energies(x0.flatten(1), state.step).sum(), x0)
+        spread = torch.tensor([self.spreads[label] for label in state.labels.tolist()], device=x0.device)
+        return -state.std * spread.view(-1, 1, 1, 1) * gradient
+
+
+@dataclass(frozen=True)
+class DAPSet(SingleGuide, SetEnergy):
+    """The set energy as a method; options as in :class:`SetEnergy`, and two that spend more time at sampling.
+
+    Attributes:
+        candidates: Slots to sample for each image that is kept, as one set; those kept are chosen one after another so
+            that the energy distance to the references is smallest.
+        recurrences: How often each guided step is taken; see :func:`dap.sampling.sample`.
+
+    Example:
+        >>> import dap
+        >>> distilled = dap.distill("fashion-mini", method="dap_set", ipc=10, out="distilled")  # doctest: +SKIP
+    """
+
+    name: ClassVar[str] = "dap_set"
+    couples: ClassVar[Literal["slot", "class"]] = "class"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    candidates: int = 1
+    recurrences: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option in ("candidates", "recurrences"):
+            if type(value := getattr(self, option)) is not int or value < 1:
+                raise OptionError(f"{option}: expected a whole number of at least 1, got {value!r}")
+
+    def make(self, context: Context, unit: Unit, artefact: References) -> Tensor:
+        """Guided latents of the unit's slots."""
+        if self.candidates == 1 or not artefact.steps:
+            return self._sample(context, unit, artefact)
+        made: dict[Slot, Tensor] = {}
+        for index, _ in context.classes_of(unit):  # each class fills a batch by itself now
+            slots = tuple(Slot(index, number) for number in range(context.ipc * self.candidates))
+            latents = self._sample(context, Unit(unit.index, slots), artefact)
+            order = self.order_latents(context, artefact, index, latents)
+            made |= {Slot(index, number): latents[order[number]] for number in range(context.ipc)}
+        return torch.stack([made[slot] for slot in unit.slots])
+
+    def _sample(self, context: Context, unit: Unit, artefact: References) -> Tensor:
+        return sample(
+            context.require_prior(), context.labels(unit), context.generators(unit), settings=context.settings,
+            terms=[self.term(context, unit, artefact)], recurrences=self.recurrences,
+            callback_on_step_end=context.callback_on_step_end,
+        )  # fmt: skip
