@@ -1,56 +1,67 @@
 """Compares methods by the accuracy of classifiers trained on their sets, paired by seed. Resumable.
 
-    python examples/compare_methods.py guidance --out runs/guidance --seeds 1000 1004
-    python examples/compare_methods.py scale --out runs/scale --seeds 1000 1004
+    python examples/compare_methods.py set --out runs/tuning --seeds 1000 1004
     python examples/compare_methods.py test --out runs/test --seeds 0 24
     python examples/compare_methods.py vae --out runs/test --seeds 0 24
 
-guidance, scale: tuning of the classifier-free guidance and of DAP on held-out images: 5,000 of Fashion-MNIST's training
+A group of ``compare_rows.py`` (guidance, dap, set, ...): tuning, on held-out images: 5,000 of Fashion-MNIST's training
     images that are in no split of fashion-mini. Needs the full training set (Debian's dataset-fashion-mnist).
-test: random, dit and dap at their committed defaults, on the 10,000 test images.
+test: every method at its committed options, on the 10,000 test images.
 vae: what the prior's VAE costs: the images of random, and the same through the VAE, on the 10,000 test images.
 
 Each seed draws its own subset, latents and references, and trains one network of protocol `small` with that seed;
-the accuracy is the last one.
-One JSON line per training goes to OUT/accuracies.jsonl; what is there is not done again.
+the accuracy is the last one. Beside it stand the metrics of `dap.metrics` against the images distilled from, and the
+seconds that were spent. One JSON line per training goes to OUT/accuracies*.jsonl; what is there is not done again.
+Several processes may work side by side, each with its own --part.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import tempfile
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from compare_rows import BASELINES, TUNING, Rows
 
 import dap
 from dap import rng
+from dap.data.cache import cache_folder
 from dap.data.open import open_source
 from dap.evaluation import Small, paired_difference, summary
-from dap.features import encode_images
-from dap.methods import DAP
+from dap.features import Tap, default_block, encode_images, real_features
+from dap.metrics import coverage, diversity, representativeness
 from dap.priors import load_prior
 
-TEST: dict[str, dict[str, Any]] = {name: {"method": name} for name in ("random", "dit", "dap")}
-VAE: dict[str, dict[str, Any]] = {"random": {"method": "random"}, "random through the VAE": {"method": "random"}}
-GUIDANCE: dict[str, dict[str, Any]] = {
-    f"dit guidance={scale}": {"method": "dit", "guidance_scale": scale} for scale in (1.0, 2.0, 4.0)
-}
-GUIDANCE["dit"] = {"method": "dit"}  # 1.5, the prior's recommendation
-SCALE: dict[str, dict[str, Any]] = {"dit": {"method": "dit"}}
-SCALE |= {
-    f"dap:paper scale={scale}": {"method": DAP(scale=scale, at="sample", normalise=False)} for scale in (0.01, 0.1, 1.0)
-}
-SCALE |= {
-    f"dap scale={scale} stop={stop}": {"method": DAP(scale=scale, stop=stop)}
-    for stop in (0.5, 1.0)
-    for scale in (0.1, 0.3, 1.0, 3.0)
-}
-SCALE["dap flat scale=1.0 stop=1.0"] = {"method": DAP(scale=1.0, pooling="flat", stop=1.0)}
+METRICS = {"representativeness": representativeness, "diversity": lambda own, _: diversity(own), "coverage": coverage}
+
+
+@lru_cache
+def prior() -> Any:
+    return load_prior("fashion-dit")
+
+
+def features(images: np.ndarray, name: str) -> np.ndarray:
+    pixels, ids = torch.from_numpy(images), [str(number) for number in range(len(images))]
+    return real_features(prior(), pixels, ids, label=prior().labels[name], tap=Tap(default_block(prior()))).numpy()
+
+
+@lru_cache
+def real_of(name: str, out: Path) -> np.ndarray:
+    """Features of the images of a class that are distilled from; kept in ``out``."""
+    kept = out / f"real {name.replace('/', ' ')}.npy"
+    if not kept.exists():
+        source = open_source("fashion-mini")
+        indices = source.of_class(source.class_names.index(name))
+        np.save(kept, features(source.images(indices, size=32, channels=1), name))
+    return np.load(kept)
 
 
 def held_out() -> tuple[np.ndarray, np.ndarray]:
@@ -65,63 +76,84 @@ def test_images() -> tuple[np.ndarray, np.ndarray]:
     return test.images(range(len(test)), size=32, channels=1), test.labels
 
 
-def accuracy(
-    options: dict[str, Any], seed: int, images: tuple[np.ndarray, np.ndarray], ipc: int, *, through_vae: bool
+def measured(
+    options: dict[str, Any], seed: int, images: tuple[np.ndarray, np.ndarray], ipc: int, out: Path, *, through_vae: bool
 ) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         start = time.monotonic()
-        distilled = dap.distill("fashion-mini", ipc=ipc, seed=seed, out=Path(folder) / "set", progress=False, **options)
-        seconds = time.monotonic() - start
+        distilled = dap.distill(
+            "fashion-mini", prior=prior(), ipc=ipc, seed=seed, out=Path(folder) / "set", progress=False, **options
+        )
+        seconds = distilled.manifest["seconds"] | {"distill": round(time.monotonic() - start, 1)}
         pixels, labels = distilled.to_torch()
         if through_vae:
-            prior = load_prior("fashion-dit")
-            pixels = prior.decode(encode_images(prior, pixels))
+            pixels = prior().decode(encode_images(prior(), pixels))
         outcome = Small(checks=1).run(
             pixels.numpy(), labels.numpy(), *images, classes=10, network="convnet3",
             generator=rng.generator(seed, "evaluate", "convnet3", 0), device=torch.device("cpu"),
         )  # fmt: skip
-    return {"last": outcome.last, "seconds": round(seconds, 1)}
+    own = {name: features(pixels[labels == label].numpy(), name) for label, name in enumerate(distilled.class_names)}
+    found = {
+        name: float(np.mean([metric(each, real_of(label, out)) for label, each in own.items()]))
+        for name, metric in METRICS.items()
+    }
+    return {"last": outcome.last, "seconds": seconds} | found
 
 
-def table(rows: dict[str, dict[int, float]], baseline: str) -> str:
-    lines = [f"| method | accuracy | n | minus {baseline} (95 %) |", "|---|---|---|---|"]
-    for name, values in rows.items():
-        found = summary(list(values.values()))
-        shared = [seed for seed in values if seed in rows[baseline]]
-        gap = paired_difference([values[s] for s in shared], [rows[baseline][s] for s in shared])
+def table(entries: list[dict[str, Any]], baseline: str) -> str:
+    rows: dict[str, dict[int, dict[str, Any]]] = {}
+    for entry in entries:
+        rows.setdefault(entry["method"], {})[entry["seed"]] = entry
+    lines = [
+        f"| method | accuracy | n | minus {baseline} (95 %) | representativeness | diversity | coverage |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, own in rows.items():
+        found = summary([each["last"] for each in own.values()])
+        shared = [seed for seed in own if seed in rows[baseline]]
+        gap = paired_difference([own[s]["last"] for s in shared], [rows[baseline][s]["last"] for s in shared])
         difference = "" if name == baseline else f"{gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]"
-        lines.append(f"| {name} | {found.mean:.2f} ± {found.standard_error:.2f} | {found.n} | {difference} |")
+        metrics = [np.mean([each[metric] for each in own.values() if metric in each] or [np.nan]) for metric in METRICS]
+        shown = " | ".join(f"{value:.3f}" for value in metrics)
+        lines.append(f"| {name} | {found.mean:.2f} ± {found.standard_error:.2f} | {found.n} | {difference} | {shown} |")
     return "\n".join(lines)
 
 
+def read(out: Path) -> list[dict[str, Any]]:
+    lines = [line for log in sorted(out.glob("accuracies*.jsonl")) for line in log.read_text().splitlines()]
+    return [json.loads(line) for line in lines]
+
+
 def main() -> None:
+    vae: Rows = {"random": {"method": "random"}, "random through the VAE": {"method": "random"}}
+    groups = {"vae": vae, **{name: BASELINES | rows for name, rows in TUNING.items()}}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("guidance", "scale", "test", "vae"))
+    parser.add_argument("what", choices=[*groups, "table"])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs=2, required=True, help="first seed, and the one after the last")
+    parser.add_argument("--seeds", type=int, nargs=2, default=(0, 0), help="first seed, and the one after the last")
     parser.add_argument("--ipc", type=int, default=10)
+    parser.add_argument("--part", default="1/1", help="i/n: this process does every n-th seed")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    log = args.out / "accuracies.jsonl"
-    done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    rows: dict[str, dict[int, float]] = {}
-    for entry in done:
-        rows.setdefault(entry["method"], {})[entry["seed"]] = entry["last"]
-    methods = {"guidance": GUIDANCE, "scale": SCALE, "test": TEST, "vae": VAE}[args.what]
-    images = test_images() if args.what in ("test", "vae") else held_out()
-    for seed in range(*args.seeds):
-        for name, options in methods.items():
-            if seed in rows.setdefault(name, {}):
-                continue
-            entry = {"method": name, "seed": seed}
-            entry |= accuracy(options, seed, images, args.ipc, through_vae=name.endswith("through the VAE"))
-            rows[name][seed] = entry["last"]
-            with log.open("a") as file:
-                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-            print(entry, flush=True)
+    part, parts = map(int, args.part.split("/"))
+    os.environ["DAP_CACHE"] = str(args.out / f"cache{part}")
+    if args.what != "table":
+        images = test_images() if args.what == "vae" else held_out()
+        log = args.out / f"accuracies{part}.jsonl"
+        for seed in list(range(*args.seeds))[part - 1 :: parts]:
+            for name, options in groups[args.what].items():
+                if any(each["method"] == name and each["seed"] == seed for each in read(args.out)):
+                    continue
+                entry = {"method": name, "seed": seed, "ipc": args.ipc}
+                through = name.endswith("through the VAE")
+                entry |= measured(options, seed, images, args.ipc, args.out, through_vae=through)
+                with log.open("a") as file:
+                    file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                print(entry, flush=True)
+            shutil.rmtree(cache_folder() / "indexes", ignore_errors=True)  # of this seed's references
+    entries = [each for each in read(args.out) if each.get("ipc", 10) == args.ipc]
     for baseline in ("random", "dit"):
-        if baseline in rows:
-            print(table(rows, baseline))
+        print(table(entries, baseline))
 
 
 if __name__ == "__main__":

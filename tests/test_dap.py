@@ -81,24 +81,28 @@ class Oracle:
         references = [self.references(name, t, cumulative) for name, _ in self.slots]
         return oracles.mean_distances(features, references, self.bandwidth)
 
+    def gradient(self, x, eps, t, now, after):
+        """∇_{x_t} of the energies, each divided by its value at the first guided step where the method says so."""
+        moved = x.clone().requires_grad_()
+        energies = self.energy(moved, t, now)
+        self.start = energies.detach() if self.start is None else self.start
+        weighted = energies / self.start if self.method.normalise else energies
+        return torch.autograd.grad(weighted.sum(), moved)[0]
+
     def chain(self):
         """Latents after each step."""
         settings = self.context.settings
         scheduler = self.context.prior.scheduler(settings.scheduler, settings.num_inference_steps)
         generators = [rng.generator(SEED, "slot", name, number) for name, number in self.slots]
         x = torch.stack([torch.randn((4, 8, 8), generator=g) for g in generators]).double()
-        start, steps, n = None, [], settings.num_inference_steps
+        self.start, steps, n = None, [], settings.num_inference_steps
         schedule = zip(scheduler.timesteps.tolist(), oracles.cumulative_products(scheduler), strict=True)
         for step, (t, (now, after)) in enumerate(schedule):
             with torch.no_grad():
                 eps, _ = oracles.noise_estimate(self.transformer, x, t, self.labels, settings.guidance_scale)
             gradient = torch.zeros_like(x)
             if self.method.start * n <= step < self.method.stop * n:
-                moved = x.clone().requires_grad_()
-                energies = self.energy(moved, t, now)
-                start = energies.detach() if start is None else start
-                weighted = energies / start if self.method.normalise else energies
-                (gradient,) = torch.autograd.grad(weighted.sum(), moved)
+                gradient = self.gradient(x, eps, t, now, after)
             gradient = self.sign * self.method.scale * gradient
             if self.method.at == "eps":
                 eps = eps + (1 - now) ** 0.5 * gradient
@@ -168,7 +172,7 @@ def test_gradient_of_the_energy_matches_finite_differences(tiny_pipeline, kernel
     assert torch.equal(labels, oracle.labels)
     prediction = prior.denoise(x, torch.tensor(t), labels, taps=[2])
     sigma = (1 - cumulative) ** 0.5
-    state = StepState(step, 3, t, cumulative**0.5, sigma, x, prediction.eps, x, labels, prediction.features)
+    state = StepState(step, 3, t, cumulative**0.5, sigma, 0.0, x, prediction.eps, x, labels, prediction.features)
     energies = method.term(given, UNIT, artefact).energy(state)
     exact = x.detach().double()
     torch.testing.assert_close(energies.double(), oracle.energy(exact, t, cumulative), rtol=1e-5, atol=1e-6)
@@ -193,7 +197,7 @@ def test_gradient_is_zero_where_a_slot_meets_its_reference():
     tokens = rows[:, None].clone().requires_grad_()
     term = KernelDistanceTerm(Tap(1), {(0, 7): rows[:1], (0, 9): rows[:1]}, Linear(), Window(), 1.0, "eps", True)
     zero = torch.zeros(2, 1, 1, 1)
-    energies = term.energy(StepState(0, 1, 10, 1.0, 0.0, zero, zero, zero, torch.tensor([7, 9]), {1: tokens}))
+    energies = term.energy(StepState(0, 1, 10, 1.0, 0.0, 0.0, zero, zero, zero, torch.tensor([7, 9]), {1: tokens}))
     assert energies.tolist() == [0.0, 5.0]
     (gradient,) = torch.autograd.grad(energies.sum(), tokens)
     torch.testing.assert_close(gradient[:, 0], torch.tensor([[0.0, 0.0], [0.6, 0.8]]))
@@ -219,10 +223,11 @@ def test_guidance_lowers_the_energy(tiny_pipeline):
     assert (energies[0] < energies[1]).all()
 
 
-def test_references_are_stored_for_the_guided_steps_only(tiny_pipeline):
+def test_references_are_stored_for_the_guided_steps_and_the_last_which_orders(tiny_pipeline):
     given = context(DiTPrior(tiny_pipeline), num_inference_steps=8)
     artefact = DAP(start=0.25, stop=0.5, references=3).prepare(given)
-    assert sorted(artefact.features) == [(step, label) for step in (2, 3) for label in (3, 4, 8)]
+    assert sorted(artefact.features) == [(step, label) for step in (2, 3, 7) for label in (3, 4, 8)]
+    assert artefact.steps == {2, 3}
     assert [len(artefact.features[2, label]) for label in (3, 8, 4)] == [3, 1, 3]
     assert DAP(scale=0.0).prepare(given).features == {}
     assert [len(ids) for ids in DAP().prepare(given).ids.values()] == list(COUNTS)

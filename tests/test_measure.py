@@ -26,7 +26,7 @@ def few(source: Source, per_class: int) -> Source:
 
 def test_measure_equals_double_loops_over_mean_pooled_features_at_t_100(tiny_folder: Path) -> None:
     prior = load_prior(tiny_folder)
-    real = few(open_source("fashion-mini", classes=["Dress", "Bag"]), 4)
+    real = few(open_source("fashion-mini", classes=["Dress", "Bag"]), 9)
     own = few(open_source("fashion-mini", split="test", classes=["Dress", "Bag"]), 3)
     cumulative = prior.scheduler("ddpm", 1000).alphas_cumprod[100].double()
 
@@ -40,14 +40,18 @@ def test_measure_equals_double_loops_over_mean_pooled_features_at_t_100(tiny_fol
             found.append(tokens[0].double().mean(0).numpy())
         return found
 
-    near, spread = [], []
+    near, spread, covered = [], [], []
     for label, prior_label in ((0, 3), (1, 8)):
         a, b = features(own, label, prior_label), features(real, label, prior_label)
         near.append(np.mean([np.linalg.norm(x - y) for x in a for y in b]))
         spread.append(np.mean([np.linalg.norm(x - y) for i, x in enumerate(a) for j, y in enumerate(a) if i != j]))
+        distances = [sorted(np.linalg.norm(x - y) for y in b) for x in b]  # the first is 0, to itself
+        inside = [min(np.linalg.norm(x - y) for x in a) <= each[5] for y, each in zip(b, distances, strict=True)]
+        covered.append(np.mean(inside))
     found = measure(own, real, prior, seed=5)
     assert found.representativeness == pytest.approx(np.mean(near), rel=1e-4)
     assert found.diversity == pytest.approx(np.mean(spread), rel=1e-4)
+    assert found.coverage == pytest.approx(np.mean(covered))
 
 
 def test_a_class_without_real_images_is_refused(tiny_folder: Path) -> None:

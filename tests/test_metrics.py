@@ -1,4 +1,4 @@
-"""Representativeness and diversity, against loops in float64."""
+"""Representativeness, diversity and coverage, against loops in float64."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dap.errors import OptionError
-from dap.metrics import diversity, representativeness
+from dap.metrics import coverage, diversity, representativeness
 
 
 @pytest.fixture
@@ -59,3 +59,27 @@ def test_one_and_none() -> None:
     for call in (lambda: diversity(none), lambda: representativeness(none, one), lambda: representativeness(one, none)):
         with pytest.raises(OptionError, match="expected"):
             call()
+
+
+def coverage_by_loops(own: np.ndarray, real: np.ndarray, k: int) -> float:
+    """Naeem et al. 2020, equation 5."""
+    covered = 0
+    for j, each in enumerate(real):
+        radius = sorted(distance(each, other) for i, other in enumerate(real) if i != j)[k - 1]
+        covered += any(distance(each, x) <= radius for x in own)
+    return covered / len(real)
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("near", [False, True])
+def test_coverage_counts_real_images_with_a_distilled_neighbour(features, k: int, near: bool) -> None:
+    _, real = features
+    own = real[:7] + (0.3 if near else 100.0)
+    expected = coverage_by_loops(own, real, k)
+    assert coverage(own, real, k) == pytest.approx(expected)
+    assert (expected > 0) == near
+
+
+def test_coverage_refuses_too_few() -> None:
+    with pytest.raises(OptionError, match="more than 5 real ones, got 1, 5"):
+        coverage(np.zeros((1, 2), np.float32), np.zeros((5, 2), np.float32))

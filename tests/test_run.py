@@ -52,12 +52,17 @@ def test_plan_of_a_run_that_grew_starts_with_the_plan_before(classes, stages, ba
         assert all(number >= stages[kept - 1] for _, number in slots(units[len(before) :]))
 
 
-@pytest.mark.parametrize("classes", [1, 3])
-@pytest.mark.parametrize("stages", STAGES)
-def test_plan_of_coupled_slots_makes_a_class_whole_whatever_the_batch_size(classes, stages):
-    units = plan(classes, stages, 1, "class")
-    assert units == plan(classes, stages, 100, "class")
-    assert [len({slot.class_index for slot in unit.slots}) for unit in units] == [1] * classes * len(stages)
+@pytest.mark.parametrize(("classes", "stages", "batch_size"), list(itertools.product([1, 3, 7], STAGES, [1, 4, 100])))
+def test_plan_of_coupled_slots_keeps_classes_whole_and_fills_the_batch_with_them(classes, stages, batch_size):
+    units = iter(plan(classes, stages, batch_size, "class"))
+    for low, high in itertools.pairwise((0, *stages)):
+        left = list(range(classes))
+        while left:
+            own = [number for number in range(len(left) + 1) if number * (high - low) <= batch_size]
+            together = left[: max(1, own[-1])]
+            assert slots([next(units)]) == list(itertools.product(together, range(low, high)))
+            left = left[len(together) :]
+    assert list(units) == []
 
 
 @pytest.mark.parametrize(("classes", "stages", "batch_size"), list(itertools.product([1, 2, 7], STAGES, [1, 4, 100])))
@@ -148,7 +153,9 @@ class Painter:
     """Paints class and number of a slot, and notes the units that it made and the seeds that it was given."""
 
     name: ClassVar = "painter"
-    needs_prior: ClassVar = False
+    paper: ClassVar = "none"
+    year: ClassVar = None
+    needs: ClassVar = ()
     presets: ClassVar = {}
     made: ClassVar = []
     seeds: ClassVar = {}

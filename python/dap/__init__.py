@@ -17,20 +17,22 @@ from dap._core import build_info
 
 if TYPE_CHECKING:
     from dap import errors, kernels, methods, metrics, terms
-    from dap.api import build_index, distill, evaluate, list_methods, load, open_index
+    from dap.api import build_index, distill, evaluate, load, open_index
     from dap.dataset import DistilledDataset
     from dap.kernels import list_kernels
+    from dap.methods import list_methods, register_method
 
 __version__: str = build_info()["version"]
 
 __all__ = [
     "DistilledDataset", "__version__", "build_index", "distill", "errors", "evaluate", "kernels", "list_kernels",
-    "list_methods", "load", "methods", "metrics", "open_index", "terms",
+    "list_methods", "load", "methods", "metrics", "open_index", "register_method", "terms",
 ]  # fmt: skip
 
 _HOMES = {
-    "build_index": "dap.api", "distill": "dap.api", "evaluate": "dap.api", "list_methods": "dap.api",
-    "load": "dap.api", "open_index": "dap.index", "list_kernels": "dap.kernels", "DistilledDataset": "dap.dataset",
+    "build_index": "dap.api", "distill": "dap.api", "evaluate": "dap.api", "load": "dap.api",
+    "open_index": "dap.index", "list_kernels": "dap.kernels", "list_methods": "dap.methods",
+    "register_method": "dap.methods", "DistilledDataset": "dap.dataset",
 }  # fmt: skip
 
 

@@ -22,12 +22,13 @@ from dap.data.builtin import BUILTIN
 from dap.data.files import write_atomic
 from dap.data.manifest import SCHEMA, read_manifest
 from dap.data.open import SourceLike, open_source
+from dap.data.source import Source
 from dap.dataset import DistilledDataset
 from dap.errors import OptionError
 from dap.evaluation import EvaluationResult, evaluate_source
 from dap.index import Index, open_index
 from dap.indexing import build_index, classes_of_index, source_beside
-from dap.methods import METHODS, Context, Method, get_method
+from dap.methods import Context, Method, get_method
 from dap.priors import Prior, load_prior
 from dap.report import contact_sheet
 from dap.run import Run, slot_path
@@ -38,20 +39,10 @@ if TYPE_CHECKING:
 
     from dap.sampling import StepCallback
 
-__all__ = ["build_index", "distill", "evaluate", "list_methods", "load", "open_index"]
+__all__ = ["build_index", "distill", "evaluate", "load", "open_index"]
 
 SHEET = "contact_sheet.png"
 MAX_BATCH = 100
-
-
-def list_methods() -> list[str]:
-    """Names of the methods.
-
-    Example:
-        >>> list_methods()
-        ['random', 'herding', 'k_center', 'k_medoids', 'dit', 'dap']
-    """
-    return list(METHODS)
 
 
 def load(path: str | Path) -> DistilledDataset:
@@ -98,7 +89,8 @@ def distill(
             Face dataset or its id. See :func:`dap.data.open.open_source`. With ``index`` it may be left out.
         out: The folder to fill: new, empty, or of the same run.
         prior: "fashion-dit", a ``DiTPipeline`` folder, hub id or object, or a :class:`dap.priors.Prior`.
-        method: Name ("dap", "dit", "random"), preset ("dap:paper"), or object (``dap.methods.DAP(scale=0.3)``).
+        method: Name ("dap", "dit", "random"; see :func:`dap.list_methods`), preset ("dap:paper"), object
+            (``dap.methods.DAP(scale=0.3)``), or terms (``dap.terms.SetEnergy() + dap.terms.KernelDistance()``).
         method_options: Options by name, beside a method's name.
         ipc: Images per class, at least 1.
         seed: Root of all randomness.
@@ -139,7 +131,7 @@ def distill(
         opened, images = None, open_source(source, classes=classes)
     else:
         raise OptionError("source: expected real images to distil, or an index of them (index=), got neither")
-    model = load_prior(prior, device=device, dtype=dtype) if recipe.needs_prior else None
+    model = load_prior(prior, device=device, dtype=dtype) if "prior" in recipe.needs else None
     settings = SamplingSettings.choose(
         model.recommended if model else {},
         num_inference_steps=num_inference_steps,
@@ -224,7 +216,8 @@ def evaluate(
     are known: from ``real``, or from the manifest if it names a built-in source or a folder that is there.
 
     Args:
-        distilled: A distilled dataset, its folder, or any class-per-folder tree.
+        distilled: A distilled dataset, or some of one (``distilled.take(10)``), its folder, or any class-per-folder
+            tree.
         test: Real images to test on, for example "fashion-mini" (its test split is taken) or "path/to/val".
         real: Real training images to compare with.
         protocol: Name of an evaluation protocol; "small" is defined in :mod:`dap.evaluation.small`.
@@ -246,12 +239,24 @@ def evaluate(
     """
     folder = distilled.path if isinstance(distilled, DistilledDataset) else distilled
     train = open_source(folder)
+    if isinstance(distilled, DistilledDataset):
+        train = _only(train, distilled.files)
     if real is None and isinstance(folder, str | Path):
         real = _recorded_source(Path(folder))
     return evaluate_source(
         train, open_source(test, split="test"),
         real=None if real is None else open_source(real, classes=train.class_names),
         protocol=protocol, networks=networks, repeats=repeats, seed=seed, judge=judge, device=device,
+    )  # fmt: skip
+
+
+def _only(source: Source, ids: Sequence[str]) -> Source:
+    """The images of a source that have these ids, in its order."""
+    wanted = set(ids)
+    kept = [index for index, name in enumerate(source.ids) if name in wanted]
+    return replace(
+        source, labels=source.labels[kept], ids=[source.ids[index] for index in kept],
+        load=lambda index: source.load(kept[index]), digest=None,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 from dap.data import classmap
 from dap.data.files import read_image
 from dap.data.manifest import read_manifest
-from dap.errors import SourceError
+from dap.errors import FormatError, OptionError, SourceError
 from dap.report import contact_sheet
 from dap.run import slot_path
 
@@ -35,6 +36,7 @@ class DistilledDataset:
 
     Raises:
         SourceError: The folder holds no manifest, or the run there was not finished.
+        FormatError: The manifest is damaged.
 
     Example:
         >>> import dap
@@ -51,19 +53,22 @@ class DistilledDataset:
         self.manifest: dict[str, Any] = manifest
         entries = classmap.from_json(manifest["class_map"])
         self.class_names = tuple(entry.name for entry in entries)
-        self._slots = [
-            (label, self.path / slot_path(entry.folder, number))
-            for label, entry in enumerate(entries)
-            for number in range(manifest["ipc"])
-        ]
+        numbers = range(manifest["ipc"])
+        self._slots = [(label, slot_path(entry.folder, n)) for label, entry in enumerate(entries) for n in numbers]
+        self._best_first = []
+        for entry in entries:
+            rank = manifest.get("rank", {}).get(entry.name, list(numbers))
+            if sorted(rank) != list(numbers):
+                raise FormatError(f"{self.path}: expected ranks 0 to {len(numbers) - 1} of {entry.name!r}, got {rank}")
+            self._best_first.append([slot_path(entry.folder, rank.index(place)) for place in numbers])
 
     def __len__(self) -> int:
         return len(self._slots)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         """Image, uint8 with shape (C, H, W), and label."""
-        label, path = self._slots[index]
-        pixels = np.asarray(read_image(path))
+        label, file = self._slots[index]
+        pixels = np.asarray(read_image(self.path / file))
         return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), label
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:
@@ -74,6 +79,35 @@ class DistilledDataset:
         """Labels, int64 with shape (N,), in order of class and slot."""
         return np.array([label for label, _ in self._slots], np.int64)
 
+    @property
+    def files(self) -> list[str]:
+        """Path of each image below the folder, in order of class and slot."""
+        return [file for _, file in self._slots]
+
+    def take(self, n: int) -> DistilledDataset:
+        """The best n images of each class, best first: the same folder, seen in part.
+
+        The best are those that the method ranked first (``rank`` in the manifest): chosen one after another so that
+        each prefix stands for the class. Where it ranks none they are the first n slots.
+
+        Args:
+            n: Images of each class, from 1 to as many as there are.
+
+        Raises:
+            OptionError: There are fewer.
+
+        Example:
+            >>> import dap
+            >>> images, labels = dap.load("distilled").take(5).to_torch()  # doctest: +SKIP
+        """
+        most = len(self._best_first[0])
+        if type(n) is not int or not 1 <= n <= most:
+            raise OptionError(f"take: expected 1 to {most} images per class, as many as there are, got {n!r}")
+        part = copy.copy(self)
+        part._best_first = [best[:n] for best in self._best_first]
+        part._slots = [(label, file) for label, best in enumerate(part._best_first) for file in best]
+        return part
+
     def to_torch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """All images, uint8 (N, C, H, W), and labels, int64 (N,), in order of class and slot."""
         import torch
@@ -83,8 +117,8 @@ class DistilledDataset:
     def show(self) -> Image.Image:
         """The contact sheet, as a Pillow image."""
         rows: dict[int, list[Path]] = {}
-        for label, path in self._slots:
-            rows.setdefault(label, []).append(path)
+        for label, file in self._slots:
+            rows.setdefault(label, []).append(self.path / file)
         return contact_sheet([(self.class_names[label], paths) for label, paths in rows.items()])
 
     def __repr__(self) -> str:

@@ -27,17 +27,23 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> OptionError:
 
 
 class Registry(Generic[T]):
-    """Names of one kind of thing ("method", "kernel"), in the order in which they were registered."""
+    """Names of one kind of thing ("method", "kernel"), in the order in which they were registered.
 
-    def __init__(self, kind: str) -> None:
+    Args:
+        kind: What a thing is called in errors.
+        discover: Registers what other packages bring; called once, when the table is first read.
+    """
+
+    def __init__(self, kind: str, discover: Callable[[], None] | None = None) -> None:
         self.kind = kind
+        self._discover = discover
         self._things: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that enters a thing under ``name``; a name that is taken is an error."""
+        """Decorator that enters a thing under ``name``; a name that another thing has is an error."""
 
         def enter(thing: T) -> T:
-            if name in self._things:
+            if name in self._things and _definition(thing) != _definition(self._things[name]):
                 raise OptionError(f"a {self.kind} named {name!r} is registered already")
             self._things[name] = thing
             return thing
@@ -45,9 +51,21 @@ class Registry(Generic[T]):
         return enter
 
     def __getitem__(self, name: str) -> T:
-        if name not in self._things:
-            raise unknown_name(self.kind, name, self._things)
-        return self._things[name]
+        things = self._read()
+        if name not in things:
+            raise unknown_name(self.kind, name, things)
+        return things[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._things)
+        return iter(self._read())
+
+    def _read(self) -> dict[str, T]:
+        discover, self._discover = self._discover, None
+        if discover is not None:
+            discover()
+        return self._things
+
+
+def _definition(thing: object) -> object:
+    """Where a class or function was written, so that a notebook's cell can be run again; a value is itself."""
+    return (thing.__module__, thing.__qualname__) if hasattr(thing, "__qualname__") else thing

@@ -1,6 +1,6 @@
 """The terms of all methods, as options: they add, and a sum is a method.
 
-    dap.distill("fashion-mini", method=dap.terms.SetEnergy(scale=0.3) + dap.terms.Mode(), out="distilled")
+    dap.distill("fashion-mini", method=dap.terms.SetEnergy() + dap.terms.Mode(), out="distilled")
 
 Each is defined in the file of its paper, in :mod:`dap.methods`.
 """
@@ -9,5 +9,8 @@ from __future__ import annotations
 
 from dap.methods.dap import KernelDistance
 from dap.methods.dap_set import SetEnergy
+from dap.methods.igd import Influence
+from dap.methods.manifold_gd import ManifoldMode
+from dap.methods.mgd3 import Mode
 
-__all__ = ["KernelDistance", "SetEnergy"]
+__all__ = ["Influence", "KernelDistance", "ManifoldMode", "Mode", "SetEnergy"]

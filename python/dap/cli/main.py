@@ -15,6 +15,7 @@ from dap.cli.distill import distill
 from dap.cli.evaluate import evaluate
 from dap.cli.index import index
 from dap.cli.info import info
+from dap.cli.methods import methods
 from dap.errors import DapError
 
 __all__ = ["main"]
@@ -27,7 +28,7 @@ def dap(debug: bool) -> None:
     """Distils a labelled image dataset into a few images per class, with a diffusion model as prior."""
 
 
-for _command in (bench, cache, distill, evaluate, index, info):
+for _command in (bench, cache, distill, evaluate, index, info, methods):
     dap.add_command(_command)
 
 

@@ -11,21 +11,25 @@ from dap.methods.base import Context, Method, Slot, Unit
 from dap.methods.dap import DAP
 from dap.methods.dap_set import DAPSet
 from dap.methods.dit import DiT
-from dap.methods.guided import TERMS, Guide, Guided
+from dap.methods.guided import TERMS, Guide, Guided, SingleGuide
 from dap.methods.herding import Herding
+from dap.methods.igd import IGD
+from dap.methods.info import METHODS, MethodInfo, check_method, list_methods, register_method
 from dap.methods.k_center import KCenter
 from dap.methods.k_medoids import KMedoids
+from dap.methods.manifold_gd import ManifoldGD
+from dap.methods.mgd3 import MGD3
 from dap.methods.random import Random
-from dap.registry import Registry, unknown_name
+from dap.registry import unknown_name
 
 __all__ = [
-    "DAP", "METHODS", "TERMS", "Context", "DAPSet", "DiT", "Guide", "Guided", "Herding", "KCenter", "KMedoids", "Method", "Random", "Slot", "Unit",
-    "get_method",
+    "DAP", "IGD", "METHODS", "MGD3", "TERMS", "Context", "DAPSet", "DiT", "Guide", "Guided", "Herding", "KCenter",
+    "KMedoids", "ManifoldGD", "Method", "MethodInfo", "Random", "SingleGuide", "Slot", "Unit", "get_method",
+    "list_methods", "register_method",
 ]  # fmt: skip
 
-METHODS: Registry[type[Any]] = Registry("method")
-for _method in (Random, Herding, KCenter, KMedoids, DiT, DAP, DAPSet, Guided):
-    METHODS.register(_method.name)(_method)
+for _method in (Random, Herding, KCenter, KMedoids, DiT, DAP, MGD3, ManifoldGD, IGD, DAPSet, Guided):
+    register_method(_method)
 
 
 def get_method(method: str | Method, options: Mapping[str, Any] | None = None) -> Method:
@@ -36,7 +40,7 @@ def get_method(method: str | Method, options: Mapping[str, Any] | None = None) -
         options: Options by name, which overrule those of the preset; only with a name.
 
     Raises:
-        OptionError: Unknown method, preset or option, or options beside an object.
+        OptionError: Unknown method, preset or option, options beside an object, or an object that is no method.
 
     Example:
         >>> get_method("dap:paper", {"scale": 0.5}).scale
@@ -49,6 +53,7 @@ def get_method(method: str | Method, options: Mapping[str, Any] | None = None) -
             raise OptionError(f"method: expected a name or a method object, got {method!r}")
         if options:
             raise OptionError("options go into the method object; they were given beside one")
+        check_method(type(method))
         return method
     name, _, preset = method.partition(":")
     cls = METHODS[name]

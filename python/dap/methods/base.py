@@ -69,7 +69,7 @@ class Context:
     index: Index | None = None
 
     def require_prior(self) -> Prior:
-        """The prior of a method that declares ``needs_prior``."""
+        """The prior of a method that declares that it needs one."""
         if self.prior is None:
             raise OptionError("this method samples from a prior, and none was given")
         return self.prior
@@ -98,14 +98,20 @@ class Method(Protocol):
 
     Attributes:
         name: What users call it.
+        paper: A short reference, with arXiv number or DOI.
+        year: When it was published; None: it was not.
         couples: "slot" where each slot is made by itself, "class" where the slots of a class depend on each other.
-        needs_prior: Whether it samples from a diffusion model.
+        needs: Of "prior" (a diffusion model), "labels" (real images with their classes, beyond the classes' names),
+            "classifier" (a network that tells the classes apart), "training" (a network is trained or adapted for the
+            run) and "text" (captions, or a prior that reads them).
         presets: Named options, for ``method="name:preset"``.
     """
 
     name: ClassVar[str]
+    paper: ClassVar[str]
+    year: ClassVar[int | None]
     couples: ClassVar[Literal["slot", "class"]]
-    needs_prior: ClassVar[bool]
+    needs: ClassVar[tuple[str, ...]]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
 
     def prepare(self, context: Context) -> Any:

@@ -70,7 +70,9 @@ class KernelDistance(FeatureGuide):
 
 @dataclass(frozen=True)
 class DAP(SingleGuide, KernelDistance):
-    """Kernel-distance guidance (the paper's method); options as in :class:`KernelDistance`.
+    """The paper's method: each slot is drawn to real images of its class in the prior's features.
+
+    Options as in :class:`KernelDistance`.
 
     Example:
         >>> DAP(scale=0.3, kernel="rbf").kernel.name
@@ -78,6 +80,8 @@ class DAP(SingleGuide, KernelDistance):
     """
 
     name: ClassVar[str] = "dap"
+    paper: ClassVar[str] = "Su et al., ICLR 2026, arXiv 2510.17421"
+    year: ClassVar[int | None] = 2026
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {"scale": 1.0, "at": "sample", "normalise": False, "stop": 1.0},
     }

@@ -42,7 +42,7 @@ from dap.methods.feature_guide import FeatureGuide, GuidedSteps, References
 from dap.methods.guided import TERMS, SingleGuide
 from dap.registry import unknown_name
 from dap.rng import derive_seed
-from dap.sampling import StepState, sample
+from dap.sampling import StepState, check_settings, sample
 from dap.selection import k_means
 
 LINEAR = Linear()
@@ -51,7 +51,7 @@ __all__ = ["DAPSet", "LatentSetEnergyTerm", "SetEnergy", "SetEnergyTerm", "set_e
 
 
 def set_energies(x: Tensor, references: Tensor, kernel: Kernel, weights: Tensor) -> Tensor:
-    """e of each slot, as the module's docstring has it, not divided by its size.
+    """The e of each slot, as the module's docstring has it, not divided by its size.
 
     Args:
         x: Slots, (m, D).
@@ -68,11 +68,12 @@ def set_energies(x: Tensor, references: Tensor, kernel: Kernel, weights: Tensor)
         >>> set_energies(x, r, Distance(), torch.ones(1))
         tensor([0., 0.])
     """
-    pull = 0.5 * (kernel.squared_distance(TorchPairs(x, references)) * weights).sum(1)
+    pull: Tensor = 0.5 * (kernel.squared_distance(TorchPairs(x, references)) * weights).sum(1)
     if len(x) == 1:
         return pull
     others = kernel.squared_distance(TorchPairs(x, x)).fill_diagonal_(0.0)
-    return pull - 0.25 * others.sum(1) / (len(x) - 1)
+    push: Tensor = 0.25 * others.sum(1) / (len(x) - 1)
+    return pull - push
 
 
 @TERMS.register("set_energy")
@@ -84,19 +85,22 @@ class SetEnergy(FeatureGuide):
         scale, block, pooling, references, selection, noise, start, stop, at: As in
             :class:`dap.methods.feature_guide.FeatureGuide`; ``at`` is for features.
         kernel: Any kernel; "distance" makes it the energy distance. A bandwidth rule looks at the references.
-        space: "features" of the prior, or "latent", in x̂_0; for both, add two terms.
+        space: "latent", in x̂_0, or "features" of the prior, which asks for a scale of about 30; for both, add two
+            terms.
         paired: Pull each slot towards its own cluster of the references alone (k-means of their latents into as many
             clusters as there are slots; the largest clusters are dealt out first).
 
     Example:
-        >>> SetEnergy(kernel="rbf", space="latent").scale
-        0.3
+        >>> SetEnergy(kernel="rbf").space
+        'latent'
     """
 
     name: ClassVar[str] = "set_energy"
 
+    scale: float = 1.0
     kernel: Any = "distance"
-    space: str = "features"
+    references: int = 256
+    space: str = "latent"
     paired: bool = False
 
     def __post_init__(self) -> None:
@@ -106,16 +110,23 @@ class SetEnergy(FeatureGuide):
         if self.paired and self.selection != "random":
             raise OptionError("paired: needs the same references at every step: leave selection at 'random'")
 
+    def _compared(self, guided: dict[int, int]) -> dict[int, int]:
+        return guided if self.space == "features" else {}
+
     def term(self, context: Context, unit: Unit, artefact: References) -> SetEnergyTerm | LatentSetEnergyTerm:
         """The set energy of the classes of a unit."""
         window = self.window(artefact)
         labels = {index: int(context.classes[index].prior_label or 0) for index, _ in context.classes_of(unit)}
         references: Mapping[tuple[int, int], Tensor] = artefact.features
+        weights = artefact.weights(context)
         if self.space == "latent":
+            weights = {(step, label): weight for (_, label), weight in weights.items() for step in artefact.steps}
             references = {
-                (step, label): _latents(artefact, context.classes[index].name, step)
-                for step in artefact.steps
+                (step, label): latents
                 for index, label in labels.items()
+                if artefact.steps
+                for latents in [_latents(artefact, context.classes[index].name)]
+                for step in artefact.steps
             }
         first = min(artefact.steps, default=0)
         groups = []
@@ -125,7 +136,7 @@ class SetEnergy(FeatureGuide):
                 pairs = self._pairs(context, artefact, index, [unit.slots[place].number for place in places])
             size = _size(references[first, label], self.kernel) if artefact.steps else 1.0
             groups.append(ClassSet(label, places, size, pairs))
-        sets = Sets(tuple(groups), references, artefact.weights(context), self.kernel)
+        sets = Sets(tuple(groups), references, weights, self.kernel)
         if self.space == "features":
             return SetEnergyTerm(artefact.tap, sets, window, self.scale, self.at)
         spreads = {label: _size(references[first, label], LINEAR) for label in labels.values() if artefact.steps}
@@ -134,7 +145,7 @@ class SetEnergy(FeatureGuide):
     def _pairs(self, context: Context, artefact: References, index: int, numbers: list[int]) -> Tensor:
         """Weights (m, N): the cluster of each slot, by its number, in equal shares."""
         name = context.classes[index].name
-        latents = _latents(artefact, name, min(artefact.steps)).numpy()
+        latents = _latents(artefact, name).numpy()
         count = min(context.ipc, len(latents))
         labels = k_means(latents, count, n_init=4, seed=derive_seed(context.seed, "pairs", name)).labels
         by_size = np.argsort(-np.bincount(labels, minlength=count), kind="stable")
@@ -142,9 +153,10 @@ class SetEnergy(FeatureGuide):
         return torch.from_numpy(members / members.sum(1, keepdims=True)).float()
 
 
-def _latents(references: References, name: str, step: int) -> Tensor:
-    """Latents of the references of a class at a step, float32 (N, C·h·w)."""
+def _latents(references: References, name: str) -> Tensor:
+    """Latents of the references of a class, those of the last step, float32 (N, C·h·w)."""
     assert references.index is not None
+    step = max(step for step, _ in references.chosen)
     rows = np.asarray(references.index.latents(name))[references.chosen[step, name].rows]
     return torch.from_numpy(rows.reshape(len(rows), -1)).float()
 
@@ -184,7 +196,7 @@ class Sets:
     kernel: Kernel
 
     def energies(self, x: Tensor, step: int) -> Tensor:
-        """e / size of each slot, (B,), for x with shape (B, D)."""
+        """The e / size of each slot, (B,), for x with shape (B, D)."""
         energies = x.new_zeros(len(x))
         for own in self.classes:
             places = own.places.to(x.device)
@@ -214,7 +226,7 @@ class SetEnergyTerm:
         object.__setattr__(self, "taps", frozenset({self.tap.block}))
 
     def energy(self, state: StepState) -> Tensor:
-        """e / size of each slot, with shape (B,)."""
+        """The e / size of each slot, with shape (B,)."""
         return self.sets.energies(self.tap.pool(state.features[self.tap.block]).float(), state.step)
 
 
@@ -241,7 +253,9 @@ class LatentSetEnergyTerm:
 
 @dataclass(frozen=True)
 class DAPSet(SingleGuide, SetEnergy):
-    """The set energy as a method; options as in :class:`SetEnergy`, and two that spend more time at sampling.
+    """The slots of a class, as a set, are drawn to the distribution of its real images and kept apart.
+
+    Options as in :class:`SetEnergy`, and two that spend more time at sampling.
 
     Attributes:
         candidates: Slots to sample for each image that is kept, as one set; those kept are chosen one after another so
@@ -254,8 +268,12 @@ class DAPSet(SingleGuide, SetEnergy):
     """
 
     name: ClassVar[str] = "dap_set"
+    paper: ClassVar[str] = "dap's own"
+    year: ClassVar[int | None] = None
     couples: ClassVar[Literal["slot", "class"]] = "class"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "features": {"space": "features", "scale": 30.0, "references": 64},
+    }
 
     candidates: int = 1
     recurrences: int = 1
@@ -265,6 +283,11 @@ class DAPSet(SingleGuide, SetEnergy):
         for option in ("candidates", "recurrences"):
             if type(value := getattr(self, option)) is not int or value < 1:
                 raise OptionError(f"{option}: expected a whole number of at least 1, got {value!r}")
+
+    def prepare(self, context: Context) -> References:
+        """As every guide by features does, after a look whether the scheduler takes recurrences."""
+        check_settings(context.require_prior(), context.settings, self.recurrences)
+        return super().prepare(context)
 
     def make(self, context: Context, unit: Unit, artefact: References) -> Tensor:
         """Guided latents of the unit's slots."""

@@ -27,8 +27,10 @@ class DiT:
     """
 
     name: ClassVar[str] = "dit"
+    paper: ClassVar[str] = "Peebles and Xie, ICCV 2023, arXiv 2212.09748"
+    year: ClassVar[int | None] = 2023
     couples: ClassVar[Literal["slot", "class"]] = "slot"
-    needs_prior: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("prior",)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def prepare(self, context: Context) -> None:

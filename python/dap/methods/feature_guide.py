@@ -125,23 +125,25 @@ class FeatureGuide(Guide):
         ids = {name: [context.source.ids[i] for i in own] for name, own in indices.items()}
         if not guided:
             return References(tap, ids, {})
-        kept = guided | {len(steps) - 1: steps[-1]}  # the last one orders the finished slots
+        kept = self._compared(guided) | {len(steps) - 1: steps[-1]}  # the last one orders the finished slots
         index = reference_index(
             context.source, context.classes, prior, indices, tap=tap, scheduler=scheduler,
             timesteps=tuple(dict.fromkeys(kept.values())), noise=self.noise, seed=context.seed,
         )  # fmt: skip
         whole = {
-            (step, name): Chosen(np.arange(len(own)), None, t)
-            for step, t in kept.items()
-            for name, own in ids.items()
+            (step, name): Chosen(np.arange(len(own)), None, t) for step, t in kept.items() for name, own in ids.items()
         }
         return References(tap, ids, IndexedFeatures(index, context.classes, whole), frozenset(guided), index, whole)
+
+    def _compared(self, guided: dict[int, int]) -> dict[int, int]:
+        """Those of the guided steps at which features are compared."""
+        return guided
 
     def _of_index(
         self, context: Context, index: Index, tap: Tap, guided: dict[int, int], steps: list[int]
     ) -> References:
         """References among the rows of the given index: of a whole class, those that the source itself would give."""
-        acts = {step: t for step, t in guided.items() if t in index.timesteps}
+        acts = {step: t for step, t in guided.items() if t in index.timesteps or not self._compared({step: t})}
         if guided and not acts:
             raise OptionError(
                 f"index {index.path} has the timesteps {', '.join(map(str, index.timesteps))}, and this run is guided "
@@ -150,7 +152,7 @@ class FeatureGuide(Guide):
         kept = acts
         if acts:
             last = max(step for step, t in enumerate(steps) if t in index.timesteps)
-            kept = acts | {last: steps[last]}
+            kept = self._compared(acts) | {last: steps[last]}
         chosen: dict[tuple[int, str], Chosen] = {}
         ids: dict[str, Any] = {}
         for name in (entry.name for entry in context.classes):
@@ -197,7 +199,8 @@ class FeatureGuide(Guide):
             prior, latents, [f"{entry.name} slot {number}" for number in range(len(latents))], label=label,
             tap=artefact.tap, scheduler=scheduler, timestep=chosen.timestep, seed=context.seed,
         )  # fmt: skip
-        return order_towards(made.numpy(), artefact.features[last, label].numpy(), weights=chosen.weights).tolist()
+        order = order_towards(made.numpy(), artefact.features[last, label].numpy(), weights=chosen.weights)
+        return [int(number) for number in order]
 
 
 @dataclass(frozen=True)

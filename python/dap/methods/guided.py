@@ -1,13 +1,13 @@
 """guided: the prior's own samples under any sum of terms, and what a term is before it is bound to a run.
 
 A :class:`Guide` is a term as options. ``dap.terms`` names them all; they add, and the sum is a method:
-``dap.terms.SetEnergy(scale=0.3) + dap.terms.Mode()``. Each keeps its own window and scale. Energies that act at the same
-place share one backward pass (:mod:`dap.sampling`).
+``dap.terms.SetEnergy(scale=1.0) + dap.terms.Mode()``. Each keeps its own window and scale. Energies that act at the
+same place share one backward pass (:mod:`dap.sampling`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -75,7 +75,7 @@ class SingleGuide:
     """A method that is one term: the prior's own samples, guided by it."""
 
     couples: ClassVar[Literal["slot", "class"]] = "slot"
-    needs_prior: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("prior", "labels")
 
     def make(self, context: Context, unit: Unit, artefact: Any) -> Tensor:
         """Guided latents of the unit's slots."""
@@ -96,19 +96,23 @@ class Guided:
 
     Example:
         >>> import dap
-        >>> both = dap.terms.SetEnergy(scale=0.3) + dap.terms.Mode()
+        >>> both = dap.terms.SetEnergy(scale=1.0) + dap.terms.Mode()
         >>> [term.name for term in both.terms]
         ['set_energy', 'mode']
     """
 
     name: ClassVar[str] = "guided"
+    paper: ClassVar[str] = "that of each term"
+    year: ClassVar[int | None] = None
     couples: ClassVar[Literal["slot", "class"]] = "class"
-    needs_prior: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("prior", "labels")
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     terms: tuple[Guide, ...] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.terms, Sequence) or isinstance(self.terms, str):
+            raise OptionError(f"terms: expected a list of terms, got {self.terms!r}")
         terms = tuple(_guide(term) for term in self.terms)
         if not terms:
             raise OptionError("terms: expected at least one of dap.terms; without any it is the method 'dit'")
@@ -147,5 +151,6 @@ def _guide(term: Any) -> Guide:
     if isinstance(term, Mapping):
         options = dict(term)
         name = options.pop("name", None)
-        return from_options(TERMS[name], options, f"term {name!r}")
+        guide: Guide = from_options(TERMS[name], options, f"term {name!r}")
+        return guide
     return _terms_of(term)[0]

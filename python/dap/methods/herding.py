@@ -34,8 +34,10 @@ class Herding:
     """
 
     name: ClassVar[str] = "herding"
+    paper: ClassVar[str] = "Welling, ICML 2009; for exemplars Rebuffi et al., CVPR 2017, arXiv 1611.07725"
+    year: ClassVar[int | None] = 2009
     couples: ClassVar[Literal["slot", "class"]] = "slot"
-    needs_prior: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("prior", "labels")
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     block: int | None = None

@@ -35,8 +35,10 @@ class KCenter:
     """
 
     name: ClassVar[str] = "k_center"
+    paper: ClassVar[str] = "Sener and Savarese, ICLR 2018, arXiv 1708.00489"
+    year: ClassVar[int | None] = 2018
     couples: ClassVar[Literal["slot", "class"]] = "slot"
-    needs_prior: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("prior", "labels")
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     block: int | None = None

@@ -34,8 +34,10 @@ class KMedoids:
     """
 
     name: ClassVar[str] = "k_medoids"
+    paper: ClassVar[str] = "k-means++: Arthur and Vassilvitskii, SODA 2007, doi 10.5555/1283383.1283494"
+    year: ClassVar[int | None] = 2007
     couples: ClassVar[Literal["slot", "class"]] = "class"
-    needs_prior: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("prior", "labels")
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     block: int | None = None

@@ -29,8 +29,10 @@ class Random:
     """
 
     name: ClassVar[str] = "random"
+    paper: ClassVar[str] = "a seeded draw; no paper"
+    year: ClassVar[int | None] = None
     couples: ClassVar[Literal["slot", "class"]] = "slot"
-    needs_prior: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ("labels",)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def prepare(self, context: Context) -> dict[tuple[int, int], int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dap.metrics.distance import diversity, representativeness
+from dap.metrics.distance import coverage, diversity, representativeness
 from dap.metrics.measure import Measures, measure
 
-__all__ = ["Measures", "diversity", "measure", "representativeness"]
+__all__ = ["Measures", "coverage", "diversity", "measure", "representativeness"]

@@ -1,10 +1,15 @@
-"""Representativeness and diversity of one class's distilled images, as kernel distances between features.
+"""Representativeness, diversity and coverage of one class's distilled images, as kernel distances between features.
 
 With D_k(a, b) = √(k(a,a) + k(b,b) − 2 k(a,b)), the n features x_i of a class's distilled images and the N features y_j
 of its real ones:
 
     representativeness = 1/(n N) Σ_i Σ_j D_k(x_i, y_j)              lower is better
     diversity          = 1/(n (n−1)) Σ_i Σ_{j≠i} D_k(x_i, x_j)      higher is more diverse
+    coverage           = share of the y_j with an x_i inside the ball    higher is better
+                         around y_j that reaches its k-th nearest y
+
+Coverage is that of Naeem et al., "Reliable Fidelity and Diversity Metrics for Generative Models", ICML 2020, arXiv
+2002.09797 (equation 5), with k = 5 and Euclidean distances.
 
 The features that dap reports are the prior's hidden state at its tap, mean-pooled over tokens, of latents noised to
 step t = 100; the kernel is linear, so D_k is the Euclidean distance. Both names come from Su et al., "Diffusion Models
@@ -20,9 +25,9 @@ from __future__ import annotations
 import numpy as np
 
 from dap.errors import OptionError
-from dap.kernels import Kernel, Linear, mean_distance
+from dap.kernels import Kernel, Linear, mean_distance, nearest
 
-__all__ = ["diversity", "representativeness"]
+__all__ = ["coverage", "diversity", "representativeness"]
 
 LINEAR = Linear()
 
@@ -68,3 +73,25 @@ def diversity(features: np.ndarray, kernel: Kernel = LINEAR) -> float:
         return 0.0
     # The distance of an image to itself is zero, so the sum over all pairs is the sum over different ones.
     return float(mean_distance(features, features, kernel=kernel).mean()) * count / (count - 1)
+
+
+def coverage(features: np.ndarray, real: np.ndarray, k: int = 5) -> float:
+    """Share of the real images of a class that have a distilled one in their neighbourhood; higher is better.
+
+    Args:
+        features: Distilled, float32 with shape (n, D), n at least 1.
+        real: Real, float32 with shape (N, D), N more than k.
+        k: The neighbourhood of a real image reaches its k-th nearest other real image, and includes it.
+
+    Raises:
+        OptionError: There are no distilled features, or no more than k real ones.
+
+    Example:
+        >>> real = np.array([[0.0], [1.0], [10.0], [11.0]], np.float32)
+        >>> coverage(np.array([[0.5]], np.float32), real, k=1)
+        0.5
+    """
+    if len(features) == 0 or len(real) <= k:
+        raise OptionError(f"expected distilled features, and more than {k} real ones, got {len(features)}, {len(real)}")
+    radii = nearest(real, real, k + 1)[0][:, k]  # the nearest is the image itself, at distance 0
+    return float((nearest(real, features, 1)[0][:, 0] <= radii).mean())

@@ -10,7 +10,7 @@ import torch
 
 from dap.data.classmap import build_class_map
 from dap.features import Tap, default_block, real_features
-from dap.metrics.distance import diversity, representativeness
+from dap.metrics.distance import coverage, diversity, representativeness
 
 if TYPE_CHECKING:
     from dap.data.source import Source
@@ -26,14 +26,17 @@ class Measures:
     Attributes:
         representativeness: Mean distance to the class's real images; lower is better.
         diversity: Mean distance between images of a class; higher is more diverse.
+        coverage: Share of the class's real images that have a distilled one among their 5 nearest (of fewer than 6
+            real ones: among all); higher is better.
     """
 
     representativeness: float
     diversity: float
+    coverage: float
 
 
 def measure(distilled: Source, real: Source, prior: Prior, *, seed: int = 0) -> Measures:
-    """Representativeness and diversity of a set of images.
+    """Representativeness, diversity and coverage of a set of images.
 
     Args:
         distilled: The set, for example ``open_source("distilled")``.
@@ -73,4 +76,5 @@ def measure(distilled: Source, real: Source, prior: Prior, *, seed: int = 0) -> 
     return Measures(
         float(np.mean([representativeness(own, class_real) for own, class_real in pairs])),
         float(np.mean([diversity(own) for own, _ in pairs])),
+        float(np.mean([coverage(own, class_real, min(5, len(class_real) - 1)) for own, class_real in pairs])),
     )

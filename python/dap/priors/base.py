@@ -65,6 +65,12 @@ class Prior(Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """Images, uint8 (B, channels, H, W) on the CPU, of latents with shape (B, C, h, w)."""
 
+    def decode_pixels(self, latents: Tensor) -> Tensor:
+        """The decoder's own output before rounding: float32 (B, channels, H, W), black at −1 and white at 1.
+
+        It is not clipped, stays on the prior's device, and with gradients enabled carries the graph to ``latents``.
+        """
+
     def scheduler(self, name: str | None, num_inference_steps: int) -> Any:
         """A fresh diffusers scheduler with its steps set: the prior's own, or "ddpm", "ddim" or "dpm++"."""
 

@@ -147,10 +147,14 @@ class DiTPrior:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """See :meth:`dap.priors.base.Prior.decode`."""
+        return (self.decode_pixels(latents) * 127.5 + 127.5).clamp(0, 255).round().to(torch.uint8).cpu()
+
+    def decode_pixels(self, latents: Tensor) -> Tensor:
+        """See :meth:`dap.priors.base.Prior.decode_pixels`."""
         pixels: Tensor = self._vae.decode(
             latents.to(self.device, self._vae.dtype) / self._vae.config.scaling_factor
         ).sample
-        return (pixels.float() * 127.5 + 127.5).clamp(0, 255).round().to(torch.uint8).cpu()
+        return pixels.float()
 
     def scheduler(self, name: str | None, num_inference_steps: int) -> Any:
         """See :meth:`dap.priors.base.Prior.scheduler`."""

@@ -66,16 +66,18 @@ def sample(
     labels = labels.to(prior.device)
     scheduler = prior.scheduler(settings.scheduler, settings.num_inference_steps)
     extra = _step_arguments(scheduler, settings, list(generators))
+    _check_recurrences(scheduler, recurrences)
     noise = torch.stack([torch.randn(prior.latent_shape, generator=g) for g in generators])
     x: Tensor = noise.to(prior.device) * scheduler.init_noise_sigma
-    if recurrences > 1 and hasattr(scheduler, "step_index"):
-        raise OptionError(f"recurrences={recurrences}: {type(scheduler).__name__} remembers its steps; use 'ddpm' or 'ddim'")
     first_energies: dict[int, Tensor] = {}
     num_steps = len(scheduler.timesteps)
     for step, t in enumerate(scheduler.timesteps):
         active = [term for term in terms if term.scale != 0 and term.window.contains(step, num_steps)]
         energies = [term for term in active if isinstance(term, EnergyTerm)]
-        through = any(term.needs == "denoiser" for term in energies)
+        deltas = [term for term in active if isinstance(term, DeltaTerm)]
+        differentiated = any(term.needs == "denoiser" for term in deltas)
+        through = differentiated or any(term.needs == "denoiser" for term in energies)
+        graph = through or bool(energies)
         cumulative, after = _cumulative(scheduler, step)
         alpha, sigma = cumulative**0.5, (1 - cumulative) ** 0.5
         for repeat in range(recurrences if active else 1):
@@ -83,8 +85,8 @@ def sample(
                 ratio = cumulative / after
                 noise = torch.stack([torch.randn(prior.latent_shape, generator=g) for g in generators])
                 x = ratio**0.5 * x + (1 - ratio) ** 0.5 * noise.to(prior.device)
-            x = x.detach().requires_grad_(bool(energies))
-            with torch.set_grad_enabled(bool(energies)):
+            x = x.detach().requires_grad_(graph)
+            with torch.set_grad_enabled(graph):
                 prediction = prior.denoise(
                     scheduler.scale_model_input(x, t), t, labels,
                     guidance_scale=settings.guidance_scale, through=through,
@@ -95,11 +97,11 @@ def sample(
                     if scheduler.config.get("clip_sample"):
                         limit = scheduler.config.clip_sample_range
                         x0 = x0.clamp(-limit, limit)
+                std = _std(cumulative, after, prediction.variance)
                 state = StepState(
-                    step, num_steps, int(t), alpha, sigma, _std(cumulative, after, prediction.variance), x, prediction.eps,
-                    x0, labels, prediction.features,
-                )  # fmt: skip
-                gradients = _gradients(energies, state, first_energies)
+                    step, num_steps, int(t), alpha, sigma, std, x, prediction.eps, x0, labels, prediction.features
+                )
+                gradients = _gradients(energies, state, first_energies, keep_graph=differentiated)
 
             eps, to_sample = prediction.eps.detach(), torch.zeros_like(x)
             for place, gradient in gradients.items():
@@ -109,17 +111,17 @@ def sample(
                     eps = eps + alpha / sigma * gradient
                 else:
                     to_sample = to_sample - gradient
-            for term in active:
-                if isinstance(term, DeltaTerm):
-                    delta = term.scale * term.delta(state)
-                    if term.at == "eps":
-                        eps = eps + delta
-                    elif term.at == "x0":
-                        eps = eps - alpha / sigma * delta
-                    else:
-                        to_sample = to_sample + delta
+            for term in deltas:
+                delta = term.scale * term.delta(state)
+                if term.at == "eps":
+                    eps = eps + delta
+                elif term.at == "x0":
+                    eps = eps - alpha / sigma * delta
+                else:
+                    to_sample = to_sample + delta
             output = eps if prediction.variance is None else torch.cat([eps, prediction.variance], dim=1)
             x = scheduler.step(output, t, x.detach(), **extra, return_dict=False)[0] + to_sample
+            del state, prediction  # a graph that a delta term kept would stay beside that of the next step
         if callback_on_step_end is not None:
             x = callback_on_step_end(prior, step, int(t), {"latents": x}).get("latents", x)
     if not torch.isfinite(x).all():
@@ -127,13 +129,23 @@ def sample(
     return x
 
 
-def check_settings(prior: Prior, settings: SamplingSettings) -> None:
+def check_settings(prior: Prior, settings: SamplingSettings, recurrences: int = 1) -> None:
     """Fails early where this prior cannot be sampled with these settings.
 
     Raises:
-        OptionError: Unknown scheduler, too many steps, or an ``eta`` that the scheduler does not take.
+        OptionError: Unknown scheduler, too many steps, or an ``eta`` or recurrences that the scheduler does not take.
     """
-    _step_arguments(prior.scheduler(settings.scheduler, settings.num_inference_steps), settings, [])
+    scheduler = prior.scheduler(settings.scheduler, settings.num_inference_steps)
+    _step_arguments(scheduler, settings, [])
+    _check_recurrences(scheduler, recurrences)
+
+
+def _check_recurrences(scheduler: Any, recurrences: int) -> None:
+    """A scheduler that remembers earlier steps cannot take one twice."""
+    if recurrences > 1 and hasattr(scheduler, "step_index"):
+        raise OptionError(
+            f"recurrences={recurrences}: {type(scheduler).__name__} remembers its steps; use 'ddpm' or 'ddim'"
+        )
 
 
 def _step_arguments(scheduler: Any, settings: SamplingSettings, generators: list[torch.Generator]) -> dict[str, Any]:
@@ -155,19 +167,22 @@ def _cumulative(scheduler: Any, step: int) -> tuple[float, float]:
 
 
 def _std(now: float, after: float, variance: Tensor | None) -> float | Tensor:
-    """The standard deviation of the ancestral step's noise (Ho et al. 2020, Eq. 7; Nichol and Dhariwal 2021, Eq. 15)."""
+    """The standard deviation of an ancestral step's noise (Ho et al. 2020, Eq. 7; Nichol, Dhariwal 2021, Eq. 15)."""
     beta = 1 - now / after
     posterior = (1 - after) / (1 - now) * beta
     if variance is None:
-        return posterior**0.5
+        return math.sqrt(posterior)
     share = (variance.detach() + 1) / 2
     return torch.exp(0.5 * (share * math.log(beta) + (1 - share) * math.log(max(posterior, 1e-20))))
 
 
-def _gradients(terms: Sequence[EnergyTerm], state: StepState, first: dict[int, Tensor]) -> dict[str, Tensor]:
+def _gradients(
+    terms: Sequence[EnergyTerm], state: StepState, first: dict[int, Tensor], *, keep_graph: bool
+) -> dict[str, Tensor]:
     """∇_{x_t} of the weighted energies by place, one backward pass for each place.
 
-    ``first`` keeps each normalised term's energies of the first step in which it acted.
+    ``first`` keeps each normalised term's energies of the first step in which it acted; ``keep_graph`` leaves the graph
+    to delta terms.
     """
     totals: dict[str, Tensor] = {}
     for term in terms:
@@ -178,6 +193,6 @@ def _gradients(terms: Sequence[EnergyTerm], state: StepState, first: dict[int, T
         totals[term.at] = totals.get(term.at, torch.zeros(())) + term.scale * energy.sum()
     last = len(totals) - 1
     return {
-        place: torch.autograd.grad(total, state.sample, retain_graph=number < last)[0]
+        place: torch.autograd.grad(total, state.sample, retain_graph=keep_graph or number < last)[0]
         for number, (place, total) in enumerate(totals.items())
     }

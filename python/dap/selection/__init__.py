@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dap.selection.base import Selection
+from dap.selection.bisecting import BisectingKMeans, bisecting_k_means
 from dap.selection.facility_location import facility_location
 from dap.selection.herding import herding, order_towards
 from dap.selection.k_center import k_center
@@ -11,6 +12,7 @@ from dap.selection.random import permutation, random, random_per_class
 from dap.selection.thinning import thinning
 
 __all__ = [
-    "KMeans", "Selection", "facility_location", "herding", "k_center", "k_means", "k_means_centroids", "k_medoids",
-    "kmeans_plusplus", "order_towards", "permutation", "random", "random_per_class", "thinning",
+    "BisectingKMeans", "KMeans", "Selection", "bisecting_k_means", "facility_location", "herding", "k_center",
+    "k_means", "k_means_centroids", "k_medoids", "kmeans_plusplus", "order_towards", "permutation", "random",
+    "random_per_class", "thinning",
 ]  # fmt: skip

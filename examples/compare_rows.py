@@ -1,0 +1,53 @@
+"""The rows of ``compare_methods.py``: options of ``dap.distill`` by the name of the row, in groups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dap.methods import DAP, DAPSet
+from dap.methods.dap_set import SetEnergy
+from dap.methods.mgd3 import MGD3, Mode
+
+Rows = dict[str, dict[str, Any]]
+
+LATENT = SetEnergy(space="latent", scale=1.0, references=1000)
+
+BASELINES: Rows = {name: {"method": name} for name in ("random", "dit")}
+
+# Tuning, on held-out images and seeds from 1000: what is kept is stated in the docstring of each method.
+TUNING: dict[str, Rows] = {
+    "guidance": {f"dit guidance={scale}": {"method": "dit", "guidance_scale": scale} for scale in (1.0, 2.0, 4.0)},
+    "dap": {
+        f"dap:paper scale={scale}": {"method": DAP(scale=scale, at="sample", normalise=False)}
+        for scale in (0.01, 0.1, 1.0)
+    }
+    | {f"dap scale={scale}": {"method": DAP(scale=scale)} for scale in (10.0, 30.0, 100.0)},
+    "set": {
+        f"dap_set {pooling} scale={scale}": {"method": DAPSet(pooling=pooling, scale=scale)}
+        for pooling, scales in (("mean", (30.0, 100.0, 300.0)), ("sketch1024", (100.0, 300.0, 1000.0)))
+        for scale in scales
+    },
+    "set_latent": {
+        f"dap_set latent scale={scale} stop={stop}": {"method": DAPSet(space="latent", scale=scale, stop=stop)}
+        for scale in (0.1, 0.3, 1.0, 3.0)
+        for stop in (0.5, 1.0)
+    },
+    "set_forms": {
+        f"dap_set latent scale={scale} {options}": {"method": DAPSet(space="latent", scale=scale, **options)}
+        for scale, options in (
+            (2.0, {"references": 1000}),
+            (1.0, {"references": 1000, "paired": True}),
+            (1.0, {"kernel": "rbf"}),
+            (1.0, {"kernel": "linear"}),
+            (6.0, {}),
+        )
+    },
+    "modes": {f"mgd3 scale={scale} stop=0.5": {"method": MGD3(scale=scale)} for scale in (0.1, 0.3, 1.0)},
+    "sums": {
+        "dap_set latent scale=1.0, 1,000 references": {"method": LATENT},
+        "dap_set latent + mode scale=0.1": {"method": LATENT + Mode()},
+        "dap_set latent + mode scale=0.3": {"method": LATENT + Mode(scale=0.3)},
+        "dap_set latent + features scale=30": {"method": LATENT + SetEnergy(scale=30.0)},
+    },
+    "manifold": {"manifold_gd:fashion": {"method": "manifold_gd:fashion"}},
+}

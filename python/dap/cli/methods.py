@@ -1,0 +1,52 @@
+"""``dap methods``."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+__all__ = ["methods"]
+
+
+@click.command()
+@click.argument("name", required=False)
+def methods(name: str | None) -> None:
+    """Lists the methods; with NAME, the options of one, their defaults, and its presets."""
+    from dap.methods import METHODS, list_methods
+
+    if name is None:
+        rows = [["method", "year", "couples", "needs", "presets", "paper"]]
+        for each in list_methods():
+            lists = [" ".join(words) or "-" for words in (each.needs, each.presets)]
+            rows.append([each.name, str(each.year or "-"), each.couples, *lists, each.paper])
+        _table(rows)
+        return
+    method = METHODS[name]
+    click.echo(f"{name}: {(inspect.getdoc(method) or '').partition(chr(10))[0]}")
+    click.echo(method.paper)
+    _table([(f"--set {field.name}=", _text(_default(field))) for field in dataclasses.fields(method)])
+    for preset, options in method.presets.items():
+        click.echo(f"{name}:{preset}  " + " ".join(f"{option}={_text(value)}" for option, value in options.items()))
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _text(value: Any) -> str:
+    """A value as ``--set`` reads it."""
+    from dap.config import to_json
+
+    return value if isinstance(value, str) else json.dumps(value, default=to_json)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> None:
+    """Prints rows in columns as wide as their widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
