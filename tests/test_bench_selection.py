@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from dap.bench import selection
 from dap.bench.race import Contender
-from dap.bench.selection import list_selection_cases, measure_selection
+from dap.bench.selection import list_selection_cases, measure_selection, selection_table
 from dap.cli.main import dap
 
 
@@ -19,6 +19,10 @@ def test_all_contenders_are_right(case):
     assert {row["role"] for row in rows} >= {"dap", "rival"}
     assert [row["reason"] for row in rows if row["reason"]] == []
     assert all(row["median_s"] > 0 for row in rows)
+    for row in rows:
+        read = case.rows * case.columns * 2 if case.task == "index read to torch" else None
+        assert row["gigabytes_per_second"] == (read and pytest.approx(1e-9 * read / row["median_s"]))
+        assert (" GB/s | " in selection_table([row])) == bool(read)
 
 
 @pytest.mark.parametrize("task", list(selection.CASES))
@@ -48,4 +52,4 @@ def test_the_command_prints_and_writes(monkeypatch, tmp_path):
     assert result.exit_code == 0, result.output
     assert "| k-means of 2,000 × 64, 1 thread | bad | ArithmeticError: no | |" in result.output
     rows = json.loads(file.read_text())
-    assert len(rows) == 18 and {row["contender"] for row in rows} == {"dap", "slow", "bad"}
+    assert len(rows) == 21 and {row["contender"] for row in rows} == {"dap", "slow", "bad"}

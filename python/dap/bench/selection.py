@@ -1,8 +1,9 @@
-"""``dap bench selection``: nearest rows, k-means, its start and herding beside faiss, scikit-learn and torch.
+"""``dap bench selection``: nearest rows, k-means, its start, herding, index reads; faiss, scikit-learn, torch beside.
 
 Sizes are those of real use: 100,000 rows of 384 features are searched, 100,000 of 64 clustered, and herding takes 10
-of a class of 6,000. All contenders start from the same rows and centres, and do the same number of rounds; what a
-search index holds is prepared before, for all of them. The rules of the race are those of :mod:`dap.bench.race`.
+of a class of 6,000; a read of the index fills a tensor. All contenders start from the same rows and centres, and do the
+same number of rounds; what a search index holds is prepared before, for all of them. The rules of the race are those of
+:mod:`dap.bench.race`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from dap import _core
+from dap.bench.index_read import index_read
 from dap.bench.race import Contender, race
 from dap.bench.threads import equal_threads
 from dap.errors import OptionError
@@ -52,6 +54,11 @@ class SelectionCase:
     queries: int
     threads: int
 
+    @property
+    def bytes_read(self) -> int | None:
+        """Of the float16 rows, where a task does nothing but read them."""
+        return 2 * self.rows * self.columns if self.task == "index read to torch" else None
+
     def __str__(self) -> str:
         """One line for people."""
         queries = f", {self.queries:,} quer{'y' if self.queries == 1 else 'ies'}" if self.queries else ""
@@ -64,12 +71,13 @@ def list_selection_cases(quick: bool = False, threads: tuple[int, ...] = ()) -> 
 
     Example:
         >>> len(list_selection_cases(quick=True, threads=(1,)))
-        6
+        7
     """
     many, class_rows = (2_000, 300) if quick else (100_000, 6_000)
     sizes = [
         ("search", many, 384, 1), ("search, float16", many, 384, 1), ("search", many, 384, 1_000),
         ("k-means", many, 64, 0), ("k-means++", many, 64, 0), ("herding", class_rows, 384, 0),
+        ("index read to torch", many, 384, 0),
     ]  # fmt: skip
     counts = dict.fromkeys(threads or (1, torch.get_num_threads()))
     return [SelectionCase(*size, threads=count) for count in counts for size in sizes]
@@ -100,7 +108,8 @@ def measure_selection(case: SelectionCase, rounds: int) -> list[dict[str, Any]]:
         rows.append(
             {"case": str(case), "contender": name, "role": roles[name], "threads": case.threads,
              "rounds": len(timings[name].seconds), "median_s": median, "q1_s": first, "q3_s": third,
-             "ratio_to_best_rival": best / median if best else None, "reason": None}
+             "ratio_to_best_rival": best / median if best else None, "reason": None,
+             "gigabytes_per_second": case.bytes_read and 1e-9 * case.bytes_read / median}
         )  # fmt: skip
     absent = {"median_s": None, "q1_s": None, "q3_s": None, "ratio_to_best_rival": None, "rounds": 0}
     return rows + [
@@ -125,7 +134,10 @@ def selection_table(rows: list[dict[str, Any]]) -> str:
         median, first, third = (1e3 * row[key] for key in ("median_s", "q1_s", "q3_s"))
         ratio = row["ratio_to_best_rival"]
         ratio = "" if ratio is None else f"**{ratio:.2f}**" if row["role"] == "dap" else f"{ratio:.2f}"
-        lines.append(f"| {row['case']} | {row['contender']} | {median:.1f} ms ({first:.1f}–{third:.1f}) | {ratio} |")
+        times = f"{median:.1f} ms ({first:.1f}–{third:.1f})"
+        if speed := row["gigabytes_per_second"]:
+            times += f", {speed:.1f} GB/s"
+        lines.append(f"| {row['case']} | {row['contender']} | {times} | {ratio} |")
     return "\n".join(lines)
 
 
@@ -274,5 +286,6 @@ CASES: dict[str, Callable[[SelectionCase], Field]] = {
     "k-means": _k_means,
     "k-means++": _plus_plus,
     "herding": _herding,
+    "index read to torch": lambda case: index_read(case.rows, case.columns),
 }
 """What makes the contenders of a task, and the check of their results."""

@@ -64,7 +64,7 @@ def kernels(
 @click.option("--threads", type=click.IntRange(min=1), multiple=True, help="Threads of every contender. Repeatable.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write one row for each contender.")
 def selection(quick: bool, rounds: int | None, threads: tuple[int, ...], json_file: Path | None) -> None:
-    """Times nearest rows, k-means and herding: dap, faiss, scikit-learn and torch.
+    """Times nearest rows, k-means, herding and reads of the index: dap, faiss, scikit-learn and torch.
 
     Contenders take turns in one process, forwards and backwards; each result is checked. Minutes on two idle cores.
     """

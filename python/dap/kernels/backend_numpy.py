@@ -115,8 +115,11 @@ def nearest(x: Any, y: Any, kernel: Kernel | None, k: int) -> tuple[Matrix, npt.
 
 def diagonal(x: Any, kernel: Kernel) -> Matrix:
     """k(x_i, x_i) with shape (n,)."""
-    rows = _finite(x)
-    values: Matrix = kernel.value(DiagonalPairs(np, np.square(rows).sum(axis=1, keepdims=True), _norms(rows)))[:, 0]
+    rows = to_numpy(x, np.float64)
+    squared = np.einsum("ij,ij->i", rows, rows)[:, None]
+    if not np.isfinite(squared).all():
+        squared[~np.isfinite(rows).all(axis=1)] = np.nan
+    values: Matrix = kernel.value(DiagonalPairs(np, squared, np.sqrt(squared)))[:, 0]
     return values
 
 

@@ -36,7 +36,8 @@ _BUILT_IN = {
     Linear, Cosine, Polynomial, RBF, Laplacian, Exponential, InverseMultiquadric, RationalQuadratic, Matern, Distance,
 }  # fmt: skip
 
-_DIAGONAL_ROWS = 4096
+_DIAGONAL_ROWS = 256
+"""Rows whose float64 copies stay in the cache."""
 
 
 def supports(kernel: Kernel) -> bool:

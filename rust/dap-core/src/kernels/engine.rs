@@ -1,23 +1,25 @@
 //! The walk over all pairs of rows: blocks of x against panels of y, in parallel, folded in a fixed order.
 //!
-//! y is packed a chunk at a time (8 MiB), shared by all threads; a task packs one block of x (about 224 rows) and goes
+//! x and y are packed a chunk at a time (8 MiB each), shared by all threads; a task takes one block of x (about 224 rows)
 //! through the panels of y in groups, so that values wait in the L1 cache for the sink. Blocks depend on the shapes and
 //! the SIMD level alone, hence the same bits for any number of threads.
+
+use std::ops::Range;
 
 use super::Kernel;
 use super::function::{Base, Rows, Want};
 use super::micro::VECTORS;
-use super::panels::{Packing, Panels, centre, zeros};
+use super::panels::{Pack, Packing, Panels, Side, centre, zeros};
 use super::walk::Walk;
 use crate::error::{Error, Result};
 use crate::simd::{Level, Real, Simd, Vectorized};
 use crate::tasks::Check;
 use crate::{Matrix, tasks};
 
-/// Bytes of y that are packed at once.
+/// Bytes of x, and of y, that are packed at once.
 const CHUNK_BYTES: usize = 8 << 20;
 
-/// Rows of y that are packed at once at most, since tasks may hand on a number for each.
+/// Rows that are packed at once at most, since tasks may hand on a number for each.
 const CHUNK_ROWS: usize = 1 << 16;
 
 /// Panels of y whose values are kept for a sink at a time.
@@ -93,27 +95,32 @@ pub(super) fn run<R: Real, D: Reduction<R>>(
         return Err(Error::Columns { x: pairs.x.columns(), y: y.columns() });
     }
     let level = Level::detect();
-    let shape = R::run(level, ShapeOf);
+    let block = R::run(level, BlockRows);
     let components = components(pairs, y);
     let chunk = CHUNK_BYTES / (size_of::<R>() * components.len() * y.columns().max(1));
-    let chunk = (chunk.min(CHUNK_ROWS) / shape.block).max(1) * shape.block;
-    for y_first in (0..y.rows()).step_by(chunk) {
-        let y_rows = chunk.min(y.rows() - y_first);
-        let packed = pack_chunk::<R>(y, y_first, y_rows, shape, &components, threads, check)?;
-        let places = places(pairs, y_first, y_rows, shape.block);
-        let task = |index: usize| -> Result<D::Output> {
-            let work =
-                Task { pairs, components: &components, y: &packed, chunk: y_first, place: places[index], reduction };
-            R::run(level, work)
-        };
-        let mut failed = None;
-        tasks::run(places.len(), threads, check, task, |index, result| match result {
-            Ok(output) if failed.is_none() => fold(places[index], output),
-            Ok(_) => {}
-            Err(error) => failed = Some(error),
-        })?;
-        if let Some(error) = failed {
-            return Err(error);
+    let chunk = (chunk.min(CHUNK_ROWS) / block).max(1) * block;
+    for x_first in (0..pairs.x.rows()).step_by(chunk) {
+        let x_rows = chunk.min(pairs.x.rows() - x_first);
+        let x_packed = pack_chunk(level, pairs.x, x_first..x_first + x_rows, Side::X, &components, threads, check)?;
+        // Of a matrix with itself, the chunks before this one have met it.
+        for y_first in (if pairs.y.is_none() { x_first } else { 0 }..y.rows()).step_by(chunk) {
+            let y_rows = chunk.min(y.rows() - y_first);
+            let y_packed = pack_chunk(level, y, y_first..y_first + y_rows, Side::Y, &components, threads, check)?;
+            let chunks = Place { x_first, x_rows, y_first, y_rows };
+            let places = places(pairs, chunks, block);
+            let task = |index: usize| -> Result<D::Output> {
+                let (x, y) = (&x_packed[..], &y_packed[..]);
+                R::run(level, Task { pairs, components: &components, x, y, chunks, place: places[index], reduction })
+            };
+            let mut failed = None;
+            tasks::run(places.len(), threads, check, task, |index, result| match result {
+                Ok(output) if failed.is_none() => fold(places[index], output),
+                Ok(_) => {}
+                Err(error) => failed = Some(error),
+            })?;
+            if let Some(error) = failed {
+                return Err(error);
+            }
         }
     }
     Ok(())
@@ -146,13 +153,6 @@ fn components<'a>(pairs: Pairs<'a>, y: Matrix) -> Vec<Component<'a>> {
     found.into_iter().map(component).collect()
 }
 
-/// Rows of y in a panel, and rows in a block, which is whole panels of x and of y.
-#[derive(Clone, Copy, Debug)]
-struct Shape {
-    y: usize,
-    block: usize,
-}
-
 /// Rows in a block: about 200, in whole panels of x and of y.
 #[inline(always)]
 pub(super) fn block_rows(x: usize, y: usize) -> usize {
@@ -163,33 +163,34 @@ pub(super) fn block_rows(x: usize, y: usize) -> usize {
     rows
 }
 
-struct ShapeOf;
+struct BlockRows;
 
-impl<R> Vectorized<R> for ShapeOf {
-    type Output = Shape;
+impl<R> Vectorized<R> for BlockRows {
+    type Output = usize;
 
     #[inline(always)]
-    fn run<S: Simd<Real = R>, const Y: usize>(self, _: S) -> Shape {
-        Shape { y: Y, block: block_rows(VECTORS * S::LANES, Y) }
+    fn run<S: Simd<Real = R>, const Y: usize>(self, _: S) -> usize {
+        block_rows(VECTORS * S::LANES, Y)
     }
 }
 
-/// The chunk of y packed for each component: blocks of rows in parallel.
+/// The rows of some chunk packed for each component: blocks of rows in parallel.
 fn pack_chunk<R: Real>(
-    y: Matrix,
-    first: usize,
-    rows: usize,
-    shape: Shape,
+    level: Level,
+    rows: Matrix,
+    chunk: Range<usize>,
+    side: Side,
     components: &[Component],
     threads: Option<usize>,
     check: Check,
 ) -> Result<Vec<Vec<Panels<R>>>> {
     let mut packed: Vec<Vec<Panels<R>>> = components.iter().map(|_| Vec::new()).collect();
-    let blocks = rows.div_ceil(shape.block);
+    let block = R::run(level, BlockRows);
+    let blocks = chunk.len().div_ceil(block);
     let pack = |index: usize| {
-        let start = index % blocks * shape.block;
-        let count = shape.block.min(rows - start);
-        Panels::pack(y, first + start, count, shape.y, &components[index / blocks].packing)
+        let first = chunk.start + index % blocks * block;
+        let count = block.min(chunk.end - first);
+        R::run(level, Pack { rows, first, count, side, packing: &components[index / blocks].packing })
     };
     let mut failed = None;
     tasks::run(blocks * components.len(), threads, check, pack, |index, panels| match panels {
@@ -199,20 +200,17 @@ fn pack_chunk<R: Real>(
     failed.map_or(Ok(packed), Err)
 }
 
-/// The tasks over a chunk of y, in order.
-fn places(pairs: Pairs, y_first: usize, y_rows: usize, block: usize) -> Vec<Place> {
-    let x_blocks = pairs.x.rows().div_ceil(block);
+/// The tasks over a chunk of x and one of y, in order.
+fn places(pairs: Pairs, chunks: Place, block: usize) -> Vec<Place> {
+    let x_blocks = chunks.x_rows.div_ceil(block);
+    let step = (x_blocks * chunks.y_rows.div_ceil(block) / TASKS).max(1) * block;
+    let (x_end, y_end) = (chunks.x_first + chunks.x_rows, chunks.y_first + chunks.y_rows);
     let mut places = Vec::new();
-    for index in 0..x_blocks {
-        let x_first = index * block;
-        let x_rows = block.min(pairs.x.rows() - x_first);
-        let start = if pairs.y.is_none() { y_first.max(x_first) } else { y_first };
-        let step = (x_blocks * y_rows.div_ceil(block) / TASKS).max(1) * block;
-        let mut first = start;
-        while first < y_first + y_rows {
-            let rows = step.min(y_first + y_rows - first);
-            places.push(Place { x_first, x_rows, y_first: first, y_rows: rows });
-            first += rows;
+    for x_first in (chunks.x_first..x_end).step_by(block) {
+        let start = if pairs.y.is_none() { chunks.y_first.max(x_first) } else { chunks.y_first };
+        for y_first in (start..y_end).step_by(step) {
+            let (x_rows, y_rows) = (block.min(x_end - x_first), step.min(y_end - y_first));
+            places.push(Place { x_first, x_rows, y_first, y_rows });
         }
     }
     places
@@ -222,10 +220,11 @@ fn places(pairs: Pairs, y_first: usize, y_rows: usize, block: usize) -> Vec<Plac
 pub(super) struct Task<'a, R, D> {
     pub pairs: Pairs<'a>,
     pub components: &'a [Component<'a>],
-    /// Panels of the chunk by component and block.
+    /// Panels of the chunks by component and block.
+    pub x: &'a [Vec<Panels<R>>],
     pub y: &'a [Vec<Panels<R>>],
-    /// First row of the chunk.
-    pub chunk: usize,
+    /// What these are the rows of.
+    pub chunks: Place,
     pub place: Place,
     reduction: &'a D,
 }
@@ -235,12 +234,8 @@ impl<R: Real, D: Reduction<R>> Vectorized<R> for Task<'_, R, D> {
 
     #[inline(always)]
     fn run<S: Simd<Real = R>, const Y: usize>(self, simd: S) -> Self::Output {
-        let width = VECTORS * S::LANES;
-        let Place { x_first, x_rows, .. } = self.place;
-        let pack = |component: &Component| Panels::pack(self.pairs.x, x_first, x_rows, width, &component.packing);
-        let x = self.components.iter().map(pack).collect::<Result<Vec<Panels<R>>>>()?;
-        let values = zeros(GROUP * Y * width)?;
-        let walk = Walk::<S, D, Y> { task: &self, simd, x: &x, tile: values.clone(), values };
+        let values = zeros(GROUP * Y * VECTORS * S::LANES)?;
+        let walk = Walk::<S, D, Y> { task: &self, simd, tile: values.clone(), values };
         Ok(self.reduction.task::<S, Y>(simd, self.place, walk))
     }
 }

@@ -16,8 +16,9 @@ pub(crate) const FEW: usize = 8;
 /// Rows of y whose values go through the kernel's function together: whole vectors at every level.
 const GROUP: usize = MAX_LANES;
 
-/// Values of y in a task.
-const TASK_VALUES: usize = 1 << 17;
+/// Values of y in a task at most, and about how many tasks there are at least: handing over a result costs microseconds.
+const TASK_VALUES: usize = 1 << 19;
+const TASKS: usize = 16;
 
 /// Sums of a row that do not wait for each other.
 const CHAINS: usize = 4;
@@ -96,7 +97,7 @@ fn run_in<R: Real, T: Send>(
         return Ok(()); // without any row the columns may be more than memory holds
     }
     let (level, queries) = (Level::detect(), Queries::<R>::new(pairs.x, rows)?);
-    let block = (TASK_VALUES / y.columns().max(1)).clamp(1, 1 << 12).next_multiple_of(GROUP);
+    let block = (TASK_VALUES / y.columns().max(1)).min(1 << 12).min(y.rows() / TASKS).max(1).next_multiple_of(GROUP);
     let task = |index: usize| {
         let first = index * block;
         let count = block.min(y.rows() - first);

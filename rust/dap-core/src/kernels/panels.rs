@@ -3,7 +3,7 @@
 use super::micro::VECTORS;
 use crate::Matrix;
 use crate::error::{Error, Result};
-use crate::simd::{MAX_LANES, Real};
+use crate::simd::{MAX_LANES, Real, Simd, Vectorized};
 
 /// Rows that the centre is taken from: it is a shift, for accuracy, and any point amid the data serves.
 const CENTRE_ROWS: usize = 4096;
@@ -81,20 +81,15 @@ impl<R: Real> Panels<R> {
         for column in (0..self.columns).step_by(COLUMNS) {
             let some = COLUMNS.min(self.columns - column);
             let (part, moved) = (&mut buffer[..some], &mut moved[..some]);
+            let centre =
+                if let Packing::Centred(centre) = packing { &centre[column..][..some] } else { &[0.0; COLUMNS] };
             for (row, [before, packed]) in sums.iter_mut().enumerate().take(count) {
                 rows.read(from + row, column, part);
                 add_squares(part, before);
-                let change = |(moved, value): (&mut R, &R), change: &dyn Fn(f64) -> f64| {
-                    let value = value.to_f64();
-                    *moved = R::from_f64(if value.is_finite() { change(value) } else { f64::NAN });
-                };
-                let pairs = moved.iter_mut().zip(part.iter());
-                match packing {
-                    Packing::Plain => pairs.for_each(|pair| change(pair, &|value| value)),
-                    Packing::Unit => pairs.for_each(|pair| change(pair, &|value| value * factors[row])),
-                    Packing::Centred(centre) => {
-                        pairs.zip(&centre[column..]).for_each(|(pair, centre)| change(pair, &|value| value - centre));
-                    }
+                // No branch, so that it goes by whole vectors.
+                for ((moved, value), centre) in moved.iter_mut().zip(&*part).zip(centre) {
+                    let (value, changed) = (value.to_f64(), (value.to_f64() - centre) * factors[row]);
+                    *moved = R::from_f64(if value.is_finite() { changed } else { f64::NAN });
                 }
                 add_squares(moved, packed);
                 for (value, place) in
@@ -108,6 +103,35 @@ impl<R: Real> Panels<R> {
             self.squared[start + row] = R::from_f64(packed.iter().sum());
             self.norms[start + row] = R::from_f64(before.iter().sum::<f64>().sqrt());
         }
+    }
+}
+
+/// Which operand of the micro-kernel rows are packed for.
+#[derive(Clone, Copy)]
+pub(super) enum Side {
+    X,
+    Y,
+}
+
+/// [`Panels::pack`] at the level's width.
+pub(super) struct Pack<'a> {
+    pub rows: Matrix<'a>,
+    pub first: usize,
+    pub count: usize,
+    pub side: Side,
+    pub packing: &'a Packing,
+}
+
+impl<R: Real> Vectorized<R> for Pack<'_> {
+    type Output = Result<Panels<R>>;
+
+    #[inline(always)]
+    fn run<S: Simd<Real = R>, const Y: usize>(self, _: S) -> Self::Output {
+        let width = match self.side {
+            Side::X => VECTORS * S::LANES,
+            Side::Y => Y,
+        };
+        Panels::pack(self.rows, self.first, self.count, width, self.packing)
     }
 }
 

@@ -226,6 +226,35 @@ fn a_matrix_with_itself_is_symmetric_and_the_same_as_with_its_copy() {
 }
 
 #[test]
+fn chunks_of_rows_meet_each_other_once() {
+    let (n, d) = (470, 4700); // a block is all that a chunk holds at this width
+    let x = Stored::new(&numbers(n, d, 9), n, d, 0);
+    let kernel = [Kernel::new("distance", &[]).unwrap()];
+    let mut values = vec![0.0; n * n];
+    for i in 0..n {
+        for j in 0..=i {
+            values[i * n + j] = reference::value(x.row(i), x.row(j), kernel[0]);
+            values[j * n + i] = values[i * n + j];
+        }
+    }
+    let expected: Vec<f64> = values.chunks_exact(n).map(|row| row.iter().sum()).collect();
+    for level in Level::available() {
+        level.within(|| {
+            for y in [None, Some(x.matrix())] {
+                let mut matrix = vec![0.0_f32; n * n];
+                gram(x.matrix(), y, &kernel, &mut matrix, Some(2), &mut go_on()).unwrap();
+                assert!(matrix.iter().zip(&values).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-3), "{level:?}");
+                let sums = row_sums(x.matrix(), y, &kernel, None, Some(2), &mut go_on()).unwrap();
+                assert!(sums.iter().zip(&expected).all(|(a, b)| (a / b - 1.0).abs() < 1e-6), "{level:?}");
+            }
+            let (_, rows) = nearest(x.matrix(), None, None, 1, Some(2), &mut go_on()).unwrap();
+            // The last row is a copy of the first, which comes before it.
+            assert!(rows.iter().enumerate().all(|(i, row)| *row as usize == i % (n - 1)), "{level:?}");
+        });
+    }
+}
+
+#[test]
 fn a_sum_of_kernels_is_the_sum_of_their_values() {
     let (x, y) = (Stored::new(&numbers(40, 6, 4), 40, 6, 1), Stored::new(&numbers(90, 6, 5), 90, 6, 1));
     let all = kernels();

@@ -3,7 +3,6 @@
 use super::engine::{Component, GROUP, Place, Sink, Task, Tile, WalkTiles, block_rows};
 use super::function::{Base, Map, Sizes};
 use super::micro::{Dot, Manhattan, Squared, Step, VECTORS, accumulate};
-use super::panels::Panels;
 use crate::simd::{Real, Simd};
 
 /// A squared distance below this part of ‖x‖² + ‖y‖² has lost digits, and is summed again from the differences.
@@ -16,8 +15,6 @@ const COLUMNS: usize = 256;
 pub(super) struct Walk<'a, S: Simd, D, const Y: usize> {
     pub task: &'a Task<'a, S::Real, D>,
     pub simd: S,
-    /// The task's rows of x, packed for each component.
-    pub x: &'a [Panels<S::Real>],
     /// What the micro-kernels make, and what the kernels make of it.
     pub tile: Vec<S::Real>,
     pub values: Vec<S::Real>,
@@ -32,11 +29,11 @@ impl<S: Simd, D, const Y: usize> WalkTiles<S> for Walk<'_, S, D, Y> {
         let mut row = 0;
         while row < y_rows {
             // Groups end where blocks do: the packed panels of a block lie together.
-            let in_chunk = y_first - self.task.chunk + row;
+            let in_chunk = y_first - self.task.chunks.y_first + row;
             let (index, within) = (in_chunk / block, in_chunk % block);
             let rows = (GROUP * Y).min(y_rows - row).min(block - within);
             for first in (0..x_rows).step_by(width) {
-                for component in 0..self.x.len() {
+                for component in 0..self.task.components.len() {
                     self.component(component, first / width, index, within / Y, rows.div_ceil(Y));
                 }
                 let values = if self.task.pairs.kernels.len() == 1 { &self.tile } else { &self.values };
@@ -64,7 +61,8 @@ impl<S: Simd, D, const Y: usize> Walk<'_, S, D, Y> {
     fn component(&mut self, component: usize, x: usize, block: usize, first: usize, count: usize) {
         let (simd, width) = (self.simd, VECTORS * S::LANES);
         let Component { base, kernels, .. } = &self.task.components[component];
-        let (x_panels, y_panels) = (&self.x[component], &self.task.y[component][block]);
+        let x_block = (self.task.place.x_first - self.task.chunks.x_first) / block_rows(width, Y);
+        let (x_panels, y_panels) = (&self.task.x[component][x_block], &self.task.y[component][block]);
         let y = |panel: usize| y_panels.panel(first + panel);
         let tile = &mut self.tile[..];
         match base {
