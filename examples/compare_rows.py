@@ -12,6 +12,8 @@ Rows = dict[str, dict[str, Any]]
 
 LATENT = SetEnergy(space="latent", scale=1.0, references=1000)
 
+FEATURES = SetEnergy(space="features", pooling="mean", scale=30.0, references=64)
+
 BASELINES: Rows = {name: {"method": name} for name in ("random", "dit")}
 
 # Tuning, on held-out images and seeds from 1000: what is kept is stated in the docstring of each method.
@@ -21,19 +23,21 @@ TUNING: dict[str, Rows] = {
         f"dap:paper scale={scale}": {"method": DAP(scale=scale, at="sample", normalise=False)}
         for scale in (0.01, 0.1, 1.0)
     }
-    | {f"dap scale={scale}": {"method": DAP(scale=scale)} for scale in (10.0, 30.0, 100.0)},
+    | {f"dap scale={scale}": {"method": DAP(scale=scale)} for scale in (3.0, 30.0, 100.0)},
     "set": {
-        f"dap_set {pooling} scale={scale}": {"method": DAPSet(pooling=pooling, scale=scale)}
+        f"dap_set {pooling} scale={scale}": {
+            "method": DAPSet(space="features", pooling=pooling, scale=scale, references=64)
+        }
         for pooling, scales in (("mean", (30.0, 100.0, 300.0)), ("sketch1024", (100.0, 300.0, 1000.0)))
         for scale in scales
     },
     "set_latent": {
-        f"dap_set latent scale={scale} stop={stop}": {"method": DAPSet(space="latent", scale=scale, stop=stop)}
+        f"dap_set latent scale={scale} stop={stop}": {"method": DAPSet(scale=scale, stop=stop, references=64)}
         for scale in (0.1, 0.3, 1.0, 3.0)
         for stop in (0.5, 1.0)
     },
     "set_forms": {
-        f"dap_set latent scale={scale} {options}": {"method": DAPSet(space="latent", scale=scale, **options)}
+        f"dap_set latent scale={scale} {options}": {"method": DAPSet(**{"scale": scale, "references": 64} | options)}
         for scale, options in (
             (2.0, {"references": 1000}),
             (1.0, {"references": 1000, "paired": True}),
@@ -47,7 +51,9 @@ TUNING: dict[str, Rows] = {
         "dap_set latent scale=1.0, 1,000 references": {"method": LATENT},
         "dap_set latent + mode scale=0.1": {"method": LATENT + Mode()},
         "dap_set latent + mode scale=0.3": {"method": LATENT + Mode(scale=0.3)},
-        "dap_set latent + features scale=30": {"method": LATENT + SetEnergy(scale=30.0)},
+        "dap_set latent + features scale=30": {"method": LATENT + FEATURES},
     },
     "manifold": {"manifold_gd:fashion": {"method": "manifold_gd:fashion"}},
+    "igd": {"igd:fashion": {"method": "igd:fashion"}},
+    "last": {"dap_set": {"method": "dap_set"}, "dap_set + mode": {"method": SetEnergy() + Mode()}},
 }

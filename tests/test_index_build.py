@@ -251,7 +251,6 @@ def test_other_options_in_the_same_folder_are_refused_by_name(build, tmp_path, m
     [
         ({"block": 4}, "block: expected 1 to 3, got 4"),
         ({"pooling": "grid3"}, "grid3 does not divide the prior's tokens, which are 4 x 4"),
-        ({"pooling": "sketch257"}, "sketch257 is larger than the 256 numbers"),
         ({"pooling": "sketch"}, "unknown pooling 'sketch'; did you mean 'sketch256'"),
         ({"timesteps": 0}, "timesteps: expected a number of at least 1"),
         ({"timesteps": (500, 3)}, "750, 500, 250, 0; got 3"),
@@ -329,6 +328,12 @@ def test_sketch_has_one_sign_of_each_coordinate_in_buckets_of_one_size(count, si
     filled = (matrix != 0).sum(0)
     assert filled.max() - filled.min() <= 1
     assert {-1.0, 1.0} <= set(matrix.unique().tolist())
+
+
+@pytest.mark.parametrize("size", [12, 13, 1024])
+def test_tokens_of_no_more_numbers_than_a_sketch_are_kept_as_they_are(size):
+    tokens = torch.randn((2, 3, 4), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(Tap(1, f"sketch{size}").pool(tokens), tokens.flatten(1))
 
 
 def test_sketch_keeps_inner_products(monkeypatch):

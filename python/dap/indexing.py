@@ -14,6 +14,7 @@ from dap.data.open import SourceLike, open_source
 from dap.data.source import Source
 from dap.errors import OptionError
 from dap.features import (
+    DEFAULT_POOLING,
     Tap,
     check_prior,
     check_source,
@@ -44,7 +45,7 @@ def build_index(
     out: str | Path,
     prior: Any = "fashion-dit",
     block: int | None = None,
-    pooling: str = "mean",
+    pooling: str = DEFAULT_POOLING,
     timesteps: int | Sequence[int] = 8,
     num_inference_steps: int | None = None,
     scheduler: str | None = None,
@@ -69,7 +70,7 @@ def build_index(
         out: Folder of the index: new, empty, or of the same build.
         prior: "fashion-dit", a ``DiTPipeline`` folder, hub id or object, or a :class:`dap.priors.Prior`.
         block: The denoiser's block at which φ is taken, from 1; None: as method ``dap`` does.
-        pooling: "mean", "flat", "grid4" or "sketch256"; see :mod:`dap.features.pooling`.
+        pooling: "sketch1024", "mean", "flat" or "grid4"; see :mod:`dap.features.pooling`.
         timesteps: A number of them, evenly spaced in the schedule from its noisiest step on, or some of the schedule's.
         num_inference_steps: Steps of the schedule; the prior's recommendation, or 50.
         scheduler: "ddpm", "ddim" or "dpm++"; the prior's own if left out.

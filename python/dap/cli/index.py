@@ -22,7 +22,7 @@ def index() -> None:
 @click.option("--out", required=True, type=FOLDER, help="Folder of the index; a stopped build continues.")
 @click.option("--prior", default="fashion-dit", show_default=True, help="Built-in name, DiTPipeline folder, or hub id.")
 @click.option("--block", type=int, help="The denoiser's block, from 1; as method dap takes it if left out.")
-@click.option("--pooling", default="mean", show_default=True, help='"mean", "flat", "grid4", "sketch256".')
+@click.option("--pooling", default="sketch1024", show_default=True, help='"sketch1024", "mean", "flat", "grid4".')
 @click.option("--timesteps", default="8", show_default=True, help="How many, or which of the schedule: 980,500,20.")
 @click.option("--num-inference-steps", type=int, help="Steps of the schedule; as the prior recommends, or 50.")
 @click.option("--scheduler", help='"ddpm", "ddim" or "dpm++"; the prior\'s own if left out.')

@@ -16,6 +16,7 @@ import torch
 
 from dap.errors import OptionError
 from dap.features import (
+    DEFAULT_POOLING,
     Chosen,
     IndexedFeatures,
     Tap,
@@ -59,7 +60,7 @@ class FeatureGuide(Guide):
         kernel: A name such as "linear" or "rbf", a dict such as {"name": "rbf", "bandwidth": 3.0}, or a kernel object.
         block: The denoiser's block at which φ is taken, from 1; None takes the prior's recommendation, or the block
             at a third of its depth (the paper: blocks 4 to 12 of 28).
-        pooling: "mean" over tokens, "flat", "grid4" or "sketch256"; see :mod:`dap.features.pooling`.
+        pooling: "sketch1024", "mean" over tokens, "flat" or "grid4"; see :mod:`dap.features.pooling`.
         references: Number N of real images of each class; a class with fewer gives all it has.
         selection: Which ones: "random", the same at every step; or, among the rows of a given index, those that stand
             for all at each step by themselves: "herding", "weighted_herding" (means over references become Σ w with
@@ -73,7 +74,7 @@ class FeatureGuide(Guide):
     scale: float = 0.3
     kernel: Any = "linear"
     block: int | None = None
-    pooling: str = "mean"
+    pooling: str = DEFAULT_POOLING
     references: int = 64
     selection: str = "random"
     noise: str = "own"
