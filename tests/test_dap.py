@@ -121,9 +121,9 @@ METHODS = {
     "default": (DAP(), {}),
     "ddim": (DAP(), {"scheduler": "ddim"}),
     "paper": (get_method("dap:paper"), {}),
-    "rbf": (DAP(kernel="rbf", scale=3.0), {}),
-    "rbf with a bandwidth": (DAP(kernel={"name": "rbf", "bandwidth": 2.0}, block=2), {}),
-    "flat": (DAP(pooling="flat", block=3), {}),
+    "rbf": (DAP(kernel="rbf", scale=3.0, pooling="mean"), {}),
+    "rbf with a bandwidth": (DAP(pooling="mean", kernel={"name": "rbf", "bandwidth": 2.0}, block=2), {}),
+    "mean": (DAP(pooling="mean", block=3), {}),
     "shared noise": (DAP(noise="shared", references=2), {}),
     "window": (DAP(start=0.3, stop=0.7, scale=5.0), {}),
     "raw": (DAP(normalise=False), {"scheduler": "ddim", "guidance_scale": 1.0}),
@@ -161,7 +161,7 @@ def test_guided_steps_equal_the_oracle(tiny_pipeline, name):
 @pytest.mark.parametrize("kernel", [Linear(), RBF(), RBF(bandwidth=0.5)], ids=str)
 def test_gradient_of_the_energy_matches_finite_differences(tiny_pipeline, kernel):
     """Of the term itself, on the features that the prior hands out, against differences of the float64 energy."""
-    prior, method = DiTPrior(tiny_pipeline), DAP(kernel=kernel, block=2)
+    prior, method = DiTPrior(tiny_pipeline), DAP(kernel=kernel, block=2, pooling="mean")
     given = context(prior)
     artefact = method.prepare(given)
     oracle = Oracle(tiny_pipeline, method, given, method.record(given, artefact)["references"])

@@ -303,7 +303,7 @@ def test_a_run_is_not_continued_with_another_index(tree, index, run, tiny_folder
 
 REFUSED = {
     "block": ({"method_options": {"block": 2}}, "block is 1 there, 2 here"),
-    "pooling": ({"method_options": {"pooling": "flat"}}, "pooling is 'mean' there, 'flat' here"),
+    "pooling": ({"method_options": {"pooling": "flat"}}, "pooling is 'sketch1024' there, 'flat' here"),
     "noise": ({"method_options": {"noise": "shared"}}, "noise is 'own' there, 'shared' here"),
     "scheduler": ({"scheduler": "ddim"}, "scheduler is 'DDPMScheduler' there, 'DDIMScheduler' here"),
     "steps": ({"num_inference_steps": 5}, "num_inference_steps is 4 there, 5 here"),
@@ -407,7 +407,7 @@ def test_references_are_chosen_at_each_step_of_the_index(tree, index, tiny_pipel
                 step, STEPS, timestep, 1.0, 0.0, 0.0, torch.zeros(2, 4, 8, 8), torch.zeros(2, 4, 8, 8),
                 torch.zeros(2, 4, 8, 8), torch.tensor([label, label]), {artefact.tap.block: tokens},
             )  # fmt: skip
-            pooled = tokens.double().mean(1).numpy()
+            pooled = tokens.double().flatten(1).numpy()
             expected = [
                 sum(w * np.linalg.norm(row - f) for w, f in zip(shares, features, strict=True)) for row in pooled
             ]
