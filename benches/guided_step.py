@@ -24,7 +24,7 @@ from dap import rng
 from dap.data.classmap import build_class_map
 from dap.data.open import open_source
 from dap.data.source import Source
-from dap.features import encode_images, noised_features
+from dap.features import DEFAULT_POOLING, encode_images, noised_features
 from dap.kernels import Linear
 from dap.methods import DAP, Context
 from dap.methods.dap import KernelDistanceTerm
@@ -96,15 +96,17 @@ def main() -> None:
         return KernelDistanceTerm(references.tap, features, Linear(), Window(), 1.0, "eps", True)
 
     variants: dict[str, KernelDistanceTerm | None] = {"unguided": None}
-    for block, pooling in ((third, "mean"), (third, "flat"), (two_thirds, "mean"), (two_thirds, "flat")):
+    for block, pooling in (
+        (third, DEFAULT_POOLING), (third, "mean"), (third, "flat"), (two_thirds, DEFAULT_POOLING),
+    ):  # fmt: skip
         name = f"block {block} of {prior.num_blocks}, {pooling}"
-        sizes = args.sizes if (block, pooling) == (third, "mean") else args.sizes[-1:]
+        sizes = args.sizes if (block, pooling) == (third, DEFAULT_POOLING) else args.sizes[-1:]
         for images in sizes:
             context, references = prepare(block, pooling, images)
             variants[f"{name}, {images:,} images"] = term(references, references.features)
     if args.recompute:
-        context, references = prepare(third, "mean", args.sizes[-1])
-        name = f"block {third} of {prior.num_blocks}, mean, features computed again at each step"
+        context, references = prepare(third, DEFAULT_POOLING, args.sizes[-1])
+        name = f"block {third} of {prior.num_blocks}, {DEFAULT_POOLING}, features computed again at each step"
         variants[name] = term(references, Recomputed(context, references))
 
     seconds: dict[str, list[float]] = {name: [] for name in variants}

@@ -46,7 +46,10 @@ TUNING: dict[str, Rows] = {
             (6.0, {}),
         )
     },
-    "modes": {f"mgd3 scale={scale} stop=0.5": {"method": MGD3(scale=scale)} for scale in (0.1, 0.3, 1.0)},
+    "modes": {
+        f"mgd3 scale={scale} stop={stop}": {"method": MGD3(scale=scale, stop=stop)}
+        for scale, stop in ((0.1, 0.5), (0.3, 0.5), (1.0, 0.5), (3.0, 0.5), (1.0, 1.0))
+    },
     "sums": {
         "dap_set latent scale=1.0, 1,000 references": {"method": LATENT},
         "dap_set latent + mode scale=0.1": {"method": LATENT + Mode()},
@@ -56,4 +59,5 @@ TUNING: dict[str, Rows] = {
     "manifold": {"manifold_gd:fashion": {"method": "manifold_gd:fashion"}},
     "igd": {"igd:fashion": {"method": "igd:fashion"}},
     "last": {"dap_set": {"method": "dap_set"}, "dap_set + mode": {"method": SetEnergy() + Mode()}},
+    "more": {"dap_set + mode scale=1.0": {"method": SetEnergy() + Mode(scale=1.0)}},
 }
