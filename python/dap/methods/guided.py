@@ -106,7 +106,9 @@ class Guided:
     year: ClassVar[int | None] = None
     couples: ClassVar[Literal["slot", "class"]] = "class"
     needs: ClassVar[tuple[str, ...]] = ("prior", "labels")
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "set_mode": {"terms": ({"name": "set_energy"}, {"name": "mode"})},
+    }
 
     terms: tuple[Guide, ...] = ()
 
