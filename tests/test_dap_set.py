@@ -22,7 +22,7 @@ from dap.errors import OptionError
 from dap.features import noised_features
 from dap.kernels import by_name, energy_distance, list_kernels, mmd2
 from dap.methods import Context, DAPSet, DiT, Slot, Unit
-from dap.methods.dap_set import set_energies
+from dap.methods.set_energy import set_energies
 from dap.priors import load_prior
 from dap.priors.dit import DiTPrior
 from dap.sampling import SamplingSettings, StepState, sample
@@ -347,7 +347,7 @@ def test_one_scale_works_across_steps_and_schedulers():
             prior.recommended, num_inference_steps=steps, scheduler=scheduler, guidance_scale=None, eta=None
         )
         given = Context(source, entries, prior, settings, 0, 5, 32, 1)
-        method = DAPSet(space="features", scale=30.0)
+        method = DAPSet(space="features", pooling="mean", scale=30.0, references=64)
         artefact = method.prepare(given)
 
         def distance(latents, artefact=artefact):

@@ -32,7 +32,7 @@ over tokens, scale 30 / 100 / 300 gave +0.9 / +0.4 / +0.5, sketch1024 at 100 / 3
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -40,46 +40,19 @@ import torch
 from torch import Tensor
 
 from dap.errors import OptionError
-from dap.features import Tap
-from dap.kernels import Kernel, Linear
-from dap.kernels.torch_pairs import TorchPairs
+from dap.kernels import Linear
 from dap.methods.base import Context, Slot, Unit
-from dap.methods.feature_guide import FeatureGuide, GuidedSteps, References
+from dap.methods.feature_guide import FeatureGuide, References
 from dap.methods.guided import TERMS, SingleGuide
+from dap.methods.set_energy import ClassSet, LatentSetEnergyTerm, SetEnergyTerm, Sets, set_size
 from dap.registry import unknown_name
 from dap.rng import derive_seed
-from dap.sampling import StepState, check_settings, sample
+from dap.sampling import check_settings, sample
 from dap.selection import k_means
 
+__all__ = ["DAPSet", "SetEnergy"]
+
 LINEAR = Linear()
-
-__all__ = ["DAPSet", "LatentSetEnergyTerm", "SetEnergy", "SetEnergyTerm", "set_energies"]
-
-
-def set_energies(x: Tensor, references: Tensor, kernel: Kernel, weights: Tensor) -> Tensor:
-    """The e of each slot, as the module's docstring has it, not divided by its size.
-
-    Args:
-        x: Slots, (m, D).
-        references: (N, D).
-        kernel: A kernel with numbers for its parameters.
-        weights: w, (N,) for all slots or (m, N) for each; the sum over n is 1.
-
-    Returns:
-        (m,), differentiable in x.
-
-    Example:
-        >>> from dap.kernels import Distance
-        >>> x, r = torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0]])
-        >>> set_energies(x, r, Distance(), torch.ones(1))
-        tensor([0., 0.])
-    """
-    pull: Tensor = 0.5 * (kernel.squared_distance(TorchPairs(x, references)) * weights).sum(1)
-    if len(x) == 1:
-        return pull
-    others = kernel.squared_distance(TorchPairs(x, x)).fill_diagonal_(0.0)
-    push: Tensor = 0.25 * others.sum(1) / (len(x) - 1)
-    return pull - push
 
 
 @TERMS.register("set_energy")
@@ -140,12 +113,12 @@ class SetEnergy(FeatureGuide):
             label, pairs = labels[index], None
             if self.paired and artefact.steps:
                 pairs = self._pairs(context, artefact, index, [unit.slots[place].number for place in places])
-            size = _size(references[first, label], self.kernel) if artefact.steps else 1.0
+            size = set_size(references[first, label], self.kernel) if artefact.steps else 1.0
             groups.append(ClassSet(label, places, size, pairs))
         sets = Sets(tuple(groups), references, weights, self.kernel)
         if self.space == "features":
             return SetEnergyTerm(artefact.tap, sets, window, self.scale, self.at)
-        spreads = {label: _size(references[first, label], LINEAR) for label in labels.values() if artefact.steps}
+        spreads = {label: set_size(references[first, label], LINEAR) for label in labels.values() if artefact.steps}
         return LatentSetEnergyTerm(sets, spreads, window, self.scale)
 
     def _pairs(self, context: Context, artefact: References, index: int, numbers: list[int]) -> Tensor:
@@ -165,96 +138,6 @@ def _latents(references: References, name: str) -> Tensor:
     step = max(step for step, _ in references.chosen)
     rows = np.asarray(references.index.latents(name))[references.chosen[step, name].rows]
     return torch.from_numpy(rows.reshape(len(rows), -1)).float()
-
-
-def _size(references: Tensor, kernel: Kernel) -> float:
-    """½ E D(r, r')² over different references; 1 where that is zero."""
-    pairs = TorchPairs(references, references)
-    total = float(kernel.resolve(references).squared_distance(pairs).fill_diagonal_(0.0).double().sum())
-    count = len(references)
-    return 0.5 * total / (count * (count - 1)) if total > 0 else 1.0
-
-
-@dataclass(frozen=True)
-class ClassSet:
-    """The slots of one class in a unit.
-
-    Attributes:
-        label: The prior's label.
-        places: Of the slots in the unit, int64 (m,).
-        size: What e is divided by.
-        pairs: Weights of the references for each slot, (m, N); None: those of the step, or equal shares.
-    """
-
-    label: int
-    places: Tensor
-    size: float
-    pairs: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Sets:
-    """The sets of slots of a unit with their references and weights, by (step, prior label)."""
-
-    classes: tuple[ClassSet, ...]
-    references: Mapping[tuple[int, int], Tensor]
-    weights: Mapping[tuple[int, int], Tensor]
-    kernel: Kernel
-
-    def energies(self, x: Tensor, step: int) -> Tensor:
-        """The e / size of each slot, (B,), for x with shape (B, D)."""
-        energies = x.new_zeros(len(x))
-        for own in self.classes:
-            places = own.places.to(x.device)
-            references = self.references[step, own.label].to(x)
-            weights = own.pairs if own.pairs is not None else self.weights.get((step, own.label))
-            if weights is None:
-                weights = x.new_full((len(references),), 1 / len(references))
-            found = set_energies(x[places], references, self.kernel.resolve(references), weights.to(x))
-            energies = energies.index_put((places,), found / own.size)
-        return energies
-
-
-@dataclass(frozen=True)
-class SetEnergyTerm:
-    """The set energy in the prior's features."""
-
-    tap: Tap
-    sets: Sets
-    window: GuidedSteps
-    scale: float
-    at: Any = "eps"
-    normalise: bool = False
-    needs: Literal["features"] = "features"
-    taps: frozenset[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "taps", frozenset({self.tap.block}))
-
-    def energy(self, state: StepState) -> Tensor:
-        """The e / size of each slot, with shape (B,)."""
-        return self.sets.energies(self.tap.pool(state.features[self.tap.block]).float(), state.step)
-
-
-@dataclass(frozen=True)
-class LatentSetEnergyTerm:
-    """The set energy in x̂_0, as a change of x̂_0; ``spreads`` has ½ E ‖z − z'‖² by prior label."""
-
-    sets: Sets
-    spreads: Mapping[int, float]
-    window: GuidedSteps
-    scale: float
-    at: Literal["x0"] = "x0"
-    needs: Literal["nothing"] = "nothing"
-    taps: frozenset[int] = frozenset()
-
-    def delta(self, state: StepState) -> Tensor:
-        """The change of x̂_0, with shape (B, C, h, w)."""
-        with torch.enable_grad():
-            x0 = state.x0.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.sets.energies(x0.flatten(1), state.step).sum(), x0)
-        spread = torch.tensor([self.spreads[label] for label in state.labels.tolist()], device=x0.device)
-        return -state.std * spread.view(-1, 1, 1, 1) * gradient
 
 
 @dataclass(frozen=True)
