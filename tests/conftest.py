@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 
 import pytest
@@ -81,3 +82,21 @@ def tiny_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("priors") / "tiny-dit"
     build_pipeline().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def command_line(monkeypatch, capsys):
+    """Runs ``dap`` with these arguments in this process; returns exit code, standard output and standard error."""
+    from dap.cli.main import main
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["dap", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call

@@ -21,7 +21,6 @@ import dap
 from dap import api
 from dap.cli.distill import distill
 from dap.cli.evaluate import evaluate
-from dap.cli.main import main
 from dap.data.manifest import LEDGER
 from dap.evaluation import Small
 from dap.evaluation.run import PROTOCOLS
@@ -48,18 +47,12 @@ def said(text):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(command_line):
     """Runs ``dap`` with these arguments; returns exit code, standard output, and what standard error says."""
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["dap", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, said(captured.err)
+        code, out, err = command_line(*arguments)
+        return code, out, said(err)
 
     return call
 

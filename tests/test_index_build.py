@@ -17,7 +17,6 @@ from PIL import Image
 
 import dap
 from dap import rng
-from dap.cli.main import main
 from dap.data.classmap import build_class_map
 from dap.data.source import source_of_labels
 from dap.errors import DapError, FormatError, OptionError, RunMismatchError
@@ -362,22 +361,7 @@ def test_sketch_is_the_same_in_every_run_and_can_be_differentiated():
     assert gradient.abs().min() > 0
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["dap", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = ended.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
-def test_command_line(run, tiny_folder, tmp_path):
+def test_command_line(command_line, tiny_folder, tmp_path):
     draw = np.random.default_rng(0)
     for name in ("Bag", "Dress"):
         (tmp_path / "source" / name).mkdir(parents=True)
@@ -386,23 +370,26 @@ def test_command_line(run, tiny_folder, tmp_path):
             image.save(tmp_path / "source" / name / f"{number}.png")
     common = ["index", "build", tmp_path / "source", "--prior", tiny_folder, "--num-inference-steps", 4]
     common += ["--timesteps", "750,0", "--pooling", "grid2"]
-    code, out, _ = run(*common, "--out", tmp_path / "i")
+    code, out, _ = command_line(*common, "--out", tmp_path / "i")
     assert (code, out) == (0, f"10 images in {tmp_path}/i; dap distill --index {tmp_path}/i\n")
     expected = dap.build_index(
         tmp_path / "source", prior=str(tiny_folder), num_inference_steps=4, timesteps=[750, 0], pooling="grid2",
         out=tmp_path / "j", progress=False,
     )  # fmt: skip
     assert contents(tmp_path / "i") == contents(expected.path)
-    code, out, _ = run("index", "info", tmp_path / "i")
+    code, out, _ = command_line("index", "info", tmp_path / "i")
     rows = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in out.splitlines())
     assert code == 0
     assert {name: rows[name] for name in ("block", "pooling", "timesteps", "images", "classes")} == {
         "block": "1", "pooling": "grid2", "timesteps": "750, 0", "images": "10", "classes": "2, of 5 to 5 images",
     }  # fmt: skip
-    assert run("index", "verify", tmp_path / "i")[:2] == (0, f"{tmp_path}/i: all 10 images are as they were written\n")
+    assert command_line("index", "verify", tmp_path / "i")[:2] == (
+        0,
+        f"{tmp_path}/i: all 10 images are as they were written\n",
+    )
     for part in (1, 2):
-        assert run(*common, "--out", tmp_path / f"p{part}", "--shard", f"{part}/2")[0] == 0
-    assert run("index", "merge", tmp_path / "p2", tmp_path / "p1", "--out", tmp_path / "m")[:2] == (
+        assert command_line(*common, "--out", tmp_path / f"p{part}", "--shard", f"{part}/2")[0] == 0
+    assert command_line("index", "merge", tmp_path / "p2", tmp_path / "p1", "--out", tmp_path / "m")[:2] == (
         0, f"10 images in {tmp_path}/m\n",
     )  # fmt: skip
     assert contents(tmp_path / "m") == contents(expected.path)
@@ -410,7 +397,7 @@ def test_command_line(run, tiny_folder, tmp_path):
     data = bytearray(file.read_bytes())
     data[-5] ^= 1
     file.write_bytes(data)
-    code, out, err = run("index", "verify", tmp_path / "i")
+    code, out, err = command_line("index", "verify", tmp_path / "i")
     assert (code, out) == (2, "") and "features.safetensors" in err and err.count("\n") == 1
-    code, _, err = run(*common[:-2], "--out", tmp_path / "k", "--timesteps", "a")
+    code, _, err = command_line(*common[:-2], "--out", tmp_path / "k", "--timesteps", "a")
     assert code == 2 and "--timesteps: expected 8, or 980,500,20, got 'a'" in err

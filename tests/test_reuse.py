@@ -66,7 +66,7 @@ def test_the_rank_is_greedy_by_the_energy_distance_to_the_references(distilled, 
         noise = torch.stack([torch.randn((4, 8, 8), generator=rng.generator(2, "feature", name, 0)) for name in names])
         now = float(pipeline.scheduler.alphas_cumprod[0])
         noised = now**0.5 * z + (1 - now) ** 0.5 * noise.double()
-        return oracles.tokens(transformer, noised, 0, torch.full((len(z),), label), 1).mean(1)
+        return oracles.tokens(transformer, noised, 0, torch.full((len(z),), label), 1).flatten(1)
 
     for number, (name, label) in enumerate(zip(CLASSES, (0, 8), strict=True)):
         images = distilled.to_torch()[0][5 * number : 5 * number + 5]

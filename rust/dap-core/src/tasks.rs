@@ -1,5 +1,6 @@
 //! Parallel tasks: results are folded in index order on the calling thread, which also asks whether to stop.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -10,6 +11,20 @@ use crate::pool;
 
 /// How often the caller's check is called.
 const INTERVAL: Duration = Duration::from_millis(50);
+
+thread_local! {
+    /// When the check was last called from this thread. It outlives a run, since long work may be many short runs.
+    static ASKED: Cell<Instant> = Cell::new(Instant::now());
+}
+
+/// Calls the check if it is time.
+fn ask(check: Check) -> Result<()> {
+    if ASKED.get().elapsed() >= INTERVAL {
+        check()?;
+        ASKED.set(Instant::now());
+    }
+    Ok(())
+}
 
 /// A check that a long computation calls about twenty times a second on the calling thread.
 pub type Check<'a> = &'a mut dyn FnMut() -> std::result::Result<(), Interrupted>;
@@ -28,7 +43,7 @@ pub(crate) fn run<T: Send>(
     let pool = pool::get(threads)?;
     if tasks <= 1 {
         (0..tasks).for_each(|index| fold(index, task(index)));
-        return Ok(());
+        return ask(check);
     }
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let workers = pool.current_num_threads().min(tasks);
@@ -47,7 +62,7 @@ pub(crate) fn run<T: Send>(
             });
         }
         drop(sender);
-        let (mut waiting, mut turn, mut asked) = (BTreeMap::new(), 0, Instant::now());
+        let (mut waiting, mut turn) = (BTreeMap::new(), 0);
         loop {
             match receiver.recv_timeout(INTERVAL) {
                 Ok((index, result)) => {
@@ -57,19 +72,16 @@ pub(crate) fn run<T: Send>(
                         turn += 1;
                     }
                     if turn == tasks {
-                        return Ok(());
+                        return ask(check);
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()), // a task panicked: the scope says so
             }
-            if asked.elapsed() >= INTERVAL {
-                if let Err(interrupted) = check() {
-                    stop.store(true, Ordering::Relaxed);
-                    drop(receiver); // a worker that waits to send goes on, and sees it
-                    return Err(interrupted.into());
-                }
-                asked = Instant::now();
+            if let Err(interrupted) = ask(&mut *check) {
+                stop.store(true, Ordering::Relaxed);
+                drop(receiver); // a worker that waits to send goes on, and sees it
+                return Err(interrupted);
             }
         }
     })
@@ -103,6 +115,15 @@ mod tests {
         let stopped = run(100_000, Some(2), &mut || Err(Interrupted), task, |_, ()| ());
         assert_eq!(stopped, Err(Error::Interrupted(Interrupted)));
         assert!(done.into_inner() < 10_000);
+    }
+
+    #[test]
+    fn the_check_stops_many_short_runs() {
+        for tasks in [1, 4] {
+            let task = |_| std::thread::sleep(Duration::from_millis(1));
+            let mut runs = (0..10_000).map(|_| run(tasks, Some(2), &mut || Err(Interrupted), task, |_, ()| ()));
+            assert_eq!(runs.find(Result::is_err), Some(Err(Error::Interrupted(Interrupted))));
+        }
     }
 
     #[test]
