@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from compare_rows import BASELINES, HEADLINE, IGD, SCALING, TEST, TUNING, Rows
+from compare_rows import BASELINES, HEADLINE, IGD_TEST, SCALING, TEST, TUNING, Rows
 
 import dap
 from dap import rng
@@ -136,7 +136,7 @@ def read(out: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     vae: Rows = {"random": {"method": "random"}, "random through the VAE": {"method": "random"}}
-    tested = {"headline": HEADLINE, "test": TEST, "igd_test": IGD, "scaling": SCALING, "vae": vae}
+    tested = {"headline": HEADLINE, "test": TEST, "igd_test": IGD_TEST, "scaling": SCALING, "vae": vae}
     groups = tested | {name: BASELINES | rows for name, rows in TUNING.items()}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=[*groups, "table"])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from dap.methods import DAP, DAPSet
+from dap.methods import DAP, IGD, DAPSet, ManifoldGD
 from dap.methods.dap_set import SetEnergy
 from dap.methods.mgd3 import MGD3, Mode
 
 Rows = dict[str, dict[str, Any]]
 
 LATENT = SetEnergy(space="latent", scale=1.0, references=1000)
+
+FASHION_MANIFOLD, FASHION_IGD = ManifoldGD.presets["fashion"], IGD.presets["fashion"]
 
 FEATURES = SetEnergy(space="features", pooling="mean", scale=30.0, references=64)
 
@@ -25,7 +27,7 @@ TEST: Rows = HEADLINE | {
         "k_medoids",
     )
 }  # fmt: skip
-IGD: Rows = BASELINES | {name: {"method": name} for name in ("dap_set", "igd:fashion")}
+IGD_TEST: Rows = BASELINES | {name: {"method": name} for name in ("dap_set", "igd:fashion")}
 SCALING: Rows = {
     "dap_set, 100 steps": {"method": "dap_set", "num_inference_steps": 100},
     "dap_set, recurrences=2": {"method": DAPSet(recurrences=2)},
@@ -39,7 +41,12 @@ TUNING: dict[str, Rows] = {
         f"dap:paper scale={scale}": {"method": DAP(scale=scale, at="sample", normalise=False)}
         for scale in (0.01, 0.1, 1.0)
     }
-    | {f"dap scale={scale}": {"method": DAP(scale=scale)} for scale in (3.0, 30.0, 100.0)},
+    | {f"dap scale={scale}": {"method": DAP(scale=scale)} for scale in (3.0, 30.0, 100.0)}
+    | {
+        f"dap mean scale={scale} stop={stop}": {"method": DAP(pooling="mean", scale=scale, stop=stop)}
+        for scale in (0.1, 0.3, 1.0, 3.0)
+        for stop in (0.5, 1.0)
+    },
     "set": {
         f"dap_set {pooling} scale={scale}": {
             "method": DAPSet(space="features", pooling=pooling, scale=scale, references=64)
@@ -72,8 +79,15 @@ TUNING: dict[str, Rows] = {
         "dap_set latent + mode scale=0.3": {"method": LATENT + Mode(scale=0.3)},
         "dap_set latent + features scale=30": {"method": LATENT + FEATURES},
     },
-    "manifold": {"manifold_gd:fashion": {"method": "manifold_gd:fashion"}},
-    "igd": {"igd:fashion": {"method": "igd:fashion"}},
+    "manifold": {
+        f"manifold_gd scale={scale} stop={stop}": {"method": ManifoldGD(**FASHION_MANIFOLD, scale=scale, stop=stop)}
+        for scale in (0.03, 0.1, 0.3, 1.0)
+        for stop in (0.5, 1.0)
+    },
+    "igd": {
+        f"igd scale={scale} stop={stop}": {"method": IGD(**FASHION_IGD | {"scale": scale, "stop": stop})}
+        for scale, stop in ((0.02, 0.4), (0.05, 0.4), (0.1, 0.4), (0.05, 0.8))
+    },
     "last": {"dap_set": {"method": "dap_set"}, "dap_set + mode": {"method": SetEnergy() + Mode(scale=0.1)}},
     "more": {"dap_set + mode scale=1.0": {"method": SetEnergy() + Mode(scale=1.0)}},
 }

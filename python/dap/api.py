@@ -28,7 +28,7 @@ from dap.errors import OptionError
 from dap.evaluation import EvaluationResult, evaluate_source
 from dap.index import Index, open_index
 from dap.indexing import build_index, classes_of_index, source_beside
-from dap.methods import Context, Method, get_method
+from dap.methods import Context, Guide, Method, get_method
 from dap.priors import Prior, load_prior
 from dap.report import contact_sheet
 from dap.run import Run, slot_path
@@ -62,7 +62,7 @@ def distill(
     *,
     out: str | Path,
     prior: Any = "fashion-dit",
-    method: str | Method = "dap",
+    method: str | Method | Guide = "dap",
     method_options: Mapping[str, Any] | None = None,
     ipc: int = 10,
     seed: int = 0,

@@ -32,11 +32,11 @@ for _method in (Random, Herding, KCenter, KMedoids, DiT, DAP, MGD3, ManifoldGD, 
     register_method(_method)
 
 
-def get_method(method: str | Method, options: Mapping[str, Any] | None = None) -> Method:
+def get_method(method: str | Method | Guide, options: Mapping[str, Any] | None = None) -> Method:
     """A method by name ("dap"), by preset ("dap:paper"), or as it is.
 
     Args:
-        method: Name, preset, or object.
+        method: Name, preset, or object; a term of :mod:`dap.terms` is taken for the sum of it alone.
         options: Options by name, which overrule those of the preset; only with a name.
 
     Raises:
@@ -46,15 +46,15 @@ def get_method(method: str | Method, options: Mapping[str, Any] | None = None) -
         >>> get_method("dap:paper", {"scale": 0.5}).scale
         0.5
     """
-    if isinstance(method, Guide) and not hasattr(method, "make"):
-        method = Guided((method,))
     if not isinstance(method, str):
-        if not hasattr(method, "make") or isinstance(method, type):
-            raise OptionError(f"method: expected a name or a method object, got {method!r}")
+        given: Any = Guided((method,)) if isinstance(method, Guide) and not hasattr(method, "make") else method
+        if not hasattr(given, "make") or isinstance(given, type):
+            raise OptionError(f"method: expected a name or a method object, got {given!r}")
         if options:
             raise OptionError("options go into the method object; they were given beside one")
-        check_method(type(method))
-        return method
+        check_method(type(given))
+        own: Method = given
+        return own
     name, _, preset = method.partition(":")
     cls = METHODS[name]
     if preset and preset not in cls.presets:

@@ -20,13 +20,13 @@ paper's energy does. In the latent it moves x̂_0 as mode guidance does, by
 
 without a gradient through the denoiser: for the linear kernel and one reference it is scale · σ_t · (z − x̂_0).
 
-This method is dap's own. Its defaults come from a grid on held-out images with the built-in prior (``examples/
-compare_methods.py set_latent``, ``set_forms``, ``set``, ``last``, seeds from 1000; points of accuracy relative to no
-guidance; n = 2 where not stated). In the latent, over all steps, scale 0.1 / 0.3 / 1 / 3 / 6 with 64 references gave
-+0.2 / +1.0 / +1.4 / +1.1 / +0.1, over half of them 0.0 / +0.6 / +1.2 / +1.4; scale 1 with 256 references +1.40 ± 0.58
-(n = 4), with 1,000 +1.58 ± 0.66 (n = 4); the kernels rbf and linear +1.5 and +0.9; paired +1.0. In the features, mean
-over tokens, scale 30 / 100 / 300 gave +0.9 / +0.4 / +0.5, sketch1024 at 100 / 300 +0.9 / +0.6. With the modes of
-``mgd3`` (scale 1) added it gave +2.24 ± 0.82, at scale 0.1 +2.06 ± 0.41 (n = 4).
+This method is dap's own. Its defaults come from a grid on held-out images with the built-in prior
+(``examples/compare_methods.py``, groups ``set_latent``, ``set_forms``, ``sums``, ``set``, ``last`` and ``more``, seeds
+from 1000; points of accuracy relative to no guidance, n = 2 where not stated). In the latent, over all steps, scale 0.1
+/ 0.3 / 1 / 3 / 6 with 64 references gave +0.2 / +1.0 / +1.4 / +1.1 / +0.1, over half of them 0.0 / +0.6 / +1.2 / +1.4;
+scale 1 with 256 references +1.40 ± 0.58 (n = 4), with 1,000 +1.58 ± 0.66 (n = 4); the kernels rbf and linear +1.5 and
++0.9; paired +1.0. In the features, mean over tokens, scale 30 / 100 / 300 gave +0.9 / +0.4 / +0.5, sketch1024 at 100 /
+300 +0.9 / +0.6. With the modes of ``mgd3`` (scale 1) added it gave +2.24 ± 0.82, at scale 0.1 +2.06 ± 0.41 (n = 4).
 """
 
 from __future__ import annotations
@@ -95,30 +95,29 @@ class SetEnergy(FeatureGuide):
     def term(self, context: Context, unit: Unit, artefact: References) -> SetEnergyTerm | LatentSetEnergyTerm:
         """The set energy of the classes of a unit."""
         window = self.window(artefact)
-        labels = {index: int(context.classes[index].prior_label or 0) for index, _ in context.classes_of(unit)}
-        references: Mapping[tuple[int, int], Tensor] = artefact.features
-        weights = artefact.weights(context)
-        if self.space == "latent":
+        if not artefact.steps:
+            return SetEnergyTerm(artefact.tap, Sets((), {}, {}, self.kernel), window, self.scale, self.at)
+        unit_classes = context.classes_of(unit)
+        labels = {index: int(context.classes[index].prior_label or 0) for index, _ in unit_classes}
+        references, weights = artefact.features, artefact.weights(context)
+        if self.space == "latent":  # the same at every step
+            latents = {label: _latents(artefact, context.classes[index].name) for index, label in labels.items()}
+            references = {(step, label): latents[label] for step in artefact.steps for label in latents}
             weights = {(step, label): weight for (_, label), weight in weights.items() for step in artefact.steps}
-            references = {
-                (step, label): latents
-                for index, label in labels.items()
-                if artefact.steps
-                for latents in [_latents(artefact, context.classes[index].name)]
-                for step in artefact.steps
-            }
-        first = min(artefact.steps, default=0)
-        groups = []
-        for index, places in context.classes_of(unit):
-            label, pairs = labels[index], None
-            if self.paired and artefact.steps:
-                pairs = self._pairs(context, artefact, index, [unit.slots[place].number for place in places])
-            size = set_size(references[first, label], self.kernel) if artefact.steps else 1.0
-            groups.append(ClassSet(label, places, size, pairs))
-        sets = Sets(tuple(groups), references, weights, self.kernel)
+        first = min(artefact.steps)
+        classes = tuple(
+            ClassSet(
+                labels[index],
+                places,
+                set_size(references[first, labels[index]], self.kernel),
+                self._pairs(context, artefact, index, [unit.slots[i].number for i in places]) if self.paired else None,
+            )
+            for index, places in unit_classes
+        )
+        sets = Sets(classes, references, weights, self.kernel)
         if self.space == "features":
             return SetEnergyTerm(artefact.tap, sets, window, self.scale, self.at)
-        spreads = {label: set_size(references[first, label], LINEAR) for label in labels.values() if artefact.steps}
+        spreads = {label: set_size(references[first, label], LINEAR) for label in labels.values()}
         return LatentSetEnergyTerm(sets, spreads, window, self.scale)
 
     def _pairs(self, context: Context, artefact: References, index: int, numbers: list[int]) -> Tensor:

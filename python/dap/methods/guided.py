@@ -7,6 +7,7 @@ same place share one backward pass (:mod:`dap.sampling`).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -27,8 +28,10 @@ __all__ = ["TERMS", "Guide", "Guided", "SingleGuide"]
 TERMS: Registry[type[Any]] = Registry("term")
 
 
-class Guide:
+class Guide(ABC):
     """A term as options: a frozen dataclass that prepares itself from the source and is bound to each unit.
+
+    It may also have ``order``, as :class:`dap.methods.Method` may.
 
     Attributes:
         name: What it is called in JSON.
@@ -36,28 +39,17 @@ class Guide:
 
     name: ClassVar[str]
 
+    @abstractmethod
     def prepare(self, context: Context) -> Any:
         """Whatever is computed once from the source, before the first unit."""
-        raise NotImplementedError
 
+    @abstractmethod
     def term(self, context: Context, unit: Unit, artefact: Any) -> Term:
         """The term that guides the slots of a unit."""
-        raise NotImplementedError
 
+    @abstractmethod
     def record(self, context: Context, artefact: Any) -> dict[str, Any]:
         """What the manifest says about the artefact."""
-        raise NotImplementedError
-
-    def order(self, context: Context, artefact: Any, class_index: int, images: Tensor) -> list[int] | None:
-        """The slots of a class, best first, so that the first few are a good set; None leaves them as they are.
-
-        Args:
-            context: The run.
-            artefact: What :meth:`prepare` gave.
-            class_index: Position in the class map.
-            images: The finished images by slot, uint8 (ipc, channels, H, W).
-        """
-        return None
 
     def __add__(self, other: Guide | Guided) -> Guided:
         return Guided((*_terms_of(self), *_terms_of(other)))
@@ -141,11 +133,12 @@ class Guided:
         return {"terms": [guide.record(context, own) for guide, own in zip(self.terms, artefact, strict=True)]}
 
     def order(self, context: Context, artefact: tuple[Any, ...], class_index: int, images: Tensor) -> list[int] | None:
-        """The order of the first term that has one; see :meth:`Guide.order`."""
-        orders = (
-            guide.order(context, own, class_index, images) for guide, own in zip(self.terms, artefact, strict=True)
-        )
-        return next((order for order in orders if order is not None), None)
+        """The order of the first term that has one; see :meth:`dap.methods.Method.order`."""
+        for guide, own in zip(self.terms, artefact, strict=True):
+            if hasattr(guide, "order"):
+                order: list[int] | None = guide.order(context, own, class_index, images)
+                return order
+        return None
 
 
 def _guide(term: Any) -> Guide:
