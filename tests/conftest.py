@@ -100,3 +100,13 @@ def command_line(monkeypatch, capsys):
         return code, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture
+def own_tables(monkeypatch):
+    """Methods and terms that a test registers are gone after it."""
+    from dap.methods import METHODS, TERMS
+
+    for table in (METHODS, TERMS):
+        list(table)
+        monkeypatch.setattr(table, "_things", dict(table._things))

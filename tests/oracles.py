@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 
 import torch
@@ -11,6 +12,17 @@ import torch
 def double(module):
     """A float64 copy."""
     return copy.deepcopy(module).double()
+
+
+def traced(context):
+    """(The context, an empty list that fills with the latents after each step, float64)."""
+    seen = []
+
+    def keep(_prior, _step, _timestep, tensors):
+        seen.append(tensors["latents"].double())
+        return tensors
+
+    return dataclasses.replace(context, callback_on_step_end=keep), seen
 
 
 def tokens(transformer, x, timestep, labels, block):

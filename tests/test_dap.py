@@ -133,14 +133,7 @@ METHODS = {
 @pytest.mark.parametrize("name", METHODS)
 def test_guided_steps_equal_the_oracle(tiny_pipeline, name):
     method, settings = METHODS[name]
-    ours = []
-
-    def keep(_prior, _step, _timestep, tensors):
-        ours.append(tensors["latents"].double())
-        return tensors
-
-    prior = DiTPrior(tiny_pipeline)
-    given = dataclasses.replace(context(prior, **settings), callback_on_step_end=keep)
+    given, ours = oracles.traced(context(DiTPrior(tiny_pipeline), **settings))
     artefact = method.prepare(given)
     last = method.make(given, UNIT, artefact)
     ids = method.record(given, artefact)["references"]

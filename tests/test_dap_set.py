@@ -180,13 +180,7 @@ METHODS = {
 @pytest.mark.parametrize("name", METHODS)
 def test_guided_steps_equal_the_oracle(tiny_pipeline, name):
     method, settings = METHODS[name]
-    ours = []
-
-    def keep(_prior, _step, _timestep, tensors):
-        ours.append(tensors["latents"].double())
-        return tensors
-
-    given = dataclasses.replace(context(DiTPrior(tiny_pipeline), **settings), callback_on_step_end=keep)
+    given, ours = oracles.traced(context(DiTPrior(tiny_pipeline), **settings))
     artefact = method.prepare(given)
     method.make(given, UNIT, artefact)
     ids = method.record(given, artefact)["references"]

@@ -89,15 +89,6 @@ def test_real_features_are_those_of_step_100(tiny_pipeline):
     torch.testing.assert_close(ours.double(), expected, rtol=0, atol=1e-5)
 
 
-def test_pooling():
-    tokens = torch.arange(12.0, dtype=torch.bfloat16).reshape(2, 3, 2)
-    assert Tap(1).pool(tokens).tolist() == [[2.0, 3.0], [8.0, 9.0]]
-    assert Tap(1, "flat").pool(tokens).tolist() == [[*map(float, range(6))], [*map(float, range(6, 12))]]
-    assert Tap(1).pool(tokens).dtype == torch.float32
-    with pytest.raises(OptionError, match="unknown pooling 'maen'; did you mean 'mean'"):
-        Tap(1, "maen")
-
-
 def test_a_block_that_is_not_there(tiny_pipeline):
     with pytest.raises(OptionError, match="block: expected 1 to 3, got 4"):
         features(DiTPrior(tiny_pipeline), latents(), IDS, tap=Tap(4))

@@ -142,13 +142,7 @@ class SumOracle(test_dap.Oracle):
 
 
 def test_each_term_keeps_its_window_and_scale(tiny_pipeline):
-    ours = []
-
-    def keep(_prior, _step, _timestep, tensors):
-        ours.append(tensors["latents"].double())
-        return tensors
-
-    given = dataclasses.replace(context(DiTPrior(tiny_pipeline)), callback_on_step_end=keep)
+    given, ours = oracles.traced(context(DiTPrior(tiny_pipeline)))
     guides = (KernelDistance(scale=2.0, stop=0.4), KernelDistance(scale=5.0, start=0.3, block=2, kernel="rbf"))
     push = Push(scale=0.05, start=0.5)
     total = guides[0] + guides[1] + push

@@ -30,13 +30,7 @@ SURROGATE = {"width": 4, "epochs": 3, "similarity": 1.0, "references": 100}
 
 def latents_by_step(method, given, unit=UNIT):
     """Final latents, and those after each step by slot number, in the order of the unit's slots."""
-    seen = []
-
-    def keep(_prior, _step, _timestep, tensors):
-        seen.append(tensors["latents"].double())
-        return tensors
-
-    given = dataclasses.replace(given, callback_on_step_end=keep)
+    given, seen = oracles.traced(given)
     final = method.make(given, unit, method.prepare(given))
     steps = given.settings.num_inference_steps
     numbers = sorted({slot.number for slot in unit.slots})

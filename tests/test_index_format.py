@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import doctest
 import hashlib
-import importlib
 import json
 import multiprocessing
 import os
 import pickle
-import pkgutil
 import re
 import shutil
 import struct
@@ -25,12 +22,10 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-import dap.index
 from dap.errors import FormatError, OptionError, RunMismatchError
 from dap.index import ClassRows, Index, IndexSpec, IndexWriter, Moments, index_bytes, merge, open_index, row_groups
 from dap.index import reader as reader_module
 
-GUIDE = Path(__file__).parents[1] / "docs" / "index.md"
 SPEC = IndexSpec(
     source={"name": "toy", "identity": "0" * 64}, prior="1" * 64, block=4, pooling="mean", timesteps=(980, 500, 12345),
     feature_shape=(5,), latent_shape=(2, 3, 1), scheduler=None, num_inference_steps=50,
@@ -651,22 +646,3 @@ def test_to_parquet(whole, tmp_path):
 
 
 # Examples
-
-
-def check(test):
-    report: list[str] = []
-    doctest.DocTestRunner(optionflags=doctest.FAIL_FAST).run(test, out=report.append)
-    assert not report, "".join(report)
-
-
-@pytest.mark.parametrize("name", [each.name for each in pkgutil.iter_modules(dap.index.__path__)])
-def test_docstrings(name):
-    for test in doctest.DocTestFinder().find(importlib.import_module(f"dap.index.{name}")):
-        check(test)
-
-
-def test_the_guide():
-    code = "\n".join(re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL))
-    test = doctest.DocTestParser().get_doctest(code, {}, "index.md", str(GUIDE), 0)
-    assert len(test.examples) > 5
-    check(test)

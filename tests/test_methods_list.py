@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import doctest
 import inspect
 import json
 import logging
@@ -23,18 +22,11 @@ from dap.errors import OptionError
 from dap.methods import METHODS, TERMS, Guide, MethodInfo, get_method, info
 from dap.registry import Registry
 
-GUIDE = Path(__file__).parents[1] / "docs" / "extending.md"
 BUILT_IN = [
     "random", "herding", "k_center", "k_medoids", "dit", "dap", "mgd3", "manifold_gd", "igd", "dap_set", "guided",
 ]  # fmt: skip
 
-
-@pytest.fixture(autouse=True)
-def tables(monkeypatch):
-    """What a test registers is gone after it."""
-    for table in (METHODS, TERMS):
-        list(table)
-        monkeypatch.setattr(table, "_things", dict(table._things))
+pytestmark = pytest.mark.usefixtures("own_tables")
 
 
 @pytest.fixture(scope="module")
@@ -296,14 +288,3 @@ def test_a_sum_of_terms_on_the_command_line(command_line, tree, tiny_folder, tmp
         code, _, err = command_line("distill", tree, "--out", tmp_path / "b", *options, "--set", f"terms={wrong}")
         assert code == 2 and message in err
     assert not (tmp_path / "b").exists()
-
-
-def test_the_guide_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    code = "\n".join(re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL))
-    test = doctest.DocTestParser().get_doctest(code, {"__name__": "guide"}, "extending.md", str(GUIDE), 0)
-    assert len(test.examples) > 12
-    report: list[str] = []
-    doctest.DocTestRunner(optionflags=doctest.FAIL_FAST).run(test, out=report.append)
-    assert not report, "".join(report)
-    assert len(dap.load(tmp_path / "distilled")) == 4

@@ -149,13 +149,8 @@ METHODS = {
 
 def trace(method, given):
     """Latents after each step, float64."""
-    ours = []
-
-    def keep(_prior, _step, _timestep, tensors):
-        ours.append(tensors["latents"].double())
-        return tensors
-
-    last = make(method, dataclasses.replace(given, callback_on_step_end=keep))
+    given, ours = oracles.traced(given)
+    last = make(method, given)
     assert torch.equal(ours[-1], last.double())
     return ours
 

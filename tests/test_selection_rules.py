@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 import itertools
-import pkgutil
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-import dap.selection
 from dap import kernels as K
 from dap.errors import OptionError
 from dap.selection import facility_location, herding, k_center, k_means_centroids, k_medoids, random, thinning
 
 SELECTORS = [random, herding, thinning, k_center, k_means_centroids, k_medoids, facility_location]
-GUIDE = Path(__file__).parents[1] / "docs" / "selection.md"
 
 
 def draw(rows=200, columns=4, seed=0):
@@ -201,24 +194,3 @@ def test_facility_location_refuses_signed_kernels():
     for kernel in ("linear", "cosine", K.Sum([K.RBF(), K.Polynomial()])):
         with pytest.raises(OptionError, match="never negative"):
             facility_location(draw(5), 2, kernel=kernel)
-
-
-def _check(test):
-    report: list[str] = []
-    doctest.DocTestRunner(optionflags=doctest.FAIL_FAST).run(test, out=report.append)
-    assert not report, "".join(report)
-
-
-@pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(dap.selection.__path__)])
-def test_docstrings(name):
-    for test in doctest.DocTestFinder().find(importlib.import_module(f"dap.selection.{name}")):
-        _check(test)
-
-
-def test_the_guide():
-    text = GUIDE.read_text()
-    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
-    test = doctest.DocTestParser().get_doctest(code, {}, "selection.md", str(GUIDE), 0)
-    assert len(test.examples) > 8
-    _check(test)
-    assert [name for name in dap.selection.__all__ if name not in text] == []
