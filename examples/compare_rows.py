@@ -80,7 +80,9 @@ TUNING: dict[str, Rows] = {
         "dap_set latent + features scale=30": {"method": LATENT + FEATURES},
     },
     "manifold": {
-        f"manifold_gd scale={scale} stop={stop}": {"method": ManifoldGD(**FASHION_MANIFOLD, scale=scale, stop=stop)}
+        f"manifold_gd scale={scale} stop={stop}": {
+            "method": ManifoldGD(**FASHION_MANIFOLD | {"scale": scale, "stop": stop})
+        }
         for scale in (0.03, 0.1, 0.3, 1.0)
         for stop in (0.5, 1.0)
     },
