@@ -18,22 +18,27 @@ from compare_rows import TUNING
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
+WINDOWS = "each at its own scale"
+
 Curve = dict[float, list[float]]
 
 
 def curves(entries: list[dict[str, Any]]) -> dict[str, dict[str, Curve]]:
-    """Differences to dit of the same seed by method, by line of its panel, by scale."""
+    """Differences to dit of the same seed by panel, by line in it, by scale or by stop."""
     last = {(each["method"], each["seed"]): each["last"] for each in entries if each["ipc"] == 10}
     found: dict[str, dict[str, Curve]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    for rows in TUNING.values():
+    for group, rows in TUNING.items():
         for name, options in rows.items():
             method = options["method"]
-            if not hasattr(method, "scale") or "scale=" not in name:
+            if group == "windows":
+                panel, line, at = WINDOWS, method, options["method_options"]["stop"]
+            elif hasattr(method, "scale") and "scale=" in name:
+                panel, line, at = name.split(" scale=")[0], f"stop = {method.stop:g}", method.scale
+            else:
                 continue
-            panel, line = name.split(" scale=")[0], f"stop = {method.stop:g}"
             for (other, seed), value in last.items():
                 if other == name and ("dit", seed) in last:
-                    found[panel][line][method.scale].append(value - last["dit", seed])
+                    found[panel][line][at].append(value - last["dit", seed])
     return found
 
 
@@ -58,7 +63,11 @@ def main() -> None:
             errors = [standard_error(curve[scale]) for scale in scales]
             axis.errorbar(scales, means, errors, marker="o", capsize=3, label=line)
         axis.axhline(0, color="grey", linewidth=0.8)
-        axis.set(xscale="log", title=name, xlabel="scale")
+        axis.set(title=name, xlabel="stop" if name == WINDOWS else "scale")
+        if name != WINDOWS:
+            axis.set(xscale="log")
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_formatter("")
         axis.legend(fontsize=8)
     for axis in list(axes.flat)[len(panels) :]:
         axis.axis("off")

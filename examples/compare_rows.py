@@ -90,6 +90,11 @@ TUNING: dict[str, Rows] = {
         f"igd scale={scale} stop={stop}": {"method": IGD(**FASHION_IGD | {"scale": scale, "stop": stop})}
         for scale, stop in ((0.02, 0.4), (0.05, 0.4), (0.1, 0.4), (0.05, 0.8))
     },
+    "windows": {
+        f"{name} stop={stop}": {"method": name, "method_options": {"stop": stop}}
+        for name in ("dap_set", "mgd3", "dap", "manifold_gd:fashion")
+        for stop in (0.25, 0.5, 0.75, 1.0)
+    },
     "last": {"dap_set": {"method": "dap_set"}, "dap_set + mode": {"method": SetEnergy() + Mode(scale=0.1)}},
     "more": {"dap_set + mode scale=1.0": {"method": SetEnergy() + Mode(scale=1.0)}},
 }
