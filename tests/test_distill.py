@@ -335,3 +335,20 @@ def test_a_method_that_diverges_says_so(run, tree, tmp_path):
     with pytest.raises(dap.errors.DivergedError, match="left the finite numbers"):
         run(tmp_path / "out", tree, callback_on_step_end=explode)
     assert list((tmp_path / "out").glob("train/*/*")) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "dit"},
+        {"method": "dap_set", "method_options": {"candidates": 3, "references": 4}},
+        {"method": "dap_set", "method_options": {"recurrences": 2, "references": 4}},
+        {"method": "igd", "method_options": {"width": 4, "epochs": 2, "references": 10}},
+    ],
+    ids=str,
+)
+def test_the_progress_bar_ends_at_its_total(run, tmp_path, capsys, options):
+    run(tmp_path / "out", classes=list(CLASSES), ipc=2, progress=True, scheduler="ddpm", **options)
+    shown = [line for line in capsys.readouterr().err.split("\r") if line.startswith(options["method"])]
+    done, total = re.search(r"(\d+)/(\d+) \[", shown[-1]).groups()
+    assert done == total

@@ -182,10 +182,11 @@ def distill(
     prepared = {"prepare": time.monotonic() - start}
     steps = settings.num_inference_steps if model else 0
     title = f"{recipe.name}, {ipc} x {len(entries)}"
-    with tqdm(total=len(missing) * steps, desc=title, disable=not (progress and steps)) as bar:
+    total = sum(len(unit.slots) for unit in missing) * steps * getattr(recipe, "candidates", 1)
+    with tqdm(total=total, desc=title, unit="step", disable=not (progress and steps)) as bar:
 
         def on_step(prior: Prior, step: int, timestep: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            bar.update()
+            bar.update(len(tensors["latents"]))  # a unit may be sampled in parts
             return callback_on_step_end(prior, step, timestep, tensors) if callback_on_step_end else tensors
 
         run.execute(recipe, replace(context, callback_on_step_end=on_step), artefact, missing, prepared)
