@@ -8,21 +8,22 @@ import pytest
 from click.testing import CliRunner
 
 from dap.bench import selection
+from dap.bench.fields import field_table, measure_field
 from dap.bench.race import Contender
-from dap.bench.selection import list_selection_cases, measure_selection, selection_table
+from dap.bench.selection import list_selection_cases
 from dap.cli.main import dap
 
 
 @pytest.mark.parametrize("case", list_selection_cases(quick=True, threads=(1,)), ids=str)
 def test_all_contenders_are_right(case):
-    rows = measure_selection(case, rounds=1)
+    rows = measure_field(case, rounds=1)
     assert {row["role"] for row in rows} >= {"dap", "rival"}
     assert [row["reason"] for row in rows if row["reason"]] == []
     assert all(row["median_s"] > 0 for row in rows)
     for row in rows:
         read = case.rows * case.columns * 2 if case.task == "index read to torch" else None
         assert row["gigabytes_per_second"] == (read and pytest.approx(1e-9 * read / row["median_s"]))
-        assert (" GB/s | " in selection_table([row])) == bool(read)
+        assert (" GB/s | " in field_table([row])) == bool(read)
 
 
 @pytest.mark.parametrize("task", list(selection.CASES))

@@ -70,8 +70,9 @@ def selection(quick: bool, rounds: int | None, threads: tuple[int, ...], json_fi
     """
     import json
 
+    from dap.bench.fields import field_table, measure_field
     from dap.bench.kernels import describe_machine
-    from dap.bench.selection import list_selection_cases, measure_selection, selection_table
+    from dap.bench.selection import list_selection_cases
     from dap.data.files import write_atomic
     from dap.errors import OptionError
 
@@ -80,7 +81,7 @@ def selection(quick: bool, rounds: int | None, threads: tuple[int, ...], json_fi
     click.echo(" · ".join(f"{name} {value}" for name, value in describe_machine().items()))
     rows = []
     for case in list_selection_cases(quick, threads):
-        rows += (measured := measure_selection(case, rounds or (3 if quick else 9)))
-        click.echo(f"\n{selection_table(measured)}")
+        rows += (measured := measure_field(case, rounds or (3 if quick else 9)))
+        click.echo(f"\n{field_table(measured)}")
     if json_file:
         write_atomic(json_file, f"{json.dumps(rows, indent=1, allow_nan=False)}\n".encode())
