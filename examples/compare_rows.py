@@ -88,7 +88,7 @@ TUNING: dict[str, Rows] = {
     },
     "igd": {
         f"igd scale={scale} stop={stop}": {"method": IGD(**FASHION_IGD | {"scale": scale, "stop": stop})}
-        for scale, stop in ((0.02, 0.4), (0.05, 0.4), (0.1, 0.4), (0.05, 0.8))
+        for scale, stop in ((0.005, 0.4), (0.01, 0.4), (0.02, 0.4), (0.05, 0.4), (0.1, 0.4), (0.05, 0.8))
     },
     "windows": {
         f"{name} stop={stop}": {"method": name, "method_options": {"stop": stop}}
