@@ -7,12 +7,17 @@ import numpy.typing as npt
 __all__ = [
     "build_info",
     "create_tensors",
+    "crop_square",
+    "decode_image",
+    "decode_square",
+    "encode_image",
     "facility_location",
     "farthest_points",
     "finish_tensors",
     "gram",
     "hash_blocks",
     "herding",
+    "image_info",
     "k_means",
     "mean_distance",
     "nearest",
@@ -37,6 +42,7 @@ _Kernel: TypeAlias = list[tuple[str, list[float]]]
 _Sums: TypeAlias = npt.NDArray[np.float64]
 _Path: TypeAlias = str | os.PathLike[str]
 _Indices: TypeAlias = npt.NDArray[np.int64]
+_Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 def mean_distance(
     x: _Rows, y: _Rows | None, kernel: _Kernel, weights: _Sums | None = None, threads: int | None = None
@@ -70,4 +76,9 @@ def herding(
 ) -> _Indices: ...
 def farthest_points(x: _Rows, first: int, count: int, threads: int | None = None) -> tuple[_Indices, _Sums]: ...
 def facility_location(x: _Rows, kernel: _Kernel, count: int, threads: int | None = None) -> _Indices: ...
+def image_info(data: bytes, max_pixels: int) -> tuple[Literal["png", "jpeg", "webp"], int, int, int, int] | None: ...
+def decode_image(data: bytes, max_pixels: int) -> _Bytes: ...
+def decode_square(data: bytes, out: _Bytes, filter: str, max_pixels: int) -> None: ...
+def crop_square(pixels: _Bytes, orientation: int, out: _Bytes, filter: str) -> None: ...
+def encode_image(planes: _Bytes, format: str) -> bytes: ...
 def build_info() -> _BuildInfo: ...

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import secrets
 from pathlib import Path
@@ -11,10 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dap.data.codecs import FORMATS, encode
+
 __all__ = ["IMAGE_EXTENSIONS", "encode_png", "read_image", "sha256_file", "write_atomic"]
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # whatever a file is called, Pillow's other decoders never see it
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
@@ -63,7 +63,7 @@ def sha256_file(path: str | Path) -> str:
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    r"""One image as the bytes of a PNG file; the same pixels give the same bytes with the same Pillow.
+    r"""One image as the bytes of a PNG file, as :func:`dap.data.codecs.encode` writes it.
 
     Args:
         image: uint8 with shape (C, H, W), C = 1 (saved as grey) or 3 (RGB).
@@ -75,12 +75,7 @@ def encode_png(image: np.ndarray) -> bytes:
         >>> encode_png(np.zeros((1, 32, 32), np.uint8))[:4]
         b'\x89PNG'
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] not in (1, 3):
-        raise ValueError(f"expected uint8 of shape (1 or 3, H, W), got {image.dtype} of shape {image.shape}")
-    pixels = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
-    stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, format="PNG")
-    return stream.getvalue()
+    return encode(image, "png")
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -90,6 +85,6 @@ def read_image(path: str | Path) -> Image.Image:
         Exception: What Pillow raises for a file that is missing, damaged, of another format or a decompression bomb;
             :meth:`dap.data.source.Source.images` turns it into a :class:`~dap.errors.FormatError` that names the file.
     """
-    with Image.open(path, formats=IMAGE_FORMATS) as image:
+    with Image.open(path, formats=FORMATS) as image:
         image.load()
         return image

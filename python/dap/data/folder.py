@@ -58,6 +58,7 @@ def open_folder(path: str | Path, *, split: str = "train") -> Source:
         ids=ids,
         load=partial(_load, path, ids),
         digest=partial(_digest, path, tree, ids),
+        read=partial(_read, path, ids),
     )
 
 
@@ -96,6 +97,10 @@ def _image_files(folder: Path) -> list[str]:
 
 def _load(path: Path, ids: Sequence[str], index: int) -> Image.Image:
     return read_image(path / ids[index])
+
+
+def _read(path: Path, ids: Sequence[str], index: int) -> bytes:
+    return (path / ids[index]).read_bytes()
 
 
 def _digest(path: Path, tree: Path, ids: Sequence[str]) -> str:

@@ -17,8 +17,9 @@ from functools import cached_property, partial
 import numpy as np
 from PIL import Image
 
+from dap.data.codecs import ImageError, decode_batch
 from dap.data.names import some
-from dap.data.pixels import to_pixels
+from dap.data.pixels import is_grey, to_pixels
 from dap.errors import FormatError, OptionError, SourceError
 from dap.registry import unknown_name
 
@@ -37,6 +38,7 @@ class Source:
         ids: Stable name of each image inside the source: a path below the folder, or a number.
         load: Decodes image number i, in any mode and size.
         digest: Names the content with few reads; None: :meth:`identity` reads every image.
+        read: The encoded bytes of image number i; None: the source has no encoded files.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Source:
     ids: Sequence[str]
     load: Callable[[int], Image.Image]
     digest: Callable[[], str] | None = None
+    read: Callable[[int], bytes] | None = None
 
     def __post_init__(self) -> None:
         """Checks that no two classes share a name, and protects the labels."""
@@ -64,6 +67,8 @@ class Source:
 
     def images(self, indices: Sequence[int] | np.ndarray, *, size: int, channels: int) -> np.ndarray:
         """Decodes images and brings them to one shape; :func:`dap.data.pixels.to_pixels` says how.
+
+        Encoded files are decoded in threads, without the GIL.
 
         Args:
             indices: n image indices, each in [0, N).
@@ -84,6 +89,12 @@ class Source:
         """
         if size < 1 or channels not in (1, 3):
             raise OptionError(f"expected size >= 1 and channels 1 or 3, got size {size} and channels {channels}")
+        if self.read is not None:
+            try:
+                return decode_batch(self.read, indices, size=size, channels=channels)
+            except ImageError as error:
+                where = f"{self.name}/{self.ids[error.index]}"
+                raise FormatError(f"{where}: cannot be read as an image ({error})") from error
         pixels = np.empty((len(indices), channels, size, size), np.uint8)
         for row, index in zip(pixels, indices, strict=True):
             with self._naming(int(index)):
@@ -101,8 +112,7 @@ class Source:
             raise SourceError(f"{self.name}: there are no images in it")
         with self._naming(0):
             image = self.load(0)
-        grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
-        return min(image.size), 1 if grey else 3
+        return min(image.size), 1 if is_grey(image) else 3
 
     @contextmanager
     def _naming(self, index: int) -> Iterator[None]:
@@ -139,6 +149,7 @@ class Source:
             ids=[self.ids[index] for index in indices],
             load=partial(_load_from, self, indices),
             digest=partial(_subset_digest, self, names),
+            read=None if self.read is None else partial(_read_from, self.read, indices),
         )
 
     def identity(self) -> str:
@@ -165,6 +176,10 @@ class Source:
 
 def _load_from(parent: Source, indices: Sequence[int], index: int) -> Image.Image:
     return parent.load(indices[index])
+
+
+def _read_from(read: Callable[[int], bytes], indices: Sequence[int], index: int) -> bytes:
+    return read(indices[index])
 
 
 def _subset_digest(parent: Source, names: tuple[str, ...]) -> str:

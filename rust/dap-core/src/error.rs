@@ -108,6 +108,42 @@ pub enum Error {
         /// Bytes of a block.
         block_bytes: u64,
     },
+    /// An image that is damaged, or of a kind that is not read.
+    #[error("{format}: {reason}")]
+    Image {
+        /// What it was taken for.
+        format: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An image with more pixels than are allowed.
+    #[error("{width}×{height} pixels are more than max_pixels = {max_pixels} allows")]
+    Pixels {
+        /// Columns.
+        width: usize,
+        /// Rows.
+        height: usize,
+        /// The limit.
+        max_pixels: usize,
+    },
+    /// An image that cannot be enlarged to a square.
+    #[error("an image of {width}×{height} is too long a strip to be resized to {size}")]
+    Strip {
+        /// Columns.
+        width: usize,
+        /// Rows.
+        height: usize,
+        /// Side of the square.
+        size: usize,
+    },
+    /// An array of pixels that does not have the shape of an image.
+    #[error("expected {expected}, got {shape:?}")]
+    ImageShape {
+        /// The shape.
+        shape: [usize; 3],
+        /// What it should be.
+        expected: &'static str,
+    },
     /// Blocks of no bytes, or more of them than there are numbers.
     #[error("block_bytes must be at least 1")]
     BlockBytes,

@@ -6,6 +6,7 @@
 pub mod clustering;
 mod elementary;
 pub mod error;
+pub mod images;
 pub mod index;
 pub mod kernels;
 pub mod matrix;

@@ -25,7 +25,11 @@ pub(crate) fn interruptible<T: Send>(
 pub(crate) fn to_python(error: Error) -> PyErr {
     let message = error.to_string();
     match error {
-        Error::Layout { .. } | Error::Block { .. } => format_error(message),
+        Error::Layout { .. }
+        | Error::Block { .. }
+        | Error::Image { .. }
+        | Error::Pixels { .. }
+        | Error::Strip { .. } => format_error(message),
         Error::Io { path, code: Some(code), message } => PyOSError::new_err((code, message, path)),
         Error::Io { code: None, .. } => PyOSError::new_err(message),
         Error::Memory(_) => PyMemoryError::new_err(message),
@@ -38,6 +42,7 @@ pub(crate) fn to_python(error: Error) -> PyErr {
         | Error::OutType
         | Error::Neighbours { .. }
         | Error::Rows { .. }
+        | Error::ImageShape { .. }
         | Error::BlockBytes
         | Error::Count { .. }
         | Error::Row { .. }

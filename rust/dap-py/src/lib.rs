@@ -5,6 +5,7 @@
 mod arguments;
 mod calls;
 mod clustering;
+mod images;
 mod index;
 
 use pyo3::prelude::*;
@@ -24,6 +25,8 @@ mod _core {
     use pyo3::prelude::*;
     use pyo3::types::PyDict;
 
+    #[pymodule_export]
+    use crate::images::{crop_square, decode_image, decode_square, encode_image, image_info};
     #[pymodule_export]
     use crate::index::{create_tensors, finish_tensors, hash_blocks, read_layout, verify_blocks, write_rows};
 

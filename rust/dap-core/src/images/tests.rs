@@ -1,0 +1,75 @@
+use super::*;
+
+const MAX: usize = 1 << 24;
+
+fn gradient(channels: usize, height: usize, width: usize) -> Vec<u8> {
+    (0..channels * height * width).map(|index| (index * 7919 % 251) as u8).collect()
+}
+
+#[test]
+fn what_is_encoded_is_decoded() {
+    for format in [Format::Png, Format::WebP] {
+        for channels in [1, 3] {
+            let planes = gradient(channels, 13, 9);
+            let data = encode(&planes, [channels, 13, 9], format).unwrap();
+            assert_eq!(data, encode(&planes, [channels, 13, 9], format).unwrap());
+            let (image, info) = decode(&data, Some(channels), MAX).unwrap();
+            assert_eq!((info.format, info.width, info.height, info.orientation), (format, 9, 13, 1));
+            assert_eq!(image.pixels, plane::interleave(&planes, channels).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_size_beyond_the_limit_is_refused() {
+    for format in [Format::Png, Format::WebP] {
+        let data = encode(&gradient(1, 10, 10), [1, 10, 10], format).unwrap();
+        assert!(decode(&data, None, 100).is_ok());
+        assert_eq!(decode(&data, None, 99).unwrap_err(), Error::Pixels { width: 10, height: 10, max_pixels: 99 });
+    }
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_refused() {
+    assert!(encode(&[0; 12], [2, 2, 3], Format::Png).is_err());
+    assert!(encode(&[0; 12], [3, 2, 3], Format::Png).is_err());
+    assert!(encode(&[], [1, 0, 3], Format::Png).is_err());
+    assert!(encode(&[0; 16385], [1, 1, 16385], Format::WebP).is_err());
+    let view = View { width: 4, height: 3, channels: 1, pixels: &[0; 12], orientation: 1 };
+    assert!(square(view, Crop::Adm, 1, 2, &mut [0; 4]).is_ok());
+    assert!(square(view, Crop::Adm, 1, 2, &mut [0; 5]).is_err());
+    assert!(square(View { width: 5, ..view }, Crop::Adm, 1, 2, &mut [0; 4]).is_err());
+    assert!(square(View { height: usize::MAX, ..view }, Crop::Adm, 1, 2, &mut [0; 4]).is_err());
+}
+
+#[test]
+fn every_orientation_turns_as_exif_says() {
+    // 1 2 3
+    // 4 5 6, whose first row and column are at the side that the standard names
+    let upright = [
+        [1, 2, 3, 4, 5, 6],
+        [3, 2, 1, 6, 5, 4],
+        [6, 5, 4, 3, 2, 1],
+        [4, 5, 6, 1, 2, 3],
+        [1, 4, 2, 5, 3, 6],
+        [4, 1, 5, 2, 6, 3],
+        [6, 3, 5, 2, 4, 1],
+        [3, 6, 2, 5, 1, 4],
+    ];
+    for (orientation, expected) in (1..).zip(upright) {
+        let view = View { width: 3, height: 2, channels: 1, pixels: &[1, 2, 3, 4, 5, 6], orientation };
+        let plane = view.channel(0).unwrap();
+        assert_eq!(plane.values, expected, "{orientation}");
+        assert_eq!((plane.width, plane.height), if orientation > 4 { (2, 3) } else { (3, 2) });
+    }
+}
+
+#[test]
+fn a_cut_anywhere_is_an_error() {
+    for format in [Format::Png, Format::WebP] {
+        let data = encode(&gradient(3, 20, 20), [3, 20, 20], format).unwrap();
+        for len in 0..data.len() {
+            assert!(decode(&data[..len], None, MAX).is_err(), "{format:?} {len}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Images in and out; wrapped by `dap.data`.
+
+use dap_core::images::{self, Crop, Format, View};
+use numpy::{IntoPyArray, PyArray3, PyArrayMethods, PyReadonlyArray3, PyReadwriteArray3, PyUntypedArrayMethods};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::calls::to_python;
+
+/// Format, width and height as stored, channels (1, 3, or 4 for CMYK), EXIF orientation.
+type Info = (&'static str, usize, usize, usize, u8);
+
+/// What a file says of its image, before it is decoded; None if it is neither PNG, JPEG nor WebP.
+#[pyfunction]
+pub(crate) fn image_info(py: Python<'_>, data: &[u8], max_pixels: usize) -> PyResult<Option<Info>> {
+    let info = py.detach(|| images::inspect(data, max_pixels)).map_err(to_python)?;
+    Ok(info.map(|info| (info.format.name(), info.width, info.height, info.channels, info.orientation)))
+}
+
+/// A PNG or WebP file as stored, (H, W, C); C is 1 or 3, of colour always 3.
+#[pyfunction]
+pub(crate) fn decode_image<'py>(py: Python<'py>, data: &[u8], max_pixels: usize) -> PyResult<Bound<'py, PyArray3<u8>>> {
+    let (image, _) = py.detach(|| images::decode(data, None, max_pixels)).map_err(to_python)?;
+    image.pixels.into_pyarray(py).reshape([image.height, image.width, image.channels])
+}
+
+/// Decodes a PNG or WebP file into ``out``, (1 or 3, size, size), upright, resized and cropped.
+#[pyfunction]
+pub(crate) fn decode_square(
+    py: Python<'_>,
+    data: &[u8],
+    mut out: PyReadwriteArray3<'_, u8>,
+    filter: &str,
+    max_pixels: usize,
+) -> PyResult<()> {
+    let (crop, [channels, size, _]) = (crop(filter)?, shape(&out)?);
+    let out = out.as_slice_mut().map_err(|error| PyValueError::new_err(format!("out: {error}")))?;
+    let work = || {
+        let (image, info) = images::decode(data, Some(channels), max_pixels)?;
+        let (width, height, orientation) = (image.width, image.height, info.orientation);
+        let view = View { width, height, channels: image.channels, pixels: &image.pixels, orientation };
+        images::square(view, crop, channels, size, out)
+    };
+    py.detach(work).map_err(to_python)
+}
+
+/// Writes pixels (H, W, 1 or 3) into ``out``, (1 or 3, size, size), upright, resized and cropped.
+#[pyfunction]
+pub(crate) fn crop_square(
+    py: Python<'_>,
+    pixels: PyReadonlyArray3<'_, u8>,
+    orientation: u8,
+    mut out: PyReadwriteArray3<'_, u8>,
+    filter: &str,
+) -> PyResult<()> {
+    let (crop, [channels, size, _]) = (crop(filter)?, shape(&out)?);
+    let out = out.as_slice_mut().map_err(|error| PyValueError::new_err(format!("out: {error}")))?;
+    let [height, width, stored] = dimensions(pixels.shape())?;
+    let pixels = pixels.as_slice().map_err(|error| PyValueError::new_err(format!("pixels: {error}")))?;
+    let view = View { width, height, channels: stored, pixels, orientation };
+    py.detach(|| images::square(view, crop, channels, size, out)).map_err(to_python)
+}
+
+/// The bytes of a PNG or lossless WebP file with these planes, (1 or 3, H, W).
+#[pyfunction]
+pub(crate) fn encode_image<'py>(
+    py: Python<'py>,
+    planes: PyReadonlyArray3<'py, u8>,
+    format: &str,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let known = Format::from_name(format);
+    let format = known.ok_or_else(|| PyValueError::new_err(format!("format: expected png or webp, got {format:?}")))?;
+    let shape = dimensions(planes.shape())?;
+    let planes = planes.as_slice().map_err(|error| PyValueError::new_err(format!("planes: {error}")))?;
+    let data = py.detach(|| images::encode(planes, shape, format)).map_err(to_python)?;
+    Ok(PyBytes::new(py, &data))
+}
+
+fn crop(filter: &str) -> PyResult<Crop> {
+    let unknown = || PyValueError::new_err(format!("filter: expected adm, bicubic, lanczos or box, got {filter:?}"));
+    Crop::from_name(filter).ok_or_else(unknown)
+}
+
+fn shape(out: &PyReadwriteArray3<'_, u8>) -> PyResult<[usize; 3]> {
+    let shape = dimensions(out.shape())?;
+    if shape[1] == shape[2] && out.is_c_contiguous() {
+        return Ok(shape);
+    }
+    Err(PyValueError::new_err(format!("out: expected a C-contiguous array (1 or 3, size, size), got {shape:?}")))
+}
+
+fn dimensions(shape: &[usize]) -> PyResult<[usize; 3]> {
+    shape.try_into().map_err(|_| PyValueError::new_err(format!("expected three dimensions, got {shape:?}")))
+}
