@@ -155,11 +155,12 @@ def test_build_info():
 
 def test_the_stub_has_every_name_and_argument():
     """The types are held by ``python -m mypy.stubtest dap._core``, which takes too long to stand here."""
-    stubbed = {
-        node.name: [argument.arg for argument in node.args.args]
-        for node in ast.parse(STUB.read_text()).body
-        if isinstance(node, ast.FunctionDef)
-    }
+    stubbed = {}
+    for node in ast.parse(STUB.read_text()).body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            stubbed[node.name] = [argument.arg for argument in node.body[0].args.args[1:]]  # of __new__
+        elif isinstance(node, ast.FunctionDef):
+            stubbed[node.name] = [argument.arg for argument in node.args.args]
     names = [name for name in dir(_core) if not name.startswith("_")]
     assert {name: list(inspect.signature(getattr(_core, name)).parameters) for name in names} == stubbed
 

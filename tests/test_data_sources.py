@@ -273,9 +273,9 @@ def test_what_fits_nothing(tmp_path: Path) -> None:
         open_source("fashon-mini")
     with pytest.raises(SourceError, match=r"nowhere': no such folder; expected"):
         open_source(tmp_path / "nowhere")
-    (tmp_path / "x.tar").write_bytes(b"")
-    with pytest.raises(SourceError, match=r"x\.tar': is a file"):
-        open_source(tmp_path / "x.tar")
+    (tmp_path / "x.zip").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"x\.zip': is a file"):
+        open_source(tmp_path / "x.zip")
     for thing, kind in ((3, "int"), ([1, 2], "list"), ({"train": 1}, "dict")):
         with pytest.raises(SourceError, match=rf"from a builtins\.{kind}; expected"):
             open_source(thing)  # type: ignore[arg-type]

@@ -12,6 +12,8 @@ import numpy as np
 from dap.data import classmap
 from dap.data.files import read_image
 from dap.data.manifest import read_manifest
+from dap.data.packing import write_packed
+from dap.data.shard import Sample
 from dap.errors import FormatError, OptionError, SourceError
 from dap.report import contact_sheet
 from dap.run import slot_path
@@ -113,6 +115,47 @@ class DistilledDataset:
         import torch
 
         return torch.from_numpy(np.stack([image for image, _ in self])), torch.from_numpy(self.labels)
+
+    def save(
+        self,
+        out: str | Path,
+        *,
+        format: str = "imagefolder",
+        codec: str | None = None,
+        quality: int = 95,
+        maxcount: int = 100_000,
+        maxsize: int = 500_000_000,
+        on_error: str = "raise",
+    ) -> dict[str, Any]:
+        """Packs the set into a format that other packages read; :func:`dap.data.packing.write_packed` says how.
+
+        Args:
+            out: The folder: new, empty, or of the same packing.
+            format: "imagefolder", "webdataset", "parquet" or "safetensors".
+            codec: "png", "jpeg" or "webp" (lossless); None keeps the files as they are.
+            quality: Of JPEG, 1 to 100.
+            maxcount: Most images of a shard.
+            maxsize: Most bytes of a shard's images.
+            on_error: "skip" leaves out what cannot be decoded, and lists it.
+
+        Returns:
+            What ``pack.json`` holds: "files", "images", "skipped", and this set's manifest as "provenance".
+
+        Raises:
+            DapError: One of its kinds, for a bad option, a damaged image, or a folder that holds something else.
+
+        Example:
+            >>> import dap
+            >>> dap.load("distilled").save("shards", format="webdataset")  # doctest: +SKIP
+        """
+        samples = (
+            Sample(file.removeprefix("train/").removesuffix(".png"), label, (self.path / file).read_bytes)
+            for label, file in self._slots
+        )
+        return write_packed(
+            samples, out, format=format, class_names=self.class_names, provenance=self.manifest, codec=codec,
+            quality=quality, maxcount=maxcount, maxsize=maxsize, on_error=on_error,
+        )  # fmt: skip
 
     def show(self) -> Image.Image:
         """The contact sheet, as a Pillow image."""

@@ -10,9 +10,14 @@ import shutil
 import sys
 from pathlib import Path
 
-__all__ = ["INDEXES", "LATENTS", "SURROGATES", "cache_folder", "cache_size", "clear_cache"]
+__all__ = ["INDEXES", "LATENTS", "SHARDS", "SURROGATES", "cache_folder", "cache_size", "clear_cache"]
 
-INDEXES, LATENTS, SURROGATES = "indexes", "latents", "surrogates"  # the folders in the cache that dap fills
+INDEXES, LATENTS, SHARDS, SURROGATES = (
+    "indexes",
+    "latents",
+    "shards",
+    "surrogates",
+)  # the folders in the cache that dap fills
 
 
 def cache_folder() -> Path:
@@ -48,6 +53,6 @@ def cache_size() -> int:
 def clear_cache() -> int:
     """Deletes what dap put into the cache, and nothing else; returns the bytes that were freed."""
     before = cache_size()
-    for folder in (INDEXES, LATENTS, SURROGATES):
+    for folder in (INDEXES, LATENTS, SHARDS, SURROGATES):
         shutil.rmtree(cache_folder() / folder, ignore_errors=True)
     return before - cache_size()

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image
 
 from dap.data.codecs import FORMATS, encode
 
-__all__ = ["IMAGE_EXTENSIONS", "encode_png", "read_image", "sha256_file", "write_atomic"]
+__all__ = ["IMAGE_EXTENSIONS", "encode_png", "read_image", "sha256_file", "write_atomic", "written_whole"]
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -37,12 +40,27 @@ def write_atomic(path: str | Path, data: bytes) -> None:
         ...     Path(folder, "x.txt").read_bytes()
         b'whole'
     """
+    with written_whole(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """For writers that want a file's name: what is written to the one given here appears as ``path`` at the end.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with written_whole(Path(folder, "x.txt")) as temporary:
+        ...         _ = temporary.write_text("whole")
+        ...     Path(folder, "x.txt").read_text()
+        'whole'
+    """
     path = Path(path)
     temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
@@ -78,7 +96,7 @@ def encode_png(image: np.ndarray) -> bytes:
     return encode(image, "png")
 
 
-def read_image(path: str | Path) -> Image.Image:
+def read_image(path: str | Path | IO[bytes]) -> Image.Image:
     """Decodes a PNG, JPEG, WebP or BMP file whole; of an animation, the first frame.
 
     Raises:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from dap.data.files import IMAGE_EXTENSIONS, read_image
+from dap.data.files import IMAGE_EXTENSIONS, read_image, sha256_file, write_atomic
 from dap.data.names import some, unescape
+from dap.data.shard import Record
 from dap.data.source import Source
 from dap.errors import SourceError
 
-__all__ = ["open_folder"]
+__all__ = ["ImageFolderShard", "card", "open_folder"]
 
 SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val", "validation")}
 
@@ -109,3 +110,39 @@ def _digest(path: Path, tree: Path, ids: Sequence[str]) -> str:
         file = path / name
         content.update(os.fsencode(file.relative_to(tree).as_posix()) + b"\0%d\n" % file.stat().st_size)
     return content.hexdigest()
+
+
+class ImageFolderShard:
+    """Some images of a tree that is being written; :class:`dap.data.shard.Shard` says how.
+
+    Each image appears by itself, below a folder of the split's name and one of its class.
+    """
+
+    def __init__(self, folder: Path, name: str, class_names: Sequence[str]) -> None:
+        self.folder, self.tree = folder, name.rpartition("-")[0]
+        self._files: dict[str, str] = {}
+
+    def add(self, record: Record) -> None:
+        """Writes an image, unless it is there with these bytes: an earlier packing was killed after it."""
+        path = f"{self.tree}/{record.key}.{record.extension}"
+        target = self.folder / path
+        if not (target.is_file() and target.read_bytes() == record.data):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(target, record.data)
+        self._files[path] = sha256_file(target)
+
+    def finish(self) -> Mapping[str, str]:
+        """All images are durable already."""
+        return self._files
+
+    def discard(self) -> None:
+        """Keeps the images, which are whole."""
+
+
+def card(split: str) -> str:
+    """The head of a ``README.md`` by which Hugging Face ``datasets`` reads a tree as it is meant.
+
+    Without it a class called "test-tube" would land in the split "test", and a single class would have no labels.
+    """
+    files = f"  data_files:\n  - split: {split}\n    path: {split}/**\n"
+    return f"---\nconfigs:\n- config_name: default\n{files}  drop_labels: false\n---\n"

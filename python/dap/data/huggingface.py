@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -69,8 +71,16 @@ def open_hf_dataset(dataset: Any, *, name: str | None = None) -> Source:
     names = dataset.features[label_column].names
     identity = hashlib.sha256(json.dumps([dataset._fingerprint, image_column, label_column, names]).encode())
     images = dataset.select_columns([image_column]).with_format(None)
+    undecoded = copy.copy(dataset.features[image_column])
+    undecoded.decode = False
+    files = images.cast_column(image_column, undecoded)
     return source_of_labels(
-        name, labels, names, partial(_load, images, image_column), digest=partial(str, identity.hexdigest())
+        name,
+        labels,
+        names,
+        partial(_load, images, image_column),
+        digest=partial(str, identity.hexdigest()),
+        read=partial(_read, files, image_column),
     )
 
 
@@ -85,6 +95,13 @@ def _column(dataset: Any, name: str, kind: str) -> str:
         f"{name}: expected one column of type {kind}, or one called {usual!r} among them; found "
         f"{some(columns) or 'none'} in {some(list(dataset.features), 10)}; choose with dataset.select_columns(...)"
     )
+
+
+def _read(files: Any, column: str, index: int) -> bytes:
+    """The bytes of a file: in the dataset itself, or where the dataset says that it is."""
+    file = files[index][column]
+    data: bytes | None = file["bytes"]
+    return Path(file["path"]).read_bytes() if data is None else data
 
 
 def _load(images: Any, column: str, index: int) -> Image.Image:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from dap.data.builtin import BUILTIN, is_idx_folder, open_builtin, open_idx_folder
 from dap.data.folder import open_folder
 from dap.data.huggingface import is_hf_dataset, load_hf_dataset, open_hf_dataset
+from dap.data.parquet import open_parquet
+from dap.data.shards import find_shards, is_url, shards_of_split
 from dap.data.source import Source
+from dap.data.tensors import TENSOR_SUFFIXES, open_tensors
 from dap.data.torch_dataset import open_torch_dataset
+from dap.data.webdataset import open_webdataset
 from dap.errors import SourceError
 
 if TYPE_CHECKING:
@@ -23,8 +27,14 @@ __all__ = ["SourceLike", "open_source"]
 
 SourceLike: TypeAlias = Union[Source, str, Path, "Dataset[Any]"]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+OPENERS: Mapping[str, Callable[..., Source]] = {
+    ".tar": open_webdataset,
+    ".parquet": open_parquet,
+    **dict.fromkeys(TENSOR_SUFFIXES, open_tensors),
+}
 ACCEPTED = (
-    f"a folder (one folder per class, or idx files), a built-in name ({', '.join(BUILTIN)}), "
+    f"a folder (one folder per class, idx files, or shards), shards (paths or URLs that end in {', '.join(OPENERS)}), "
+    f"a built-in name ({', '.join(BUILTIN)}), "
     "a Hugging Face dataset or its id (org/name), or a torch map-style Dataset of (image, label)"
 )
 
@@ -33,7 +43,9 @@ def open_source(spec: SourceLike, *, split: str = "train", classes: Collection[s
     """Opens labelled images. Reads names and labels; images are decoded when they are asked for.
 
     Args:
-        spec: A folder with one folder per class, or with MNIST's four idx files; a built-in name (which comes before a
+        spec: A folder with one folder per class, with MNIST's four idx files, or with shards; shards by themselves
+            (WebDataset ``.tar``, ``.parquet``, ``.safetensors``, ``.pt``): a path or URL, in which braces
+            (``{000000..000099}``) and, in a path, wildcards are expanded; a built-in name (which comes before a
             folder of that name: write ``./fashion-mini`` for the folder); a ``datasets.Dataset``; the id ``"org/name"``
             of a Hugging Face dataset, if there is no folder of that name; a torch map-style ``Dataset``; or a source.
         split: Which split, where ``spec`` names several.
@@ -73,11 +85,24 @@ def _open_named(spec: str | Path, split: str) -> Source:
         return open_builtin(spec, split=split)
     path = Path(spec).expanduser()
     if path.is_dir():
-        return open_idx_folder(path, split=split) if is_idx_folder(path) else open_folder(path, split=split)
+        return _open_directory(path, split)
+    if open_shards := OPENERS.get(path.suffix):
+        return open_shards(find_shards(str(spec)), name=str(spec))
     # "data/trian" is a slip in a path, not a dataset's id, if there is a folder "data"
     if isinstance(spec, str) and HUB_ID.fullmatch(spec) and not path.parent.exists():
         return load_hf_dataset(spec, split=split)
+    if is_url(str(spec)):
+        raise SourceError(f"cannot open {str(spec)!r}: expected a name that ends in {', '.join(OPENERS)}")
     near = difflib.get_close_matches(str(spec), BUILTIN, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     kind = "is a file" if path.exists() else "no such folder"
     raise SourceError(f"cannot open the source {str(spec)!r}: {kind}{hint}; expected {ACCEPTED}")
+
+
+def _open_directory(path: Path, split: str) -> Source:
+    if is_idx_folder(path):
+        return open_idx_folder(path, split=split)
+    for suffix, open_shards in OPENERS.items():
+        if shards := shards_of_split(path, suffix, split):
+            return open_shards(shards, name=str(path))
+    return open_folder(path, split=split)

@@ -11,12 +11,14 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import Literal, TypeVar
 
 import numpy as np
 from PIL import Image
 
+from dap.data.batches import Batches
 from dap.data.codecs import ImageError, decode_batch
 from dap.data.names import some
 from dap.data.pixels import is_grey, to_pixels
@@ -24,6 +26,8 @@ from dap.errors import FormatError, OptionError, SourceError
 from dap.registry import unknown_name
 
 __all__ = ["Source", "source_of_labels"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +42,7 @@ class Source:
         ids: Stable name of each image inside the source: a path below the folder, or a number.
         load: Decodes image number i, in any mode and size.
         digest: Names the content with few reads; None: :meth:`identity` reads every image.
-        read: The encoded bytes of image number i; None: the source has no encoded files.
+        read: The encoded bytes of image number i, from any thread; None where the source holds no encoded files.
     """
 
     name: str
@@ -139,18 +143,86 @@ class Source:
         kept = [label for label, name in enumerate(self.class_names) if name in wanted]
         if len(kept) == len(self.class_names):
             return self
-        indices = np.flatnonzero(np.isin(self.labels, kept)).tolist()
+        indices = np.flatnonzero(np.isin(self.labels, kept))
         names = tuple(self.class_names[label] for label in kept)
-        return Source(
-            name=self.name,
+        return replace(
+            self._at(indices, list(names)),
             class_names=names,
             source_ids=tuple(self.source_ids[label] for label in kept),
             labels=np.searchsorted(kept, self.labels[indices]).astype(np.int64),
-            ids=[self.ids[index] for index in indices],
-            load=partial(_load_from, self, indices),
-            digest=partial(_subset_digest, self, names),
-            read=None if self.read is None else partial(_read_from, self.read, indices),
         )
+
+    def shard(self, index: int, count: int) -> Source:
+        """Every ``count``-th image, from image number ``index`` on: part ``index`` of ``count`` that make the whole.
+
+        The parts differ by at most one image in length; classes and labels stay those of the whole, so that a class may
+        have no image in a part.
+
+        Args:
+            index: Which part, from 0 to ``count`` - 1.
+            count: How many parts.
+
+        Raises:
+            OptionError: There is no such part.
+
+        Example:
+            >>> from dap.data.open import open_source
+            >>> open_source("fashion-mini", split="test").shard(0, 3).ids[:3]
+            ['test/0', 'test/3', 'test/6']
+        """
+        if not 0 <= index < count:
+            raise OptionError(f"shard: expected a part from 0 to count - 1, got part {index} of {count}")
+        return self._at(np.arange(index, len(self), count), [index, count])
+
+    def _at(self, indices: np.ndarray, selection: list[int] | list[str]) -> Source:
+        """The images with these numbers; ``selection`` tells them from others of this source."""
+        numbers = indices.tolist()
+        return replace(
+            self,
+            labels=self.labels[indices],
+            ids=[self.ids[number] for number in numbers],
+            load=partial(_call_at, self.load, numbers),
+            digest=partial(_selection_digest, self, selection),
+            read=None if self.read is None else partial(_call_at, self.read, numbers),
+        )
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        size: int,
+        channels: int,
+        start: int = 0,
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> Batches:
+        """All images in order, ``batch_size`` at a time, as (uint8 (n, channels, size, size), int64 (n,)) pairs.
+
+        Args:
+            batch_size: Images decoded together, at least 1.
+            size: Side in pixels, at least 1.
+            channels: 1 for grey, 3 for RGB.
+            start: Number of the first image, to go on where an iteration stopped.
+            on_error: "skip" leaves out an image that cannot be decoded, so that its batch is shorter; it is then found
+                in ``skipped``, a list of (id, message), of what is returned.
+
+        Returns:
+            An iterable of batches, which can be gone through again.
+
+        Raises:
+            OptionError: An argument is out of range.
+            FormatError: While it is iterated, for the first image that cannot be decoded, if those are not skipped.
+
+        Example:
+            >>> from dap.data.open import open_source
+            >>> images, labels = next(iter(open_source("fashion-mini").batches(64, size=32, channels=1)))
+            >>> images.shape, labels.shape
+            ((64, 1, 32, 32), (64,))
+        """
+        if batch_size < 1 or not 0 <= start <= len(self):
+            raise OptionError(f"expected batch_size >= 1 and start from 0 to {len(self)}, got {batch_size} and {start}")
+        if on_error not in ("raise", "skip"):
+            raise unknown_name("on_error", on_error, ("raise", "skip"))
+        return Batches(self, batch_size, size, channels, start, on_error == "skip")
 
     def identity(self) -> str:
         """SHA-256 (hexadecimal) that names the content, so that a run is not continued with other images.
@@ -174,16 +246,12 @@ class Source:
         return content.hexdigest()
 
 
-def _load_from(parent: Source, indices: Sequence[int], index: int) -> Image.Image:
-    return parent.load(indices[index])
+def _call_at(call: Callable[[int], T], numbers: Sequence[int], index: int) -> T:
+    return call(numbers[index])
 
 
-def _read_from(read: Callable[[int], bytes], indices: Sequence[int], index: int) -> bytes:
-    return read(indices[index])
-
-
-def _subset_digest(parent: Source, names: tuple[str, ...]) -> str:
-    return hashlib.sha256(json.dumps([parent.identity(), names]).encode()).hexdigest()
+def _selection_digest(parent: Source, selection: list[int] | list[str]) -> str:
+    return hashlib.sha256(json.dumps([parent.identity(), selection]).encode()).hexdigest()
 
 
 def source_of_labels(
@@ -193,7 +261,9 @@ def source_of_labels(
     load: Callable[[int], Image.Image],
     *,
     prefix: str = "",
+    ids: Sequence[str] | None = None,
     digest: Callable[[], str] | None = None,
+    read: Callable[[int], bytes] | None = None,
 ) -> Source:
     """A source from the labels of a dataset; classes without an image are left out.
 
@@ -203,7 +273,9 @@ def source_of_labels(
         names: Class names by label; None: each label is its own name.
         load: Decodes image number i.
         prefix: What goes before the number in an image's id.
+        ids: Id of each image; None: numbers.
         digest: See :class:`Source`.
+        read: See :class:`Source`.
 
     Raises:
         SourceError: No images, or a label that no class name belongs to.
@@ -223,7 +295,8 @@ def source_of_labels(
         class_names=tuple(str(label) if names is None else names[int(label)] for label in source_ids),
         source_ids=source_ids,
         labels=numbers.astype(np.int64),
-        ids=[f"{prefix}{index}" for index in range(len(numbers))],
+        ids=[f"{prefix}{index}" for index in range(len(numbers))] if ids is None else ids,
         load=load,
         digest=digest,
+        read=read,
     )

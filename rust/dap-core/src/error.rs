@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::index::LayoutError;
+use crate::tar::TarError;
 
 /// The caller's check asked a long computation to stop.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -89,6 +90,14 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         error: LayoutError,
+    },
+    /// A tar archive is refused.
+    #[error("{}: {error}", path.display())]
+    Tar {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: TarError,
     },
     /// Rows that a file has no place for.
     #[error("{}: tensor {tensor:?} is not there, or has another dtype, other columns or fewer rows", path.display())]

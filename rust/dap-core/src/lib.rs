@@ -12,6 +12,7 @@ pub mod kernels;
 pub mod matrix;
 pub mod pool;
 pub mod simd;
+pub mod tar;
 mod tasks;
 
 pub use error::{Error, Interrupted, Result};

@@ -26,6 +26,7 @@ pub(crate) fn to_python(error: Error) -> PyErr {
     let message = error.to_string();
     match error {
         Error::Layout { .. }
+        | Error::Tar { .. }
         | Error::Block { .. }
         | Error::Image { .. }
         | Error::Pixels { .. }

@@ -7,6 +7,7 @@ mod calls;
 mod clustering;
 mod images;
 mod index;
+mod tar;
 
 use pyo3::prelude::*;
 
@@ -29,6 +30,9 @@ mod _core {
     use crate::images::{crop_square, decode_image, decode_square, encode_image, image_info};
     #[pymodule_export]
     use crate::index::{create_tensors, finish_tensors, hash_blocks, read_layout, verify_blocks, write_rows};
+
+    #[pymodule_export]
+    use crate::tar::{TarWriter, scan_tar};
 
     use crate::arguments::{Named, kernels as named, rows};
     use crate::calls::interruptible;

@@ -8,6 +8,7 @@ mod writer;
 
 pub use blocks::{hash_blocks, verify_blocks};
 pub use layout::{Dtype, Layout, LayoutError, MAX_HEADER, Tensor};
+pub(crate) use writer::sync_folder;
 pub use writer::{create_tensors, finish_tensors, write_rows};
 
 use std::io;

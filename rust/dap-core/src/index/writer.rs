@@ -101,7 +101,7 @@ pub fn finish_tensors(path: &Path) -> Result<()> {
 }
 
 /// Makes a new name durable. Elsewhere a folder cannot be opened, and the name is durable without it.
-fn sync_folder(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     if let Some(folder) = path.parent() {
         File::open(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })?.sync_all()?;

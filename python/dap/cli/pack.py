@@ -1,0 +1,57 @@
+"""``dap pack``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dap.data.packing import CODECS, FORMATS
+
+__all__ = ["pack"]
+
+
+@click.command()
+@click.argument("source")
+@click.option("--to", "format", required=True, type=click.Choice([*FORMATS]), help="The format.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder; stopped packing continues.")
+@click.option("--split", default="train", show_default=True, help="Which split of SOURCE.")
+@click.option("--classes", help="Classes, separated by commas; all if left out.")
+@click.option("--codec", type=click.Choice(CODECS), help="As the files are, and PNG for pixels, if left out.")
+@click.option("--quality", default=95, show_default=True, help="Of JPEG.")
+@click.option("--maxcount", default=100_000, show_default=True, help="Most images of a shard.")
+@click.option("--maxsize", default=500_000_000, show_default=True, help="Most bytes of a shard's images.")
+@click.option("--on-error", type=click.Choice(["raise", "skip"]), default="raise", show_default=True,
+              help="What to do with an image that cannot be decoded.")  # fmt: skip
+def pack(
+    source: str,
+    format: str,
+    out: Path,
+    split: str,
+    classes: str | None,
+    codec: str | None,
+    quality: int,
+    maxcount: int,
+    maxsize: int,
+    on_error: str,
+) -> None:
+    """Packs SOURCE, a distilled set or any images that dap reads, into another format."""
+    from dap.data.manifest import MANIFEST
+    from dap.data.open import open_source
+    from dap.data.packing import pack_source
+    from dap.dataset import DistilledDataset
+
+    options: dict[str, Any] = {
+        "format": format, "codec": codec, "quality": quality, "maxcount": maxcount, "maxsize": maxsize,
+        "on_error": on_error,
+    }  # fmt: skip
+    if Path(source, MANIFEST).is_file() and classes is None:
+        packed = DistilledDataset(source).save(out, **options)
+    else:
+        opened = open_source(source, split=split, classes=classes.split(",") if classes else None)
+        packed = pack_source(opened, out, split=split, **options)
+    for _, message in packed["skipped"]:
+        click.echo(f"dap: skipped: {message}", err=True)
+    skipped = f", {len(packed['skipped'])} skipped" if packed["skipped"] else ""
+    click.echo(f"{packed['images']} images in {len(packed['files'])} files in {out}{skipped}")

@@ -1,0 +1,248 @@
+"""Parquet as Hugging Face ``datasets`` has it: a column of encoded images, a column of labels. Needs ``pyarrow``.
+
+An image is a struct of ``bytes`` and ``path``, or the bytes alone; class names stand in the schema's metadata, under
+``huggingface``, as the features of ``datasets``. Labels are read at once, images a row group at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dap.data.files import read_image, sha256_file, written_whole
+from dap.data.names import some
+from dap.data.shard import Record
+from dap.data.shards import class_names_beside
+from dap.data.source import Source, source_of_labels
+from dap.errors import FormatError, SourceError
+
+__all__ = ["ParquetShard", "open_parquet"]
+
+MAX_GROUP = 1 << 30  # bytes of a row group's images that are believed and read at once
+CACHED_GROUPS = 2
+GROUP_ROWS, GROUP_BYTES = 1000, 1 << 25  # of the row groups that are written
+
+
+def open_parquet(files: Sequence[Path], *, name: str) -> Source:
+    """Opens Parquet files that agree in their columns. Reads the labels, decodes no image.
+
+    The image column is ``image``, or the only one of binary values or structs with ``bytes``; the label column is
+    ``label``, or the only ``ClassLabel``. An image's id is ``file.parquet/row``.
+
+    Args:
+        files: The files, at least one.
+        name: What the manifest calls it.
+
+    Raises:
+        FormatError: A file is damaged, has no such columns, lacks an image or a label, or has a row group of more than
+            1 GiB; the message names it.
+        SourceError: ``pyarrow`` is not installed, or there are no images.
+
+    Example:
+        >>> open_parquet([Path("train-000000.parquet")], name="mine").ids[:1]  # doctest: +SKIP
+        ['train-000000.parquet/0']
+    """
+    opened = [_File(file) for file in files]
+    labels = np.concatenate([file.labels() for file in opened])
+    names = opened[0].class_names or (class_names_beside(files[0]) if labels.dtype.kind == "i" else None)
+    content = hashlib.sha256()
+    for file in opened:
+        content.update(f"{file.path.name} {file.path.stat().st_size} {file.rows}\n".encode())
+    content.update(labels.astype("<i8").tobytes() if labels.dtype.kind == "i" else json.dumps([*labels]).encode())
+    read = partial(_read, opened, np.cumsum([file.rows for file in opened]))
+    return source_of_labels(
+        name,
+        labels,
+        names,
+        partial(_load, read),
+        ids=[f"{file.path.name}/{row}" for file in opened for row in range(file.rows)],
+        digest=partial(str, content.hexdigest()),
+        read=read,
+    )
+
+
+def _read(files: Sequence[_File], ends: np.ndarray, index: int) -> bytes:
+    number = int(np.searchsorted(ends, index, side="right"))
+    return files[number].image(index - int(ends[number]) + files[number].rows)
+
+
+def _load(read: partial[bytes], index: int) -> Image.Image:
+    return read_image(io.BytesIO(read(index)))
+
+
+class _File:
+    """One file: its columns, and the row groups that were read last."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        metadata = self._try(lambda parquet: (parquet.metadata, parquet.schema_arrow))
+        groups, self.schema = metadata
+        self.rows: int = groups.num_rows
+        sizes = [groups.row_group(group).num_rows for group in range(groups.num_row_groups)]
+        if sum(sizes) != self.rows or min(sizes, default=0) < 0:
+            raise FormatError(f"{path}: claims {self.rows} rows, its row groups have {sum(sizes)}")
+        self.ends = np.cumsum(sizes)
+        for group in range(groups.num_row_groups):
+            size = groups.row_group(group).total_byte_size
+            if not 0 <= size <= MAX_GROUP:
+                raise FormatError(f"{path}: row group {group} claims {size} bytes, expected at most {MAX_GROUP}")
+        features = self._features()
+        self.image_column = self._column("image", features, "Image", _holds_bytes)
+        self.label_column = self._column("label", features, "ClassLabel", _is_label)
+        names = features.get(self.label_column, {}).get("names")
+        self.class_names: list[str] | None = names if isinstance(names, list) else None
+        self._groups: OrderedDict[int, Any] = OrderedDict()
+        self._lock = threading.Lock()  # pyarrow's reader is not made for two threads
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what a worker process makes for itself."""
+        return {**self.__dict__, "_groups": OrderedDict(), "_lock": None}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+    def labels(self) -> np.ndarray:
+        """Labels, int64 or text with shape (rows,)."""
+        column = self._try(lambda parquet: parquet.read([self.label_column]).column(0))
+        if column.null_count or len(column) != self.rows:
+            raise FormatError(f"{self.path}: {column.null_count} of {self.rows} images have no {self.label_column!r}")
+        labels = np.asarray(column.to_pylist())
+        return labels.astype(np.int64) if labels.dtype.kind in "iub" or not self.rows else labels
+
+    def image(self, row: int) -> bytes:
+        """The encoded bytes of the image in a row."""
+        group = int(np.searchsorted(self.ends, row, side="right"))
+        with self._lock:
+            images = self._groups.pop(group, None)
+            if images is None:
+                images = self._try(lambda parquet: self._images(parquet, group))
+            self._groups[group] = images
+            if len(self._groups) > CACHED_GROUPS:
+                self._groups.popitem(last=False)
+        data: bytes | None = images[row - int(self.ends[group]) + len(images)].as_py()
+        if data is None:
+            raise FormatError(f"row {row} has no image bytes; a path alone is not followed")
+        return data
+
+    def _images(self, parquet: Any, group: int) -> Any:
+        import pyarrow.compute as pc
+
+        column = parquet.read_row_group(group, [self.image_column], use_threads=False).column(0)
+        rows = int(self.ends[group]) - (int(self.ends[group - 1]) if group else 0)
+        if len(column) != rows:
+            raise FormatError(f"{self.path}: row group {group} claims {rows} rows, has {len(column)}")
+        images = pc.struct_field(column, "bytes") if hasattr(column.type, "fields") else column
+        return images.combine_chunks()
+
+    def _try(self, action: Any) -> Any:
+        """What ``action`` gives of the open file; whatever pyarrow raises becomes one error that names it."""
+        try:
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+        except ImportError as error:
+            raise SourceError(f"{self.path}: to read Parquet: pip install dap-distill[parquet]") from error
+        try:
+            with pq.ParquetFile(self.path, page_checksum_verification=True) as parquet:
+                return action(parquet)
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, FormatError | FileNotFoundError):
+                raise
+            raise FormatError(f"{self.path}: damaged, or no Parquet file ({' '.join(str(error).split())})") from error
+
+    def _features(self) -> dict[str, Any]:
+        """The features that ``datasets`` noted in the metadata, by column; none where it did not write the file."""
+        try:
+            noted = json.loads((self.schema.metadata or {}).get(b"huggingface", b"{}"))
+            features = noted.get("info", {}).get("features", {})
+            return {str(name): value for name, value in features.items() if isinstance(value, dict)}
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise FormatError(f"{self.path}: its metadata 'huggingface' is no JSON of features ({error})") from error
+
+    def _column(self, usual: str, features: Mapping[str, Any], kind: str, fits: Any) -> str:
+        fitting: list[str] = [field.name for field in self.schema if fits(field.type)]
+        noted = [name for name in fitting if features.get(name, {}).get("_type") == kind]
+        for choice in (noted, fitting):
+            if usual in choice:
+                return usual
+            if len(choice) == 1:
+                return choice[0]
+        raise FormatError(
+            f"{self.path}: expected a column {usual!r}, or one column alone that could be it; found "
+            f"{some(fitting) or 'none'} in {some(self.schema.names, 10)}"
+        )
+
+
+def _holds_bytes(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    if types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def _is_label(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return bool(types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind))
+
+
+class ParquetShard:
+    """A shard that is being written; :class:`dap.data.shard.Shard` says how."""
+
+    def __init__(self, folder: Path, name: str, class_names: Sequence[str]) -> None:
+        try:
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+        except ImportError as error:
+            raise SourceError("to write Parquet: pip install dap-distill[parquet]") from error
+        self.name, self.folder = f"{name}.parquet", folder
+        features = {"image": {"_type": "Image"}, "label": {"names": [*class_names], "_type": "ClassLabel"}}
+        image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+        self._schema = pa.schema([("image", image), ("label", pa.int64())], metadata=metadata)
+        self._whole = written_whole(folder / self.name)
+        # images are compressed already
+        self._writer = pq.ParquetWriter(
+            self._whole.__enter__(), self._schema, compression="none", use_dictionary=False, write_page_checksum=True
+        )
+        self._rows: list[Record] = []
+        self._bytes = 0
+
+    def add(self, record: Record) -> None:
+        """Takes a row; whole row groups go to the file."""
+        self._rows.append(record)
+        self._bytes += len(record.data)
+        if len(self._rows) >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        images = [{"bytes": row.data, "path": f"{row.key}.{row.extension}"} for row in self._rows]
+        labels = [row.label for row in self._rows]
+        self._writer.write_table(pa.table([images, labels], schema=self._schema), row_group_size=len(labels))
+        self._rows, self._bytes = [], 0
+
+    def finish(self) -> Mapping[str, str]:
+        """Makes the shard durable."""
+        if self._rows:
+            self._flush()
+        self._writer.close()
+        self._whole.__exit__(None, None, None)
+        return {self.name: sha256_file(self.folder / self.name)}
+
+    def discard(self) -> None:
+        """Throws the shard away."""
+        self._writer.close()
+        self._whole.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)

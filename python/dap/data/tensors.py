@@ -1,0 +1,168 @@
+"""Whole sets as tensors: safetensors, written and read, and the ``.pt`` files that other methods' authors release.
+
+A safetensors file has ``images``, uint8 (N, C, H, W), ``labels``, int64 (N,), and the class names as JSON in its
+metadata, under ``class_names``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dap.data.files import sha256_file, written_whole
+from dap.data.shard import Record
+from dap.data.source import Source, source_of_labels
+from dap.errors import FormatError, SourceError
+
+__all__ = ["TENSOR_SUFFIXES", "TensorShard", "open_tensors", "read_tensors"]
+
+TENSOR_SUFFIXES = (".safetensors", ".pt", ".pth")
+
+
+def open_tensors(files: Sequence[Path], *, name: str) -> Source:
+    """Opens tensor files, which are read whole.
+
+    Args:
+        files: ``.safetensors``, ``.pt`` or ``.pth`` files of one image shape and with the same class names.
+        name: What the manifest calls it.
+
+    Raises:
+        FormatError: As :func:`read_tensors`, or files that do not go together.
+    """
+    parts = [read_tensors(file) for file in files]
+    images, labels, names = parts[0]
+    for file, (more, _, other) in zip(files, parts, strict=True):
+        if more.shape[1:] != images.shape[1:] or other != names:
+            raise FormatError(f"{file}: expected images {images.shape[1:]} and the class names of {files[0].name}")
+    if len(parts) > 1:
+        images, labels = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    content = hashlib.sha256(json.dumps(names).encode() + labels.astype("<i8").tobytes())
+    content.update(np.ascontiguousarray(images).data)
+    return source_of_labels(name, labels, names, partial(_load, images), digest=partial(str, content.hexdigest()))
+
+
+def _load(images: np.ndarray, index: int) -> Image.Image:
+    pixels = images[index]
+    return Image.fromarray(np.ascontiguousarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)))
+
+
+def read_tensors(path: str | Path) -> tuple[np.ndarray, np.ndarray, list[str] | None]:
+    """Reads the images and labels of one file. Nothing is unpickled but tensors and plain containers of them.
+
+    Args:
+        path: A ``.safetensors`` file, or a ``.pt`` or ``.pth`` file of ``torch.save`` that holds a mapping with
+            ``images`` and ``labels``, or a pair of the two. Images are (N, C, H, W), C = 1 or 3, uint8, or float in
+            [0, 1], which is scaled and rounded; labels are N integers.
+
+    Returns:
+        Images, uint8 (N, C, H, W); labels, int64 (N,); class names by label, or None where the file has none.
+
+    Raises:
+        FormatError: The file is damaged, holds something else, or float images beyond [0, 1]; the message names it.
+
+    Example:
+        >>> images, labels, class_names = read_tensors("train-000000.safetensors")  # doctest: +SKIP
+    """
+    path = Path(path)
+    images, labels, names = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not (images.dtype == np.uint8 or images.dtype.kind == "f"):
+        raise FormatError(
+            f"{path}: expected images (N, 1 or 3, H, W) of uint8 or float, got {images.dtype} of {images.shape}"
+        )
+    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+        raise FormatError(f"{path}: expected {len(images)} integer labels, got {labels.dtype} of {labels.shape}")
+    if images.dtype != np.uint8:
+        if not (images.min(initial=0) >= 0 and images.max(initial=0) <= 1):  # also when there is a NaN
+            raise FormatError(
+                f"{path}: float images must lie in [0, 1], got {images.min()} to {images.max()}; undo the "
+                "normalisation before they are saved"
+            )
+        images = np.rint(images.astype(np.float64) * 255).astype(np.uint8)
+    return images, labels.astype(np.int64), names
+
+
+Arrays = tuple[np.ndarray, np.ndarray, list[str] | None]
+
+
+def _read_safetensors(path: Path) -> Arrays:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            names = json.loads((file.metadata() or {}).get("class_names", "null"))
+            images, labels = file.get_tensor("images"), file.get_tensor("labels")
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise FormatError(f"{path}: expected safetensors with images and labels ({error})") from error
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise FormatError(f"{path}: expected class_names as a list of text in the metadata")
+    return images, labels, names
+
+
+def _read_torch(path: Path) -> Arrays:
+    import torch
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+            claimed = sum(entry.file_size for entry in archive.infolist())
+        if packed or claimed > path.stat().st_size:
+            raise ValueError("its parts are compressed, or claim more bytes than the file has")
+        value: Any = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(value, Mapping):
+            value = [value["images"], value["labels"]]
+        images, labels = (torch.as_tensor(part) for part in value)
+        return images.detach().numpy(), labels.detach().numpy(), None
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # the unpickler raises almost anything when a file is damaged or hostile
+        raise FormatError(
+            f"{path}: expected a file of torch.save with tensors images and labels, as a mapping or a pair, and "
+            f"nothing that weights_only=True refuses ({type(error).__name__}: {str(error).splitlines()[0:1]})"
+        ) from error
+
+
+class TensorShard:
+    """A shard that is being written; :class:`dap.data.shard.Shard` says how. Its pixels wait in memory."""
+
+    def __init__(self, folder: Path, name: str, class_names: Sequence[str]) -> None:
+        self.name, self.folder, self.class_names = f"{name}.safetensors", folder, class_names
+        self._pixels = bytearray()
+        self._labels: list[int] = []
+        self._shape: tuple[int, ...] | None = None
+
+    def add(self, record: Record) -> None:
+        """Takes an image, which must have the shape of those before."""
+        self._shape = self._shape or record.pixels.shape
+        if record.pixels.shape != self._shape:
+            raise SourceError(
+                f"{record.key}: expected an image {self._shape} like those before, got {record.pixels.shape}; "
+                "safetensors hold images of one shape: choose another format"
+            )
+        self._pixels += np.ascontiguousarray(record.pixels).data
+        self._labels.append(record.label)
+
+    def finish(self) -> Mapping[str, str]:
+        """Writes the shard and makes it durable."""
+        from safetensors.numpy import save_file
+
+        images = np.frombuffer(self._pixels, np.uint8).reshape(len(self._labels), *(self._shape or (1, 0, 0)))
+        tensors: dict[str, np.ndarray] = {"images": images, "labels": np.array(self._labels, np.int64)}
+        # one entry: the order of several would change from run to run
+        metadata = {"class_names": json.dumps([*self.class_names], ensure_ascii=False)}
+        with written_whole(self.folder / self.name) as temporary:
+            save_file(tensors, temporary, metadata)
+        return {self.name: sha256_file(self.folder / self.name)}
+
+    def discard(self) -> None:
+        """Throws the shard away."""
+        self._pixels.clear()

@@ -1,0 +1,177 @@
+"""WebDataset: shards are tar files, and members that share a key are one sample.
+
+A member's key is its path up to the first dot of the last part, the rest is its extension, as the ``webdataset``
+package has it: ``n01440764/00000.png`` and ``n01440764/00000.cls`` are the image and the label of ``n01440764/00000``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+
+from dap._core import TarWriter, scan_tar
+from dap.data.files import read_image
+from dap.data.names import some
+from dap.data.shard import Record
+from dap.data.shards import class_names_beside
+from dap.data.source import Source, source_of_labels
+from dap.errors import FormatError
+
+__all__ = ["WebDatasetShard", "open_webdataset"]
+
+EXTENSIONS = ("png", "jpg", "jpeg", "webp", "bmp")
+MAX_LABEL = 1 << 20  # bytes of a member that holds a label
+
+
+def open_webdataset(shards: Sequence[Path], *, name: str) -> Source:
+    """Opens tar shards. Reads all headers and labels, decodes no image.
+
+    A label is the number or text in ``cls``, or ``label``, ``class`` or ``cls`` of ``json``. Numbers are named by the
+    ``pack.json`` or ``classes.json`` beside the first shard, if one is there. An image's id is ``shard.tar/key``.
+
+    Args:
+        shards: The tar files, uncompressed.
+        name: What the manifest calls it.
+
+    Raises:
+        FormatError: A shard is damaged, or holds links, devices, paths that lead out of it, a key twice, or an image
+            without a label; the message names shard and member.
+        SourceError: No images, or a label that no class name belongs to.
+
+    Example:
+        >>> open_webdataset([Path("train-000000.tar")], name="mine").ids[:1]  # doctest: +SKIP
+        ['train-000000.tar/0/00000']
+    """
+    ids: list[str] = []
+    labels: list[int | str] = []
+    places: list[np.ndarray] = []
+    content = hashlib.sha256()
+    unique = len({shard.name for shard in shards}) == len(shards)
+    for number, shard in enumerate(shards):
+        samples = _samples(shard)
+        with shard.open("rb") as file:
+            labels += [_label(shard, key, members, file) for key, (_, members) in samples.items()]
+        ids += [f"{shard.name if unique else shard}/{key}" for key in samples]
+        images = [(number, *image) for image, _ in samples.values()]
+        places.append(np.array(images, np.int64).reshape(-1, 3))
+        content.update(f"{shard.name} {shard.stat().st_size}\n".encode() + "\n".join(samples).encode())
+    numbered = all(isinstance(label, int) for label in labels)
+    if not numbered and any(isinstance(label, int) for label in labels):
+        raise FormatError(f"{name}: expected labels that are all numbers or all text, got both")
+    read = partial(_read, list(shards), np.concatenate(places) if places else np.empty((0, 3), np.int64))
+    return source_of_labels(
+        name,
+        labels,
+        class_names_beside(shards[0]) if numbered and shards else None,
+        partial(_load, read),
+        ids=ids,
+        digest=partial(str, content.hexdigest()),
+        read=read,
+    )
+
+
+Place = tuple[int, int]  # first byte and size
+
+
+def _samples(shard: Path) -> Mapping[str, tuple[Place, dict[str, Place]]]:
+    """Image and members by extension of each key that has an image or a label, in the shard's order."""
+    names, offsets, sizes = scan_tar(shard)
+    grouped: dict[str, dict[str, Place]] = {}
+    last = None
+    for name, offset, size in zip(names, offsets.tolist(), sizes.tolist(), strict=True):
+        folder, slash, base = name.rpartition("/")
+        stem, dot, extension = base.partition(".")
+        key = folder + slash + stem
+        if not stem or not dot or (name.startswith("__") and name.endswith("__")):
+            continue
+        if key != last and key in grouped:
+            raise FormatError(f"{shard}: the members of {key!r} are not next to each other, or it is there twice")
+        last, members = key, grouped.setdefault(key, {})
+        if extension.lower() in members:
+            raise FormatError(f"{shard}: more than one member {extension.lower()!r} of {key!r}")
+        members[extension.lower()] = (offset, size)
+    return {
+        key: (members[image], members)
+        for key, members in grouped.items()
+        if (image := _image_extension(shard, key, members)) is not None
+    }
+
+
+def _image_extension(shard: Path, key: str, members: Mapping[str, Place]) -> str | None:
+    images = [extension for extension in members if extension.rpartition(".")[2] in EXTENSIONS]
+    if len(images) == 1:
+        return images[0]
+    if images or "cls" in members:
+        raise FormatError(
+            f"{shard}: expected one image of {key!r}, found {some(images) or 'none'} in {some([*members])}"
+        )
+    return None  # whatever it is, it is no sample of ours
+
+
+def _label(shard: Path, key: str, members: Mapping[str, Place], file: IO[bytes]) -> int | str:
+    extension = "cls" if "cls" in members else "json"
+    if extension not in members:
+        raise FormatError(f"{shard}: {key!r} has no label: expected a member cls, or json, found {some([*members])}")
+    offset, size = members[extension]
+    if size > MAX_LABEL:
+        raise FormatError(f"{shard}: the {extension} of {key!r} has {size} bytes, expected a label")
+    file.seek(offset)
+    try:
+        text = file.read(size).decode()
+        value = text.strip() if extension == "cls" else _json_label(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{shard}: the {extension} of {key!r} holds no label ({error})") from error
+    if value == "":
+        raise FormatError(f"{shard}: the {extension} of {key!r} is empty, expected a label")
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else value
+
+
+def _json_label(text: str) -> str:
+    value: Any = json.loads(text)
+    for name in ("label", "class", "cls"):
+        if isinstance(value, dict) and isinstance(value.get(name), int | str):
+            return str(value[name])
+    raise ValueError("expected an object with label, class or cls")
+
+
+def _read(shards: Sequence[Path], places: np.ndarray, index: int) -> bytes:
+    shard, offset, size = places[index].tolist()
+    with shards[shard].open("rb", buffering=0) as file:  # by itself: threads and forked children share no position
+        file.seek(offset)
+        data: bytes = file.read(size)
+    if len(data) != size:
+        raise FormatError(f"expected {size} bytes at byte {offset} of {shards[shard]}, got {len(data)}")
+    return data
+
+
+def _load(read: partial[bytes], index: int) -> Image.Image:
+    return read_image(io.BytesIO(read(index)))
+
+
+class WebDatasetShard:
+    """A shard that is being written; :class:`dap.data.shard.Shard` says how."""
+
+    def __init__(self, folder: Path, name: str, class_names: Sequence[str]) -> None:
+        self.name = f"{name}.tar"
+        self._writer = TarWriter(folder / self.name)
+
+    def add(self, record: Record) -> None:
+        """Takes image and label, in the order of their extensions, as ``webdataset`` writes them."""
+        members = [(f"{record.key}.cls", b"%d" % record.label), (f"{record.key}.{record.extension}", record.data)]
+        self._writer.append(members)
+
+    def finish(self) -> Mapping[str, str]:
+        """Makes the shard durable."""
+        return {self.name: self._writer.finish()}
+
+    def discard(self) -> None:
+        """Throws the shard away."""
+        self._writer.discard()
