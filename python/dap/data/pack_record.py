@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from dap.errors import FormatError, RunMismatchError
 __all__ = ["PackRecord"]
 
 LEDGER, SCHEMA = ".dap-pack.jsonl", 1
+ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")  # in a message it would be another one each time
 
 
 class PackRecord:
@@ -69,17 +71,17 @@ class PackRecord:
 
     def skip(self, index: int, message: str) -> None:
         """Notes that a sample was left out."""
-        self._skipped.append((index, message))
+        self._skipped.append((index, ADDRESS.sub("", message)))
 
-    def note(self, files: Mapping[str, str], images: int, following: int | None = None) -> None:
+    def note(self, files: Mapping[str, str], images: int, following: int) -> None:
         """Notes a finished shard, and waits until the note is on disk.
 
         Args:
             files: SHA-256 by path.
             images: How many it holds.
-            following: Number of the first sample of the next shard; None: this was the last.
+            following: Number of the first sample of the next shard, or of all samples.
         """
-        before = [entry for entry in self._skipped if following is None or entry[0] < following]
+        before = [entry for entry in self._skipped if entry[0] < following]
         self._skipped = self._skipped[len(before) :]
         line = {"files": dict(files), "images": images, "next": following, "skipped": before}
         self._lines.append(line)

@@ -145,7 +145,7 @@ def write_packed(
     packing.begin()
     limit = min(maxcount, FOLDER_UNIT) if format == "imagefolder" else maxcount
     shard: Shard | None = None
-    count = size = 0
+    count = size = index = 0
     converted = _converted(islice(enumerate(samples), packing.consumed, None), codec, quality)
     try:
         for index, record in converted:
@@ -163,7 +163,7 @@ def write_packed(
             shard.add(record)
             count, size = count + 1, size + taken
         if shard is not None:
-            packing.note(shard.finish(), count)
+            packing.note(shard.finish(), count, index + 1)
     except BaseException:
         if shard is not None:
             shard.discard()

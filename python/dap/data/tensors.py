@@ -120,6 +120,8 @@ def _read_torch(path: Path) -> Arrays:
         value: Any = torch.load(path, map_location="cpu", weights_only=True)
         if isinstance(value, Mapping):
             value = [value["images"], value["labels"]]
+        if not isinstance(value, list | tuple):
+            raise TypeError(f"a {type(value).__name__}")
         images, labels = (torch.as_tensor(part) for part in value)
         return images.detach().numpy(), labels.detach().numpy(), None
     except FileNotFoundError:
