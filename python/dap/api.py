@@ -8,10 +8,12 @@ import platform
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -19,19 +21,20 @@ from dap._core import build_info
 from dap.config import to_json
 from dap.data import classmap
 from dap.data.builtin import BUILTIN
-from dap.data.files import write_atomic
+from dap.data.files import read_image, write_atomic
 from dap.data.manifest import SCHEMA, read_manifest
 from dap.data.open import SourceLike, open_source
+from dap.data.relabel import ClassMap, relabel
 from dap.data.source import Source
 from dap.dataset import DistilledDataset
-from dap.errors import OptionError
+from dap.errors import OptionError, SourceError
 from dap.evaluation import EvaluationResult, evaluate_source
 from dap.index import Index, open_index
 from dap.indexing import build_index, classes_of_index, source_beside
 from dap.methods import Context, Guide, Method, get_method
 from dap.priors import Prior, load_prior
 from dap.report import contact_sheet
-from dap.run import Run, slot_path
+from dap.run import Run, open_run, slot_path
 from dap.sampling import SamplingSettings, check_settings
 
 if TYPE_CHECKING:
@@ -45,16 +48,36 @@ SHEET = "contact_sheet.png"
 MAX_BATCH = 100
 
 
-def load(path: str | Path) -> DistilledDataset:
-    """Opens a distilled dataset.
+def load(path: SourceLike, *, class_map: ClassMap | None = None) -> DistilledDataset:
+    """Opens a distilled dataset, dap's own or what another method's authors released.
 
     Args:
-        path: The folder that :func:`distill` filled.
+        path: The folder that :func:`distill` filled; or labelled images of any other kind that
+            :func:`dap.data.open.open_source` opens: a class-per-folder tree, WebDataset or Parquet shards, safetensors,
+            a ``.pt`` of tensors. A tree's labels are the places of its sorted folders.
+        class_map: Labels of another order (:func:`dap.data.relabel.relabel`): class names in the order of their labels,
+            the label of each name, or a file of one of the two.
 
     Raises:
-        SourceError: There is none, or it was not finished.
+        SourceError: Nothing of that kind is there, or the run was not finished.
+        FormatError: A file is damaged.
+        ClassMapError: The class map does not fit the classes.
+        OptionError: A class map for a run's folder, whose manifest has one.
+
+    Example:
+        >>> import dap
+        >>> dap.load("minimax/ipc10", class_map="class_woof.txt").loader(64, augment="standard")  # doctest: +SKIP
     """
-    return DistilledDataset(path)
+    run = open_run(path) if isinstance(path, str | Path) else None
+    if run is not None:
+        if class_map is not None:
+            raise OptionError(f"{path}: its labels are those of its dap.json; leave class_map= out")
+        return DistilledDataset(run.source, manifest=run.manifest, best_first=run.best_first)
+    try:
+        source = open_source(path)
+    except SourceError as error:
+        raise SourceError(f"{error}; and there is no dap.json of a run") from error
+    return DistilledDataset(source if class_map is None else relabel(source, class_map))
 
 
 def distill(
@@ -174,7 +197,7 @@ def distill(
     missing = run.missing
     if run.complete and (out / SHEET).exists():
         run.finish()
-        return DistilledDataset(out)
+        return load(out)
 
     context = Context(images, entries, model, settings, seed, ipc, size, channels, index=opened)
     start = time.monotonic()
@@ -192,11 +215,14 @@ def distill(
         run.execute(recipe, replace(context, callback_on_step_end=on_step), artefact, missing, prepared)
     run.rank(recipe, context, artefact)
     stream = io.BytesIO()
-    rows = [(entry.name, [out / slot_path(entry.folder, number) for number in range(ipc)]) for entry in entries]
+    rows = [
+        (entry.name, [partial(read_image, out / slot_path(entry.folder, number)) for number in range(ipc)])
+        for entry in entries
+    ]
     contact_sheet(rows).save(stream, format="PNG")
     write_atomic(out / SHEET, stream.getvalue())
     run.finish()
-    return DistilledDataset(out)
+    return load(out)
 
 
 def evaluate(
@@ -238,10 +264,12 @@ def evaluate(
         >>> import dap
         >>> dap.evaluate("distilled", "fashion-mini", repeats=3).table()  # doctest: +SKIP
     """
-    folder = distilled.path if isinstance(distilled, DistilledDataset) else distilled
-    train = open_source(folder)
+    folder = distilled
     if isinstance(distilled, DistilledDataset):
-        train = _only(train, distilled.files)
+        folder = distilled.path
+        train = _as_evaluated(distilled)
+    else:
+        train = open_source(distilled)
     if real is None and isinstance(folder, str | Path):
         real = _recorded_source(Path(folder))
     return evaluate_source(
@@ -251,14 +279,14 @@ def evaluate(
     )  # fmt: skip
 
 
-def _only(source: Source, ids: Sequence[str]) -> Source:
-    """The images of a source that have these ids, in its order."""
-    wanted = set(ids)
-    kept = [index for index, name in enumerate(source.ids) if name in wanted]
-    return replace(
-        source, labels=source.labels[kept], ids=[source.ids[index] for index in kept],
-        load=lambda index: source.load(kept[index]), digest=None,
-    )  # fmt: skip
+def _as_evaluated(distilled: DistilledDataset) -> Source:
+    """Its images without classes that have none; of a run in its folder's order, so that both give the same numbers."""
+    if distilled.manifest:
+        source = open_source(distilled.path)
+        wanted = set(distilled.files)
+        return source.select([index for index, name in enumerate(source.ids) if name in wanted])
+    source = distilled.source
+    return source.subset([source.class_names[label] for label in np.unique(source.labels)])
 
 
 def _recorded_source(folder: Path) -> str | None:

@@ -1,99 +1,94 @@
-"""A distilled dataset on disk: images, labels, provenance."""
+"""A distilled dataset, dap's own or another method's: labelled images, ready for training."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dap.data import classmap
-from dap.data.files import read_image
-from dap.data.manifest import read_manifest
-from dap.data.packing import write_packed
-from dap.data.shard import Sample
-from dap.errors import FormatError, OptionError, SourceError
+from dap.data.files import encode_png
+from dap.data.packing import source_samples, write_packed
+from dap.data.source import Source
+from dap.errors import OptionError
 from dap.report import contact_sheet
-from dap.run import slot_path
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from dap.loading import Augment, Loader
+
 __all__ = ["DistilledDataset"]
 
 
 class DistilledDataset:
-    """What ``dap.distill`` made, opened from its folder.
+    """Labelled images that a classifier is to be trained on; made by :func:`dap.load` and :func:`dap.distill`.
 
     Args:
-        path: The output folder of a run that is complete.
+        source: The images.
+        manifest: Of the run that made them.
+        best_first: Numbers of each class's images, best first; None: in the source's order.
 
     Attributes:
-        path: The folder.
-        manifest: All of ``dap.json``: options, versions, seeds, class map, hashes, seconds.
+        source: The images as a :class:`dap.data.source.Source`, which decodes them when they are asked for.
+        manifest: All of ``dap.json``: options, versions, seeds, class map, hashes, seconds. Empty for a set that
+            ``dap.distill`` did not make.
         class_names: Names of the classes; a label is a position in it.
-
-    Raises:
-        SourceError: The folder holds no manifest, or the run there was not finished.
-        FormatError: The manifest is damaged.
 
     Example:
         >>> import dap
         >>> images, labels = dap.load("distilled").to_torch()  # doctest: +SKIP
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        manifest = read_manifest(self.path)
-        if manifest is None:
-            raise SourceError(f"{self.path}: expected a folder made by dap.distill, found no dap.json")
-        if manifest["status"] != "complete":
-            raise SourceError(f"{self.path}: the run there was not finished; run the same command again to continue it")
-        self.manifest: dict[str, Any] = manifest
-        entries = classmap.from_json(manifest["class_map"])
-        self.class_names = tuple(entry.name for entry in entries)
-        numbers = range(manifest["ipc"])
-        self._slots = [(label, slot_path(entry.folder, n)) for label, entry in enumerate(entries) for n in numbers]
-        self._best_first = []
-        for entry in entries:
-            rank = manifest.get("rank", {}).get(entry.name, list(numbers))
-            if sorted(rank) != list(numbers):
-                raise FormatError(f"{self.path}: expected ranks 0 to {len(numbers) - 1} of {entry.name!r}, got {rank}")
-            self._best_first.append([slot_path(entry.folder, rank.index(place)) for place in numbers])
+    def __init__(
+        self,
+        source: Source,
+        *,
+        manifest: dict[str, Any] | None = None,
+        best_first: Sequence[np.ndarray] | None = None,
+    ) -> None:
+        self.source, self.manifest = source, manifest or {}
+        self.class_names = source.class_names
+        self._best_first = best_first or [source.of_class(label) for label in range(len(source.class_names))]
 
     def __len__(self) -> int:
-        return len(self._slots)
+        return len(self.source)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         """Image, uint8 with shape (C, H, W), and label."""
-        label, file = self._slots[index]
-        pixels = np.asarray(read_image(self.path / file))
-        return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), label
+        label = int(self.source.labels[index])  # an index beyond the end ends an iteration here
+        return self.source.pixels(range(len(self))[index]), label
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:
         return (self[index] for index in range(len(self)))
 
     @property
+    def path(self) -> Path:
+        """Where the set was opened."""
+        return Path(self.source.name)
+
+    @property
     def labels(self) -> np.ndarray:
-        """Labels, int64 with shape (N,), in order of class and slot."""
-        return np.array([label for label, _ in self._slots], np.int64)
+        """Labels, int64 with shape (N,); of a run in order of class and slot."""
+        return self.source.labels.copy()
 
     @property
     def files(self) -> list[str]:
-        """Path of each image below the folder, in order of class and slot."""
-        return [file for _, file in self._slots]
+        """Of each image its path below the folder, or its number or key where the set is no folder of images."""
+        return list(self.source.ids)
 
     def take(self, n: int) -> DistilledDataset:
-        """The best n images of each class, best first: the same folder, seen in part.
+        """The best n images of each class, best first: the same set, seen in part.
 
         The best are those that the method ranked first (``rank`` in the manifest): chosen one after another so that
-        each prefix stands for the class. Where it ranks none they are the first n slots.
+        each prefix stands for the class. Where nothing ranks them they are the first n.
 
         Args:
-            n: Images of each class, from 1 to as many as there are.
+            n: Images of each class, from 1 to as many as the smallest class has.
 
         Raises:
             OptionError: There are fewer.
@@ -102,19 +97,123 @@ class DistilledDataset:
             >>> import dap
             >>> images, labels = dap.load("distilled").take(5).to_torch()  # doctest: +SKIP
         """
-        most = len(self._best_first[0])
+        kept = [best for best in self._best_first if len(best)]
+        most = min(map(len, kept))
         if type(n) is not int or not 1 <= n <= most:
             raise OptionError(f"take: expected 1 to {most} images per class, as many as there are, got {n!r}")
-        part = copy.copy(self)
-        part._best_first = [best[:n] for best in self._best_first]
-        part._slots = [(label, file) for label, best in enumerate(part._best_first) for file in best]
-        return part
+        part = self.source.select(np.concatenate([best[:n] for best in kept]))
+        return DistilledDataset(part, manifest=self.manifest)
 
-    def to_torch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """All images, uint8 (N, C, H, W), and labels, int64 (N,), in order of class and slot."""
+    def to_torch(self, *, size: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """All images and labels, in order, in memory of their own.
+
+        Args:
+            size: Side in pixels that all images are brought to, as :meth:`dap.data.source.Source.images` does it, grey
+                or RGB as the first one; None: they are all of one size and keep it.
+
+        Returns:
+            Images, uint8 (N, C, H, W), and labels, int64 (N,).
+
+        Raises:
+            OptionError: They differ in size or channels and ``size`` is not given, or are more than fits into memory.
+            FormatError: An image cannot be decoded; the message names it.
+
+        Example:
+            >>> import dap
+            >>> images, labels = dap.load("distilled").to_torch()  # doctest: +SKIP
+        """
         import torch
 
-        return torch.from_numpy(np.stack([image for image, _ in self])), torch.from_numpy(self.labels)
+        shape = self.source.pixels(0).shape if size is None else (self.source.native_shape()[1], size, size)
+        needed = len(self) * int(np.prod(shape))
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > memory:
+            raise OptionError(
+                f"{self.path}: {len(self)} images of {shape} take {needed / 1e9:.0f} GB, this machine has "
+                f"{memory / 1e9:.0f} GB: give a smaller size=, or go through {type(self).__name__}.source in parts"
+            )
+        if size is not None:
+            images = self.source.images(range(len(self)), size=size, channels=shape[0])
+        else:
+            images = np.empty((len(self), *shape), np.uint8)
+            for index, (image, _) in enumerate(self):
+                if image.shape != shape:
+                    raise OptionError(
+                        f"{self.path}: images differ in shape, {self.source.ids[0]} is {shape} and "
+                        f"{self.source.ids[index]} is {image.shape}: give size= to bring them to one"
+                    )
+                images[index] = image
+        return torch.from_numpy(images), torch.from_numpy(self.labels)
+
+    def loader(
+        self,
+        batch_size: int,
+        *,
+        augment: Augment | None = None,
+        size: int | None = None,
+        seed: int = 0,
+        device: str | torch.device | None = None,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> Loader:
+        """Batches for training: the whole set is decoded once and stays on the device, where it is also augmented.
+
+        Args:
+            batch_size: Images of a batch.
+            augment: None, "flip", "crop" or "standard" (:func:`dap.nets.get_augmentation`), a
+                :class:`dap.nets.Augmentation`, or a function of uint8 images (B, C, H, W) and a generator.
+            size: See :meth:`to_torch`.
+            seed: Root of the order and the augmentation; epoch e of a seed has the same batches whenever it comes.
+            device: Where the images are; the GPU if there is one.
+            shuffle: Whether each epoch has an order of its own.
+            drop_last: Whether to leave out a last batch that is not full.
+            mean: Of each channel, to normalise with; None: values in [0, 1].
+            std: Of each channel; goes with ``mean``.
+
+        Returns:
+            An iterable with a length: images, float32 (B, C, H, W), and labels, int64 (B,).
+
+        Raises:
+            OptionError: A value is out of range, or the images do not fit.
+
+        Example:
+            >>> import dap
+            >>> loader = dap.load("distilled").loader(64, augment="standard")  # doctest: +SKIP
+            >>> for images, labels in loader: ...  # doctest: +SKIP
+        """
+        from dap.loading import Loader
+
+        return Loader(
+            *self.to_torch(size=size), batch_size=batch_size, augment=augment, seed=seed, device=device,
+            shuffle=shuffle, drop_last=drop_last, mean=mean, std=std,
+        )  # fmt: skip
+
+    def to_hf(self) -> Any:
+        """A Hugging Face ``datasets.Dataset`` in memory, with columns image (``Image``) and label (``ClassLabel``).
+
+        Images are the files' own bytes, or PNG where the set is stored as tensors.
+
+        Raises:
+            OptionError: ``datasets`` is not installed.
+
+        Example:
+            >>> import dap
+            >>> dap.load("distilled").to_hf()[0]["image"].size  # doctest: +SKIP
+            (32, 32)
+        """
+        try:
+            import datasets
+        except ImportError as error:
+            raise OptionError("to_hf needs Hugging Face's datasets: pip install dap-distill[hf]") from error
+        features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(self.class_names))}
+        images = [{"bytes": self._encoded(index), "path": None} for index in range(len(self))]
+        columns = {"image": images, "label": self.labels}
+        return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
+    def _encoded(self, index: int) -> bytes:
+        return self.source.read(index) if self.source.read is not None else encode_png(self.source.pixels(index))
 
     def save(
         self,
@@ -148,23 +247,19 @@ class DistilledDataset:
             >>> import dap
             >>> dap.load("distilled").save("shards", format="webdataset")  # doctest: +SKIP
         """
-        samples = (
-            Sample(file.removeprefix("train/").removesuffix(".png"), label, (self.path / file).read_bytes)
-            for label, file in self._slots
-        )
+        provenance = self.manifest or {"name": self.source.name, "identity": self.source.identity()}
         return write_packed(
-            samples, out, format=format, class_names=self.class_names, provenance=self.manifest, codec=codec,
-            quality=quality, maxcount=maxcount, maxsize=maxsize, on_error=on_error,
+            source_samples(self.source), out, format=format, class_names=self.class_names, provenance=provenance,
+            codec=codec, quality=quality, maxcount=maxcount, maxsize=maxsize, on_error=on_error,
         )  # fmt: skip
 
     def show(self) -> Image.Image:
         """The contact sheet, as a Pillow image."""
-        rows: dict[int, list[Path]] = {}
-        for label, file in self._slots:
-            rows.setdefault(label, []).append(self.path / file)
-        return contact_sheet([(self.class_names[label], paths) for label, paths in rows.items()])
+        rows = [(name, self.source.of_class(label).tolist()) for label, name in enumerate(self.class_names)]
+        return contact_sheet(
+            [(name, [partial(self.source.load, index) for index in indices]) for name, indices in rows if indices]
+        )
 
     def __repr__(self) -> str:
-        method = self.manifest["options"]["method"]["name"]
-        size = f"{len(self)} images, {len(self.class_names)} classes"
-        return f"DistilledDataset({str(self.path)!r}, {size}, method {method!r})"
+        method = f", method {self.manifest['options']['method']['name']!r}" if self.manifest else ""
+        return f"DistilledDataset({self.source.name!r}, {len(self)} images, {len(self.class_names)} classes{method})"

@@ -69,14 +69,12 @@ def source_samples(source: Source) -> Iterator[Sample]:
 
 
 def _encoded_or_pixels(source: Source, index: int) -> bytes | np.ndarray:
+    if source.read is None:
+        return source.pixels(index)
     try:
-        if source.read is not None:
-            return source.read(index)
-        image = source.load(index)
-        pixels = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
-    except Exception as error:  # whatever a file, a dataset or a decoder raises
+        return source.read(index)
+    except OSError as error:
         raise FormatError(f"{source.name}/{source.ids[index]}: cannot be read ({error})") from error
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def write_packed(

@@ -19,9 +19,9 @@ import numpy as np
 from PIL import Image
 
 from dap.data.batches import Batches
-from dap.data.codecs import ImageError, decode_batch
+from dap.data.codecs import ImageError, decode, decode_batch
 from dap.data.names import some
-from dap.data.pixels import is_grey, to_pixels
+from dap.data.pixels import is_grey, to_pixels, to_upright
 from dap.errors import FormatError, OptionError, SourceError
 from dap.registry import unknown_name
 
@@ -118,6 +118,19 @@ class Source:
             image = self.load(0)
         return min(image.size), 1 if is_grey(image) else 3
 
+    def pixels(self, index: int) -> np.ndarray:
+        """One image in its own size, upright and flattened as :func:`dap.data.pixels.to_upright` does it.
+
+        Returns:
+            uint8 with shape (C, H, W), C = 1 or 3.
+
+        Raises:
+            FormatError: It cannot be decoded; the message names it.
+        """
+        with self._naming(index):
+            upright = to_upright(self.load(index)) if self.read is None else decode(self.read(index))
+        return upright.transpose(2, 0, 1).copy()  # writable, and of its own
+
     @contextmanager
     def _naming(self, index: int) -> Iterator[None]:
         """Turns whatever goes wrong with an image into one error that names it."""
@@ -146,10 +159,11 @@ class Source:
         indices = np.flatnonzero(np.isin(self.labels, kept))
         names = tuple(self.class_names[label] for label in kept)
         return replace(
-            self._at(indices, list(names)),
+            self.select(indices),
             class_names=names,
             source_ids=tuple(self.source_ids[label] for label in kept),
             labels=np.searchsorted(kept, self.labels[indices]).astype(np.int64),
+            digest=partial(_selection_digest, self, list(names)),
         )
 
     def shard(self, index: int, count: int) -> Source:
@@ -172,17 +186,21 @@ class Source:
         """
         if not 0 <= index < count:
             raise OptionError(f"shard: expected a part from 0 to count - 1, got part {index} of {count}")
-        return self._at(np.arange(index, len(self), count), [index, count])
+        return self.select(np.arange(index, len(self), count))
 
-    def _at(self, indices: np.ndarray, selection: list[int] | list[str]) -> Source:
-        """The images with these numbers; ``selection`` tells them from others of this source."""
-        numbers = indices.tolist()
+    def select(self, indices: Sequence[int] | np.ndarray) -> Source:
+        """The images with these numbers, in this order; the classes stay, though some may lose all their images.
+
+        Args:
+            indices: Image indices, each in [0, N).
+        """
+        numbers = np.asarray(indices, np.int64).tolist()
         return replace(
             self,
-            labels=self.labels[indices],
+            labels=self.labels[numbers],
             ids=[self.ids[number] for number in numbers],
             load=partial(_call_at, self.load, numbers),
-            digest=partial(_selection_digest, self, selection),
+            digest=partial(_selection_digest, self, numbers),
             read=None if self.read is None else partial(_call_at, self.read, numbers),
         )
 

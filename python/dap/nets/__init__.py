@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dap.nets.augment import shift_flip
+from dap.nets.augmentation import AUGMENTATIONS, Augmentation, Draws, get_augmentation
 from dap.nets.convnet import ConvNet, create_net, list_nets
 from dap.nets.train import accuracy, one_cycle, predict, train_classifier
 
 __all__ = [
+    "AUGMENTATIONS",
+    "Augmentation",
     "ConvNet",
+    "Draws",
     "accuracy",
     "create_net",
+    "get_augmentation",
     "list_nets",
     "one_cycle",
     "predict",

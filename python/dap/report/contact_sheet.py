@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -12,29 +11,27 @@ __all__ = ["contact_sheet"]
 MAX_CLASSES, MAX_SLOTS, GAP, MIN_TILE = 20, 20, 2, 64
 
 
-def contact_sheet(rows: Sequence[tuple[str, Sequence[Path]]]) -> Image.Image:
+def contact_sheet(rows: Sequence[tuple[str, Sequence[Callable[[], Image.Image]]]]) -> Image.Image:
     """Draws the first 20 images of the first 20 classes.
 
     Args:
-        rows: Class name and image files, for each class.
+        rows: Class name, and what decodes each image, for each class.
 
     Returns:
         An RGB image; small images are enlarged by a whole factor, pixels kept square.
     """
-    rows = [(name, paths[:MAX_SLOTS]) for name, paths in rows[:MAX_CLASSES]]
-    with Image.open(rows[0][1][0]) as first:
-        factor = -(-MIN_TILE // first.width)
-        tile = first.width * factor
+    rows = [(name, images[:MAX_SLOTS]) for name, images in rows[:MAX_CLASSES]]
+    width = rows[0][1][0]().width
+    tile = -(-MIN_TILE // width) * width
     font = ImageFont.load_default(size=14)
     margin = 8 + max(int(font.getlength(name)) for name, _ in rows) + 8
-    columns = max(len(paths) for _, paths in rows)
+    columns = max(len(images) for _, images in rows)
     sheet = Image.new("RGB", (margin + columns * (tile + GAP), len(rows) * (tile + GAP)), "white")
     draw = ImageDraw.Draw(sheet)
-    for row, (name, paths) in enumerate(rows):
+    for row, (name, images) in enumerate(rows):
         top = row * (tile + GAP)
         draw.text((8, top + tile // 2), name, fill="black", font=font, anchor="lm")
-        for column, path in enumerate(paths):
-            with Image.open(path) as image:
-                enlarged = image.convert("RGB").resize((tile, tile), Image.Resampling.NEAREST)
+        for column, image in enumerate(images):
+            enlarged = image().convert("RGB").resize((tile, tile), Image.Resampling.NEAREST)
             sheet.paste(enlarged, (margin + column * (tile + GAP), top))
     return sheet

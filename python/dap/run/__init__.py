@@ -1,6 +1,7 @@
-"""From options to files: the plan, what is there already, and the executor."""
+"""From options to files: the plan, what is there already, the executor, and a finished run opened again."""
 
 from dap.run.local import Run, slot_path
+from dap.run.opened import OpenedRun, open_run
 from dap.run.plan import plan
 
-__all__ = ["Run", "plan", "slot_path"]
+__all__ = ["OpenedRun", "Run", "open_run", "plan", "slot_path"]

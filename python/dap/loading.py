@@ -1,0 +1,142 @@
+"""Batches of a set that lies on the device as a whole: drawn, augmented and made float there, with seeds of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dap import rng
+from dap.device import resolve_device
+from dap.errors import OptionError
+from dap.nets import Augmentation, Draws, get_augmentation
+
+__all__ = ["Augment", "Loader"]
+
+Augment = str | Augmentation | Callable[[Tensor, torch.Generator], Tensor]
+CACHE_VALUES = (
+    1 << 18
+)  # a CPU works on so many pixels at a time, a MiB of float32, which stay in its second-level cache
+
+
+class Loader:
+    """Iterates over augmented batches; made by :meth:`dap.DistilledDataset.loader`.
+
+    An epoch's batches depend on the seed and the number of the epoch alone. Each ``iter()`` takes the epoch that
+    ``epoch`` says and adds one to it; set it to go on with a stopped training or to see an epoch again.
+
+    Args:
+        images: uint8 with shape (N, C, H, W), C = 1 or 3.
+        labels: int64 with shape (N,).
+        batch_size: Images of a batch, at least 1; the last batch of an epoch may have fewer.
+        augment: None or one of the names of :func:`dap.nets.get_augmentation`; a :class:`dap.nets.Augmentation`; or a
+            function of uint8 images with shape (B, C, H, W) on the device and a CPU generator for its draws, which
+            returns images, uint8 or float in [0, 1].
+        seed: Root of the order and of all draws.
+        device: Where images lie and batches are made; the GPU if there is one.
+        shuffle: Whether each epoch has an order of its own.
+        drop_last: Whether to leave out a last batch that is not full.
+        mean: Of each channel, what batches are normalised with: (x − mean) / std. None: values stay in [0, 1].
+        std: Of each channel; goes with ``mean``.
+
+    Attributes:
+        epoch: Number of the epoch that the next ``iter()`` gives, from 0.
+
+    Raises:
+        OptionError: A value is out of range, or the images do not fit on the device.
+
+    Example:
+        >>> images, labels = torch.zeros(10, 3, 8, 8, dtype=torch.uint8), torch.arange(10)
+        >>> loader = Loader(images, labels, batch_size=4, augment="flip", device="cpu")
+        >>> [tuple(batch.shape) for batch, _ in loader]
+        [(4, 3, 8, 8), (4, 3, 8, 8), (2, 3, 8, 8)]
+        >>> len(loader), loader.epoch
+        (3, 1)
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        batch_size: int,
+        augment: Augment | None = None,
+        seed: int = 0,
+        device: str | torch.device | None = None,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        if not batch_size >= 1:
+            raise OptionError(f"batch_size: expected at least 1, got {batch_size}")
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
+            raise OptionError(f"expected uint8 images (N, 1 or 3, H, W), got {images.dtype} {tuple(images.shape)}")
+        if labels.shape != images.shape[:1]:
+            raise OptionError(f"expected one label for each of {len(images)} images, got {tuple(labels.shape)}")
+        self.batch_size, self.seed, self.shuffle, self.drop_last = batch_size, seed, shuffle, drop_last
+        self.augment = get_augmentation(augment or "none") if augment is None or isinstance(augment, str) else augment
+        self.epoch = 0
+        self.device = resolve_device(device)
+        self._normalise = _normaliser(images.shape[1], mean, std, self.device)
+        try:
+            self.images, self.labels = images.to(self.device), labels.to(self.device)
+        except torch.OutOfMemoryError as error:
+            raise OptionError(
+                f"device={str(self.device)!r}: the {len(images)} images take {images.nbytes / 1e9:.1f} GB, more than "
+                "is free there; use device='cpu', or a smaller size"
+            ) from error
+
+    def __len__(self) -> int:
+        """The number of batches of an epoch."""
+        full, rest = divmod(len(self.images), self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of one epoch: images, float32 with shape (B, C, H, W), and labels, int64 with shape (B,)."""
+        generator = rng.generator(self.seed, "loader", self.epoch)
+        self.epoch += 1
+        return self._batches(generator)
+
+    def _batches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        count, _, height, width = self.images.shape
+        order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
+        for indices in order.split(self.batch_size)[: len(self)]:
+            here = indices.to(self.device)
+            if isinstance(self.augment, Augmentation):
+                images = self._augmented(here, self.augment.draw(len(here), height, width, generator))
+            else:
+                images = self.augment(self.images[here], generator)
+                images = self._normalise(images.float() if images.is_floating_point() else images / 255)
+            yield images, self.labels[here]
+
+    def _augmented(self, indices: Tensor, draws: Draws) -> Tensor:
+        assert isinstance(self.augment, Augmentation)
+        batch = _empty((len(indices), *self.images.shape[1:]), self.device)
+        count = len(indices) if self.device.type != "cpu" else max(1, CACHE_VALUES // batch[0].numel())
+        for start in range(0, len(indices), count):
+            part = slice(start, start + count)
+            images = self.images.index_select(0, indices[part])
+            self._normalise(self.augment.apply(images, Draws(*(drawn[part] for drawn in draws)), batch[part]))
+        return batch
+
+
+def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """NumPy asks for huge pages, torch does not: filling a new batch of 50 MB is then several times as quick."""
+    return torch.from_numpy(np.empty(shape, np.float32)) if device.type == "cpu" else torch.empty(shape, device=device)
+
+
+def _normaliser(
+    channels: int, mean: Sequence[float] | None, std: Sequence[float] | None, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """What normalises a batch in place."""
+    if mean is None and std is None:
+        return lambda images: images
+    if mean is None or std is None or len(mean) != channels or len(std) != channels or not min(std) > 0:
+        raise OptionError(
+            f"mean, std: expected both, {channels} numbers each, std above 0; got mean {mean} and std {std}"
+        )
+    centre, spread = (torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1) for values in (mean, std))
+    return lambda images: images.sub_(centre).div_(spread)

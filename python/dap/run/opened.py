@@ -1,0 +1,68 @@
+"""The folder of a run that is complete, opened as a source of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dap.data import classmap
+from dap.data.files import read_image
+from dap.data.manifest import read_manifest
+from dap.data.source import Source
+from dap.errors import FormatError, SourceError
+from dap.run.local import slot_path
+
+__all__ = ["OpenedRun", "open_run"]
+
+
+class OpenedRun(NamedTuple):
+    """What ``dap.distill`` made.
+
+    Attributes:
+        source: The images in order of class and slot.
+        manifest: All of ``dap.json``.
+        best_first: Numbers of each class's images, best first.
+    """
+
+    source: Source
+    manifest: dict[str, Any]
+    best_first: list[np.ndarray]
+
+
+def open_run(path: str | Path) -> OpenedRun | None:
+    """Opens the folder of a run, or gives None where there is no manifest.
+
+    Args:
+        path: The output folder.
+
+    Raises:
+        SourceError: The run there was not finished.
+        FormatError: The manifest is damaged.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    if manifest is None:
+        return None
+    if manifest["status"] != "complete":
+        raise SourceError(f"{path}: the run there was not finished; run the same command again to continue it")
+    entries = classmap.from_json(manifest["class_map"])
+    ipc = manifest["ipc"]
+    files = [slot_path(entry.folder, number) for entry in entries for number in range(ipc)]
+    best_first = []
+    for label, entry in enumerate(entries):
+        rank = manifest.get("rank", {}).get(entry.name, list(range(ipc)))
+        if sorted(rank) != list(range(ipc)):
+            raise FormatError(f"{path}: expected ranks 0 to {ipc - 1} of {entry.name!r}, got {rank}")
+        best_first.append(label * ipc + np.argsort(rank))
+    source = Source(
+        name=str(path),
+        class_names=tuple(entry.name for entry in entries),
+        source_ids=tuple(entry.source_id for entry in entries),
+        labels=np.repeat(np.arange(len(entries), dtype=np.int64), ipc),
+        ids=files,
+        load=lambda index: read_image(path / files[index]),
+        read=lambda index: (path / files[index]).read_bytes(),
+    )
+    return OpenedRun(source, manifest, best_first)
