@@ -15,8 +15,12 @@ import dap
 GUIDES = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
 MODULES = [module.name for module in pkgutil.walk_packages(dap.__path__, "dap.") if module.name != "dap._core"]
 
-# diffusers meets numpy 2 here
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # diffusers meets numpy 2 here
+    pytest.mark.filterwarnings(  # webdataset leaves the last shard open
+        r"ignore:Exception ignored in. <_io.FileIO name='.*tar:pytest.PytestUnraisableExceptionWarning"
+    ),
+]
 
 
 def check(test: doctest.DocTest) -> None:

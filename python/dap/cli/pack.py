@@ -37,17 +37,17 @@ def pack(
     on_error: str,
 ) -> None:
     """Packs SOURCE, a distilled set or any images that dap reads, into another format."""
+    from dap.api import load
     from dap.data.manifest import MANIFEST
     from dap.data.open import open_source
     from dap.data.packing import pack_source
-    from dap.dataset import DistilledDataset
 
     options: dict[str, Any] = {
         "format": format, "codec": codec, "quality": quality, "maxcount": maxcount, "maxsize": maxsize,
         "on_error": on_error,
     }  # fmt: skip
     if Path(source, MANIFEST).is_file() and classes is None:
-        packed = DistilledDataset(source).save(out, **options)
+        packed = load(source).save(out, **options)
     else:
         opened = open_source(source, split=split, classes=classes.split(",") if classes else None)
         packed = pack_source(opened, out, split=split, **options)
