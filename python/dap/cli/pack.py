@@ -7,18 +7,16 @@ from typing import Any
 
 import click
 
-from dap.data.packing import CODECS, FORMATS
-
 __all__ = ["pack"]
 
 
 @click.command()
 @click.argument("source")
-@click.option("--to", "format", required=True, type=click.Choice([*FORMATS]), help="The format.")
+@click.option("--to", "format", required=True, help="imagefolder, webdataset, parquet or safetensors.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder; stopped packing continues.")
 @click.option("--split", default="train", show_default=True, help="Which split of SOURCE.")
 @click.option("--classes", help="Classes, separated by commas; all if left out.")
-@click.option("--codec", type=click.Choice(CODECS), help="As the files are, and PNG for pixels, if left out.")
+@click.option("--codec", help="png, jpeg or webp (lossless); as the files are, and PNG for pixels, if left out.")
 @click.option("--quality", default=95, show_default=True, help="Of JPEG.")
 @click.option("--maxcount", default=100_000, show_default=True, help="Most images of a shard.")
 @click.option("--maxsize", default=500_000_000, show_default=True, help="Most bytes of a shard's images.")

@@ -202,15 +202,16 @@ def _converted(
 def _convert(sample: Sample, *, codec: str | None, quality: int) -> Record | FormatError:
     try:
         value = sample.load()
+    except FormatError as error:
+        return error
+    try:
         data, pixels = (value, decode(value).transpose(2, 0, 1)) if isinstance(value, bytes) else (b"", value)
         found = _codec_of(data)
         if found is None or codec not in (None, found):
             found = codec or "png"
             data = encode(pixels, found, quality=quality)  # type: ignore[arg-type]
     except FormatError as error:
-        return error
-    except Exception as error:  # decoders raise almost anything when a file is damaged or hostile
-        return FormatError(f"{sample.key}: cannot be read as an image ({type(error).__name__}: {error})")
+        return FormatError(f"{sample.key}: cannot be read as an image ({error})")
     return Record(sample.key, sample.label, data, EXTENSIONS[found], pixels)
 
 
