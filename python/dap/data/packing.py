@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from importlib.metadata import version
 from itertools import islice
@@ -144,22 +145,23 @@ def write_packed(
     limit = min(maxcount, FOLDER_UNIT) if format == "imagefolder" else maxcount
     shard: Shard | None = None
     count = size = index = 0
-    converted = _converted(islice(enumerate(samples), packing.consumed, None), codec, quality)
+    fresh = islice(enumerate(samples), packing.consumed, None)
     try:
-        for index, record in converted:
-            if isinstance(record, FormatError):
-                if on_error == "raise":
-                    raise record
-                packing.skip(index, str(record))
-                continue
-            taken = record.pixels.nbytes if format == "safetensors" else len(record.data)
-            if shard is not None and (count == limit or size + taken > maxsize):
-                packing.note(shard.finish(), count, index)
-                shard, count, size = None, 0, 0
-            if shard is None:
-                shard = FORMATS[format](out, f"{split}-{packing.shards:06d}", class_names)
-            shard.add(record)
-            count, size = count + 1, size + taken
+        with closing(_converted(fresh, codec, quality)) as converted:  # ends its threads before an error goes on
+            for index, record in converted:
+                if isinstance(record, FormatError):
+                    if on_error == "raise":
+                        raise record
+                    packing.skip(index, str(record))
+                    continue
+                taken = record.pixels.nbytes if format == "safetensors" else len(record.data)
+                if shard is not None and (count == limit or size + taken > maxsize):
+                    packing.note(shard.finish(), count, index)
+                    shard, count, size = None, 0, 0
+                if shard is None:
+                    shard = FORMATS[format](out, f"{split}-{packing.shards:06d}", class_names)
+                shard.add(record)
+                count, size = count + 1, size + taken
         if shard is not None:
             packing.note(shard.finish(), count, index + 1)
     except BaseException:
@@ -191,7 +193,7 @@ def _check_options(
 
 def _converted(
     samples: Iterator[tuple[int, Sample]], codec: str | None, quality: int
-) -> Iterator[tuple[int, Record | FormatError]]:
+) -> Generator[tuple[int, Record | FormatError], None, None]:
     """The samples as records, in order: decoded and encoded in threads, a few at a time."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while ahead := list(islice(samples, AHEAD)):
