@@ -26,7 +26,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from dap import _core
-from dap.data.codecs import decode, decode_batch, decode_square, encode
+from dap.data.batches import decode_batch
+from dap.data.codecs import decode, decode_square, encode
 
 Cases = dict[str, Callable[[bytes], object]]
 SIZE = 256

@@ -16,7 +16,8 @@ import pytest
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
-from dap.data.codecs import ImageError, decode, decode_batch, decode_square, encode
+from dap.data.batches import ImageError, decode_batch
+from dap.data.codecs import decode, decode_square, encode
 from dap.data.open import open_source
 from dap.data.pixels import to_pixels, to_upright
 from dap.errors import FormatError

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dap import rng
 from dap.data.classmap import build_class_map
-from dap.data.source import source_of_labels
+from dap.data.labelled import source_of_labels
 from dap.errors import OptionError
 from dap.features import Tap
 from dap.kernels import RBF, Linear

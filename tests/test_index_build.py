@@ -18,7 +18,7 @@ from PIL import Image
 import dap
 from dap import rng
 from dap.data.classmap import build_class_map
-from dap.data.source import source_of_labels
+from dap.data.labelled import source_of_labels
 from dap.errors import DapError, FormatError, OptionError, RunMismatchError
 from dap.features import choose_timesteps
 from dap.index import IndexWriter, merge, open_index

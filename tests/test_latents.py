@@ -13,8 +13,9 @@ from PIL import Image
 import dap
 from dap.data.cache import LATENTS, cache_folder
 from dap.data.classmap import build_class_map
+from dap.data.labelled import source_of_labels
 from dap.data.open import open_source
-from dap.data.source import Source, source_of_labels
+from dap.data.source import Source
 from dap.errors import FormatError, OptionError
 from dap.features import source_of_index
 from dap.features.latents import real_latents

@@ -16,7 +16,7 @@ import dap
 from dap import rng
 from dap.config import to_json
 from dap.data.classmap import build_class_map
-from dap.data.source import source_of_labels
+from dap.data.labelled import source_of_labels
 from dap.errors import OptionError, RunMismatchError
 from dap.methods import Context, DiT, Guided, Slot, Unit
 from dap.methods.mgd3 import MGD3, Clusters, Mode, ModeTerm

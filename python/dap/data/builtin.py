@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from dap.data.idx import read_idx
-from dap.data.source import Source, source_of_labels
+from dap.data.labelled import source_of_labels
+from dap.data.source import Source
 from dap.errors import FormatError, SourceError
 from dap.registry import unknown_name
 

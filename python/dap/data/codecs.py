@@ -8,10 +8,7 @@ is an error, also where Pillow would make up for what is missing.
 from __future__ import annotations
 
 import io
-import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
@@ -23,26 +20,13 @@ from dap import _core
 from dap.data.pixels import CropFilter, to_pixels, to_upright
 from dap.errors import FormatError
 
-__all__ = ["MAX_PIXELS", "ImageError", "decode", "decode_batch", "decode_square", "encode"]
+__all__ = ["MAX_PIXELS", "decode", "decode_square", "encode"]
 
 MAX_PIXELS = 89_478_485  # a quarter of a gigabyte in RGB, where Pillow begins to speak of a bomb
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # whatever a file is called, Pillow's other decoders never see it
-CHUNK = 8  # images that a thread takes at once
 
 ImageFormat: TypeAlias = Literal["png", "jpeg", "webp"]
 _Info: TypeAlias = tuple[ImageFormat, int, int, int, int]
-
-
-class ImageError(FormatError):
-    """One image of a batch cannot be read.
-
-    Attributes:
-        index: The index that was given to ``read``.
-    """
-
-    def __init__(self, index: int, message: str) -> None:
-        super().__init__(message)
-        self.index = index
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -80,6 +64,7 @@ def decode_square(
     filter: CropFilter = "adm",
     dct_scaling: bool = False,
     max_pixels: int = MAX_PIXELS,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Decodes a file as :func:`decode` does, to what :func:`~dap.data.pixels.to_pixels` makes of the Pillow image.
 
@@ -91,6 +76,7 @@ def decode_square(
         dct_scaling: Let libjpeg decode a JPEG to as few eighths of its sides as are no smaller than ``size``. Faster
             for large photographs, but other pixels than ADM's.
         max_pixels: Files that claim more pixels are refused before memory is taken for them.
+        out: Where the result goes, uint8 and C-contiguous; None for a new array.
 
     Returns:
         uint8 with shape (channels, size, size).
@@ -103,88 +89,9 @@ def decode_square(
         >>> decode_square(encode(np.zeros((1, 40, 60), np.uint8), "png"), size=32, channels=3).shape
         (3, 32, 32)
     """
-    out = np.empty((channels, size, size), np.uint8)
+    out = np.empty((channels, size, size), np.uint8) if out is None else out
     with _one_error():
         _decode_into(data, out, filter, dct_scaling, max_pixels)
-    return out
-
-
-def decode_batch(
-    read: Callable[[int], bytes],
-    indices: Sequence[int] | np.ndarray,
-    *,
-    size: int,
-    channels: int,
-    threads: int | None = None,
-    filter: CropFilter = "adm",
-    dct_scaling: bool = False,
-    max_pixels: int = MAX_PIXELS,
-) -> np.ndarray:
-    """Reads files and decodes them in threads, each as :func:`decode_square` does.
-
-    The calling thread alone calls ``read``, in order, and only a little ahead of what is being decoded. The result does
-    not depend on the number of threads, nor does which error comes first.
-
-    Args:
-        read: Gives the bytes of the file with this index.
-        indices: n indices.
-        size: Side in pixels, at least 1.
-        channels: 1 for grey, 3 for RGB.
-        threads: How many threads decode; None: as many as this process may run at once.
-        filter: See :func:`decode_square`.
-        dct_scaling: See :func:`decode_square`.
-        max_pixels: See :func:`decode_square`.
-
-    Returns:
-        uint8 with shape (n, channels, size, size).
-
-    Raises:
-        ImageError: A file cannot be read or decoded; the first of them in the order of ``indices``.
-
-    Example:
-        >>> files = [encode(np.full((1, 4, 4), grey, np.uint8), "png") for grey in (0, 9)]
-        >>> decode_batch(files.__getitem__, [1, 0], size=4, channels=1)[:, 0, 0, 0].tolist()
-        [9, 0]
-    """
-    out = np.empty((len(indices), channels, size, size), np.uint8)
-    threads = threads or _cpus()
-    step = max(1, min(CHUNK, len(indices) // (2 * threads)))
-
-    def attempt(index: int) -> bytes | ImageError:
-        try:
-            with _one_error(index):
-                return read(index)
-        except ImageError as error:  # raised when its turn comes: an earlier image may be damaged
-            return error
-
-    def read_chunks() -> Iterator[list[tuple[int, bytes | ImageError, np.ndarray]]]:
-        for start in range(0, len(indices), step):
-            part = [int(index) for index in indices[start : start + step]]
-            yield [(index, attempt(index), out[start + place]) for place, index in enumerate(part)]
-
-    def work(chunk: list[tuple[int, bytes | ImageError, np.ndarray]]) -> None:
-        for index, data, row in chunk:
-            if isinstance(data, ImageError):
-                raise data
-            with _one_error(index):
-                _decode_into(data, row, filter, dct_scaling, max_pixels)
-
-    if threads == 1 or len(indices) <= 1:
-        for chunk in read_chunks():
-            work(chunk)
-        return out
-    pending: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for chunk in read_chunks():
-                pending.append(pool.submit(work, chunk))
-                if len(pending) > 2 * threads:
-                    pending.popleft().result()
-            while pending:
-                pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
     return out
 
 
@@ -261,17 +168,12 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     }.get(orientation, pixels)  # fmt: skip
 
 
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @contextmanager
-def _one_error(index: int | None = None) -> Iterator[None]:
-    """Turns whatever a reader or decoder raises for a damaged file into one kind of error."""
+def _one_error() -> Iterator[None]:
+    """Turns whatever a decoder raises into a :class:`FormatError`."""
     try:
         yield
-    except (MemoryError, ImageError):
+    except (MemoryError, FormatError):
         raise
-    except Exception as error:
-        message = str(error) if isinstance(error, FormatError) else f"{type(error).__name__}: {error}"
-        raise (FormatError(message) if index is None else ImageError(index, message)) from error
+    except Exception as error:  # decoders raise almost anything when a file is damaged or hostile
+        raise FormatError(f"{type(error).__name__}: {error}") from error

@@ -14,8 +14,9 @@ from typing import Any
 
 from PIL import Image
 
+from dap.data.labelled import source_of_labels
 from dap.data.names import some
-from dap.data.source import Source, source_of_labels
+from dap.data.source import Source
 from dap.errors import SourceError
 
 __all__ = ["is_hf_dataset", "load_hf_dataset", "open_hf_dataset"]

@@ -20,10 +20,11 @@ import numpy as np
 from PIL import Image
 
 from dap.data.files import read_image, sha256_file, written_whole
+from dap.data.labelled import source_of_labels
 from dap.data.names import some
 from dap.data.shard import Record
 from dap.data.shards import class_names_beside
-from dap.data.source import Source, source_of_labels
+from dap.data.source import Source
 from dap.errors import FormatError, SourceError
 
 __all__ = ["ParquetShard", "open_parquet"]

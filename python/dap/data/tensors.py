@@ -18,8 +18,9 @@ import numpy as np
 from PIL import Image
 
 from dap.data.files import sha256_file, written_whole
+from dap.data.labelled import source_of_labels
 from dap.data.shard import Record
-from dap.data.source import Source, source_of_labels
+from dap.data.source import Source
 from dap.errors import FormatError, SourceError
 
 __all__ = ["TENSOR_SUFFIXES", "TensorShard", "open_tensors", "read_tensors"]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from dap.data.source import Source, source_of_labels
+from dap.data.labelled import source_of_labels
+from dap.data.source import Source
 from dap.errors import SourceError
 
 if TYPE_CHECKING:

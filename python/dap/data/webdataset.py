@@ -19,10 +19,11 @@ from PIL import Image
 
 from dap._core import TarWriter, scan_tar
 from dap.data.files import read_image
+from dap.data.labelled import source_of_labels
 from dap.data.names import some
 from dap.data.shard import Record
 from dap.data.shards import class_names_beside
-from dap.data.source import Source, source_of_labels
+from dap.data.source import Source
 from dap.errors import FormatError
 
 __all__ = ["WebDatasetShard", "open_webdataset"]
