@@ -14,9 +14,11 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as reference
 
 import dap
+from dap import _core
 from dap.errors import OptionError
 from dap.loading import Loader
 from dap.nets import AUGMENTATIONS, Augmentation, get_augmentation
+from dap.nets.augmentation import _by_torch
 from dap.rng import generator
 
 JITTER = {"brightness": 0.5, "contrast": 0.6, "saturation": 0.7}
@@ -42,9 +44,11 @@ def same(left: list[tuple[torch.Tensor, torch.Tensor]], right: list[tuple[torch.
     )
 
 
-def as_torchvision(image: torch.Tensor, box: list[int], flip: bool, factors: list[float] | None) -> torch.Tensor:
+def as_torchvision(
+    image: torch.Tensor, box: list[int], flip: bool, factors: list[float] | None, size: list[int] | None = None
+) -> torch.Tensor:
     """One image through torchvision, from the same draws."""
-    size = list(image.shape[-2:])
+    size = list(image.shape[-2:]) if size is None else size
     top, left, height, width = box
     image = reference.resized_crop(image, top, left, height, width, size) if [height, width] != size else (
         reference.crop(image, top, left, height, width)
@@ -73,11 +77,40 @@ class TestAugmentation:
     ) -> None:
         images = images_of(12, *size, channels)
         draws = augmentation.draw(12, *size, generator("draws"))
-        found = augmentation.apply(images, draws, torch.full(images.shape, math.nan))
         jitters = bool(augmentation.brightness or augmentation.contrast or augmentation.saturation)
-        for image, box, flip, factors, result in zip(images, *(drawn.tolist() for drawn in draws), found, strict=True):
+        normal, unchanged = torch.tensor([[0.0, 1.0]] * channels), torch.full(images.shape, math.nan)
+        by_rust = augmentation.apply(images, draws, unchanged.clone())
+        by_torch = _by_torch(images, draws, draws.factors if jitters else None, normal, unchanged)  # other devices
+        places = zip(images, *(drawn.tolist() for drawn in draws), by_rust, by_torch, strict=True)
+        for image, box, flip, factors, rust, other in places:
             expected = as_torchvision(image, box, flip, factors if jitters else None)
-            torch.testing.assert_close(result, expected, rtol=0, atol=2e-6)
+            torch.testing.assert_close(rust, expected, rtol=0, atol=2e-6)
+            torch.testing.assert_close(other, expected, rtol=0, atol=2e-6)
+
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_the_rust_form_at_its_edges(self, channels: int) -> None:
+        """Shifts out of the image, odd sides, the mean of each run of pixels, any number of threads; no images."""
+        images = images_of(5, 51, 83, channels)
+        corners = np.array([[0, 0], [51, 0], [0, -83], [-50, 82], [60, -90]])
+        flips, factors = np.array([True, False, True, False, True]), np.full((5, 3), 1.3, np.float32)
+        normal = np.array([[0.4, 0.2], [0.5, 0.25], [0.6, 0.3]], np.float32)[:channels]
+        found = [np.empty(images.shape, np.float32) for _ in range(3)]
+        for threads, out in zip((1, 2, None), found, strict=True):
+            _core.augment(images.numpy(), corners, flips, factors, normal, out, threads)
+        assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
+        for image, (top, left), flip, result in zip(images, corners.tolist(), flips.tolist(), found[0], strict=True):
+            padded = torch.nn.functional.pad(image, (100, 100, 100, 100))[:, 100 + top :, 100 + left :]
+            expected = as_torchvision(padded, [0, 0, 51, 83], flip, factors[0].tolist(), size=[51, 83])
+            expected = (expected.numpy() - normal[:, :1, None]) / normal[:, 1:, None]
+            np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
+        none = np.empty((0, channels, 51, 83), np.float32)
+        _core.augment(none.astype(np.uint8), corners[:0], flips[:0], factors[:0], normal, none)
+        with pytest.raises(ValueError, match="factors"):
+            _core.augment(images.numpy(), corners, flips, factors[:4], normal, found[0])
+        with pytest.raises(ValueError, match="corners"):
+            _core.augment(images.numpy(), np.asfortranarray(corners), flips, factors, normal, found[0])
+        with pytest.raises(ValueError, match="out"):
+            _core.augment(images.numpy(), corners, flips, factors, normal, found[0][:, :, ::-1])
 
     def test_shifts_are_uniform_up_to_the_largest(self) -> None:
         boxes, flips, _ = Augmentation(shift=0.125).draw(4000, 16, 32, generator("shifts"))
@@ -161,14 +194,6 @@ class TestLoader:
         assert torch.equal(torch.get_rng_state(), before)
         torch.manual_seed(2)
         assert same(batches(loader_of(augment="standard")), found)
-
-    def test_parts_of_a_batch_are_those_of_the_whole(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        whole = batches(loader_of(augment="standard", mean=[0.4] * 3, std=[0.2, 0.3, 0.4]))
-        monkeypatch.setattr("dap.loading.CACHE_VALUES", 1)
-        single = batches(loader_of(augment="standard", mean=[0.4] * 3, std=[0.2, 0.3, 0.4]))
-        for (images, labels), (other, other_labels) in zip(whole, single, strict=True):
-            torch.testing.assert_close(images, other, rtol=0, atol=1e-5)
-            assert torch.equal(labels, other_labels)
 
     def test_batches_are_independent_of_the_set_and_of_each_other(self) -> None:
         loader = loader_of(shuffle=False)

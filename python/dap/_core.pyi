@@ -6,6 +6,7 @@ import numpy.typing as npt
 
 __all__ = [
     "TarWriter",
+    "augment",
     "build_info",
     "create_tensors",
     "crop_square",
@@ -82,6 +83,15 @@ def image_info(data: bytes, max_pixels: int) -> tuple[Literal["png", "jpeg", "we
 def decode_image(data: bytes, max_pixels: int) -> _Bytes: ...
 def decode_square(data: bytes, out: _Bytes, filter: str, max_pixels: int) -> None: ...
 def crop_square(pixels: _Bytes, orientation: int, out: _Bytes, filter: str) -> None: ...
+def augment(
+    images: _Bytes,
+    corners: npt.NDArray[np.int64],
+    flips: npt.NDArray[np.bool_],
+    factors: npt.NDArray[np.float32] | None,
+    normal: npt.NDArray[np.float32],
+    out: npt.NDArray[np.float32],
+    threads: int | None = None,
+) -> None: ...
 def encode_image(planes: _Bytes, format: str) -> bytes: ...
 def scan_tar(path: _Path) -> tuple[list[str], npt.NDArray[np.uint64], npt.NDArray[np.uint64]]: ...
 

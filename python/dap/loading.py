@@ -11,14 +11,11 @@ from torch import Tensor
 from dap import rng
 from dap.device import resolve_device
 from dap.errors import OptionError
-from dap.nets import Augmentation, Draws, get_augmentation
+from dap.nets import Augmentation, get_augmentation
 
 __all__ = ["Augment", "Loader"]
 
 Augment = str | Augmentation | Callable[[Tensor, torch.Generator], Tensor]
-CACHE_VALUES = (
-    1 << 18
-)  # a CPU works on so many pixels at a time, a MiB of float32, which stay in its second-level cache
 
 
 class Loader:
@@ -80,7 +77,7 @@ class Loader:
         self.augment = get_augmentation(augment or "none") if augment is None or isinstance(augment, str) else augment
         self.epoch = 0
         self.device = resolve_device(device)
-        self._normalise = _normaliser(images.shape[1], mean, std, self.device)
+        self._normal = _normal(images.shape[1], mean, std)
         try:
             self.images, self.labels = images.to(self.device), labels.to(self.device)
         except torch.OutOfMemoryError as error:
@@ -105,22 +102,17 @@ class Loader:
         order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
         for indices in order.split(self.batch_size)[: len(self)]:
             here = indices.to(self.device)
+            images = self.images.index_select(0, here)
             if isinstance(self.augment, Augmentation):
-                images = self._augmented(here, self.augment.draw(len(here), height, width, generator))
+                draws = self.augment.draw(len(here), height, width, generator)
+                images = self.augment.apply(images, draws, _empty(images.shape, self.device), self._normal)
             else:
-                images = self.augment(self.images[here], generator)
-                images = self._normalise(images.float() if images.is_floating_point() else images / 255)
+                images = self.augment(images, generator)
+                images = images.float() if images.is_floating_point() else images / 255
+                if self._normal is not None:
+                    centre, spread = self._normal.to(self.device)[:, :, None, None].unbind(1)
+                    images = (images - centre) / spread
             yield images, self.labels[here]
-
-    def _augmented(self, indices: Tensor, draws: Draws) -> Tensor:
-        assert isinstance(self.augment, Augmentation)
-        batch = _empty((len(indices), *self.images.shape[1:]), self.device)
-        count = len(indices) if self.device.type != "cpu" else max(1, CACHE_VALUES // batch[0].numel())
-        for start in range(0, len(indices), count):
-            part = slice(start, start + count)
-            images = self.images.index_select(0, indices[part])
-            self._normalise(self.augment.apply(images, Draws(*(drawn[part] for drawn in draws)), batch[part]))
-        return batch
 
 
 def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -128,15 +120,12 @@ def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.from_numpy(np.empty(shape, np.float32)) if device.type == "cpu" else torch.empty(shape, device=device)
 
 
-def _normaliser(
-    channels: int, mean: Sequence[float] | None, std: Sequence[float] | None, device: torch.device
-) -> Callable[[Tensor], Tensor]:
-    """What normalises a batch in place."""
+def _normal(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Tensor | None:
+    """Mean and deviation of each channel, float32 (channels, 2)."""
     if mean is None and std is None:
-        return lambda images: images
+        return None
     if mean is None or std is None or len(mean) != channels or len(std) != channels or not min(std) > 0:
         raise OptionError(
             f"mean, std: expected both, {channels} numbers each, std above 0; got mean {mean} and std {std}"
         )
-    centre, spread = (torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1) for values in (mean, std))
-    return lambda images: images.sub_(centre).div_(spread)
+    return torch.tensor([mean, std], dtype=torch.float32).T.contiguous()

@@ -1,7 +1,8 @@
 """Random crops, mirror images and colour jitter of whole batches, as torchvision defines them for one image.
 
 What is drawn and what is done with it are two steps: the draws are made on the CPU, so that a seed gives the same
-images on every device, and a batch may then be worked on in parts that stay in the processor's cache.
+images on every device. A CPU goes over each image once, in Rust (``dap-core/src/images/augment.rs``); torch does it
+on other devices, and resizes on all.
 
 Sources: torchvision's ``RandomCrop``, ``RandomResizedCrop`` (Szegedy et al., "Going Deeper with Convolutions", 2015,
 arXiv 1409.4842) and ``ColorJitter``; the luma weights are those of ITU-R 601 as torchvision rounds them. One deviation:
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dap import _core
 from dap.errors import OptionError
 from dap.registry import unknown_name
 
@@ -108,21 +110,45 @@ class Augmentation:
         factors = low + torch.rand(count, 3, generator=generator) * (1 + strengths - low)
         return Draws(boxes, flips, factors)
 
-    def apply(self, images: Tensor, draws: Draws, out: Tensor) -> Tensor:
+    def apply(self, images: Tensor, draws: Draws, out: Tensor, normal: Tensor | None = None) -> Tensor:
         """Does what was drawn.
 
         Args:
             images: uint8 with shape (B, C, H, W), C = 1 or 3.
             draws: Of B images.
             out: Where the result goes: float32 with the images' shape, contiguous, on their device.
+            normal: Mean and standard deviation of each channel, float32 (C, 2), on the CPU: x becomes (x − mean) / std.
 
         Returns:
-            ``out``, values in [0, 1].
+            ``out``; without ``normal`` values in [0, 1].
         """
-        out.copy_(_crop_flip(images, draws.boxes, draws.flips))
-        if self.brightness or self.contrast or self.saturation:
-            return _jitter(out, draws.factors.to(out.device))
-        return out.mul_(1 / 255)
+        normal = torch.tensor([[0.0, 1.0]]).expand(images.shape[1], 2) if normal is None else normal
+        factors = draws.factors if self.brightness or self.contrast or self.saturation else None
+        if images.device.type == "cpu":
+            if self.scale is not None:
+                images, draws = _crop_flip(images, draws.boxes, draws.flips), _whole(draws)
+            _core.augment(
+                images.contiguous().numpy(), draws.boxes[:, :2].contiguous().numpy(), draws.flips.numpy(),
+                None if factors is None else factors.numpy(), normal.contiguous().numpy(), out.numpy(),
+                torch.get_num_threads(),
+            )  # fmt: skip
+            return out
+        return _by_torch(images, draws, factors, normal, out)
+
+
+def _by_torch(images: Tensor, draws: Draws, factors: Tensor | None, normal: Tensor, out: Tensor) -> Tensor:
+    out.copy_(_crop_flip(images, draws.boxes, draws.flips))
+    if factors is None:
+        out.mul_(1 / 255)
+    else:
+        _jitter(out, factors.to(out.device))
+    centre, spread = normal.to(out.device)[:, :, None, None].unbind(1)
+    return out.sub_(centre).div_(spread)
+
+
+def _whole(draws: Draws) -> Draws:
+    """The same draws for images that are cropped and mirrored already."""
+    return draws._replace(boxes=torch.zeros_like(draws.boxes), flips=torch.zeros_like(draws.flips))
 
 
 def _resized_boxes(

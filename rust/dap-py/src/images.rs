@@ -1,12 +1,15 @@
 //! Images in and out; wrapped by `dap.data`.
 
-use dap_core::images::{self, Crop, Format, View};
-use numpy::{IntoPyArray, PyArray3, PyArrayMethods, PyReadonlyArray3, PyReadwriteArray3, PyUntypedArrayMethods};
+use dap_core::images::{self, Change, Crop, Format, View};
+use numpy::{
+    IntoPyArray, PyArray3, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3, PyReadonlyArray4,
+    PyReadwriteArray3, PyReadwriteArray4, PyUntypedArrayMethods,
+};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::calls::to_python;
+use crate::calls::{interruptible, to_python};
 
 /// Format, width and height as stored, channels (1, 3, or 4 for CMYK), EXIF orientation.
 type Info = (&'static str, usize, usize, usize, u8);
@@ -75,6 +78,55 @@ pub(crate) fn encode_image<'py>(
     let planes = planes.as_slice().map_err(|error| PyValueError::new_err(format!("planes: {error}")))?;
     let data = py.detach(|| images::encode(planes, shape, format)).map_err(to_python)?;
     Ok(PyBytes::new(py, &data))
+}
+
+/// Writes images (B, 1 or 3, H, W), shifted, mirrored, with other colours and normalised, into ``out`` of that shape.
+///
+/// ``corners`` (B, 2) are top and left, ``factors`` (B, 3) or None, ``normal`` (channels, 2) mean and deviation.
+#[pyfunction]
+#[pyo3(signature = (images, corners, flips, factors, normal, out, threads=None))]
+#[expect(clippy::too_many_arguments, reason = "one call for a whole batch")]
+pub(crate) fn augment(
+    py: Python<'_>,
+    images: PyReadonlyArray4<'_, u8>,
+    corners: PyReadonlyArray2<'_, i64>,
+    flips: PyReadonlyArray1<'_, bool>,
+    factors: Option<PyReadonlyArray2<'_, f32>>,
+    normal: PyReadonlyArray2<'_, f32>,
+    mut out: PyReadwriteArray4<'_, f32>,
+    threads: Option<usize>,
+) -> PyResult<()> {
+    let refused = |name: &str| PyValueError::new_err(format!("{name}: of another shape, or not C-contiguous"));
+    let shape: [usize; 4] = images.shape().try_into().map_err(|_| refused("images"))?;
+    let [count, ..] = shape;
+    if !out.is_c_contiguous() || out.shape() != shape {
+        return Err(refused("out"));
+    }
+    if !images.is_c_contiguous() || !normal.is_c_contiguous() {
+        return Err(refused("images or normal"));
+    }
+    let (images, out) =
+        (images.as_slice().map_err(|_| refused("images"))?, out.as_slice_mut().map_err(|_| refused("out"))?);
+    let fits = |factors: &PyReadonlyArray2<'_, f32>| factors.shape() == [count, 3] && factors.is_c_contiguous();
+    let corners_fit = corners.shape() == [count, 2] && corners.is_c_contiguous();
+    if !factors.as_ref().is_none_or(fits) || !corners_fit || flips.shape() != [count] {
+        return Err(refused("corners, flips or factors"));
+    }
+    let (corners, flips) =
+        (corners.as_slice().map_err(|_| refused("corners"))?, flips.as_slice().map_err(|_| refused("flips"))?);
+    let factors = factors.as_ref().map(|factors| factors.as_slice()).transpose().map_err(|_| refused("factors"))?;
+    let mut factors = factors.map(|factors| factors.as_chunks::<3>().0.iter());
+    let places = corners.as_chunks::<2>().0.iter().zip(flips);
+    let changes: Vec<Change> = places
+        .map(|(&[top, left], &flip)| Change {
+            top,
+            left,
+            flip,
+            factors: factors.as_mut().and_then(Iterator::next).copied(),
+        })
+        .collect();
+    let normal = normal.as_slice().map_err(|_| refused("normal"))?.as_chunks::<2>().0;
+    interruptible(py, |check| images::augment(images, shape, &changes, normal, out, threads, check))
 }
 
 fn crop(filter: &str) -> PyResult<Crop> {

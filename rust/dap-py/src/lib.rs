@@ -27,7 +27,7 @@ mod _core {
     use pyo3::types::PyDict;
 
     #[pymodule_export]
-    use crate::images::{crop_square, decode_image, decode_square, encode_image, image_info};
+    use crate::images::{augment, crop_square, decode_image, decode_square, encode_image, image_info};
     #[pymodule_export]
     use crate::index::{create_tensors, finish_tensors, hash_blocks, read_layout, verify_blocks, write_rows};
 

@@ -1,4 +1,4 @@
-//! Images in and out: PNG and WebP, and the square that a prior or a classifier takes.
+//! Images in and out: PNG and WebP, the square that a prior or a classifier takes, and batches for training.
 //!
 //! Pixels follow Pillow to the bit: what is transparent lies on black, 16 bits become 8, grey is the luma of ITU-R 601,
 //! and [`square`] resizes with the weights, the rounding and the order of passes of `Image.resize`.
@@ -6,6 +6,7 @@
 //! Files are hostile: a size is checked against a limit, and against what so few bytes can hold, before memory is asked
 //! for. JPEG is only inspected here; who decodes it is told its size and its EXIF orientation.
 
+mod augment;
 mod colour;
 mod container;
 mod crop;
@@ -23,6 +24,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::{Error, Result};
 
+pub use augment::{Change, augment};
 pub use crop::{Crop, square};
 pub use plane::View;
 

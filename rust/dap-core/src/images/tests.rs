@@ -1,4 +1,5 @@
 use super::*;
+use crate::simd::Level;
 
 const MAX: usize = 1 << 24;
 
@@ -72,4 +73,40 @@ fn a_cut_anywhere_is_an_error() {
             assert!(decode(&data[..len], None, MAX).is_err(), "{format:?} {len}");
         }
     }
+}
+
+#[test]
+fn augmented_values_are_the_same_at_every_level_and_for_any_threads() {
+    let shape = [3, 3, 19, 37];
+    let images = gradient(9, 19, 37);
+    let changes: Vec<_> = [(-3, 5, true), (0, 0, false), (19, -40, true)]
+        .map(|(top, left, flip)| Change { top, left, flip, factors: Some([1.3, 0.7, 1.2]) })
+        .into();
+    let normal = [[0.4, 0.2], [0.5, 0.25], [0.6, 0.3]];
+    let mut found = Vec::new();
+    for level in Level::available() {
+        for threads in [1, 3] {
+            let mut out = vec![0.0; images.len()];
+            level.within(|| {
+                augment(&images, shape, &changes, &normal, &mut out, Some(threads), &mut || Ok(())).unwrap();
+            });
+            found.push(out);
+        }
+    }
+    assert!(found.iter().all(|out| out == &found[0]) && found[0].iter().any(|value| *value != found[0][0]));
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let change = Change { top: 0, left: 0, flip: false, factors: None };
+    let mut out = [0.0; 4];
+    let mut call = |images: &[u8], shape, changes: &[Change], normal: &[[f32; 2]]| {
+        augment(images, shape, changes, normal, &mut out, None, &mut || Ok(()))
+    };
+    call(&[0; 4], [1, 1, 2, 2], &[change], &[[0.0, 1.0]]).unwrap();
+    assert!(call(&[0; 3], [1, 1, 2, 2], &[change], &[[0.0, 1.0]]).is_err());
+    assert!(call(&[0; 4], [1, 2, 1, 2], &[change], &[[0.0, 1.0]; 2]).is_err());
+    assert!(call(&[0; 4], [1, 1, 2, 2], &[], &[[0.0, 1.0]]).is_err());
+    assert!(call(&[0; 4], [1, 1, 2, 2], &[change], &[]).is_err());
+    assert!(call(&[0; 4], [usize::MAX, 1, 2, 2], &[change], &[[0.0, 1.0]]).is_err());
 }
