@@ -23,8 +23,8 @@ HEADLINE: Rows = BASELINES | {name: {"method": name} for name in ("dap_set", "gu
 TEST: Rows = HEADLINE | {
     name: {"method": name}
     for name in (
-        "dap:paper", "mgd3:paper", "manifold_gd:fashion", "manifold_gd:nette", "dap_set:features", "herding",
-        "k_medoids",
+        "dap_set:medoids", "dap:paper", "mgd3:paper", "manifold_gd:fashion", "manifold_gd:nette", "dap_set:features",
+        "herding", "k_medoids",
     )
 }  # fmt: skip
 IGD_TEST: Rows = BASELINES | {name: {"method": name} for name in ("dap_set", "igd:fashion")}
@@ -94,6 +94,12 @@ TUNING: dict[str, Rows] = {
         f"{name} stop={stop}": {"method": name, "method_options": {"stop": stop}}
         for name in ("dap_set", "mgd3", "dap", "manifold_gd:fashion")
         for stop in (0.25, 0.5, 0.75, 1.0)
+    },
+    "candidates": {
+        "dap_set": {"method": "dap_set"},
+        "k_medoids": {"method": "k_medoids"},
+        "dap_set candidates=4": {"method": DAPSet(candidates=4, pooling="mean")},
+        "dap_set candidates=8": {"method": DAPSet(candidates=8, pooling="mean")},
     },
     "last": {"dap_set": {"method": "dap_set"}, "dap_set + mode": {"method": SetEnergy() + Mode(scale=0.1)}},
     "more": {"dap_set + mode scale=1.0": {"method": SetEnergy() + Mode(scale=1.0)}},

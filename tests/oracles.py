@@ -117,3 +117,27 @@ def ddpm_step(x, eps, now, after, noise=None, interpolation=None):
     fraction = (interpolation + 1) / 2
     log_variance = fraction * math.log(beta) + (1 - fraction) * math.log(posterior)
     return mean + torch.exp(log_variance / 2) * noise
+
+
+def slow_medoids(candidates, targets, count, weights=None):
+    """A greedy start and the best exchange while one helps, every cost from its definition, in exact order of ties."""
+    weights = [1 / len(targets)] * len(targets) if weights is None else list(weights)
+
+    def cost(chosen):
+        nearest = [min(float(((t - candidates[c]) ** 2).sum()) for c in chosen) for t in targets]
+        return sum(w * d for w, d in zip(weights, nearest, strict=True))
+
+    def free(chosen):
+        return [c for c in range(len(candidates)) if c not in chosen]
+
+    chosen = []
+    while len(chosen) < count:
+        chosen.append(min(free(chosen), key=lambda c: cost([*chosen, c])))
+    while True:
+        exchanges = [
+            (cost([*chosen[:place], c, *chosen[place + 1 :]]), c, place) for place in range(count) for c in free(chosen)
+        ]
+        if not exchanges or min(exchanges)[0] >= cost(chosen) * (1 - 1e-9):
+            return chosen
+        _, candidate, place = min(exchanges)
+        chosen[place] = candidate

@@ -240,21 +240,7 @@ def test_pairs_are_the_clusters_of_the_latents_the_largest_first(tiny_pipeline):
         DAPSet(paired=True, selection="herding")
 
 
-def greedy(made, real):
-    """The order in which each prefix's energy distance to the references is smallest, by trying all."""
-    order = []
-
-    def distance(chosen):
-        between = np.mean([[np.linalg.norm(a - r) for r in real] for a in chosen])
-        return 2 * between - np.mean([[np.linalg.norm(a - b) for b in chosen] for a in chosen])
-
-    while len(order) < len(made):
-        left = [i for i in range(len(made)) if i not in order]
-        order.append(min(left, key=lambda i: distance([made[j] for j in [*order, i]])))
-    return order
-
-
-def test_the_candidates_that_are_kept_are_the_greedy_choice(tiny_pipeline):
+def test_the_candidates_that_are_kept_are_the_medoids(tiny_pipeline):
     given = dataclasses.replace(context(DiTPrior(tiny_pipeline)), ipc=3)
     method = DAPSet(space="features", candidates=3)
     artefact = method.prepare(given)
@@ -268,9 +254,9 @@ def test_the_candidates_that_are_kept_are_the_greedy_choice(tiny_pipeline):
         features = noised_features(
             given.prior, made, ids, label=label, tap=artefact.tap, scheduler=scheduler, timestep=t, seed=test_dap.SEED
         )
-        order = greedy(features.double().numpy(), artefact.features[2, label].double().numpy())
-        assert order[:3] != [0, 1, 2]
-        assert torch.equal(kept[3 * place : 3 * place + 3], made[order[:3]])
+        chosen = oracles.slow_medoids(features.double().numpy(), artefact.features[2, label].double().numpy(), 3)
+        assert chosen != [0, 1, 2]
+        assert torch.equal(kept[3 * place : 3 * place + 3], made[chosen])
 
 
 def test_one_recurrence_is_none_and_two_are_a_loop_by_hand(tiny_pipeline):

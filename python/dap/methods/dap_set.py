@@ -48,7 +48,7 @@ from dap.methods.set_energy import ClassSet, LatentSetEnergyTerm, SetEnergyTerm,
 from dap.registry import unknown_name
 from dap.rng import derive_seed
 from dap.sampling import check_settings, sample
-from dap.selection import k_means
+from dap.selection import k_means, medoids_towards
 
 __all__ = ["DAPSet", "SetEnergy"]
 
@@ -146,8 +146,9 @@ class DAPSet(SingleGuide, SetEnergy):
     Options as in :class:`SetEnergy`, and two that spend more time at sampling.
 
     Attributes:
-        candidates: Slots to sample for each image that is kept, as one set; those kept are chosen one after another so
-            that the energy distance to the references is smallest.
+        candidates: Slots to sample for each image that is kept, as one set; kept are the medoids: together they make
+            the mean squared distance of a reference to the nearest of them smallest, in the prior's features at the
+            last step.
         recurrences: How often each guided step is taken; see :func:`dap.sampling.sample`.
 
     Example:
@@ -161,6 +162,7 @@ class DAPSet(SingleGuide, SetEnergy):
     couples: ClassVar[Literal["slot", "class"]] = "class"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "features": {"space": "features", "scale": 100.0, "references": 64},
+        "medoids": {"candidates": 8, "pooling": "mean"},
     }
 
     candidates: int = 1
@@ -185,8 +187,9 @@ class DAPSet(SingleGuide, SetEnergy):
         for index, _ in context.classes_of(unit):  # each class fills a batch by itself now
             slots = tuple(Slot(index, number) for number in range(context.ipc * self.candidates))
             latents = self._sample(context, Unit(unit.index, slots), artefact)
-            order = self.order_latents(context, artefact, index, latents)
-            made |= {Slot(index, number): latents[order[number]] for number in range(context.ipc)}
+            samples, real, weights = self.finished(context, artefact, index, latents)
+            chosen = medoids_towards(samples, real, context.ipc, weights=weights)
+            made |= {Slot(index, number): latents[row] for number, row in enumerate(chosen)}
         return torch.stack([made[slot] for slot in unit.slots])
 
     def _sample(self, context: Context, unit: Unit, artefact: References) -> Tensor:

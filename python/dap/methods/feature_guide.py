@@ -188,10 +188,13 @@ class FeatureGuide(Guide):
         if not artefact.steps:
             return None
         latents = encode_images(context.require_prior(), images)
-        return self.order_latents(context, artefact, class_index, latents)
+        made, real, weights = self.finished(context, artefact, class_index, latents)
+        return [int(number) for number in order_towards(made, real, weights=weights)]
 
-    def order_latents(self, context: Context, artefact: References, class_index: int, latents: Tensor) -> list[int]:
-        """The same for latents (n, C, h, w) of one class."""
+    def finished(
+        self, context: Context, artefact: References, class_index: int, latents: Tensor
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Features of finished latents (n, C, h, w) of one class, of its references, and the weights of these."""
         prior, entry = context.require_prior(), context.classes[class_index]
         last = max(step for step, _ in artefact.chosen)
         chosen, label = artefact.chosen[last, entry.name], int(entry.prior_label or 0)
@@ -200,8 +203,7 @@ class FeatureGuide(Guide):
             prior, latents, [f"{entry.name} slot {number}" for number in range(len(latents))], label=label,
             tap=artefact.tap, scheduler=scheduler, timestep=chosen.timestep, seed=context.seed,
         )  # fmt: skip
-        order = order_towards(made.numpy(), artefact.features[last, label].numpy(), weights=chosen.weights)
-        return [int(number) for number in order]
+        return made.numpy(), artefact.features[last, label].numpy(), chosen.weights
 
 
 @dataclass(frozen=True)
