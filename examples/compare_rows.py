@@ -100,6 +100,14 @@ TUNING: dict[str, Rows] = {
         "k_medoids": {"method": "k_medoids"},
         "dap_set candidates=4": {"method": DAPSet(candidates=4, pooling="mean")},
         "dap_set candidates=8": {"method": DAPSet(candidates=8, pooling="mean")},
+        "dap_set candidates=4 scale=3.0": {"method": DAPSet(candidates=4, pooling="mean", scale=3.0)},
+    }
+    | {
+        f"dap_set candidates=4 guidance={scale}": {
+            "method": DAPSet(candidates=4, pooling="mean"),
+            "guidance_scale": scale,
+        }
+        for scale in (1.0, 1.5)
     },
     "last": {"dap_set": {"method": "dap_set"}, "dap_set + mode": {"method": SetEnergy() + Mode(scale=0.1)}},
     "more": {"dap_set + mode scale=1.0": {"method": SetEnergy() + Mode(scale=1.0)}},

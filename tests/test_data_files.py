@@ -140,7 +140,8 @@ def test_idx_reads_back_and_lies_are_refused(tmp_path: Path, suffix: str, pack: 
         "only 29": whole[:-1],
         "holds more": whole + b"\0",
         "more than": struct.pack(">HBB2I", 0, 8, 2, 10**9, 10**9) + b"\0" * 50,  # claims 10^18 bytes
-        "only 50": struct.pack(">HBB2I", 0, 8, 2, 1 << 16, 1 << 16) + b"\0" * 50,  # the largest claim that is believed
+        "only 50": struct.pack(">HBB2I", 0, 8, 2, 20_000, 40_000) + b"\0" * 50,  # the largest claim that is believed
+        "more than 800000000": struct.pack(">HBB2I", 0, 8, 2, 20_000, 40_001) + b"\0" * 50,
         "got magic": struct.pack(">HBB1I", 0, 13, 1, 4) + b"\0" * 16,  # float32
         "truncated": whole[:6],
     }
@@ -149,6 +150,9 @@ def test_idx_reads_back_and_lies_are_refused(tmp_path: Path, suffix: str, pack: 
         with pytest.raises(FormatError, match=message) as caught:
             read_idx(path)
         assert str(path) in str(caught.value)
+    path.write_bytes(pack(whole[:16]))  # other items than are expected are refused before a value is read
+    with pytest.raises(FormatError, match="expected 7 images, as many as labels, got 2"):
+        read_idx(path, count=7)
 
 
 @pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".xz", lzma.compress)])

@@ -132,8 +132,13 @@ def decode_batch(
 
     def read_chunks() -> Iterator[list[tuple[int, bytes | ImageError, np.ndarray]]]:
         for start in range(0, len(indices), step):
-            part = [int(index) for index in indices[start : start + step]]
-            yield [(index, attempt(index), out[start + place]) for place, index in enumerate(part)]
+            part: list[tuple[int, bytes | ImageError, np.ndarray]] = []
+            for place in range(start, min(start + step, len(indices))):
+                part.append((int(indices[place]), attempt(int(indices[place])), out[place]))
+                if isinstance(part[-1][1], ImageError):
+                    yield part
+                    return  # what comes later is not asked for, and may take as long to fail
+            yield part
 
     def work(chunk: list[tuple[int, bytes | ImageError, np.ndarray]]) -> None:
         for index, data, row in chunk:

@@ -107,8 +107,9 @@ def _find(path: Path, stem: str) -> Path | None:
 
 
 def _idx_source(name: str, split: str, image_file: Path, label_file: Path, names: Sequence[str] | None) -> Source:
-    images, labels = read_idx(image_file), read_idx(label_file)
-    if images.ndim != 3 or labels.shape != images.shape[:1]:
+    labels = read_idx(label_file)
+    images = read_idx(image_file, count=len(labels))
+    if images.ndim != 3 or labels.ndim != 1:
         raise FormatError(
             f"{image_file}: expected images (N, H, W) and N labels, got {images.shape} and {labels.shape}"
         )

@@ -20,21 +20,23 @@ from dap.errors import FormatError
 
 __all__ = ["read_idx"]
 
-MAX_BYTES = 1 << 32  # a header may lie; nothing larger than 4 GiB is believed
+MAX_BYTES = 800_000_000  # a header may lie, and zeros compress well; EMNIST, the largest in this format, has 550 MB
 BLOCK_BYTES = 1 << 20
 
 
-def read_idx(path: str | Path) -> np.ndarray:
+def read_idx(path: str | Path, *, count: int | None = None) -> np.ndarray:
     """Reads one idx file of unsigned bytes.
 
     Args:
         path: The file, gzip-compressed if its name ends in ``.gz``, xz-compressed if in ``.xz``.
+        count: What the first dimension must be; None: anything. It is compared before the values are read.
 
     Returns:
         The array, uint8, with the shape that the header states.
 
     Raises:
-        FormatError: The file is not an idx file of uint8, or holds more or fewer bytes than its header says.
+        FormatError: The file is not an idx file of uint8, holds more or fewer bytes than its header says, or items
+            other than ``count``.
 
     Example:
         >>> images = read_idx("train-images-idx3-ubyte.gz")  # doctest: +SKIP
@@ -48,6 +50,8 @@ def read_idx(path: str | Path) -> np.ndarray:
             if zeros != 0 or code != 8 or not 1 <= dims <= 4:
                 raise FormatError(f"{path}: expected an idx file of uint8, got magic {zeros:04x}{code:02x}{dims:02x}")
             shape = struct.unpack(f">{dims}I", file.read(4 * dims))
+            if count is not None and shape[0] != count:
+                raise FormatError(f"{path}: expected {count} images, as many as labels, got {shape[0]}")
             size = math.prod(shape)
             if size > MAX_BYTES:
                 raise FormatError(f"{path}: header claims {size} bytes, more than {MAX_BYTES}")
@@ -66,10 +70,9 @@ def _open(path: Path) -> IO[bytes] | gzip.GzipFile | lzma.LZMAFile:
     return lzma.open(path) if path.suffix == ".xz" else path.open("rb")
 
 
-def _read_at_most(file: IO[bytes] | gzip.GzipFile | lzma.LZMAFile, size: int) -> bytes:
+def _read_at_most(file: IO[bytes] | gzip.GzipFile | lzma.LZMAFile, size: int) -> bytearray:
     """Reads block by block: one large read would allocate what the header claims before the file has shown it."""
-    blocks = []
-    while size > 0 and (block := file.read(min(size, BLOCK_BYTES))):
-        blocks.append(block)
-        size -= len(block)
-    return b"".join(blocks)
+    values = bytearray()
+    while len(values) < size and (block := file.read(min(size - len(values), BLOCK_BYTES))):
+        values += block
+    return values

@@ -29,7 +29,7 @@ from dap.errors import FormatError, SourceError
 
 __all__ = ["ParquetShard", "open_parquet"]
 
-MAX_GROUP = 1 << 30  # bytes of a row group's images that are believed and read at once
+MAX_GROUP = 1 << 29  # bytes of a row group's images that are believed and held
 CACHED_GROUPS = 2
 GROUP_ROWS, GROUP_BYTES = 1000, 1 << 25  # of the row groups that are written
 
@@ -137,14 +137,23 @@ class _File:
         return data
 
     def _images(self, parquet: Any, group: int) -> Any:
+        import pyarrow as pa
         import pyarrow.compute as pc
 
-        column = parquet.read_row_group(group, [self.image_column], use_threads=False).column(0)
         rows = int(self.ends[group]) - (int(self.ends[group - 1]) if group else 0)
-        if len(column) != rows:
-            raise FormatError(f"{self.path}: row group {group} claims {rows} rows, has {len(column)}")
-        images = pc.struct_field(column, "bytes") if hasattr(column.type, "fields") else column
-        return images.combine_chunks()
+        # A value may be kept once and stand in every row, but none is larger than all that is kept.
+        kept = max(1, parquet.metadata.row_group(group).total_byte_size)
+        batch_rows = min(max(1, MAX_GROUP // 8 // kept), GROUP_ROWS)
+        parts, size = [], 0
+        for batch in parquet.iter_batches(batch_rows, [group], [self.image_column], use_threads=False):
+            column = batch.column(0)
+            parts.append(pc.struct_field(column, "bytes") if hasattr(column.type, "fields") else column)
+            size += parts[-1].nbytes
+            if size > MAX_GROUP:
+                raise FormatError(f"{self.path}: row group {group} has over {MAX_GROUP} bytes, write smaller ones")
+        if sum(map(len, parts)) != rows:
+            raise FormatError(f"{self.path}: row group {group} claims {rows} rows, has {sum(map(len, parts))}")
+        return pa.chunked_array(parts)
 
     def _try(self, action: Any) -> Any:
         """What ``action`` gives of the open file; whatever pyarrow raises becomes one error that names it."""

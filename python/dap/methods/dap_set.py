@@ -162,7 +162,7 @@ class DAPSet(SingleGuide, SetEnergy):
     couples: ClassVar[Literal["slot", "class"]] = "class"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "features": {"space": "features", "scale": 100.0, "references": 64},
-        "medoids": {"candidates": 8, "pooling": "mean"},
+        "medoids": {"candidates": 4, "pooling": "mean"},
     }
 
     candidates: int = 1

@@ -52,6 +52,7 @@ pub(super) fn decode(data: &[u8], channels: usize) -> Result<Image> {
             colours.convert(&stored, row);
         }
     }
+    reader.finish().map_err(damaged)?; // reads the rest, and with it the checksum of the last pixels
     Ok(Image { width, height, channels, pixels })
 }
 

@@ -1,0 +1,64 @@
+"""The matrix of parser × fault: every file is read or refused by its name, soon and with little memory."""
+
+from __future__ import annotations
+
+import io
+
+import hostile
+import numpy as np
+import pytest
+from PIL import Image
+
+from dap.data import batches
+from dap.data.batches import ImageError, decode_batch
+from dap.data.codecs import decode
+from dap.errors import FormatError
+
+NAMES = list(hostile.parsers())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_of_the_matrix(name: str) -> None:
+    cells = hostile.tried(hostile.parsers()[name])
+    print(hostile.matrix({name: cells}))
+    assert [cell.problem for cell in cells.values() if cell.problem] == []
+    assert {fault: cell.read + cell.refused for fault, cell in cells.items()} == {
+        "truncated": 10, "bits flipped": 60, "sizes lying": 60, "bomb": 1, "empty": 1, "wrong magic": 1,
+    }  # fmt: skip
+    assert cells["bomb"].refused == cells["empty"].refused == cells["wrong magic"].refused == 1
+    assert cells["truncated"].refused == 10 or name == "tar"  # the last blocks of a tar are padding
+
+
+def test_a_matrix_says_what_went_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parser whose error does not name the file, and one that dies."""
+    parser = hostile.Parser({"x.png": b"x" * 700, "other.png": b"x" * 700}, "other.png", "x.png", b"")
+    assert "not named" in hostile.tried(parser)["empty"].problem
+    monkeypatch.setattr(hostile, "READ", "import sys; sys.stdin.readline(); sys.exit(3)")
+    assert hostile.tried(parser) == {"truncated": hostile.Cell(problem="the process died with 3")}
+
+
+@pytest.mark.parametrize("options", [{}, {"compress_level": 0}], ids=["deflated", "stored"])
+def test_every_flipped_bit_of_a_pngs_pixels_is_seen(options: dict[str, int]) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 9, 3), np.uint8)).save(stream, "PNG", **options)
+    whole = stream.getvalue()
+    start = whole.index(b"IDAT") + 4
+    for place in range(start, whole.index(b"IEND") - 4):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        with pytest.raises(FormatError):
+            decode(bytes(damaged))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_nothing_is_read_after_a_file_that_cannot_be(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "CHUNK", 2)
+    asked = []
+
+    def read(index: int) -> bytes:
+        asked.append(index)
+        raise OSError("gone")
+
+    with pytest.raises(ImageError, match="OSError: gone") as caught:
+        decode_batch(read, range(100), size=4, channels=1, threads=threads)
+    assert caught.value.index == 0 and asked == [0]
