@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import math
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -90,27 +91,32 @@ class TestAugmentation:
     @pytest.mark.parametrize("channels", [1, 3])
     def test_the_rust_form_at_its_edges(self, channels: int) -> None:
         """Shifts out of the image, odd sides, the mean of each run of pixels, any number of threads; no images."""
-        images = images_of(5, 51, 83, channels)
+        images, rows = images_of(7, 51, 83, channels), np.array([6, 0, 3, 3, 1])
         corners = np.array([[0, 0], [51, 0], [0, -83], [-50, 82], [60, -90]])
         flips, factors = np.array([True, False, True, False, True]), np.full((5, 3), 1.3, np.float32)
         normal = np.array([[0.4, 0.2], [0.5, 0.25], [0.6, 0.3]], np.float32)[:channels]
-        found = [np.empty(images.shape, np.float32) for _ in range(3)]
+        found = [np.empty((5, channels, 51, 83), np.float32) for _ in range(3)]
         for threads, out in zip((1, 2, None), found, strict=True):
-            _core.augment(images.numpy(), corners, flips, factors, normal, out, threads)
+            _core.augment(images.numpy(), rows, corners, flips, factors, normal, out, threads)
         assert found[0].tobytes() == found[1].tobytes() == found[2].tobytes()
-        for image, (top, left), flip, result in zip(images, corners.tolist(), flips.tolist(), found[0], strict=True):
+        for image, (top, left), flip, result in zip(
+            images[rows], corners.tolist(), flips.tolist(), found[0], strict=True
+        ):
             padded = torch.nn.functional.pad(image, (100, 100, 100, 100))[:, 100 + top :, 100 + left :]
             expected = as_torchvision(padded, [0, 0, 51, 83], flip, factors[0].tolist(), size=[51, 83])
             expected = (expected.numpy() - normal[:, :1, None]) / normal[:, 1:, None]
             np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
         none = np.empty((0, channels, 51, 83), np.float32)
-        _core.augment(none.astype(np.uint8), corners[:0], flips[:0], factors[:0], normal, none)
+        _core.augment(none.astype(np.uint8), rows[:0], corners[:0], flips[:0], factors[:0], normal, none)
         with pytest.raises(ValueError, match="factors"):
-            _core.augment(images.numpy(), corners, flips, factors[:4], normal, found[0])
+            _core.augment(images.numpy(), rows, corners, flips, factors[:4], normal, found[0])
         with pytest.raises(ValueError, match="corners"):
-            _core.augment(images.numpy(), np.asfortranarray(corners), flips, factors, normal, found[0])
+            _core.augment(images.numpy(), rows, np.asfortranarray(corners), flips, factors, normal, found[0])
         with pytest.raises(ValueError, match="out"):
-            _core.augment(images.numpy(), corners, flips, factors, normal, found[0][:, :, ::-1])
+            _core.augment(images.numpy(), rows, corners, flips, factors, normal, found[0][:, :, ::-1])
+        for wrong in (-1, 7):
+            with pytest.raises(ValueError, match=f"{wrong}"):
+                _core.augment(images.numpy(), np.full(5, wrong), corners, flips, factors, normal, found[0])
 
     def test_shifts_are_uniform_up_to_the_largest(self) -> None:
         boxes, flips, _ = Augmentation(shift=0.125).draw(4000, 16, 32, generator("shifts"))
@@ -201,6 +207,22 @@ class TestLoader:
         for batch, _ in loader:
             batch.zero_()
         assert same(batches(loader), kept)
+
+    def test_memory_is_used_again_once_nobody_holds_any_of_it(self) -> None:
+        """Views, arrays and views of arrays keep a batch's memory; a last batch that is smaller takes what is there."""
+        expected = [images.clone() for images, _ in loader_of(augment="crop")]
+        assert all(map(torch.equal, [images for images, _ in loader_of(augment="crop")], expected))
+        kept = [(images[1, :, 3:], images.numpy()[2, 0]) for images, _ in loader_of(augment="crop")]
+        for (view, array), images in zip(kept, expected, strict=True):
+            assert torch.equal(view, images[1, :, 3:])
+            assert np.array_equal(array, images[2, 0])
+        loader, places = loader_of(augment="crop"), []
+        for _ in range(2):
+            for number, (images, _) in enumerate(loader):
+                places.append(images.data_ptr())
+                assert loader.epoch == 2 or torch.equal(images, expected[number])
+        assert len(set(places)) == 2  # a loop holds one batch while the next is made
+        assert len(pickle.loads(pickle.dumps(loader))) == len(loader)
 
     @pytest.mark.parametrize("augment", [None, "standard", lambda images, draws: images, lambda x, draws: x / 255])
     def test_normalised_with_mean_and_std(self, augment: object) -> None:

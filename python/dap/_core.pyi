@@ -85,6 +85,7 @@ def decode_square(data: bytes, out: _Bytes, filter: str, max_pixels: int) -> Non
 def crop_square(pixels: _Bytes, orientation: int, out: _Bytes, filter: str) -> None: ...
 def augment(
     images: _Bytes,
+    rows: npt.NDArray[np.int64],
     corners: npt.NDArray[np.int64],
     flips: npt.NDArray[np.bool_],
     factors: npt.NDArray[np.float32] | None,

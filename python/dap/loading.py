@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -78,6 +80,7 @@ class Loader:
         self.epoch = 0
         self.device = resolve_device(device)
         self._normal = _normal(images.shape[1], mean, std)
+        self._buffers = _Buffers()
         try:
             self.images, self.labels = images.to(self.device), labels.to(self.device)
         except torch.OutOfMemoryError as error:
@@ -102,12 +105,12 @@ class Loader:
         order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
         for indices in order.split(self.batch_size)[: len(self)]:
             here = indices.to(self.device)
-            images = self.images.index_select(0, here)
             if isinstance(self.augment, Augmentation):
                 draws = self.augment.draw(len(here), height, width, generator)
-                images = self.augment.apply(images, draws, _empty(images.shape, self.device), self._normal)
+                images = self._buffers.empty(torch.Size((len(here), *self.images.shape[1:])), self.device)
+                self.augment.apply(self.images, draws, images, rows=indices, normal=self._normal)
             else:
-                images = self.augment(images, generator)
+                images = self.augment(self.images.index_select(0, here), generator)
                 images = images.float() if images.is_floating_point() else images / 255
                 if self._normal is not None:
                     centre, spread = self._normal.to(self.device)[:, :, None, None].unbind(1)
@@ -115,9 +118,37 @@ class Loader:
             yield images, self.labels[here]
 
 
-def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """NumPy asks for huge pages, torch does not: filling a new batch of 50 MB is then several times as quick."""
-    return torch.from_numpy(np.empty(shape, np.float32)) if device.type == "cpu" else torch.empty(shape, device=device)
+class _Buffers:
+    """Memory of batches on the CPU that nobody holds any more: new pages cost more than what is written to them.
+
+    The storage of a tensor from an array, which all its views share, holds that array; when the array is gone, so are
+    they. NumPy asks for huge pages, torch does not.
+    """
+
+    def __init__(self) -> None:
+        self._lent: list[tuple[np.ndarray, weakref.ref[np.ndarray]]] = []
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[_Buffers], tuple[()]]:
+        return _Buffers, ()  # for a process of its own
+
+    def empty(self, shape: torch.Size, device: torch.device) -> Tensor:
+        """A batch of this shape, float32, with any values."""
+        if device.type != "cpu":
+            return torch.empty(shape, device=device)
+        with self._lock:
+            return torch.from_numpy(self._lend(shape.numel())).view(shape)
+
+    def _lend(self, size: int) -> np.ndarray:
+        for number, (memory, array) in enumerate(self._lent):
+            if array() is None and memory.size >= size:
+                lent = memory[:size]
+                self._lent[number] = (memory, weakref.ref(lent))
+                return lent
+        memory = np.empty(size, np.float32)
+        lent = memory[:]
+        self._lent = [*self._lent[-1:], (memory, weakref.ref(lent))]  # a loop holds a batch while the next is made
+        return lent
 
 
 def _normal(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Tensor | None:

@@ -38,7 +38,7 @@ def jpeg_batches(count: int, size: int, threads: int) -> Field:
 
     images = photographs(count, size)
     files = [encoded(image, "JPEG", quality=90, subsampling=2) for image in images]
-    brightness = np.sort([image.mean() for image in images])
+    brightness = np.sort([image[size // 2].mean() for image in images])
 
     def check(means: Any, rtol: float) -> None:
         if len(means) != count or np.abs(np.sort(means) - brightness).max() > 1:
@@ -148,4 +148,5 @@ def _decoded_jpeg(key: str, data: bytes) -> Tensor | None:
 
 
 def _means(batches: Iterable[Tensor]) -> list[float]:
-    return [mean for batch in batches for mean in batch.numpy().mean((1, 2, 3)).tolist()]
+    """Of a row of each image: a consumer that takes no time of its own."""
+    return [mean for batch in batches for mean in batch[:, :, batch.shape[2] // 2].numpy().mean((1, 2)).tolist()]

@@ -110,13 +110,16 @@ class Augmentation:
         factors = low + torch.rand(count, 3, generator=generator) * (1 + strengths - low)
         return Draws(boxes, flips, factors)
 
-    def apply(self, images: Tensor, draws: Draws, out: Tensor, normal: Tensor | None = None) -> Tensor:
+    def apply(
+        self, images: Tensor, draws: Draws, out: Tensor, *, rows: Tensor | None = None, normal: Tensor | None = None
+    ) -> Tensor:
         """Does what was drawn.
 
         Args:
-            images: uint8 with shape (B, C, H, W), C = 1 or 3.
+            images: uint8 with shape (N, C, H, W), C = 1 or 3.
             draws: Of B images.
-            out: Where the result goes: float32 with the images' shape, contiguous, on their device.
+            out: Where the result goes: float32 with shape (B, C, H, W), contiguous, on the images' device.
+            rows: Which images, int64 with shape (B,), on the CPU; None: all.
             normal: Mean and standard deviation of each channel, float32 (C, 2), on the CPU: x becomes (x − mean) / std.
 
         Returns:
@@ -124,16 +127,19 @@ class Augmentation:
         """
         normal = torch.tensor([[0.0, 1.0]]).expand(images.shape[1], 2) if normal is None else normal
         factors = draws.factors if self.brightness or self.contrast or self.saturation else None
+        rows = torch.arange(len(images)) if rows is None else rows
         if images.device.type == "cpu":
             if self.scale is not None:
-                images, draws = _crop_flip(images, draws.boxes, draws.flips), _whole(draws)
+                images, draws = _crop_flip(images[rows], draws.boxes, draws.flips), _whole(draws)
+                rows = torch.arange(len(images))
             _core.augment(
-                images.contiguous().numpy(), draws.boxes[:, :2].contiguous().numpy(), draws.flips.numpy(),
+                images.contiguous().numpy(), rows.contiguous().numpy(),
+                draws.boxes[:, :2].contiguous().numpy(), draws.flips.numpy(),
                 None if factors is None else factors.numpy(), normal.contiguous().numpy(), out.numpy(),
                 torch.get_num_threads(),
             )  # fmt: skip
             return out
-        return _by_torch(images, draws, factors, normal, out)
+        return _by_torch(images[rows.to(images.device)], draws, factors, normal, out)
 
 
 def _by_torch(images: Tensor, draws: Draws, factors: Tensor | None, normal: Tensor, out: Tensor) -> Tensor:

@@ -80,15 +80,16 @@ pub(crate) fn encode_image<'py>(
     Ok(PyBytes::new(py, &data))
 }
 
-/// Writes images (B, 1 or 3, H, W), shifted, mirrored, with other colours and normalised, into ``out`` of that shape.
+/// Writes some of the images (N, 1 or 3, H, W), shifted, mirrored, with other colours and normalised, into ``out``.
 ///
-/// ``corners`` (B, 2) are top and left, ``factors`` (B, 3) or None, ``normal`` (channels, 2) mean and deviation.
+/// ``rows`` (B,) are their numbers, ``out`` is (B, 1 or 3, H, W). ``corners`` (B, 2) are top and left, ``factors`` (B, 3) or None, ``normal`` (channels, 2) mean and deviation.
 #[pyfunction]
-#[pyo3(signature = (images, corners, flips, factors, normal, out, threads=None))]
+#[pyo3(signature = (images, rows, corners, flips, factors, normal, out, threads=None))]
 #[expect(clippy::too_many_arguments, reason = "one call for a whole batch")]
 pub(crate) fn augment(
     py: Python<'_>,
     images: PyReadonlyArray4<'_, u8>,
+    rows: PyReadonlyArray1<'_, i64>,
     corners: PyReadonlyArray2<'_, i64>,
     flips: PyReadonlyArray1<'_, bool>,
     factors: Option<PyReadonlyArray2<'_, f32>>,
@@ -98,8 +99,8 @@ pub(crate) fn augment(
 ) -> PyResult<()> {
     let refused = |name: &str| PyValueError::new_err(format!("{name}: of another shape, or not C-contiguous"));
     let shape: [usize; 4] = images.shape().try_into().map_err(|_| refused("images"))?;
-    let [count, ..] = shape;
-    if !out.is_c_contiguous() || out.shape() != shape {
+    let ([_, channels, height, width], count) = (shape, rows.len());
+    if !out.is_c_contiguous() || out.shape() != [count, channels, height, width] {
         return Err(refused("out"));
     }
     if !images.is_c_contiguous() || !normal.is_c_contiguous() {
@@ -116,17 +117,14 @@ pub(crate) fn augment(
         (corners.as_slice().map_err(|_| refused("corners"))?, flips.as_slice().map_err(|_| refused("flips"))?);
     let factors = factors.as_ref().map(|factors| factors.as_slice()).transpose().map_err(|_| refused("factors"))?;
     let mut factors = factors.map(|factors| factors.as_chunks::<3>().0.iter());
-    let places = corners.as_chunks::<2>().0.iter().zip(flips);
-    let changes: Vec<Change> = places
-        .map(|(&[top, left], &flip)| Change {
-            top,
-            left,
-            flip,
-            factors: factors.as_mut().and_then(Iterator::next).copied(),
-        })
-        .collect();
+    let places = rows.as_slice().map_err(|_| refused("rows"))?.iter().zip(corners.as_chunks::<2>().0).zip(flips);
+    let changes = places.map(|((&row, &[top, left]), &flip)| {
+        let image = usize::try_from(row).map_err(|_| PyValueError::new_err(format!("rows: got {row}")))?;
+        Ok(Change { image, top, left, flip, factors: factors.as_mut().and_then(Iterator::next).copied() })
+    });
+    let changes = changes.collect::<PyResult<Vec<_>>>()?;
     let normal = normal.as_slice().map_err(|_| refused("normal"))?.as_chunks::<2>().0;
-    interruptible(py, |check| images::augment(images, shape, &changes, normal, out, threads, check))
+    interruptible(py, |check| images::augment(images, [channels, height, width], &changes, normal, out, threads, check))
 }
 
 fn crop(filter: &str) -> PyResult<Crop> {

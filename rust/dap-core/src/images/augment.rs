@@ -14,9 +14,11 @@ const LUMA: [f32; 3] = [0.2989, 0.587, 0.114];
 const RUN: usize = 2048;
 const LANES: usize = 16;
 
-/// What is done to one image.
+/// What becomes one image of the batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Change {
+    /// Number of the image that it is made of.
+    pub image: usize,
     /// Row of the image that becomes the first; below zero, black comes in from above.
     pub top: i64,
     /// Column of the image that becomes the first.
@@ -27,43 +29,47 @@ pub struct Change {
     pub factors: Option<[f32; 3]>,
 }
 
-/// Writes what becomes of `images` into `out`, both (images, 1 or 3 channels, height, width), out in [0, 1]; then
-/// (out − centre) / spread with each channel's own `normal`.
+/// Writes what becomes of `images` into `out`, one for each change, both (…, 1 or 3 channels, height, width) as `shape`
+/// says, out in [0, 1]; then (out − centre) / spread with each channel's own `normal`.
 ///
 /// # Errors
-/// Lengths that do not belong to the shape, a bad number of threads, no memory, or what `check` says.
+/// Lengths that do not belong to the shape, a number that is no image's, a bad number of threads, no memory, or what `check` says.
 ///
 /// ```
 /// use dap_core::images::{Change, augment};
-/// let (keep, mut out) = (Change { top: 0, left: 0, flip: true, factors: None }, [0.0; 2]);
-/// augment(&[0, 255], [1, 1, 1, 2], &[keep], &[[0.5, 0.5]], &mut out, None, &mut || Ok(()))?;
+/// let (keep, mut out) = (Change { image: 0, top: 0, left: 0, flip: true, factors: None }, [0.0; 2]);
+/// augment(&[0, 255], [1, 1, 2], &[keep], &[[0.5, 0.5]], &mut out, None, &mut || Ok(()))?;
 /// assert_eq!(out, [1.0, -1.0]);
 /// # Ok::<(), dap_core::Error>(())
 /// ```
 pub fn augment(
     images: &[u8],
-    shape: [usize; 4],
+    shape: [usize; 3],
     changes: &[Change],
     normal: &[[f32; 2]],
     out: &mut [f32],
     threads: Option<usize>,
     check: Check,
 ) -> Result<()> {
-    let [count, channels, height, width] = shape;
+    let ([channels, height, width], count) = (shape, changes.len());
     let size = channels.saturating_mul(height).saturating_mul(width);
-    if !matches!(channels, 1 | 3) || size == 0 || changes.len() != count || normal.len() != channels {
-        let expected = "(1 or 3, height, width), none of them empty, with a change for each image";
-        return Err(Error::ImageShape { shape: [channels, height, width], expected });
+    if !matches!(channels, 1 | 3) || size == 0 || normal.len() != channels {
+        return Err(Error::ImageShape { shape, expected: "(1 or 3, height, width), none of them empty" });
     }
-    for len in [images.len(), out.len()] {
-        if count.checked_mul(size) != Some(len) {
-            return Err(Error::Shape { rows: count, columns: size, len });
+    let there = images.len() / size;
+    for (rows, len) in [(there, images.len()), (count, out.len())] {
+        if rows.checked_mul(size) != Some(len) {
+            return Err(Error::Shape { rows, columns: size, len });
         }
+    }
+    if let Some(change) = changes.iter().find(|change| change.image >= there) {
+        return Err(Error::Row { row: change.image, rows: there });
     }
     let level = Level::detect();
     let parts: Vec<_> = out.chunks_exact_mut(size).map(Mutex::new).collect();
     let one = |index: usize| {
-        let (image, change) = (&images[index * size..][..size], &changes[index]);
+        let change = &changes[index];
+        let image = &images[change.image * size..][..size];
         let moved = shifted(image, height, width, change)?;
         let mut out = parts[index].lock().unwrap_or_else(PoisonError::into_inner);
         f32::run(level, Colours { values: &moved, factors: change.factors, normal, out: &mut out });

@@ -1,6 +1,6 @@
 //! The square at the centre of an image, resized: what priors were trained on.
 
-use super::plane::{Plane, View};
+use super::plane::{Plane, View, deinterleave};
 use super::resize::{Filter, halve, resize};
 use crate::error::{Error, Result};
 
@@ -40,6 +40,10 @@ pub fn square(view: View<'_>, crop: Crop, channels: usize, size: usize, out: &mu
     let area = size.saturating_mul(size);
     if !matches!(channels, 1 | 3) || size == 0 || Some(out.len()) != area.checked_mul(channels) {
         return Err(Error::ImageShape { shape: [channels, size, size], expected: "out of (1 or 3, size, size)" });
+    }
+    if (view.width, view.height, view.channels, channels) == (size, size, 3, 3) && !view.turned() {
+        deinterleave(view.pixels, out);
+        return Ok(());
     }
     if view.channels == 3 && channels == 3 {
         for (channel, out) in out.chunks_exact_mut(area).enumerate() {

@@ -36,6 +36,11 @@ impl View<'_> {
         Err(Error::ImageShape { shape, expected: "(height, width, 1 or 3), none of them empty" })
     }
 
+    /// Whether the image is not stored upright.
+    pub(super) fn turned(&self) -> bool {
+        (2..=8).contains(&self.orientation)
+    }
+
     /// A channel, upright.
     pub(super) fn channel(&self, channel: usize) -> Result<Plane> {
         match self.channels {
@@ -56,7 +61,7 @@ impl View<'_> {
         let pixels = self.pixels.as_chunks::<N>().0;
         let (w, h) = (self.width, self.height);
         let mut values = zeros(w * h)?;
-        if !(2..=8).contains(&self.orientation) {
+        if !self.turned() {
             values.iter_mut().zip(pixels).for_each(|(to, from)| *to = value(from));
             return Ok(Plane { width: w, height: h, values });
         }
@@ -76,6 +81,36 @@ impl View<'_> {
             }
         }
         Ok(Plane { width, height, values })
+    }
+}
+
+/// Rows of three interleaved channels as planes.
+pub(super) fn deinterleave(pixels: &[u8], planes: &mut [u8]) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: this CPU has the feature.
+        return unsafe { deinterleave_avx2(pixels, planes) };
+    }
+    split(pixels, planes);
+}
+
+/// [`split`] with the shuffles of bytes that the baseline's vectors lack.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn deinterleave_avx2(pixels: &[u8], planes: &mut [u8]) {
+    split(pixels, planes);
+}
+
+#[inline(always)]
+fn split(pixels: &[u8], planes: &mut [u8]) {
+    let (red, rest) = planes.split_at_mut(planes.len() / 3);
+    let (green, blue) = rest.split_at_mut(red.len());
+    let pixels = &pixels.as_chunks::<3>().0[..red.len()];
+    let (green, blue) = (&mut green[..pixels.len()], &mut blue[..pixels.len()]);
+    for (at, pixel) in pixels.iter().enumerate() {
+        red[at] = pixel[0];
+        green[at] = pixel[1];
+        blue[at] = pixel[2];
     }
 }
 

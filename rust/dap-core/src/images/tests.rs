@@ -77,10 +77,10 @@ fn a_cut_anywhere_is_an_error() {
 
 #[test]
 fn augmented_values_are_the_same_at_every_level_and_for_any_threads() {
-    let shape = [3, 3, 19, 37];
+    let shape = [3, 19, 37];
     let images = gradient(9, 19, 37);
-    let changes: Vec<_> = [(-3, 5, true), (0, 0, false), (19, -40, true)]
-        .map(|(top, left, flip)| Change { top, left, flip, factors: Some([1.3, 0.7, 1.2]) })
+    let changes: Vec<_> = [(2, -3, 5, true), (0, 0, 0, false), (0, 19, -40, true)]
+        .map(|(image, top, left, flip)| Change { image, top, left, flip, factors: Some([1.3, 0.7, 1.2]) })
         .into();
     let normal = [[0.4, 0.2], [0.5, 0.25], [0.6, 0.3]];
     let mut found = Vec::new();
@@ -98,15 +98,17 @@ fn augmented_values_are_the_same_at_every_level_and_for_any_threads() {
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    let change = Change { top: 0, left: 0, flip: false, factors: None };
+    let change = Change { image: 0, top: 0, left: 0, flip: false, factors: None };
     let mut out = [0.0; 4];
     let mut call = |images: &[u8], shape, changes: &[Change], normal: &[[f32; 2]]| {
         augment(images, shape, changes, normal, &mut out, None, &mut || Ok(()))
     };
-    call(&[0; 4], [1, 1, 2, 2], &[change], &[[0.0, 1.0]]).unwrap();
-    assert!(call(&[0; 3], [1, 1, 2, 2], &[change], &[[0.0, 1.0]]).is_err());
-    assert!(call(&[0; 4], [1, 2, 1, 2], &[change], &[[0.0, 1.0]; 2]).is_err());
-    assert!(call(&[0; 4], [1, 1, 2, 2], &[], &[[0.0, 1.0]]).is_err());
-    assert!(call(&[0; 4], [1, 1, 2, 2], &[change], &[]).is_err());
-    assert!(call(&[0; 4], [usize::MAX, 1, 2, 2], &[change], &[[0.0, 1.0]]).is_err());
+    call(&[0; 8], [1, 2, 2], &[change], &[[0.0, 1.0]]).unwrap();
+    assert!(call(&[0; 3], [1, 2, 2], &[change], &[[0.0, 1.0]]).is_err());
+    assert!(call(&[0; 4], [2, 1, 2], &[change], &[[0.0, 1.0]; 2]).is_err());
+    assert!(call(&[0; 4], [1, 2, 2], &[], &[[0.0, 1.0]]).is_err());
+    assert!(call(&[0; 4], [1, 2, 2], &[change], &[]).is_err());
+    assert!(call(&[0; 4], [1, usize::MAX, 2], &[change], &[[0.0, 1.0]]).is_err());
+    let beyond = Change { image: 2, ..change };
+    assert_eq!(call(&[0; 8], [1, 2, 2], &[beyond], &[[0.0, 1.0]]), Err(Error::Row { row: 2, rows: 2 }));
 }

@@ -2,10 +2,13 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::thread::{Builder, JoinHandle};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
@@ -18,13 +21,16 @@ use crate::index::{failed, sync_folder};
 /// Bytes that are hashed and handed to the system at once.
 const BUFFER: usize = 1 << 18;
 
+/// Buffers that hashing may be behind writing: 64 MB, so that a shard of usual size is written while it is hashed.
+const BEHIND: usize = 256;
+
 /// An archive that is being written, under a name that begins with `.tmp-` until it is whole.
 ///
 /// Dropped before [`Writer::finish`], it leaves nothing behind.
 pub struct Writer {
     path: PathBuf,
     temporary: PathBuf,
-    output: BufWriter<Hashed>,
+    output: Hashed,
     names: HashSet<String>,
 }
 
@@ -36,7 +42,7 @@ impl Writer {
         let number = CREATED.fetch_add(1, Ordering::Relaxed);
         let temporary = path.with_file_name(format!(".tmp-{}-{since:08x}{number}", process::id()));
         let file = File::create_new(&temporary).map_err(failed(path))?;
-        let output = BufWriter::with_capacity(BUFFER, Hashed { file, hasher: Sha256::new() });
+        let output = Hashed::new(file).map_err(failed(path))?;
         Ok(Self { path: path.into(), temporary, output, names: HashSet::new() })
     }
 
@@ -63,13 +69,14 @@ impl Writer {
         let mut whole = || {
             self.output.write_all(&[0; 2 * BLOCK])?;
             self.output.flush()?;
-            self.output.get_ref().file.sync_all()?;
+            self.output.file.sync_all()?;
+            let hash = self.output.hash()?;
             fs::rename(&self.temporary, &self.path)?;
-            sync_folder(&self.path)
+            sync_folder(&self.path)?;
+            Ok(hash)
         };
-        whole().map_err(failed(&self.path))?;
-        let hash = self.output.get_ref().hasher.clone().finalize();
-        Ok(hash.iter().map(|byte| format!("{byte:02x}")).collect())
+        let hash = whole().map_err(failed(&self.path))?;
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 }
 
@@ -115,20 +122,55 @@ fn pax_record(name: &str) -> String {
     format!("{} path={name}\n", rest + digits)
 }
 
-/// A file whose bytes are hashed on their way.
+/// A file whose bytes are hashed on a thread of its own, which takes as long as writing them.
 struct Hashed {
     file: File,
-    hasher: Sha256,
+    buffer: Vec<u8>,
+    filled: Option<SyncSender<Vec<u8>>>,
+    emptied: Receiver<Vec<u8>>,
+    hasher: Option<JoinHandle<Sha256>>,
+}
+
+impl Hashed {
+    fn new(file: File) -> io::Result<Self> {
+        let (filled, incoming) = sync_channel::<Vec<u8>>(BEHIND);
+        let (outgoing, emptied) = channel();
+        let hasher = Builder::new().name("dap-hash".into()).spawn(move || {
+            let mut hasher = Sha256::new();
+            for mut buffer in incoming {
+                hasher.update(&buffer);
+                buffer.clear();
+                let _ = outgoing.send(buffer); // nobody takes it any more when the writer is gone
+            }
+            hasher
+        })?;
+        let buffer = Vec::with_capacity(BUFFER);
+        Ok(Self { file, buffer, filled: Some(filled), emptied, hasher: Some(hasher) })
+    }
+
+    /// The hash of all that was flushed; there is nothing to write to after it.
+    fn hash(&mut self) -> io::Result<Sha256> {
+        self.filled = None; // which ends the thread
+        let hash = self.hasher.take().and_then(|hasher| hasher.join().ok());
+        hash.ok_or_else(|| io::Error::other("the thread that hashes has ended"))
+    }
 }
 
 impl Write for Hashed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.hasher.update(&bytes[..written]);
-        Ok(written)
+        let taken = bytes.len().min(BUFFER - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..taken]);
+        if self.buffer.len() == BUFFER {
+            self.flush()?;
+        }
+        Ok(taken)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        self.file.write_all(&self.buffer)?;
+        let next = self.emptied.try_recv().unwrap_or_else(|_| Vec::with_capacity(BUFFER));
+        let full = mem::replace(&mut self.buffer, next);
+        let sent = self.filled.as_ref().and_then(|filled| filled.send(full).ok());
+        sent.ok_or_else(|| io::Error::other("the thread that hashes has ended"))
     }
 }
