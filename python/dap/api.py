@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from dap._core import build_info
 from dap.config import to_json
 from dap.data import classmap
+from dap.data.beside import read_beside
 from dap.data.builtin import BUILTIN
 from dap.data.files import read_image, write_atomic
 from dap.data.manifest import SCHEMA, read_manifest
@@ -77,7 +78,8 @@ def load(path: SourceLike, *, class_map: ClassMap | None = None) -> DistilledDat
         source = open_source(path)
     except SourceError as error:
         raise SourceError(f"{error}; and there is no dap.json of a run") from error
-    return DistilledDataset(source if class_map is None else relabel(source, class_map))
+    beside = read_beside(Path(path), source) if isinstance(path, str | Path) else None
+    return DistilledDataset(source if class_map is None else relabel(source, class_map), tensors=beside)
 
 
 def distill(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dap.data.files import encode_png
+from dap.data.huggingface import to_hf_dataset
 from dap.data.packing import source_samples, write_packed
 from dap.data.source import Source
 from dap.errors import OptionError
@@ -32,6 +32,7 @@ class DistilledDataset:
         source: The images.
         manifest: Of the run that made them.
         best_first: Numbers of each class's images, best first; None: in the source's order.
+        tensors: Arrays by name with a row for each image.
 
     Attributes:
         source: The images as a :class:`dap.data.source.Source`, which decodes them when they are asked for.
@@ -50,9 +51,11 @@ class DistilledDataset:
         *,
         manifest: dict[str, Any] | None = None,
         best_first: Sequence[np.ndarray] | None = None,
+        tensors: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.source, self.manifest = source, manifest or {}
         self.class_names = source.class_names
+        self._tensors = dict(tensors or {})
         self._best_first = best_first or [source.of_class(label) for label in range(len(source.class_names))]
 
     def __len__(self) -> int:
@@ -81,6 +84,13 @@ class DistilledDataset:
         """Of each image its path below the folder, or its number or key where the set is no folder of images."""
         return list(self.source.ids)
 
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What was saved beside the images (soft labels, latents, …) by name, a row for each image; often nothing."""
+        import torch
+
+        return {name: torch.from_numpy(array.copy()) for name, array in self._tensors.items()}
+
     def take(self, n: int) -> DistilledDataset:
         """The best n images of each class, best first: the same set, seen in part.
 
@@ -101,8 +111,9 @@ class DistilledDataset:
         most = min(map(len, kept))
         if type(n) is not int or not 1 <= n <= most:
             raise OptionError(f"take: expected 1 to {most} images per class, as many as there are, got {n!r}")
-        part = self.source.select(np.concatenate([best[:n] for best in kept]))
-        return DistilledDataset(part, manifest=self.manifest)
+        numbers = np.concatenate([best[:n] for best in kept])
+        tensors = {name: array[numbers] for name, array in self._tensors.items()}
+        return DistilledDataset(self.source.select(numbers), manifest=self.manifest, tensors=tensors)
 
     def to_torch(self, *, size: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """All images and labels, in order, in memory of their own.
@@ -203,17 +214,7 @@ class DistilledDataset:
             >>> dap.load("distilled").to_hf()[0]["image"].size  # doctest: +SKIP
             (32, 32)
         """
-        try:
-            import datasets
-        except ImportError as error:
-            raise OptionError("to_hf needs Hugging Face's datasets: pip install dap-distill[hf]") from error
-        features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(self.class_names))}
-        images = [{"bytes": self._encoded(index), "path": None} for index in range(len(self))]
-        columns = {"image": images, "label": self.labels}
-        return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
-
-    def _encoded(self, index: int) -> bytes:
-        return self.source.read(index) if self.source.read is not None else encode_png(self.source.pixels(index))
+        return to_hf_dataset(self.source)
 
     def save(
         self,
@@ -225,6 +226,7 @@ class DistilledDataset:
         maxcount: int = 100_000,
         maxsize: int = 500_000_000,
         on_error: str = "raise",
+        tensors: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Packs the set into a format that other packages read; :func:`dap.data.packing.write_packed` says how.
 
@@ -236,6 +238,8 @@ class DistilledDataset:
             maxcount: Most images of a shard.
             maxsize: Most bytes of a shard's images.
             on_error: "skip" leaves out what cannot be decoded, and lists it.
+            tensors: Arrays or tensors by name with a row for each image, such as soft labels or latents, to be saved
+                beside the images, floats as float16; ``tensors`` of the set that is loaded has them. None: its own.
 
         Returns:
             What ``pack.json`` holds: "files", "images", "skipped", and this set's manifest as "provenance".
@@ -251,6 +255,7 @@ class DistilledDataset:
         return write_packed(
             source_samples(self.source), out, format=format, class_names=self.class_names, provenance=provenance,
             codec=codec, quality=quality, maxcount=maxcount, maxsize=maxsize, on_error=on_error,
+            tensors=self._tensors if tensors is None else tensors,
         )  # fmt: skip
 
     def show(self) -> Image.Image:

@@ -14,12 +14,13 @@ from typing import Any
 
 from PIL import Image
 
+from dap.data.files import encode_png
 from dap.data.labelled import source_of_labels
 from dap.data.names import some
 from dap.data.source import Source
-from dap.errors import SourceError
+from dap.errors import OptionError, SourceError
 
-__all__ = ["is_hf_dataset", "load_hf_dataset", "open_hf_dataset"]
+__all__ = ["is_hf_dataset", "load_hf_dataset", "open_hf_dataset", "to_hf_dataset"]
 
 
 def is_hf_dataset(thing: object) -> bool:
@@ -83,6 +84,22 @@ def open_hf_dataset(dataset: Any, *, name: str | None = None) -> Source:
         digest=partial(str, identity.hexdigest()),
         read=partial(_read, files, image_column),
     )
+
+
+def to_hf_dataset(source: Source) -> Any:
+    """A source as a ``datasets.Dataset`` in memory, with columns image (``Image``) and label (``ClassLabel``).
+
+    Raises:
+        OptionError: ``datasets`` is not installed.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise OptionError("to_hf needs Hugging Face's datasets: pip install dap-distill[hf]") from error
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(source.class_names))}
+    read = source.read or (lambda index: encode_png(source.pixels(index)))
+    columns = {"image": [{"bytes": read(index), "path": None} for index in range(len(source))], "label": source.labels}
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
 def _column(dataset: Any, name: str, kind: str) -> str:

@@ -61,6 +61,11 @@ class PackRecord:
         self.shards = len(self._lines)
         self.consumed = self._lines[-1]["next"] if self._lines else 0
 
+    @property
+    def left_out(self) -> set[int]:
+        """Numbers of the samples that were skipped so far."""
+        return {index for line in self._lines for index, _ in line["skipped"]} | {index for index, _ in self._skipped}
+
     def begin(self) -> None:
         """Clears away what a kill left, and writes what is known before the next shard."""
         self._out.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from dap._core import build_info
+from dap.data.beside import checked_tensors, digest_of, write_beside
 from dap.data.codecs import decode, encode
 from dap.data.files import write_atomic
 from dap.data.folder import ImageFolderShard, card
@@ -91,6 +92,7 @@ def write_packed(
     maxcount: int = 100_000,
     maxsize: int = 500_000_000,
     on_error: str = "raise",
+    tensors: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes labelled images as shards ``<split>-000000.<format>`` and on, or as ``<split>/<key>.<codec>``.
 
@@ -111,6 +113,8 @@ def write_packed(
         maxcount: Most images of a shard.
         maxsize: Most bytes of a shard's images (one that is larger gets a shard of its own).
         on_error: "skip" leaves out what cannot be decoded, and lists it in ``pack.json``.
+        tensors: Arrays or tensors by name with a row for each sample, such as soft labels or latents; they go beside
+            the shards, into ``beside.safetensors``, floats as float16.
 
     Returns:
         What ``pack.json`` holds: "files" with the SHA-256 of each, "images" how many, "skipped" with
@@ -132,10 +136,16 @@ def write_packed(
     """
     _check_options(format, split, codec, quality, maxcount, maxsize, on_error)
     out = Path(out)
+    labels: list[int] = []  # of all samples, where tensors go along
+    if tensors:
+        samples = list(samples)
+        labels = [sample.label for sample in samples]
+    rows = checked_tensors(tensors or {}, len(labels))
     makers = ["Pillow", *([MAKERS[format]] if format in MAKERS else [])]
     header = {
         "format": format, "split": split, "codec": codec, "quality": quality, "maxcount": maxcount,
         "maxsize": maxsize, "on_error": on_error, "class_names": [*class_names], "provenance": provenance,
+        "tensors": digest_of(rows) or None,
         "versions": {"dap": build_info()["version"], **{name: version(name) for name in makers}},
     }  # fmt: skip
     packing = PackRecord(out, header)
@@ -170,6 +180,8 @@ def write_packed(
         raise
     if format == "imagefolder":
         write_atomic(out / "README.md", card(split).encode())
+    if rows:
+        packing.note(write_beside(out, rows, labels, class_names, packing.left_out), 0, len(labels))
     return packing.finish()
 
 

@@ -18,9 +18,10 @@ from dap.data.files import written_whole
 from dap.data.names import some
 from dap.errors import FormatError, SourceError
 
-__all__ = ["PACKED", "class_names_beside", "find_shards", "is_url", "shards_of_split"]
+__all__ = ["BESIDE", "PACKED", "class_names_beside", "find_shards", "is_url", "shards_of_split"]
 
 PACKED = "pack.json"  # what packing writes beside the shards
+BESIDE = "beside.safetensors"  # tensors that go with the images, and are none
 CLASSES = "classes.json"
 MAX_JSON = 1 << 26
 BRACES = re.compile(r"\{([^{}]*)\}")
@@ -90,7 +91,7 @@ def shards_of_split(folder: Path, suffix: str, split: str) -> list[Path]:
     Raises:
         SourceError: There are only other splits.
     """
-    files = sorted(file for file in folder.glob(f"*{suffix}") if not file.name.startswith("."))
+    files = sorted(file for file in folder.glob(f"*{suffix}") if not (file.name.startswith(".") or file.name == BESIDE))
     by_split = {name: [file for file in files if re.match(rf"{name}\b|{name}_", file.name)] for name in _all_splits()}
     if not any(by_split.values()):
         return files
