@@ -84,12 +84,15 @@ def main() -> None:
     settings = SamplingSettings.choose(prior.recommended, num_inference_steps=STEPS)
     full = open_source(args.source)
     labels = torch.arange(10).repeat_interleave(SLOTS // 10)
-    third, two_thirds = prior.num_blocks // 3, 2 * prior.num_blocks // 3
+    depth = len(prior.block_names)
+    third, two_thirds = depth // 3, 2 * depth // 3
 
     def prepare(block: int, pooling: str, images: int) -> tuple[Context, References]:
         source = shrink(full, images // 10)
         method = DAP(block=block, pooling=pooling, references=REFERENCES, stop=1.0)
-        context = Context(source, build_class_map(source, prior.labels), prior, settings, 0, 10, 32, 1)
+        context = Context(
+            source, build_class_map(source, prior.labels_of(source.class_names)), prior, settings, 0, 10, 32, 1
+        )
         return context, method.prepare(context)
 
     def term(references: References, features: Mapping[tuple[int, int], torch.Tensor]) -> KernelDistanceTerm:
@@ -99,14 +102,14 @@ def main() -> None:
     for block, pooling in (
         (third, DEFAULT_POOLING), (third, "mean"), (third, "flat"), (two_thirds, DEFAULT_POOLING),
     ):  # fmt: skip
-        name = f"block {block} of {prior.num_blocks}, {pooling}"
+        name = f"block {block} of {depth}, {pooling}"
         sizes = args.sizes if (block, pooling) == (third, DEFAULT_POOLING) else args.sizes[-1:]
         for images in sizes:
             context, references = prepare(block, pooling, images)
             variants[f"{name}, {images:,} images"] = term(references, references.features)
     if args.recompute:
         context, references = prepare(third, DEFAULT_POOLING, args.sizes[-1])
-        name = f"block {third} of {prior.num_blocks}, {DEFAULT_POOLING}, features computed again at each step"
+        name = f"block {third} of {depth}, {DEFAULT_POOLING}, features computed again at each step"
         variants[name] = term(references, Recomputed(context, references))
 
     seconds: dict[str, list[float]] = {name: [] for name in variants}

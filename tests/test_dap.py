@@ -260,7 +260,7 @@ def test_block_defaults_to_the_recommendation_or_a_third(tiny_pipeline):
         ({"kernel": {"bandwidth": 1.0}}, "kernel"),
         ({"kernel": 3}, "kernel"),
         ({"block": 0}, "block"),
-        ({"block": "two"}, "block"),
+        ({"block": ""}, "block"),
         ({"scal": 1.0}, "unknown option of method 'dap' 'scal'; did you mean 'scale'"),
         ({"scale": "big"}, "scale takes float, got 'big'"),
         ({"references": 2.5}, "references takes int, got 2.5"),

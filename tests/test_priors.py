@@ -29,7 +29,8 @@ def latents(count=3, seed=0):
 
 def test_shapes_labels_and_state(tiny_pipeline, tiny_learned_pipeline):
     prior = DiTPrior(tiny_pipeline, name="tiny")
-    assert (prior.name, prior.latent_shape, prior.image_shape, prior.num_blocks) == ("tiny", (4, 8, 8), (1, 32, 32), 3)
+    assert (prior.name, prior.latent_shape, prior.image_shape) == ("tiny", (4, 8, 8), (1, 32, 32))
+    assert prior.block_names == ("block 1", "block 2", "block 3")
     assert prior.device == torch.device("cpu") and prior.dtype == torch.float32 and prior.slot_bytes > 0
     assert prior.labels["T-shirt/top"] == 0 and prior.labels["Ankle boot"] == 9 and len(prior.labels) == 10
     assert DiTPrior(tiny_learned_pipeline).image_shape == (3, 32, 32)
@@ -172,8 +173,8 @@ def test_schedulers_are_fresh_and_of_the_kind_asked_for(tiny_pipeline):
     assert prior.scheduler("dpm++", 5).config.lambda_min_clipped == -float("inf")
     tiny_pipeline.scheduler = DDIMScheduler.from_config(tiny_pipeline.scheduler.config)
     assert type(DiTPrior(tiny_pipeline).scheduler(None, 3)) is DDIMScheduler
-    with pytest.raises(OptionError, match="unknown scheduler 'euler'"):
-        prior.scheduler("euler", 3)
+    with pytest.raises(OptionError, match="unknown scheduler 'lms'"):
+        prior.scheduler("lms", 3)
 
 
 @pytest.mark.parametrize("name", ["ddpm", "ddim", "dpm++"])
@@ -231,8 +232,8 @@ def test_learned_variance_and_guided_channels_are_checked(tiny_pipeline, tiny_le
 
 
 def test_only_epsilon_is_understood(make_pipeline):
-    pipeline = make_pipeline(scheduler=DDPMScheduler(prediction_type="v_prediction"))
-    with pytest.raises(OptionError, match="epsilon, got v_prediction"):
+    pipeline = make_pipeline(scheduler=DDPMScheduler(prediction_type="sample"))
+    with pytest.raises(OptionError, match="epsilon or v, got sample"):
         DiTPrior(pipeline)
 
 

@@ -113,7 +113,8 @@ def distill(
         source: Real images: a class-per-folder tree, a built-in name ("fashion-mini"), a torch ``Dataset``, a Hugging
             Face dataset or its id. See :func:`dap.data.open.open_source`. With ``index`` it may be left out.
         out: The folder to fill: new, empty, or of the same run.
-        prior: "fashion-dit", a ``DiTPipeline`` folder, hub id or object, or a :class:`dap.priors.Prior`.
+        prior: "fashion-dit"; a folder, hub id or object of a ``DiTPipeline``, ``StableDiffusionPipeline`` or a pipeline
+            with a ``UNet2DModel``; or a :class:`dap.priors.Prior`, which may have options of its own (prompts).
         method: Name ("dap", "dit", "random"; see :func:`dap.list_methods`), preset ("dap:paper"), object
             (``dap.methods.DAP(scale=0.3)``), or terms (``dap.terms.SetEnergy() + dap.terms.KernelDistance()``).
         method_options: Options by name, beside a method's name.
@@ -127,7 +128,7 @@ def distill(
             pixels within one grey level.
         num_inference_steps: Denoising steps; the prior's recommendation, or 50.
         guidance_scale: Classifier-free guidance; the prior's recommendation, or 4.
-        scheduler: "ddpm", "ddim" or "dpm++"; the prior's own if left out.
+        scheduler: "ddpm", "ddim", "dpm++", "euler" or "heun"; the prior's own if left out.
         eta: DDIM's η.
         device: Where the prior runs; the GPU if there is one.
         dtype: Of the prior's weights; float32 if left out.
@@ -165,7 +166,7 @@ def distill(
         eta=eta,
     )
     if opened is None:
-        entries = classmap.build_class_map(images, model.labels if model else None)
+        entries = classmap.build_class_map(images, model.labels_of(images.class_names) if model else None)
     else:
         entries = classes_of_index(opened, images, model)
     channels, size = (model.image_shape[0], model.image_shape[1]) if model else reversed(images.native_shape())

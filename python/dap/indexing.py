@@ -16,11 +16,11 @@ from dap.errors import OptionError
 from dap.features import (
     DEFAULT_POOLING,
     Tap,
+    block_number,
     check_prior,
     check_source,
     choose_timesteps,
     class_names,
-    default_block,
     fill_index,
     index_spec,
     kept_latents,
@@ -44,7 +44,7 @@ def build_index(
     *,
     out: str | Path,
     prior: Any = "fashion-dit",
-    block: int | None = None,
+    block: int | str | None = None,
     pooling: str = DEFAULT_POOLING,
     timesteps: int | Sequence[int] = 8,
     num_inference_steps: int | None = None,
@@ -69,11 +69,11 @@ def build_index(
         source: Real images, as for :func:`dap.distill`.
         out: Folder of the index: new, empty, or of the same build.
         prior: "fashion-dit", a ``DiTPipeline`` folder, hub id or object, or a :class:`dap.priors.Prior`.
-        block: The denoiser's block at which φ is taken, from 1; None: as method ``dap`` does.
+        block: The denoiser's block at which φ is taken, from 1, or its name; None: as method ``dap`` does.
         pooling: "sketch1024", "mean", "flat" or "grid4"; see :mod:`dap.features.pooling`.
         timesteps: A number of them, evenly spaced in the schedule from its noisiest step on, or some of the schedule's.
         num_inference_steps: Steps of the schedule; the prior's recommendation, or 50.
-        scheduler: "ddpm", "ddim" or "dpm++"; the prior's own if left out.
+        scheduler: "ddpm", "ddim", "dpm++", "euler" or "heun"; the prior's own if left out.
         noise: "own" noise of each image and timestep, or "shared" by the images of a timestep.
         seed: Root seed of the noise, and of what ``max_per_class`` draws; 0 or more.
         classes: Names of the classes; all if left out.
@@ -109,13 +109,13 @@ def build_index(
     if kept is not None:
         check_source(kept, whole)
         check_prior(kept, model)
-    entries = build_class_map(images, model.labels)
+    entries = build_class_map(images, model.labels_of(images.class_names))
     indices = {entry.name: _rows(images, entry.name, max_per_class, seed, part) for entry in entries}
     rows = [
         ClassRows(entry.name, entry.prior_label, tuple(images.ids[i] for i in indices[entry.name])) for entry in entries
     ]
     spec = index_spec(
-        model, Tap(default_block(model) if block is None else block, pooling), steps,
+        model, Tap(block_number(model, block), pooling), steps, label=entries[0].prior_label or 0,
         source={"name": whole.name, "identity": whole.identity()}, noise=noise, seed=seed, dtype=dtype, shard=part,
         timesteps=choose_timesteps(schedule(steps), timesteps),
         latent_dtype="float16" if kept is None else kept.spec.latent_dtype,
@@ -154,6 +154,13 @@ def classes_of_index(index: Index, images: Source, prior: Prior | None) -> tuple
     if prior is not None:
         check_prior(index, prior)
     labels = None if prior is None else {each.name: each.label for each in index.classes if each.label is not None}
+    if prior is not None and labels is not None:
+        own = prior.labels_of(images.class_names)
+        for name in images.class_names:
+            if labels.get(name) not in own.values():
+                raise OptionError(
+                    f"index: its label of class {name!r} is not the prior's; was it made for another prompt?"
+                )
     return tuple(replace(entry, source_id=entry.name) for entry in build_class_map(images, labels))
 
 

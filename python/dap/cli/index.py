@@ -21,11 +21,11 @@ def index() -> None:
 @click.argument("source")
 @click.option("--out", required=True, type=FOLDER, help="Folder of the index; a stopped build continues.")
 @click.option("--prior", default="fashion-dit", show_default=True, help="Built-in name, DiTPipeline folder, or hub id.")
-@click.option("--block", type=int, help="The denoiser's block, from 1; as method dap takes it if left out.")
+@click.option("--block", help="The denoiser's block, from 1, or its name; as method dap takes it if left out.")
 @click.option("--pooling", default="sketch1024", show_default=True, help='"sketch1024", "mean", "flat", "grid4".')
 @click.option("--timesteps", default="8", show_default=True, help="How many, or which of the schedule: 980,500,20.")
 @click.option("--num-inference-steps", type=int, help="Steps of the schedule; as the prior recommends, or 50.")
-@click.option("--scheduler", help='"ddpm", "ddim" or "dpm++"; the prior\'s own if left out.')
+@click.option("--scheduler", help='"ddpm", "ddim", "dpm++", "euler" or "heun"; the prior\'s own if left out.')
 @click.option("--noise", default="own", show_default=True, help='"own" for each image, or "shared".')
 @click.option("--seed", default=0, show_default=True, help="Root of the noise.")
 @click.option("--classes", help="Classes, separated by commas; all if left out.")
@@ -38,7 +38,7 @@ def build(
     source: str,
     out: Path,
     prior: str,
-    block: int | None,
+    block: str | None,
     pooling: str,
     timesteps: str,
     num_inference_steps: int | None,
@@ -61,12 +61,16 @@ def build(
     diffusers_logging.disable_progress_bar()
     logging.getLogger("dap").setLevel(logging.INFO)
     built = build_index(
-        source, out=out, prior=prior, block=block, pooling=pooling, timesteps=_timesteps(timesteps),
+        source, out=out, prior=prior, block=_block(block), pooling=pooling, timesteps=_timesteps(timesteps),
         num_inference_steps=num_inference_steps, scheduler=scheduler, noise=noise, seed=seed,
         classes=classes.split(",") if classes else None, max_per_class=max_per_class, shard=shard, dtype=dtype,
         latents=latents, device=device,
     )  # fmt: skip
     click.echo(f"{len(built)} images in {out}; dap distill --index {out}")
+
+
+def _block(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isdecimal() else text
 
 
 def _timesteps(text: str) -> int | list[int]:

@@ -5,12 +5,12 @@ from dap.features.cached import reference_index
 from dap.features.fit import check_prior, check_references, check_source, class_names, source_of_index
 from dap.features.indexed import Chosen, IndexedFeatures
 from dap.features.latents import RealLatents, real_latents
-from dap.features.pooling import DEFAULT_POOLING, POOLINGS, Tap, default_block
+from dap.features.pooling import DEFAULT_POOLING, POOLINGS, Tap, block_number, check_block, default_block
 from dap.features.references import encode_images, noised_features, real_features
 
 __all__ = [
-    "DEFAULT_POOLING", "POOLINGS", "Chosen", "IndexedFeatures", "RealLatents", "Tap", "check_prior",
-    "check_references", "check_source", "choose_timesteps", "class_names", "default_block", "encode_images",
-    "fill_index", "index_spec", "kept_latents", "noised_features", "real_features", "real_latents", "reference_index",
-    "schedule", "source_latents", "source_of_index",
+    "DEFAULT_POOLING", "POOLINGS", "Chosen", "IndexedFeatures", "RealLatents", "Tap", "block_number", "check_block",
+    "check_prior", "check_references", "check_source", "choose_timesteps", "class_names", "default_block",
+    "encode_images", "fill_index", "index_spec", "kept_latents", "noised_features", "real_features", "real_latents",
+    "reference_index", "schedule", "source_latents", "source_of_index",
 ]  # fmt: skip

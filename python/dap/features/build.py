@@ -67,15 +67,15 @@ def choose_timesteps(steps: Sequence[int], wanted: int | Sequence[int]) -> tuple
     return tuple(t for t in steps if t in set(wanted))
 
 
-def feature_width(prior: Prior, tap: Tap) -> int:
-    """D of the features, found by one pass up to the tapped block.
+def feature_width(prior: Prior, tap: Tap, label: int) -> int:
+    """D of the features, found by one pass up to the tapped block, under any label that the prior has.
 
     Raises:
         OptionError: The prior has no such block, or its tokens do not fit the pooling.
     """
     zero = torch.zeros((1, *prior.latent_shape), device=prior.device)
-    label = torch.zeros(1, dtype=torch.long, device=prior.device)
-    return int(tap.pool(prior.features(zero, torch.tensor(0, device=prior.device), label, tap.block)).shape[1])
+    start, labels = torch.tensor(0, device=prior.device), torch.tensor([label], device=prior.device)
+    return int(tap.pool(prior.features(zero, start, labels, tap.block)).shape[1])
 
 
 def index_spec(
@@ -83,6 +83,7 @@ def index_spec(
     tap: Tap,
     scheduler: Any,
     *,
+    label: int,
     source: dict[str, str],
     timesteps: tuple[int, ...],
     noise: str,
@@ -93,12 +94,14 @@ def index_spec(
 ) -> IndexSpec:
     """The spec of an index of features under the image's class; what is not here is read off prior and scheduler.
 
+    ``label`` is any that the prior has.
+
     Raises:
         OptionError: A value outside its range; a block or pooling that the prior does not have.
     """
     return IndexSpec(
         source=source, prior=prior_hash(prior), block=tap.block, pooling=tap.pooling, timesteps=timesteps,
-        feature_shape=(feature_width(prior, tap),), latent_shape=tuple(prior.latent_shape),
+        feature_shape=(feature_width(prior, tap, label),), latent_shape=tuple(prior.latent_shape),
         scheduler=type(scheduler).__name__, num_inference_steps=len(scheduler.timesteps), noise=noise, seed=seed,
         dtype=dtype, latent_dtype=latent_dtype, shard=shard,
     )  # fmt: skip

@@ -68,8 +68,9 @@ def reference_index(
         FormatError: An image cannot be decoded.
     """
     spec = index_spec(
-        prior, tap, scheduler, source={"name": source.name, "identity": source.identity()}, timesteps=timesteps,
-        noise=noise, seed=seed, dtype="float32", latent_dtype="float32",
+        prior, tap, scheduler, label=classes[0].prior_label or 0,
+        source={"name": source.name, "identity": source.identity()}, timesteps=timesteps, noise=noise, seed=seed,
+        dtype="float32", latent_dtype="float32",
     )  # fmt: skip
     rows = [
         ClassRows(entry.name, entry.prior_label, tuple(source.ids[i] for i in indices[entry.name])) for entry in classes

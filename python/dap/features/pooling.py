@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from dap.priors import Prior
 
-__all__ = ["DEFAULT_POOLING", "POOLINGS", "Tap", "default_block"]
+__all__ = ["DEFAULT_POOLING", "POOLINGS", "Tap", "block_number", "check_block", "default_block"]
 
 DEFAULT_POOLING = "sketch1024"
 POOLINGS = ("mean", "flat", "grid2", "sketch256")  # any whole number may follow grid and sketch
@@ -111,4 +111,30 @@ def _buckets(numbers: int, size: int, device: torch.device) -> tuple[Tensor, Ten
 
 def default_block(prior: Prior) -> int:
     """The block that a prior recommends, or the one at a third of its depth (DAP: blocks 4 to 12 of 28 are best)."""
-    return int(prior.recommended.get("block") or max(1, round(prior.num_blocks / 3)))
+    return int(prior.recommended.get("block") or max(1, round(len(prior.block_names) / 3)))
+
+
+def check_block(block: object) -> None:
+    """Refuses what no prior can have for a block: a number from 1, a name, or None.
+
+    Raises:
+        OptionError: It is something else.
+    """
+    if block is not None and not (type(block) is int and block >= 1) and not (isinstance(block, str) and block):
+        raise OptionError(f"block: expected a whole number of at least 1, or a block's name, got {block!r}")
+
+
+def block_number(prior: Prior, block: int | str | None) -> int:
+    """The number of a block that is given by number or by name; None: the default one.
+
+    Raises:
+        OptionError: The prior has no such block.
+    """
+    if isinstance(block, str):
+        if block not in prior.block_names:
+            raise unknown_name("block", block, prior.block_names)
+        return prior.block_names.index(block) + 1
+    number = default_block(prior) if block is None else block
+    if not 1 <= number <= len(prior.block_names):
+        raise OptionError(f"block: expected 1 to {len(prior.block_names)}, got {number}")
+    return number

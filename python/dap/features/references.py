@@ -11,6 +11,7 @@ from torch import Tensor
 from dap import rng
 from dap.features.pooling import Tap
 from dap.index import GROUP_ROWS
+from dap.priors.schedulers import noised_input
 
 if TYPE_CHECKING:
     from dap.priors import Prior
@@ -60,10 +61,9 @@ def noised_features(
     for start in range(0, len(latents), BATCH):
         z = latents[start : start + BATCH].to(prior.device)
         noise = torch.stack([image_noise(shape, seed, name, timestep) for name in names[start : start + BATCH]])
-        t = torch.tensor(timestep, device=prior.device)
-        noised = scheduler.add_noise(z, noise.to(prior.device), t.expand(len(z)))
-        labels = torch.full((len(z),), label, device=prior.device)
-        tokens = prior.features(scheduler.scale_model_input(noised, t), t, labels, tap.block)
+        noised = noised_input(scheduler, z, noise.to(prior.device), timestep)
+        t, labels = torch.tensor(timestep, device=prior.device), torch.full((len(z),), label, device=prior.device)
+        tokens = prior.features(noised, t, labels, tap.block)
         batches.append(tap.pool(tokens).cpu())
     return torch.cat(batches)
 

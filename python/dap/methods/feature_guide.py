@@ -20,9 +20,10 @@ from dap.features import (
     Chosen,
     IndexedFeatures,
     Tap,
+    block_number,
+    check_block,
     check_prior,
     check_references,
-    default_block,
     encode_images,
     noised_features,
     reference_index,
@@ -58,8 +59,8 @@ class FeatureGuide(Guide):
     Attributes:
         scale: The γ of the Boltzmann factor exp(−γE); 0 leaves the prior's own samples.
         kernel: A name such as "linear" or "rbf", a dict such as {"name": "rbf", "bandwidth": 3.0}, or a kernel object.
-        block: The denoiser's block at which φ is taken, from 1; None takes the prior's recommendation, or the block
-            at a third of its depth (the paper: blocks 4 to 12 of 28).
+        block: The denoiser's block at which φ is taken, from 1, or its name, such as a U-Net's "mid"; None takes the
+            prior's recommendation, or the block at a third of its depth (the paper: blocks 4 to 12 of 28).
         pooling: "sketch1024", "mean" over tokens, "flat" or "grid4"; see :mod:`dap.features.pooling`.
         references: Number N of real images of each class; a class with fewer gives all it has.
         selection: Which ones: "random", the same at every step; or, among the rows of a given index, those that stand
@@ -73,7 +74,7 @@ class FeatureGuide(Guide):
 
     scale: float = 0.3
     kernel: Any = "linear"
-    block: int | None = None
+    block: int | str | None = None
     pooling: str = DEFAULT_POOLING
     references: int = 64
     selection: str = "random"
@@ -90,8 +91,7 @@ class FeatureGuide(Guide):
             object.__setattr__(self, "kernel", by_name(**options))
         if not 0 <= self.scale < math.inf:
             raise OptionError(f"scale: expected 0 or more, got {self.scale}")
-        if self.block is not None and (type(self.block) is not int or self.block < 1):
-            raise OptionError(f"block: expected a whole number of at least 1, got {self.block!r}")
+        check_block(self.block)
         if self.references < 1:
             raise OptionError(f"references: expected at least 1, got {self.references}")
         choices = (("selection", ("random", *SELECTORS)), ("noise", ("own", "shared")), ("at", ("eps", "sample")))
@@ -104,7 +104,7 @@ class FeatureGuide(Guide):
     def prepare(self, context: Context) -> References:
         """Draws the references, and finds or makes their features for every guided step, before the first step."""
         prior = context.require_prior()
-        tap = Tap(default_block(prior) if self.block is None else self.block, self.pooling)
+        tap = Tap(block_number(prior, self.block), self.pooling)
         window = Window(self.start, self.stop)
         scheduler = prior.scheduler(context.settings.scheduler, context.settings.num_inference_steps)
         steps = schedule(scheduler)

@@ -40,7 +40,7 @@ class Herding:
     needs: ClassVar[tuple[str, ...]] = ("prior", "labels")
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
-    block: int | None = None
+    block: int | str | None = None
     timestep: int = 100
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dap.errors import OptionError
-from dap.features import Tap, default_block, real_features
+from dap.features import Tap, block_number, check_block, real_features
 from dap.methods.base import Context
 
 __all__ = ["Chosen", "check_tap", "choose_by_features", "record_images"]
@@ -18,17 +18,16 @@ Chosen: TypeAlias = dict[tuple[int, int], int]
 """The source index of each slot, by class index and number."""
 
 
-def check_tap(block: int | None, timestep: int) -> None:
-    """Refuses what is no block, counted from 1, or no step of a schedule of 1,000."""
-    if block is not None and (type(block) is not int or block < 1):
-        raise OptionError(f"block: expected a whole number of at least 1, got {block!r}")
+def check_tap(block: int | str | None, timestep: int) -> None:
+    """Refuses what is no block, or no step of a schedule of 1,000."""
+    check_block(block)
     if not 0 <= timestep < 1000:
         raise OptionError(f"timestep: expected 0 to 999, got {timestep}")
 
 
 def choose_by_features(
     context: Context,
-    block: int | None,
+    block: int | str | None,
     timestep: int,
     choose: Callable[[npt.NDArray[np.float32], str], npt.NDArray[np.int64]],
 ) -> Chosen:
@@ -44,7 +43,7 @@ def choose_by_features(
         OptionError: A class has fewer images than are wanted.
     """
     prior, chosen = context.require_prior(), Chosen()
-    tap = Tap(default_block(prior) if block is None else block)
+    tap = Tap(block_number(prior, block))
     for class_index, entry in enumerate(context.classes):
         indices = context.source.of_class(class_index)
         if len(indices) < context.ipc:

@@ -71,7 +71,7 @@ def measure(distilled: Source, real: Source, prior: Prior, *, seed: int = 0) -> 
             features(distilled, entry.name, int(entry.prior_label or 0)),
             features(real, entry.name, int(entry.prior_label or 0)),
         )
-        for entry in build_class_map(distilled, prior.labels)
+        for entry in build_class_map(distilled, prior.labels_of(distilled.class_names))
     ]
     return Measures(
         float(np.mean([representativeness(own, class_real) for own, class_real in pairs])),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dap.errors import OptionError
 from dap.priors.base import Prediction, Prior
+from dap.registry import unknown_name
 
 if TYPE_CHECKING:
     import torch
@@ -20,8 +21,9 @@ def load_prior(prior: Any, *, device: str | torch.device | None = None, dtype: t
     """Opens a prior.
 
     Args:
-        prior: "fashion-dit" (built in), a ``DiTPipeline`` folder, a hub id, a ``DiTPipeline`` object, or a
-            :class:`Prior` (for example ``DiTPrior.from_pretrained(folder, learned_variance=True)``).
+        prior: "fashion-dit" (built in); the folder, hub id or object of a ``DiTPipeline``, a
+            ``StableDiffusionPipeline``, or a pipeline with a ``UNet2DModel`` (``DDPMPipeline``, ``DDIMPipeline``,
+            ``LDMPipeline``); or a :class:`Prior` (``DiTPrior.from_pretrained(folder, learned_variance=True)``).
         device: Where to put a prior that is loaded here; the GPU if there is one.
         dtype: Of the weights of a prior that is loaded here; float32 if left out.
 
@@ -34,17 +36,19 @@ def load_prior(prior: Any, *, device: str | torch.device | None = None, dtype: t
         (1, 32, 32)
     """
     import torch
-    from diffusers import DiTPipeline
+    from diffusers import DiffusionPipeline
 
     from dap.device import named_device
-    from dap.priors.dit import DiTPrior
+    from dap.priors.pipeline import pipeline_type
 
     if isinstance(prior, str | Path):
         folder = BUILTIN.get(str(prior), prior)
-        return DiTPrior.from_pretrained(folder, device=device, dtype=dtype or torch.float32, name=str(prior))
-    if not isinstance(prior, DiTPipeline) and not hasattr(prior, "denoise"):
-        raise OptionError(f"prior: expected a name, a folder, a DiTPipeline or a Prior, got {type(prior).__name__}")
-    opened: Prior = DiTPrior(prior) if isinstance(prior, DiTPipeline) else prior
+        adapter = _adapter(pipeline_type(folder))
+        loaded: Prior = adapter.from_pretrained(folder, device=device, dtype=dtype or torch.float32, name=str(prior))
+        return loaded
+    if not isinstance(prior, DiffusionPipeline) and not hasattr(prior, "denoise"):
+        raise OptionError(f"prior: expected a name, a folder, a pipeline or a Prior, got {type(prior).__name__}")
+    opened: Prior = _adapter(type(prior).__name__)(prior) if isinstance(prior, DiffusionPipeline) else prior
     if device is not None:
         wanted, has = named_device(device), opened.device
         if wanted.type != has.type or (wanted.index is not None and wanted.index != (has.index or 0)):
@@ -52,3 +56,15 @@ def load_prior(prior: Any, *, device: str | torch.device | None = None, dtype: t
     if dtype not in (None, opened.dtype):
         raise OptionError(f"dtype={dtype} was asked for, the prior object has {opened.dtype}: convert the object first")
     return opened
+
+
+def _adapter(pipeline_type: str) -> Any:
+    """The class of priors for such a pipeline."""
+    from dap.priors.dit import DiTPrior
+    from dap.priors.stable_diffusion import StableDiffusionPrior
+    from dap.priors.unet import UNetPrior
+
+    adapters = {name: kind for kind in (DiTPrior, StableDiffusionPrior, UNetPrior) for name in kind.pipeline_types}
+    if pipeline_type not in adapters:
+        raise unknown_name("kind of pipeline", pipeline_type, adapters)
+    return adapters[pipeline_type]

@@ -5,7 +5,7 @@ Maths, with ᾱ_t the scheduler's cumulative product: x_t = α_t x_0 + σ_t ε, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,10 +36,10 @@ class Prior(Protocol):
 
     Attributes:
         name: What the manifest calls it.
-        labels: Label names that the prior knows, each with its id; several names may share an id.
+        has_null: Whether there is a null condition, which classifier-free guidance needs.
         latent_shape: (C, h, w) of a latent.
         image_shape: (channels, height, width) of an image.
-        num_blocks: Number of blocks that can be tapped, counted from 1.
+        block_names: Names of the blocks that can be tapped, in the order in which they run; counted from 1.
         recommended: Settings that the prior's folder recommends (``dap_prior.json``); see :mod:`dap.sampling.settings`.
         slot_bytes: Rough memory in bytes that one slot takes in a guided step; batch sizes are planned with it.
         device: Where the networks live.
@@ -47,14 +47,21 @@ class Prior(Protocol):
     """
 
     name: str
-    labels: Mapping[str, int]
+    has_null: bool
     latent_shape: tuple[int, int, int]
     image_shape: tuple[int, int, int]
-    num_blocks: int
+    block_names: tuple[str, ...]
     recommended: Mapping[str, Any]
     slot_bytes: int
     device: torch.device
     dtype: torch.dtype
+
+    def labels_of(self, class_names: Sequence[str]) -> Mapping[str, int]:
+        """Label names that the prior knows, each with its id; several names may share an id.
+
+        A prior that takes text, or no condition, knows whatever name it is asked for. The id of a name is the same
+        whatever others it is asked for with.
+        """
 
     def describe(self) -> dict[str, Any]:
         """What the manifest records: name, options, and the hash of weights and configuration."""
@@ -72,7 +79,7 @@ class Prior(Protocol):
         """
 
     def scheduler(self, name: str | None, num_inference_steps: int) -> Any:
-        """A fresh diffusers scheduler with its steps set: the prior's own, or "ddpm", "ddim" or "dpm++"."""
+        """A fresh diffusers scheduler with its steps set, for noise estimates; the prior's own kind, or by name."""
 
     def denoise(
         self,

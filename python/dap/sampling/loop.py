@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dap.errors import DivergedError, OptionError
 from dap.priors import Prior
+from dap.priors.schedulers import clip_range, level, remembers
 from dap.sampling.settings import SamplingSettings
 from dap.sampling.term import DeltaTerm, EnergyTerm, StepState, Term
 
@@ -70,7 +71,7 @@ def sample(
     noise = torch.stack([torch.randn(prior.latent_shape, generator=g) for g in generators])
     x: Tensor = noise.to(prior.device) * scheduler.init_noise_sigma
     first_energies: dict[int, Tensor] = {}
-    num_steps = len(scheduler.timesteps)
+    num_steps, clip = len(scheduler.timesteps), clip_range(scheduler)
     for step, t in enumerate(scheduler.timesteps):
         active = [term for term in terms if term.scale != 0 and term.window.contains(step, num_steps)]
         energies = [term for term in active if isinstance(term, EnergyTerm)]
@@ -78,11 +79,11 @@ def sample(
         differentiated = any(term.needs == "denoiser" for term in deltas)
         through = differentiated or any(term.needs == "denoiser" for term in energies)
         graph = through or bool(energies)
-        cumulative, after = _cumulative(scheduler, step)
-        alpha, sigma = cumulative**0.5, (1 - cumulative) ** 0.5
+        now = level(scheduler, step)
+        alpha, sigma = now.alpha, now.sigma
         for repeat in range(recurrences if active else 1):
             if repeat:
-                ratio = cumulative / after
+                ratio = now.cumulative / now.after
                 noise = torch.stack([torch.randn(prior.latent_shape, generator=g) for g in generators])
                 x = ratio**0.5 * x + (1 - ratio) ** 0.5 * noise.to(prior.device)
             x = x.detach().requires_grad_(graph)
@@ -94,10 +95,9 @@ def sample(
                 )  # fmt: skip
                 with torch.set_grad_enabled(through):
                     x0 = (x - sigma * prediction.eps) / alpha
-                    if scheduler.config.get("clip_sample"):
-                        limit = scheduler.config.clip_sample_range
-                        x0 = x0.clamp(-limit, limit)
-                std = _std(cumulative, after, prediction.variance)
+                    if clip is not None:
+                        x0 = x0.clamp(-clip, clip)
+                std = _std(now.cumulative, now.after, prediction.variance)
                 state = StepState(
                     step, num_steps, int(t), alpha, sigma, std, x, prediction.eps, x0, labels, prediction.features
                 )
@@ -105,12 +105,13 @@ def sample(
 
             eps, to_sample = prediction.eps.detach(), torch.zeros_like(x)
             for place, gradient in gradients.items():
+                gradient = now.scale * gradient  # that of √ᾱ_t x_0 + √(1 − ᾱ_t) ε, in whichever scale the sampler works
                 if place == "eps":
-                    eps = eps + sigma * gradient
+                    eps = eps + sigma / now.scale * gradient
                 elif place == "x0":
                     eps = eps + alpha / sigma * gradient
                 else:
-                    to_sample = to_sample - gradient
+                    to_sample = to_sample - now.scale_after * gradient
             for term in deltas:
                 delta = term.scale * term.delta(state)
                 if term.at == "eps":
@@ -118,7 +119,7 @@ def sample(
                 elif term.at == "x0":
                     eps = eps - alpha / sigma * delta
                 else:
-                    to_sample = to_sample + delta
+                    to_sample = to_sample + now.scale_after * delta
             output = eps if prediction.variance is None else torch.cat([eps, prediction.variance], dim=1)
             x = scheduler.step(output, t, x.detach(), **extra, return_dict=False)[0] + to_sample
             del state, prediction  # a graph that a delta term kept would stay beside that of the next step
@@ -133,8 +134,13 @@ def check_settings(prior: Prior, settings: SamplingSettings, recurrences: int = 
     """Fails early where this prior cannot be sampled with these settings.
 
     Raises:
-        OptionError: Unknown scheduler, too many steps, or an ``eta`` or recurrences that the scheduler does not take.
+        OptionError: Unknown scheduler, too many steps, classifier-free guidance without a null condition, or an ``eta``
+            or recurrences that the scheduler does not take.
     """
+    if settings.guidance_scale != 1 and not prior.has_null:
+        raise OptionError(
+            f"guidance_scale={settings.guidance_scale:g}: {prior.name} has no null condition to guide from; use 1"
+        )
     scheduler = prior.scheduler(settings.scheduler, settings.num_inference_steps)
     _step_arguments(scheduler, settings, [])
     _check_recurrences(scheduler, recurrences)
@@ -142,7 +148,7 @@ def check_settings(prior: Prior, settings: SamplingSettings, recurrences: int = 
 
 def _check_recurrences(scheduler: Any, recurrences: int) -> None:
     """A scheduler that remembers earlier steps cannot take one twice."""
-    if recurrences > 1 and hasattr(scheduler, "step_index"):
+    if recurrences > 1 and remembers(scheduler):
         raise OptionError(
             f"recurrences={recurrences}: {type(scheduler).__name__} remembers its steps; use 'ddpm' or 'ddim'"
         )
@@ -157,13 +163,6 @@ def _step_arguments(scheduler: Any, settings: SamplingSettings, generators: list
     elif settings.eta:
         raise OptionError(f"eta={settings.eta}: {type(scheduler).__name__} has no eta; choose scheduler='ddim'")
     return arguments
-
-
-def _cumulative(scheduler: Any, step: int) -> tuple[float, float]:
-    """ᾱ of a step and of the one after it; 1 after the last."""
-    times = scheduler.timesteps
-    after = float(scheduler.alphas_cumprod[int(times[step + 1])]) if step + 1 < len(times) else 1.0
-    return float(scheduler.alphas_cumprod[int(times[step])]), after
 
 
 def _std(now: float, after: float, variance: Tensor | None) -> float | Tensor:

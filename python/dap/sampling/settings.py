@@ -18,7 +18,7 @@ class SamplingSettings:
     Attributes:
         num_inference_steps: Number of denoising steps.
         guidance_scale: Classifier-free guidance ε_u + s (ε_c − ε_u); 1 means conditional only.
-        scheduler: "ddpm", "ddim" or "dpm++"; None for the prior's own.
+        scheduler: "ddpm", "ddim", "dpm++", "euler" or "heun"; None for the prior's own.
         eta: DDIM's η, from 0 (deterministic) to 1; refused for schedulers that have none.
     """
 

@@ -1,0 +1,247 @@
+"""What the adapters to diffusers' pipelines share: loading, hashing, first stage, guidance and taps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import diffusers
+import torch
+from torch import Tensor, nn
+
+from dap.device import resolve_device
+from dap.errors import OptionError, SourceError
+from dap.priors.base import Prediction
+from dap.priors.schedulers import denoiser_level, make_scheduler, public
+from dap.priors.taps import stopped_at, tapped
+
+__all__ = ["PipelinePrior", "pipeline_type"]
+
+
+class PipelinePrior:
+    """A diffusers pipeline as a prior; see :class:`dap.priors.base.Prior` for the attributes.
+
+    Its modules are used as they are, in eval mode and frozen, never changed. A subclass knows the network: it names the
+    blocks and overrides :meth:`_forward`.
+
+    Args:
+        pipeline: Has a ``scheduler``, and is asked where its modules run.
+        denoiser: The network that denoises.
+        first_stage: ``AutoencoderKL`` or ``VQModel``; None: the denoiser sees pixels.
+        blocks: The denoiser's blocks by name, in the order in which they run.
+        size: Side of a latent.
+        name: What the manifest calls it.
+        learned_variance: Use the variance that a network with twice the channels predicts (IDDPM's learned range), as
+            the DiT repository samples. Off, as in diffusers' pipelines, the extra channels are dropped.
+        guided_channels: Apply classifier-free guidance to the first so many latent channels only. The DiT repository
+            and its descendants guide 3 of 4; the others keep the conditional value. None guides all.
+        recommended: Settings for sampling, as in ``dap_prior.json``.
+    """
+
+    pipeline_types: ClassVar[tuple[str, ...]] = ()  # as a folder's model_index.json calls them
+    left_out: ClassVar[Mapping[str, Any]] = {}  # components that are not loaded
+    has_null: bool = True
+    labels: Mapping[str, int]
+    slot_bytes: int
+
+    def __init__(
+        self,
+        pipeline: Any,
+        denoiser: Any,
+        first_stage: Any,
+        blocks: Mapping[str, nn.Module],
+        *,
+        size: int,
+        name: str | None,
+        learned_variance: bool = False,
+        guided_channels: int | None = None,
+        recommended: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name = name or f"{type(pipeline).__name__} object"
+        self._denoiser, self._vae, self._blocks = denoiser, first_stage, dict(blocks)
+        self._scheduler: Any = pipeline.scheduler
+        for module in filter(None, (denoiser, first_stage)):
+            module.eval().requires_grad_(False)
+        self._predicts = self._scheduler.config.prediction_type
+        if self._predicts not in ("epsilon", "v_prediction"):
+            raise OptionError(f"{self.name}: expected a network that predicts epsilon or v, got {self._predicts}")
+        channels, predicted = denoiser.config.in_channels, denoiser.config.out_channels
+        self.latent_shape = (channels, size, size)
+        scale = 2 ** (len(first_stage.config.block_out_channels) - 1) if first_stage else 1
+        image_channels = first_stage.config.in_channels if first_stage else channels
+        self.image_shape = (image_channels, size * scale, size * scale)
+        self.block_names = tuple(self._blocks)
+        self.recommended: Mapping[str, Any] = dict(recommended or {})
+        self.device: torch.device = pipeline._execution_device  # not where offloaded modules wait
+        self.dtype: torch.dtype = denoiser.dtype
+        self._learned_variance, self._guided_channels = learned_variance, guided_channels
+        if learned_variance and predicted != 2 * channels:
+            raise OptionError(f"{self.name}: learned_variance needs {2 * channels} output channels, got {predicted}")
+        if guided_channels is not None and not 1 <= guided_channels <= channels:
+            raise OptionError(f"guided_channels: expected 1 to {channels}, got {guided_channels}")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        id_or_path: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+        name: str | None = None,
+        use_safetensors: bool = True,
+        **options: Any,
+    ) -> Self:
+        """Loads a pipeline's folder or hub id through diffusers.
+
+        Args:
+            id_or_path: A folder, or a hub id such as "facebook/DiT-XL-2-256".
+            device: Where to put it; the GPU if there is one.
+            dtype: Of the weights in memory.
+            name: What the manifest calls it; ``id_or_path`` if left out.
+            use_safetensors: False also reads weights that are pickled, which can run code of whoever made them.
+            options: Of the class.
+
+        Raises:
+            SourceError: The folder or the hub id cannot be loaded.
+        """
+        found = pipeline_type(id_or_path)
+        if found not in cls.pipeline_types:
+            raise SourceError(f"prior {str(id_or_path)!r}: holds a {found}, expected {' or '.join(cls.pipeline_types)}")
+        try:
+            pipeline = getattr(diffusers, found).from_pretrained(
+                str(id_or_path), use_safetensors=use_safetensors, low_cpu_mem_usage=False, **cls.left_out
+            )
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+            raise _unreadable(id_or_path, found, error) from error
+        settings = Path(id_or_path) / "dap_prior.json"
+        try:
+            recommended = json.loads(settings.read_text()) if settings.is_file() else None
+        except ValueError as error:
+            raise SourceError(f"{settings}: expected JSON with recommended settings ({error})") from error
+        device = resolve_device(device)
+        placed = pipeline.to(device) if dtype == torch.float32 else pipeline.to(device, dtype)
+        return cls(placed, name=name or str(id_or_path), recommended=recommended, **options)
+
+    def labels_of(self, class_names: Sequence[str]) -> Mapping[str, int]:
+        """See :meth:`dap.priors.base.Prior.labels_of`."""
+        return self.labels
+
+    def describe(self) -> dict[str, Any]:
+        """Name, options, and the SHA-256 of the weights and configurations of all networks and the scheduler."""
+        digest = hashlib.sha256(json.dumps(public(self._scheduler.config), sort_keys=True, default=str).encode())
+        for module in self._networks():
+            digest.update(json.dumps(_described(module.config), sort_keys=True, default=str).encode())
+            for key, value in sorted(module.state_dict().items()):
+                digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
+                digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
+        return {
+            "name": self.name,
+            "learned_variance": self._learned_variance,
+            "guided_channels": self._guided_channels,
+            "sha256": digest.hexdigest(),
+        }
+
+    def _networks(self) -> list[Any]:
+        return [module for module in (self._denoiser, self._vae) if module is not None]
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """See :meth:`dap.priors.base.Prior.encode`."""
+        pixels: Tensor = images.to(self.device, torch.float32 if self._vae is None else self._vae.dtype) / 127.5 - 1
+        if self._vae is None:
+            return pixels
+        encoded = self._vae.encode(pixels)
+        found = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latents
+        latents: Tensor = found * self._vae.config.scaling_factor
+        return latents.float()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """See :meth:`dap.priors.base.Prior.decode`."""
+        return (self.decode_pixels(latents) * 127.5 + 127.5).clamp(0, 255).round().to(torch.uint8).cpu()
+
+    def decode_pixels(self, latents: Tensor) -> Tensor:
+        """See :meth:`dap.priors.base.Prior.decode_pixels`."""
+        latents = latents.to(self.device)
+        if self._vae is None:
+            return latents.float()
+        pixels: Tensor = self._vae.decode(latents.to(self._vae.dtype) / self._vae.config.scaling_factor).sample
+        return pixels.float()
+
+    def scheduler(self, name: str | None, num_inference_steps: int) -> Any:
+        """See :meth:`dap.priors.base.Prior.scheduler`."""
+        return make_scheduler(
+            self._scheduler, name, num_inference_steps, device=self.device, learned_variance=self._learned_variance
+        )
+
+    def denoise(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        labels: Tensor,
+        *,
+        guidance_scale: float = 1.0,
+        taps: Collection[int] = (),
+        through: bool = False,
+    ) -> Prediction:
+        """See :meth:`dap.priors.base.Prior.denoise`.
+
+        The conditional and the null pass run one after the other, so that only the former carries a graph.
+        """
+        with tapped(self._blocks, taps, cut=not through) as features:
+            conditional = self._run(sample, timestep, labels)
+        channels = self.latent_shape[0]
+        output = conditional[:, :channels]
+        if guidance_scale != 1:
+            guided = self._guided_channels or channels
+            with torch.set_grad_enabled(through and torch.is_grad_enabled()):
+                null = self._run(sample, timestep, None)[:, :guided]
+            output = torch.cat([null + guidance_scale * (output[:, :guided] - null), output[:, guided:]], dim=1)
+        if self._predicts == "v_prediction":  # Salimans and Ho, 2022: v = α ε − σ x_0
+            alpha, sigma = denoiser_level(self._scheduler, timestep.to(self.device))
+            output = alpha * output + sigma * (sample if through else sample.detach())
+        return Prediction(output, conditional[:, channels:] if self._learned_variance else None, features)
+
+    @torch.no_grad()
+    def features(self, sample: Tensor, timestep: Tensor, labels: Tensor, block: int) -> Tensor:
+        """See :meth:`dap.priors.base.Prior.features`."""
+        with stopped_at(self._blocks, block) as features:
+            self._run(sample, timestep, labels)
+        return features[block]
+
+    def _run(self, sample: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
+        timesteps = timestep.to(self.device).expand(len(sample))
+        return self._forward(sample.to(self.dtype), timesteps, labels).float()
+
+    def _forward(self, sample: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
+        """The network's own output; labels None is the null condition."""
+        raise NotImplementedError
+
+
+def pipeline_type(id_or_path: str | Path) -> str:
+    """What kind of pipeline a folder or hub id holds, as its ``model_index.json`` says.
+
+    Raises:
+        SourceError: There is none, or it cannot be reached.
+    """
+    try:
+        config: Mapping[str, Any] = diffusers.DiffusionPipeline.load_config(str(id_or_path))
+        return str(config["_class_name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(id_or_path, "pipeline's", error) from error
+
+
+def _described(config: Any) -> dict[str, Any]:
+    """A network's configuration without what depends on where and by which version it was saved."""
+    if isinstance(config, Mapping):
+        return public(config)
+    left_out = ("architectures", "dtype", "torch_dtype", "transformers_version")  # of transformers
+    return {key: value for key, value in public(config.to_dict()).items() if key not in left_out}
+
+
+def _unreadable(id_or_path: str | Path, kind: str, error: Exception) -> SourceError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return SourceError(f"prior {str(id_or_path)!r}: no {kind} folder or reachable hub id ({reason})")

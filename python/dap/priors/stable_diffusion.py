@@ -1,0 +1,151 @@
+"""The adapter to ``StableDiffusionPipeline``: a U-Net under text, with latents of a VAE.
+
+Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, arXiv 2112.10752. Versions 1
+predict ε, 2.1 at 768 pixels predicts v.
+
+A class is asked for by a prompt. The id of a label is derived from its prompt, so that it stays the same whatever other
+classes a run has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dap.data.classmap import WNID
+from dap.errors import FormatError, OptionError
+from dap.priors.pipeline import PipelinePrior
+from dap.priors.unet import activations, unet_blocks
+from dap.rng import derive_seed
+
+__all__ = ["StableDiffusionPrior"]
+
+
+class StableDiffusionPrior(PipelinePrior):
+    """A text-conditioned U-Net as a prior; see :class:`dap.priors.base.Prior` for the attributes.
+
+    Args:
+        pipeline: A ``StableDiffusionPipeline``. Its safety checker is not asked.
+        template: The prompt of a class, with ``{}`` for its name; of an ImageNet wnid the first synonym is its name.
+        prompts: Prompts of single classes by name, or a JSON file of them; they come before the template.
+        negative_prompt: The null condition of classifier-free guidance.
+        name: What the manifest calls it.
+        recommended: Settings for sampling, as in ``dap_prior.json``.
+
+    Raises:
+        OptionError: A template without ``{}``, or a prompt that is longer than the text encoder reads.
+
+    Example:
+        >>> prior = StableDiffusionPrior.from_pretrained(  # doctest: +SKIP
+        ...     "stable-diffusion-v1-5/stable-diffusion-v1-5", template="a photo of a {}, on a white table"
+        ... )
+        >>> dap.distill("path/to/train", prior=prior, method="dap_set", out="distilled")  # doctest: +SKIP
+    """
+
+    pipeline_types: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline",)
+    left_out: ClassVar[Mapping[str, Any]] = {
+        "safety_checker": None, "feature_extractor": None, "requires_safety_checker": False,
+    }  # fmt: skip
+
+    def __init__(
+        self,
+        pipeline: Any,
+        *,
+        template: str = "a photo of a {}",
+        prompts: Mapping[str, str] | str | Path | None = None,
+        negative_prompt: str = "",
+        name: str | None = None,
+        recommended: Mapping[str, Any] | None = None,
+    ) -> None:
+        unet: Any = pipeline.unet
+        blocks = unet_blocks(unet)
+        middle = list(blocks).index("mid") + 1
+        super().__init__(
+            pipeline, unet, pipeline.vae, blocks, size=unet.config.sample_size, name=name,
+            recommended={"guidance_scale": 7.5, "block": middle, **(recommended or {})},
+        )  # fmt: skip
+        if template.count("{}") != 1:
+            raise OptionError(f"template: expected one {{}} for the class's name, got {template!r}")
+        self._pipeline = pipeline
+        self._template, self._prompts, self._negative = template, _read(prompts), negative_prompt
+        pipeline.text_encoder.eval().requires_grad_(False)
+        self._check_length(negative_prompt)
+        self._embeddings: dict[str, Tensor] = {}
+        self._known: dict[int, str] = {}
+        self.slot_bytes = activations(unet) * self.dtype.itemsize
+
+    def labels_of(self, class_names: Sequence[str]) -> Mapping[str, int]:
+        """An id for the prompt of each class.
+
+        Raises:
+            OptionError: A prompt is longer than the text encoder reads.
+        """
+        found = {}
+        for name in class_names:
+            prompt = self._prompts.get(name) or self._template.format(_spoken(name))
+            self._check_length(prompt)
+            found[name] = derive_seed("prompt", prompt) >> 32  # indexes have labels of 31 bits
+            self._known[found[name]] = prompt
+        return found
+
+    def describe(self) -> dict[str, Any]:
+        """As of every pipeline, and the prompts' parts."""
+        vocabulary = json.dumps(self._pipeline.tokenizer.get_vocab(), sort_keys=True)
+        return super().describe() | {
+            "template": self._template,
+            "prompts": dict(self._prompts),
+            "negative_prompt": self._negative,
+            "vocabulary": hashlib.sha256(vocabulary.encode()).hexdigest(),
+        }
+
+    def _networks(self) -> list[Any]:
+        return [*super()._networks(), self._pipeline.text_encoder]
+
+    def _forward(self, sample: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
+        prompts = [self._negative] * len(sample) if labels is None else [self._known[int(label)] for label in labels]
+        states = torch.stack([self._embedding(prompt) for prompt in prompts])
+        output: Tensor = self._denoiser(sample, timesteps, encoder_hidden_states=states).sample
+        return output
+
+    def _check_length(self, prompt: str) -> None:
+        tokenizer = self._pipeline.tokenizer
+        tokens, most = len(tokenizer(prompt).input_ids), tokenizer.model_max_length
+        if tokens > most:
+            raise OptionError(f"prompt {prompt!r}: has {tokens} tokens, the text encoder reads {most}; shorten it")
+
+    @torch.no_grad()
+    def _embedding(self, prompt: str) -> Tensor:
+        """Hidden states of a prompt, (tokens, width); computed once."""
+        if prompt not in self._embeddings:
+            states = self._pipeline.encode_prompt(prompt, self.device, 1, do_classifier_free_guidance=False)[0]
+            self._embeddings[prompt] = states[0].to(self.dtype)
+        return self._embeddings[prompt]
+
+
+def _spoken(name: str) -> str:
+    """A class's name as a prompt says it."""
+    if WNID.fullmatch(name):
+        from timm.data.imagenet_info import ImageNetInfo  # imports torch: only where there are wnids to look up
+
+        info: Any = ImageNetInfo("imagenet-1k")
+        if name in info.label_names():
+            name = info.label_name_to_description(name)
+    return name.split(",")[0].replace("_", " ").strip()
+
+
+def _read(prompts: Mapping[str, str] | str | Path | None) -> dict[str, str]:
+    if not isinstance(prompts, str | Path):
+        return dict(prompts or {})
+    try:
+        found = json.loads(Path(prompts).read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or not all(isinstance(prompt, str) for prompt in found.values()):
+            raise TypeError("no object of texts")
+    except (OSError, ValueError, TypeError) as error:
+        raise FormatError(f"{prompts}: expected JSON with a prompt by class name ({error})") from error
+    return found

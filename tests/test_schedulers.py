@@ -1,0 +1,223 @@
+"""Samplers: against diffusers' own pipelines, and Euler and Heun against DDIM, whose scale is another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+import tiny
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    PNDMScheduler,
+)
+
+from dap import rng
+from dap.errors import OptionError
+from dap.priors.schedulers import clip_range, denoiser_level, level, make_scheduler, noised_input, public
+from dap.priors.stable_diffusion import StableDiffusionPrior
+from dap.priors.unet import UNetPrior
+from dap.sampling import SamplingSettings, Window, sample
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+KINDS = {
+    "ddpm": DDPMScheduler,
+    "ddim": DDIMScheduler,
+    "dpm++": DPMSolverMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+    "heun": HeunDiscreteScheduler,
+}
+NAMES = ["cat", "oak tree", "lorry"]
+
+
+def slots(count=3):
+    return [rng.generator(1, "slot", number) for number in range(count)]
+
+
+def final_latents(pipeline, decoder, call):
+    """What a pipeline hands to its decoder."""
+    seen, decode = [], decoder.decode
+
+    def spy(latents, *args, **kwargs):
+        seen.append(latents * decoder.config.scaling_factor)
+        return decode(latents, *args, **kwargs)
+
+    decoder.decode = spy
+    try:
+        call(pipeline)
+    finally:
+        decoder.decode = decode
+    return seen[0]
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
+@pytest.mark.parametrize(("name", "v"), [*((name, v) for name in KINDS for v in (False, True)), (None, False)])
+def test_stable_diffusion_samples_as_its_own_pipeline(name, v, guidance_scale):
+    own = PNDMScheduler(skip_prk_steps=True, steps_offset=1, beta_end=0.004) if name is None else None  # of version 1.5
+    pipeline = tiny.stable_diffusion(v=v, scheduler=own)
+    prior = StableDiffusionPrior(pipeline, template="a picture of a {}", negative_prompt="blurred")
+    labels = torch.tensor(list(prior.labels_of(NAMES).values()))
+    settings = SamplingSettings(num_inference_steps=6, guidance_scale=guidance_scale, scheduler=name)
+    ours = sample(prior, labels, slots(), settings=settings)
+    if name is not None:
+        pipeline.scheduler = KINDS[name].from_config(public(pipeline.scheduler.config))
+    theirs = final_latents(
+        pipeline, pipeline.vae,
+        lambda own: own(
+            [f"a picture of a {each}" for each in NAMES], negative_prompt=["blurred"] * 3, num_inference_steps=6,
+            guidance_scale=guidance_scale, generator=slots(), output_type="pt",
+        ),
+    )  # fmt: skip
+    assert theirs.std() > 0.1
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * max(1.0, float(theirs.abs().max())))
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "dpm++"])
+def test_a_latent_unet_samples_as_its_own_pipeline(name):
+    """``LDMPipeline`` reads ``init_noise_sigma`` before it sets the steps, where that of Euler and Heun is another."""
+    pipeline = tiny.latent()
+    prior = UNetPrior(pipeline)
+    labels = torch.tensor(list(prior.labels_of(NAMES).values()))
+    settings = SamplingSettings(num_inference_steps=6, guidance_scale=1.0, scheduler=name)
+    ours = sample(prior, labels, slots(), settings=settings)
+    pipeline.scheduler = KINDS[name].from_config(public(pipeline.scheduler.config))
+    generators = slots()
+    noise = torch.stack([torch.randn((4, 8, 8), generator=each) for each in generators])
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        # the pipeline draws its first noise, and that of DDPM's steps, from the global generator
+        module = "diffusers.pipelines.deprecated.latent_diffusion_uncond.pipeline_latent_diffusion_uncond"
+        patch.setattr(f"{module}.randn_tensor", lambda *_, **__: noise)
+        step = pipeline.scheduler.step
+        if name == "ddpm":
+            patch.setattr(pipeline.scheduler, "step", lambda *args: step(*args, generator=generators))
+        theirs = final_latents(pipeline, pipeline.vqvae, lambda own: own(batch_size=3, num_inference_steps=6))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * max(1.0, float(theirs.abs().max())))
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "dpm++"])
+def test_a_pixel_unet_samples_as_its_own_pipeline(name):
+    """``DDPMPipeline`` multiplies nothing by ``init_noise_sigma``, so Euler and Heun are held to DDIM alone."""
+    pipeline = tiny.pixels()
+    prior = UNetPrior(pipeline)
+    labels = torch.tensor(list(prior.labels_of(NAMES).values()))
+    settings = SamplingSettings(num_inference_steps=6, guidance_scale=1.0, scheduler=name)
+    ours = sample(prior, labels, slots(), settings=settings)
+    overrides = {"lambda_min_clipped": prior.scheduler(name, 6).config.lambda_min_clipped} if name == "dpm++" else {}
+    pipeline.scheduler = KINDS[name].from_config(public(pipeline.scheduler.config), **overrides)
+    theirs = pipeline(batch_size=3, generator=slots(), num_inference_steps=6, output_type="pt").images
+    torch.testing.assert_close((ours / 2 + 0.5).clamp(0, 1), theirs, rtol=0, atol=1e-4)
+
+
+@dataclass(frozen=True)
+class Pull:
+    """E = ½ ‖y − 0.3‖² of the tokens after the mid block, or of x̂_0."""
+
+    at: str
+    on: str = "features"
+    scale: float = 0.02
+    normalise: bool = False
+    needs: str = "denoiser"
+    window: Window = field(default_factory=Window)
+
+    @property
+    def taps(self):
+        return frozenset({3})
+
+    def energy(self, state):
+        y = state.features[3] if self.on == "features" else state.x0
+        return ((y - 0.3) ** 2).flatten(1).sum(1) / 2
+
+
+@dataclass(frozen=True)
+class Push:
+    """A change that is a function of x̂_0."""
+
+    at: str
+    scale: float = 0.1
+    needs: str = "nothing"
+    taps: frozenset = frozenset()
+    window: Window = field(default_factory=Window)
+
+    def delta(self, state):
+        return 0.3 - state.x0
+
+
+@pytest.mark.parametrize("term", [Pull(at, on) for at in ("eps", "x0", "sample") for on in ("features", "x0")]
+                         + [Push(at) for at in ("eps", "x0", "sample")])  # fmt: skip
+def test_a_guided_euler_step_is_ddims(term):
+    """Without noise both follow one equation by one rule, in two scales (Karras et al. 2022, Appendix C.3)."""
+    prior = UNetPrior(tiny.latent())
+    labels = torch.tensor(list(prior.labels_of(NAMES).values()))
+
+    def run(name, terms):
+        settings = SamplingSettings(num_inference_steps=5, guidance_scale=1.0, scheduler=name)
+        return sample(prior, labels, slots(), settings=settings, terms=terms)
+
+    ddim, euler, unguided = run("ddim", [term]), run("euler", [term]), run("ddim", [])
+    scale = float(ddim.abs().max())
+    torch.testing.assert_close(euler, ddim, rtol=0, atol=2e-4 * scale)
+    assert (ddim - unguided).abs().max() > 0.02 * scale
+
+
+def test_heun_corrects_with_guidance():
+    """As the steps become many, Heun's and DDIM's guided samples meet; without half of its guidance they would not."""
+    prior = UNetPrior(tiny.latent())
+    labels = torch.tensor(list(prior.labels_of(NAMES).values()))
+
+    def run(name, steps, terms):
+        settings = SamplingSettings(num_inference_steps=steps, guidance_scale=1.0, scheduler=name)
+        return sample(prior, labels, slots(), settings=settings, terms=terms)
+
+    term = Pull("eps", "x0", scale=0.05)
+    fine, heun, unguided = run("ddim", 200, [term]), run("heun", 50, [term]), run("ddim", 200, [])
+    guided = float((fine - unguided).abs().mean())
+    assert float((heun - fine).abs().mean()) < 0.1 * guided
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_levels_are_those_of_add_noise(name):
+    own = DDIMScheduler(**tiny.SCHEDULE)
+    scheduler = make_scheduler(own, name, 5, device=torch.device("cpu"))
+    ones = torch.ones((1, 1, 1, 1))
+    times = scheduler.timesteps
+    for step, t in enumerate(times):
+        now, fresh = level(scheduler, step), make_scheduler(own, name, 5, device=torch.device("cpu"))
+        assert fresh.add_noise(ones, 0 * ones, t[None]).item() == pytest.approx(now.alpha, rel=1e-5)
+        assert fresh.add_noise(0 * ones, ones, t[None]).item() == pytest.approx(now.sigma, rel=1e-5)
+        cumulative = own.alphas_cumprod[int(t)].item()
+        before = own.alphas_cumprod[int(times[step - 1])].item()
+        corrects = name == "heun" and step > 0 and int(times[step - 1]) != int(t) and step % 2 == 1
+        assert now.cumulative == pytest.approx(before if corrects else cumulative, rel=1e-5)
+        assert 1 >= now.after > now.cumulative
+        a, b = torch.randn((2, 3, 4, 4), generator=rng.generator(step)).split(1)
+        expected = fresh.scale_model_input(fresh.add_noise(a, b, t[None]), t)
+        torch.testing.assert_close(noised_input(scheduler, a, b, int(t)), expected, rtol=1e-5, atol=1e-5)
+        alpha, sigma = denoiser_level(scheduler, t)
+        assert (float(alpha), float(sigma)) == pytest.approx((cumulative**0.5, (1 - cumulative) ** 0.5), rel=1e-5)
+
+
+def test_what_clips_is_said_by_the_scheduler_that_clips():
+    own = DDPMScheduler(clip_sample=True, clip_sample_range=2.0)
+    found = {name: clip_range(make_scheduler(own, name, 4, device=torch.device("cpu"))) for name in KINDS}
+    assert found == {"ddpm": 2.0, "ddim": 2.0, "dpm++": None, "euler": None, "heun": None}
+
+
+def test_what_cannot_be_guided_is_refused():
+    from diffusers import LCMScheduler
+
+    with pytest.raises(OptionError, match="LCMScheduler: not among"):
+        make_scheduler(LCMScheduler(), None, 4, device=torch.device("cpu"))
+    with pytest.raises(OptionError, match="zero signal"):
+        make_scheduler(DDIMScheduler(rescale_betas_zero_snr=True), None, 4, device=torch.device("cpu"))
+    with pytest.raises(OptionError, match="PNDMScheduler: averages"):
+        make_scheduler(PNDMScheduler(prediction_type="v_prediction"), None, 4, device=torch.device("cpu"))
+    for name in ("euler", "heun", "dpm++"):
+        settings = SamplingSettings(num_inference_steps=3, guidance_scale=1.0, scheduler=name)
+        prior = UNetPrior(tiny.pixels())
+        with pytest.raises(OptionError, match="remembers its steps"):
+            sample(prior, torch.tensor([0]), slots(1), settings=settings, recurrences=2)

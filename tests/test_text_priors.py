@@ -1,0 +1,264 @@
+"""Priors under text and U-Nets: prompts, labels, taps and gradients, saved folders, and whole runs of every method."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import oracles
+import pytest
+import tiny
+import torch
+from diffusers import UNet2DConditionModel
+from PIL import Image
+
+import dap
+from dap.errors import FormatError, OptionError, SourceError
+from dap.priors import load_prior
+from dap.priors.stable_diffusion import StableDiffusionPrior
+from dap.priors.taps import tapped
+from dap.priors.unet import UNetPrior, activations, unet_blocks
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+NAMES = ("cat", "oak tree")
+T = torch.tensor(400)
+
+
+def latents(count=2, channels=4, size=8):
+    return torch.randn((count, channels, size, size), generator=torch.Generator().manual_seed(0))
+
+
+def labels_of(prior):
+    return torch.tensor(list(prior.labels_of(NAMES).values()))
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Five images of 40 x 36 in each of two classes."""
+    draw = np.random.default_rng(0)
+    for name in NAMES:
+        folder = tmp_path / "photographs" / name
+        folder.mkdir(parents=True)
+        for number in range(5):
+            pixels = draw.integers(0, 256, (5, 4, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((40, 36), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
+    return tmp_path / "photographs"
+
+
+PIPELINES = {
+    "stable diffusion": tiny.stable_diffusion,
+    "stable diffusion, v": lambda: tiny.stable_diffusion(v=True),
+    "pixels": tiny.pixels,
+    "latent": tiny.latent,
+}
+
+
+@pytest.mark.parametrize("kind", PIPELINES)
+@pytest.mark.parametrize("method", ["dit", "dap", "dap_set", "mgd3", "manifold_gd", "k_medoids"])
+def test_every_method_runs_end_to_end_and_resumes(kind, method, photographs, tmp_path):
+    pipeline = PIPELINES[kind]()
+    options = {"references": 4} if method in ("dap", "dap_set") else {}
+    settings = {"method": method, "method_options": options, "ipc": 2, "num_inference_steps": 4, "progress": False}
+    made = dap.distill(photographs, prior=load_prior(pipeline), out=tmp_path / "a", **settings)
+    images, labels = made.to_torch()
+    prior = load_prior(PIPELINES[kind]())
+    assert images.shape == (4, *prior.image_shape) and labels.tolist() == [0, 0, 1, 1]
+    assert made.manifest["prior"]["sha256"] == prior.describe()["sha256"]
+    again = dap.distill(photographs, prior=prior, out=tmp_path / "b", **settings)
+    for file in made.files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    assert again.manifest["class_map"] == made.manifest["class_map"]
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "heun", "dpm++"])
+@pytest.mark.parametrize("method", ["dap", "dap_set", "mgd3"])
+def test_guided_methods_run_with_every_sampler(method, scheduler, photographs, tmp_path):
+    options = {"references": 4} if method != "mgd3" else {}
+    settings = {"method_options": options, "ipc": 2, "num_inference_steps": 4, "progress": False}
+    prior = load_prior(tiny.stable_diffusion())
+    guided, plain = (
+        dap.distill(
+            photographs, prior=prior, method=name, scheduler=scheduler, out=tmp_path / name, **(settings | more)
+        )
+        for name, more in ((method, {}), ("dit", {"method_options": {}}))
+    )
+    assert not torch.equal(guided.to_torch()[0], plain.to_torch()[0])
+
+
+@pytest.mark.parametrize("kind", PIPELINES)
+def test_a_saved_folder_is_the_same_prior(kind, tmp_path):
+    own = load_prior(PIPELINES[kind]())
+    PIPELINES[kind]().save_pretrained(tmp_path)
+    loaded = load_prior(tmp_path, device="cpu")
+    assert loaded.describe()["sha256"] == own.describe()["sha256"]
+    assert (loaded.latent_shape, loaded.image_shape, loaded.block_names) == (
+        own.latent_shape, own.image_shape, own.block_names
+    )  # fmt: skip
+    x = latents(channels=own.latent_shape[0], size=own.latent_shape[1])
+    ours, theirs = (each.denoise(x, T, labels_of(each)).eps for each in (own, loaded))
+    assert torch.equal(ours, theirs)
+
+
+def test_weights_that_are_pickled_are_read_only_when_asked_for(tmp_path):
+    tiny.pixels().save_pretrained(tmp_path, safe_serialization=False)
+    with pytest.raises(SourceError, match="no DDPMPipeline folder"):
+        load_prior(tmp_path)
+    assert UNetPrior.from_pretrained(tmp_path, use_safetensors=False).latent_shape == (1, 16, 16)
+    with pytest.raises(SourceError, match="holds a DDPMPipeline, expected StableDiffusionPipeline"):
+        StableDiffusionPrior.from_pretrained(tmp_path)
+
+
+# --- prompts ----------------------------------------------------------------------------------------------------------
+
+
+def test_prompts_come_from_names_templates_and_files(tmp_path):
+    pipeline = tiny.stable_diffusion()
+    file = tmp_path / "prompts.json"
+    file.write_text(json.dumps({"cat": "two cats"}))
+    prior = StableDiffusionPrior(pipeline, template="art of {}", prompts=file)
+    labels = prior.labels_of(("cat", "oak_tree", "n01440764"))
+    assert [prior._known[label] for label in labels.values()] == ["two cats", "art of oak tree", "art of tench"]
+    assert prior.labels_of(["oak_tree"])["oak_tree"] == labels["oak_tree"]  # whatever else there is
+    assert StableDiffusionPrior(pipeline).labels_of(["cat"]) != {"cat": labels["cat"]}
+    first, second = prior.denoise(latents(), T, torch.tensor([labels["cat"], labels["oak_tree"]])).eps
+    swapped = prior.denoise(latents(), T, torch.tensor([labels["oak_tree"], labels["cat"]])).eps
+    assert not torch.allclose(first, swapped[0]) and not torch.allclose(second, swapped[1])
+    assert prior.describe()["prompts"] == {"cat": "two cats"} and prior.describe()["template"] == "art of {}"
+
+
+def test_prompts_that_cannot_be_are_refused(tmp_path):
+    pipeline = tiny.stable_diffusion()
+    with pytest.raises(OptionError, match=r"template: expected one \{\}"):
+        StableDiffusionPrior(pipeline, template="a photo")
+    (tmp_path / "bad.json").write_text("[1]")
+    with pytest.raises(FormatError, match=r"bad.json: expected JSON with a prompt by class name"):
+        StableDiffusionPrior(pipeline, prompts=tmp_path / "bad.json")
+    long = StableDiffusionPrior(pipeline, prompts={"cat": "c" * 60})
+    with pytest.raises(OptionError, match="has 62 tokens, the text encoder reads 48"):
+        long.labels_of(["cat"])
+
+
+# --- the denoiser -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("v", [False, True])
+def test_guidance_with_the_negative_prompt_and_v(v):
+    """ε̂ = ε_n + s (ε_c − ε_n); of v, ε = α v + σ x (Salimans and Ho, 2022)."""
+    pipeline = tiny.stable_diffusion(v=v)
+    prior = StableDiffusionPrior(pipeline, negative_prompt="blurred", template="{}")
+    ours = prior.denoise(latents(), T, labels_of(prior), guidance_scale=5.0).eps
+    x, network, encoder = latents().double(), oracles.double(pipeline.unet), oracles.double(pipeline.text_encoder)
+
+    def predicted(prompts):
+        tokens = pipeline.tokenizer(prompts, padding="max_length", max_length=48, return_tensors="pt").input_ids
+        return network(x, T, encoder_hidden_states=encoder(tokens)[0]).sample
+
+    with torch.no_grad():
+        conditional, negative = predicted(list(NAMES)), predicted(["blurred"] * 2)
+    output = negative + 5.0 * (conditional - negative)
+    cumulative = pipeline.scheduler.alphas_cumprod[400].double()
+    eps = cumulative.sqrt() * output + (1 - cumulative).sqrt() * x if v else output
+    torch.testing.assert_close(ours.double(), eps, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", PIPELINES)
+def test_features_are_the_blocks_own_and_the_gradient_ends_there(kind):
+    pipeline = PIPELINES[kind]()
+    prior = load_prior(pipeline)
+    unet = pipeline.unet
+    assert prior.block_names == ("down 1", "down 2", "mid", "up 1", "up 2")
+    assert prior.recommended["block"] == 3
+    x = latents(channels=prior.latent_shape[0], size=prior.latent_shape[1]).requires_grad_()
+    hidden, handle = [], unet.mid_block.register_forward_hook(lambda *call: hidden.append(call[2]))
+    labels = labels_of(prior)
+    plain = prior.denoise(x.detach(), T, labels).eps
+    tapped = prior.denoise(x, T, labels, taps=[1, 3])
+    handle.remove()
+    batch, width, side, _ = hidden[0].shape
+    expected = hidden[1].flatten(2).transpose(1, 2)
+    assert tapped.features[3].shape == (batch, side * side, width)
+    assert torch.equal(tapped.features[3], expected) and torch.equal(prior.features(x, T, labels, 3), expected)
+    assert torch.equal(plain, tapped.eps)
+    assert not tapped.eps.requires_grad and torch.is_grad_enabled()  # though skip connections lead past the block
+    (gradient,) = torch.autograd.grad(tapped.features[3].square().sum(), x)
+
+    def function(moved):
+        exact = oracles.double(unet)
+        seen = []
+        hook = exact.mid_block.register_forward_hook(lambda *call: seen.append(call[2]))
+        text = {}
+        if "stable" in kind:
+            text = {
+                "encoder_hidden_states": torch.stack([prior._embedding(prior._known[int(k)]) for k in labels]).double()
+            }
+        with torch.no_grad():
+            exact(moved, T.expand(len(moved)), **text)
+        hook.remove()
+        return seen[0].square().sum((1, 2, 3))
+
+    place, step = (0, 0, 3, 5), 1e-5
+    above, below = (x.detach().double().clone() for _ in range(2))
+    above[place] += step
+    below[place] -= step
+    slope = (function(above) - function(below)).sum() / (2 * step)
+    assert float(gradient[place]) == pytest.approx(float(slope), rel=1e-3, abs=1e-4)
+    assert not any(block._forward_hooks for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks))
+
+
+def test_blocks_by_name(photographs, tmp_path):
+    settings = {"method": "dap", "ipc": 1, "num_inference_steps": 3, "progress": False}
+    prior = load_prior(tiny.pixels())
+
+    def made(block):
+        options = {"references": 2, "block": block}
+        return dap.distill(photographs, prior=prior, out=tmp_path / f"{block}", method_options=options, **settings)
+
+    assert torch.equal(made("mid").to_torch()[0], made(3).to_torch()[0])
+    assert made("mid").manifest["record"]["block"] == 3
+    with pytest.raises(OptionError, match="unknown block 'middle'; did you mean 'mid'"):
+        made("middle")
+    with pytest.raises(OptionError, match="block: expected 1 to 5, got 6"):
+        made(6)
+
+
+def test_class_conditional_unets_know_their_classes_alone(photographs, tmp_path):
+    prior = UNetPrior(tiny.pixels(classes=3), class_names=("oak tree", "lorry", "cat"))
+    assert UNetPrior(tiny.pixels(classes=3)).labels_of([]) == {"0": 0, "1": 1, "2": 2}
+    with pytest.raises(OptionError, match="class_names: expected 3 different names, got 2"):
+        UNetPrior(tiny.pixels(classes=3), class_names=("cat", "oak tree", "cat"))
+    assert prior.labels_of(["cat"]) == {"oak tree": 0, "lorry": 1, "cat": 2}
+    made = dap.distill(photographs, prior=prior, method="dit", ipc=1, num_inference_steps=3, out=tmp_path / "a",
+                       progress=False)  # fmt: skip
+    assert [entry["prior_label"] for entry in made.manifest["class_map"]] == [2, 0]
+    x = latents(1, 1, 16)
+    assert not torch.equal(*(prior.denoise(x, T, torch.tensor([label])).eps for label in (0, 1)))
+    with pytest.raises(OptionError, match="guidance_scale=2: DDPMPipeline object has no null condition"):
+        dap.distill(photographs, prior=prior, method="dit", guidance_scale=2.0, out=tmp_path / "b", progress=False)
+    assert not (tmp_path / "b").exists()
+
+
+def test_memory_of_a_guided_slot_is_planned_from_above():
+    """On a network laid out as Stable Diffusion 1.5's: what autograd keeps up to the mid block, against the plan."""
+    with torch.random.fork_rng(devices=[]):
+        unet = UNet2DConditionModel(
+            sample_size=16, block_out_channels=(64, 128, 256, 256), cross_attention_dim=96, attention_head_dim=8
+        )
+    kept, unet = {}, unet.eval().requires_grad_(False)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in unet.parameters()}
+    alive = []
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        alive.append(tensor)
+        return tensor
+
+    x, text = latents(1, 4, 16).requires_grad_(), torch.randn((1, 77, 96), generator=torch.Generator().manual_seed(1))
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        tapped(unet_blocks(unet), [5], cut=True),
+    ):
+        unet(x, T, encoder_hidden_states=text)
+    values = sum(size for place, size in kept.items() if place not in weights) / 4
+    assert 0.75 < values / activations(unet) < 1
