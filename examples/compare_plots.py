@@ -52,7 +52,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of compare_methods.py")
     parser.add_argument("--plot", type=Path, required=True)
     args = parser.parse_args()
-    panels = curves(read(args.out))
+    found = curves(read(args.out))
+    panels = {name: lines for name, lines in found.items() if any(len(curve) > 1 for curve in lines.values())}
     columns = 3
     rows = -(-len(panels) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(4 * columns, 3 * rows), squeeze=False, sharey=True)

@@ -23,7 +23,8 @@ from dap.methods import METHODS, TERMS, Guide, MethodInfo, get_method, info
 from dap.registry import Registry
 
 BUILT_IN = [
-    "random", "herding", "k_center", "k_medoids", "dit", "dap", "mgd3", "manifold_gd", "igd", "dap_set", "guided",
+    "random", "herding", "k_center", "k_medoids", "dit", "dap", "mgd3", "manifold_gd", "igd", "d4m", "dap_set",
+    "guided",
 ]  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("own_tables")

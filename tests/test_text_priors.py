@@ -55,7 +55,7 @@ PIPELINES = {
 
 
 @pytest.mark.parametrize("kind", PIPELINES)
-@pytest.mark.parametrize("method", ["dit", "dap", "dap_set", "mgd3", "manifold_gd", "k_medoids"])
+@pytest.mark.parametrize("method", ["dit", "dap", "dap_set", "mgd3", "manifold_gd", "d4m", "k_medoids"])
 def test_every_method_runs_end_to_end_and_resumes(kind, method, photographs, tmp_path):
     pipeline = PIPELINES[kind]()
     options = {"references": 4} if method in ("dap", "dap_set") else {}

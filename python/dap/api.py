@@ -209,6 +209,7 @@ def distill(
     steps = settings.num_inference_steps if model else 0
     title = f"{recipe.name}, {ipc} x {len(entries)}"
     total = sum(len(unit.slots) for unit in missing) * steps * getattr(recipe, "candidates", 1)
+    total = int(total * getattr(recipe, "strength", 1))
     with tqdm(total=total, desc=title, unit="step", disable=not (progress and steps)) as bar:
 
         def on_step(prior: Prior, step: int, timestep: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

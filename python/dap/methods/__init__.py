@@ -8,6 +8,7 @@ from typing import Any
 from dap.config import from_options
 from dap.errors import OptionError
 from dap.methods.base import Context, Method, Slot, Unit
+from dap.methods.d4m import D4M
 from dap.methods.dap import DAP
 from dap.methods.dap_set import DAPSet
 from dap.methods.dit import DiT
@@ -23,12 +24,12 @@ from dap.methods.random import Random
 from dap.registry import unknown_name
 
 __all__ = [
-    "DAP", "IGD", "METHODS", "MGD3", "TERMS", "Context", "DAPSet", "DiT", "Guide", "Guided", "Herding", "KCenter",
-    "KMedoids", "ManifoldGD", "Method", "MethodInfo", "Random", "SingleGuide", "Slot", "Unit", "get_method",
+    "D4M", "DAP", "IGD", "METHODS", "MGD3", "TERMS", "Context", "DAPSet", "DiT", "Guide", "Guided", "Herding",
+    "KCenter", "KMedoids", "ManifoldGD", "Method", "MethodInfo", "Random", "SingleGuide", "Slot", "Unit", "get_method",
     "list_methods", "register_method",
 ]  # fmt: skip
 
-for _method in (Random, Herding, KCenter, KMedoids, DiT, DAP, MGD3, ManifoldGD, IGD, DAPSet, Guided):
+for _method in (Random, Herding, KCenter, KMedoids, DiT, DAP, MGD3, ManifoldGD, IGD, D4M, DAPSet, Guided):
     register_method(_method)
 
 

@@ -49,7 +49,7 @@ from dap.rng import derive_seed
 from dap.sampling import StepState, Window
 from dap.selection import k_means
 
-__all__ = ["MGD3", "Clusters", "Mode", "ModeTerm", "Modes", "find_modes"]
+__all__ = ["MGD3", "Clusters", "Mode", "ModeTerm", "Modes", "find_modes", "largest_first"]
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Mode(Guide):
 
     def prepare(self, context: Context) -> Modes:
         """The modes of each class, by k-means; the largest cluster is the first."""
-        return find_modes(context, _largest_first)
+        return find_modes(context, largest_first)
 
     def term(self, context: Context, unit: Unit, artefact: Modes) -> ModeTerm:
         """The pull of each slot to its mode."""
@@ -158,7 +158,8 @@ class Mode(Guide):
         return artefact.record()
 
 
-def _largest_first(rows: npt.NDArray[np.float32], count: int, seed: int) -> Clusters:
+def largest_first(rows: npt.NDArray[np.float32], count: int, seed: int) -> Clusters:
+    """k-means of latents (N, D), started once; the largest cluster is the first."""
     found = k_means(rows, count, seed=seed)
     order = np.argsort(-np.bincount(found.labels, minlength=count), kind="stable")
     return Clusters(found.cluster_centers, found.labels).in_order(order)

@@ -35,6 +35,8 @@ def sample(
     settings: SamplingSettings,
     terms: Sequence[Term] = (),
     recurrences: int = 1,
+    init: Tensor | None = None,
+    strength: float = 1.0,
     callback_on_step_end: StepCallback | None = None,
 ) -> Tensor:
     """Draws one latent for each slot.
@@ -47,6 +49,9 @@ def sample(
         terms: What guides; none gives the prior's own samples.
         recurrences: How often each guided step is taken: x_{t−1} goes back to x_t by fresh noise in between, so that
             guidance acts again (Bansal et al., "Universal Guidance for Diffusion Models", 2023, self-recurrence).
+        init: Latents (B, C, h, w) that are noised to the first step that is taken, as diffusers' image-to-image does;
+            None: pure noise.
+        strength: Share of the steps that are taken from ``init``, in (0, 1]; at least one is.
         callback_on_step_end: Called as in diffusers, ``callback(prior, step, timestep, {"latents": x})``; the
             "latents" of the dict that it returns are used on.
 
@@ -68,11 +73,17 @@ def sample(
     scheduler = prior.scheduler(settings.scheduler, settings.num_inference_steps)
     extra = _step_arguments(scheduler, settings, list(generators))
     _check_recurrences(scheduler, recurrences)
-    noise = torch.stack([torch.randn(prior.latent_shape, generator=g) for g in generators])
-    x: Tensor = noise.to(prior.device) * scheduler.init_noise_sigma
+    noise = torch.stack([torch.randn(prior.latent_shape, generator=g) for g in generators]).to(prior.device)
+    skipped = 0 if init is None else _skipped(scheduler, settings.num_inference_steps, strength)
+    x: Tensor = (
+        noise * scheduler.init_noise_sigma
+        if init is None
+        else scheduler.add_noise(init.to(prior.device), noise, scheduler.timesteps[skipped].expand(len(noise)))
+    )
     first_energies: dict[int, Tensor] = {}
     num_steps, clip = len(scheduler.timesteps), clip_range(scheduler)
-    for step, t in enumerate(scheduler.timesteps):
+    for step in range(skipped, num_steps):
+        t = scheduler.timesteps[step]
         active = [term for term in terms if term.scale != 0 and term.window.contains(step, num_steps)]
         energies = [term for term in active if isinstance(term, EnergyTerm)]
         deltas = [term for term in active if isinstance(term, DeltaTerm)]
@@ -128,6 +139,15 @@ def sample(
     if not torch.isfinite(x).all():
         raise DivergedError("sampling left the finite numbers: lower the guidance scale or the method's scale")
     return x
+
+
+def _skipped(scheduler: Any, num_inference_steps: int, strength: float) -> int:
+    """How many of the scheduler's steps are left out before ``strength`` of all; Heun has two for one."""
+    taken = max(1, min(int(num_inference_steps * strength), num_inference_steps))
+    skipped = int((num_inference_steps - taken) * scheduler.order)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(skipped)
+    return skipped
 
 
 def check_settings(prior: Prior, settings: SamplingSettings, recurrences: int = 1) -> None:

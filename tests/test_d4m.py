@@ -1,0 +1,108 @@
+"""d4m: image-to-image from prototypes, against diffusers' own pipeline and against a float64 chain."""
+
+from __future__ import annotations
+
+import oracles
+import pytest
+import tiny
+import torch
+from diffusers import StableDiffusionImg2ImgPipeline
+from test_schedulers import KINDS, final_latents
+
+import dap
+from dap import rng
+from dap.errors import OptionError
+from dap.methods import D4M, get_method
+from dap.methods.mgd3 import Modes
+from dap.priors import load_prior
+from dap.priors.dit import DiTPrior
+from dap.priors.schedulers import public
+from dap.priors.stable_diffusion import StableDiffusionPrior
+from dap.sampling import SamplingSettings, sample
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+NAMES = ["cat", "oak tree", "lorry"]
+
+
+def slots(count=3):
+    return [rng.generator(1, "slot", number) for number in range(count)]
+
+
+def prototypes(count=3):
+    return torch.randn((count, 4, 8, 8), generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("strength", [0.7, 1.0, 0.3])
+@pytest.mark.parametrize("name", KINDS)
+def test_it_is_diffusers_image_to_image(name, strength):
+    pipeline = tiny.stable_diffusion()
+    prior = StableDiffusionPrior(pipeline, template="{}", negative_prompt="cartoon, anime, painting")
+    labels = torch.tensor(list(prior.labels_of(NAMES).values()))
+    settings = SamplingSettings(num_inference_steps=7, guidance_scale=8.0, scheduler=name)
+    ours = sample(prior, labels, slots(), settings=settings, init=prototypes(), strength=strength)
+    parts = {key: part for key, part in pipeline.components.items() if key != "image_encoder"}
+    theirs = StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
+    theirs.scheduler = KINDS[name].from_config(public(pipeline.scheduler.config))
+    theirs.set_progress_bar_config(disable=True)
+    expected = final_latents(
+        theirs, pipeline.vae,
+        lambda own: own(
+            NAMES, image=prototypes(), strength=strength, negative_prompt=["cartoon, anime, painting"] * 3,
+            num_inference_steps=7, guidance_scale=8.0, generator=slots(), output_type="pt",
+        ),
+    )  # fmt: skip
+    assert expected.std() > 0.1
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4 * max(1.0, float(expected.abs().max())))
+
+
+@pytest.mark.parametrize(("strength", "skipped"), [(0.7, 2), (1.0, 0), (0.01, 5)])
+def test_the_chain_from_the_noised_prototype(tiny_pipeline, strength, skipped):
+    """x_t = α_t z + σ_t ε at step n − ⌊s n⌋ of n = 6, then DDIM, in float64; one step at least."""
+    settings = SamplingSettings(num_inference_steps=6, guidance_scale=1.0, scheduler="ddim")
+    labels = torch.tensor([3, 0, 9])
+    ours = sample(DiTPrior(tiny_pipeline), labels, slots(), settings=settings, init=prototypes(), strength=strength)
+    schedule = DiTPrior(tiny_pipeline).scheduler("ddim", 6)
+    steps = list(zip(schedule.timesteps, oracles.cumulative_products(schedule), strict=True))[skipped:]
+    noise = torch.stack([torch.randn((4, 8, 8), generator=each) for each in slots()]).double()
+    now = steps[0][1][0]
+    x = now**0.5 * prototypes().double() + (1 - now) ** 0.5 * noise
+    transformer = oracles.double(tiny_pipeline.transformer)
+    with torch.no_grad():
+        for t, (now, after) in steps:
+            eps, _ = oracles.noise_estimate(transformer, x, t, labels, 1.0)
+            x = oracles.ddim_step(x, eps, now, after)
+    torch.testing.assert_close(ours.double(), x, rtol=0, atol=1e-4)
+
+
+def test_a_run_starts_at_the_prototypes_of_its_classes(tmp_path, monkeypatch):
+    prior, seen = load_prior("fashion-dit"), []
+    make = D4M.make
+
+    def spy(self, context, unit, artefact):
+        seen.append(artefact)
+        return make(self, context, unit, artefact)
+
+    monkeypatch.setattr(D4M, "make", spy)
+    settings = {"prior": prior, "ipc": 3, "classes": ["Bag", "Dress"], "num_inference_steps": 10, "progress": False}
+    made = {
+        strength: dap.distill("fashion-mini", method=D4M(strength=strength), out=tmp_path / str(strength), **settings)
+        for strength in (0.1, 0.7)
+    }
+    modes: Modes = seen[0]
+    assert made[0.7].manifest["record"]["sizes"].keys() == {"Bag", "Dress"}
+    assert all(sizes == sorted(sizes, reverse=True) and sum(sizes) == 1000 for sizes in modes.sizes.values())
+    decoded = torch.cat([prior.decode(modes.latents[name]) for name in ("Dress", "Bag")]).float()
+    near, far = ((made[strength].to_torch()[0].float() - decoded).abs().mean() for strength in (0.1, 0.7))
+    assert near < 12 < far  # a tenth of the way back to noise leaves a prototype nearly where it was
+    again = dap.distill("fashion-mini", method="d4m", out=tmp_path / "0.7", **settings)
+    assert torch.equal(again.to_torch()[0], made[0.7].to_torch()[0])
+    with pytest.raises(OptionError, match="has 1000 images, fewer than"):
+        dap.distill("fashion-mini", method="d4m", out=tmp_path / "many", **settings | {"ipc": 1001})
+
+
+def test_options():
+    assert get_method("d4m:paper") == D4M(strength=0.7)
+    for strength in (0.0, -0.1, 1.1, float("nan")):
+        with pytest.raises(OptionError, match="strength: expected a share"):
+            D4M(strength=strength)
