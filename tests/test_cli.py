@@ -336,3 +336,31 @@ def test_the_face_of_the_package():
 def test_functions_of_the_package_stay_functions(name):
     assert callable(getattr(dap, name))
     assert getattr(dap, name) is getattr(dap, name)
+
+
+def test_a_class_that_the_prior_does_not_know_gets_a_label(command_line, tmp_path):
+    """The same images as under the label's own name, where they depend on nothing else."""
+    for name in ("anorak", "Bag"):
+        folder = tmp_path / "photographs" / name
+        folder.mkdir(parents=True)
+        Image.new("L", (32, 32), 90).save(folder / "0.png")
+    settings = ["--method", "dit", "--ipc", 1, "--num-inference-steps", 3]
+    code, _, err = command_line("distill", tmp_path / "photographs", "--out", tmp_path / "a", *settings)
+    assert code != 0 and "does not know 1 of 2 classes" in err and "label_map=" in err
+    code, _, err = command_line(
+        "distill", tmp_path / "photographs", "--out", tmp_path / "a", *settings, "--label", "anorak=Coat"
+    )
+    assert code == 0, err
+    found = {entry["name"]: entry["prior_label"] for entry in dap.load(tmp_path / "a").manifest["class_map"]}
+    assert found == {"anorak": 4, "Bag": 8}
+    code, _, err = command_line(
+        "distill", tmp_path / "photographs", "--out", tmp_path / "b", *settings, "--label", "anorak"
+    )
+    assert code != 0 and "expected CLASS=LABEL" in err
+    code, _, err = command_line(
+        "index", "build", tmp_path / "photographs", "--out", tmp_path / "index", "--num-inference-steps", 3,
+        "--timesteps", 1, "--label", "anorak=4",
+    )  # fmt: skip
+    assert code == 0, err
+    code, _, err = command_line("distill", "--index", tmp_path / "index", "--out", tmp_path / "c", *settings[2:])
+    assert code == 0, err

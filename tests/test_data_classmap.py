@@ -11,7 +11,7 @@ from PIL import Image
 
 from dap.data.classmap import ClassEntry, build_class_map, from_json, to_json
 from dap.data.source import Source
-from dap.errors import ClassMapError, FormatError
+from dap.errors import ClassMapError, FormatError, OptionError
 
 
 def source(names: Sequence[str]) -> Source:
@@ -102,3 +102,19 @@ def test_a_damaged_map_is_a_format_error(change: dict[str, object]) -> None:
         from_json([{**value, **change}])
     with pytest.raises(FormatError, match="damaged class map"):
         from_json(value)
+
+
+def test_a_label_map_comes_first() -> None:
+    known = {"Bag": 8, "Coat": 4, "Dress": 3}
+    entries = build_class_map(source(["anorak", "Bag", "gown"]), known, {"anorak": "Coat", "gown": 3})
+    assert [entry.prior_label for entry in entries] == [4, 8, 3]
+    assert [entry.name for entry in entries] == ["anorak", "Bag", "gown"]
+    assert build_class_map(source(["Bag"]), known, {"Bag": "Dress"})[0].prior_label == 3
+    with pytest.raises(ClassMapError, match="'anorak', 'Coat' to label 4"):
+        build_class_map(source(["anorak", "Coat"]), known, {"anorak": "Coat"})
+    with pytest.raises(OptionError, match="unknown class in label_map 'anorka'; did you mean 'anorak'"):
+        build_class_map(source(["anorak"]), known, {"anorka": "Coat"})
+    with pytest.raises(OptionError, match="unknown label for class 'anorak' in label_map 'Coot'; did you mean 'Coat'"):
+        build_class_map(source(["anorak"]), known, {"anorak": "Coot"})
+    with pytest.raises(OptionError, match="class 'anorak': the prior has no label 5"):
+        build_class_map(source(["anorak"]), known, {"anorak": 5})

@@ -159,3 +159,26 @@ def test_a_bomb_is_refused_soon_and_with_little_memory(make) -> None:
     error, seconds, used = json.loads(done.stdout)
     print(f"{error}: {seconds:.2f} s, {used / 1e6:.0f} MB")
     assert error and seconds < 5 and used < 1e9
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_a_webp_frame_of_another_size_than_its_image(alpha: bool) -> None:
+    """With alpha, the parser beneath would write such an image beyond its frame, and panic."""
+    image = PHOTOGRAPH.convert("RGBA" if alpha else "RGB")
+    if alpha:
+        image.putalpha(PHOTOGRAPH.convert("L"))
+    stream = io.BytesIO()
+    image.save(stream, "WEBP", save_all=True, append_images=[image.rotate(9)])
+    whole = stream.getvalue()
+    assert decode(whole).shape == (*image.size[::-1], 3)
+    at = whole.index(b"ANMF") + 8
+    for place in (6, 9):  # width, height
+        lying = bytearray(whole)
+        lying[at + place] -= 2
+        with pytest.raises(FormatError, match="a frame of another size than its image"):
+            decode(bytes(lying))
+    longer = bytearray(whole)
+    last = whole.rindex(b"ANMF") + 4
+    longer[last : last + 4] = (1 << 30).to_bytes(4, "little")
+    with pytest.raises(FormatError, match="a frame that is cut short"):
+        decode(bytes(longer))

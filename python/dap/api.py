@@ -93,6 +93,7 @@ def distill(
     seed: int = 0,
     index: str | Path | Index | None = None,
     classes: Collection[str] | None = None,
+    label_map: Mapping[str, str | int] | None = None,
     batch_size: int | None = None,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
@@ -124,6 +125,8 @@ def distill(
             then acts at the steps that it has. It has to fit the prior, the method's options, the schedule, and the
             source where one is given. Left out, a method that wants one makes its own in the cache (``$DAP_CACHE``).
         classes: Names of the classes to distil; all, or those of the index, if left out.
+        label_map: For a class that the prior does not know, by its name: the name or id of the prior's label that
+            stands for it. No two classes may share one. (A prior that takes text has prompts instead.)
         batch_size: Slots made together; by memory, at most 100, if left out. It is part of the plan: another one gives
             pixels within one grey level.
         num_inference_steps: Denoising steps; the prior's recommendation, or 50.
@@ -166,7 +169,8 @@ def distill(
         eta=eta,
     )
     if opened is None:
-        entries = classmap.build_class_map(images, model.labels_of(images.class_names) if model else None)
+        labels = model.labels_of(images.class_names) if model else None
+        entries = classmap.build_class_map(images, labels, label_map)
     else:
         entries = classes_of_index(opened, images, model)
     channels, size = (model.image_shape[0], model.image_shape[1]) if model else reversed(images.native_shape())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,7 @@ def build_index(
     noise: str = "own",
     seed: int = 0,
     classes: Collection[str] | None = None,
+    label_map: Mapping[str, str | int] | None = None,
     max_per_class: int | None = None,
     shard: str | None = None,
     dtype: str = "float16",
@@ -77,6 +78,7 @@ def build_index(
         noise: "own" noise of each image and timestep, or "shared" by the images of a timestep.
         seed: Root seed of the noise, and of what ``max_per_class`` draws; 0 or more.
         classes: Names of the classes; all if left out.
+        label_map: Labels of classes that the prior does not know; see :func:`dap.distill`.
         max_per_class: Images of each class, drawn where it has more; all if left out. They are the ones that a run
             with this seed and as many references draws.
         shard: "i/n": part i of n, from 1, has every n-th group of 256 images of a class; :func:`dap.index.merge` joins
@@ -109,7 +111,7 @@ def build_index(
     if kept is not None:
         check_source(kept, whole)
         check_prior(kept, model)
-    entries = build_class_map(images, model.labels_of(images.class_names))
+    entries = build_class_map(images, model.labels_of(images.class_names), label_map)
     indices = {entry.name: _rows(images, entry.name, max_per_class, seed, part) for entry in entries}
     rows = [
         ClassRows(entry.name, entry.prior_label, tuple(images.ids[i] for i in indices[entry.name])) for entry in entries

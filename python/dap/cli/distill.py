@@ -15,13 +15,17 @@ __all__ = ["distill"]
 @click.option("--method", default="dap", show_default=True, help='Name, or preset such as "dap:paper".')
 @click.option("--ipc", default=10, show_default=True, help="Images per class.")
 @click.option("--seed", default=0, show_default=True, help="Root of all randomness.")
-@click.option("--prior", default="fashion-dit", show_default=True, help="Built-in name, DiTPipeline folder, or hub id.")
+@click.option(
+    "--prior", default="fashion-dit", show_default=True, help="Built-in name, a pipeline's folder, or hub id."
+)
 @click.option("--index", type=click.Path(path_type=Path), help="A feature index; SOURCE may be left out.")
 @click.option("--classes", help="Classes to distil, separated by commas; all if left out.")
+@click.option("--label", "labels", multiple=True, metavar="CLASS=LABEL",
+              help="The prior's label for a class that it does not know; repeatable.")  # fmt: skip
 @click.option("--batch-size", type=int, help="Slots made together; by memory, at most 100, if left out.")
 @click.option("--num-inference-steps", type=int, help="Denoising steps; as the prior recommends, or 50.")
 @click.option("--guidance-scale", type=float, help="Classifier-free guidance; as the prior recommends, or 4.")
-@click.option("--scheduler", help='"ddpm", "ddim" or "dpm++"; the prior\'s own if left out.')
+@click.option("--scheduler", help='"ddpm", "ddim", "dpm++", "euler" or "heun"; the prior\'s own if left out.')
 @click.option("--eta", type=float, help="DDIM's eta.")
 @click.option("--device", help='"cpu", "cuda", "cuda:1"; the GPU if there is one.')
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="An option of the method; repeatable.")
@@ -34,6 +38,7 @@ def distill(
     prior: str,
     index: Path | None,
     classes: str | None,
+    labels: tuple[str, ...],
     batch_size: int | None,
     num_inference_steps: int | None,
     guidance_scale: float | None,
@@ -46,14 +51,16 @@ def distill(
     from diffusers.utils import logging as diffusers_logging
 
     from dap.api import distill as run
+    from dap.cli.labels import parse_labels
     from dap.config import parse_assignments
 
     diffusers_logging.set_verbosity_error()  # what it says while it loads a pipeline is not about the user's command
     diffusers_logging.disable_progress_bar()
     distilled = run(
         source, out=out, prior=prior, method=method, method_options=parse_assignments(assignments), ipc=ipc, seed=seed,
-        index=index, classes=classes.split(",") if classes else None, batch_size=batch_size,
-        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, scheduler=scheduler, eta=eta, 
+        index=index, classes=classes.split(",") if classes else None, label_map=parse_labels(labels),
+        batch_size=batch_size,
+        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, scheduler=scheduler, eta=eta,
         device=device,
     )  # fmt: skip
     spent = sum(distilled.manifest["seconds"].values())

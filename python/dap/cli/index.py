@@ -20,7 +20,9 @@ def index() -> None:
 @index.command()
 @click.argument("source")
 @click.option("--out", required=True, type=FOLDER, help="Folder of the index; a stopped build continues.")
-@click.option("--prior", default="fashion-dit", show_default=True, help="Built-in name, DiTPipeline folder, or hub id.")
+@click.option(
+    "--prior", default="fashion-dit", show_default=True, help="Built-in name, a pipeline's folder, or hub id."
+)
 @click.option("--block", help="The denoiser's block, from 1, or its name; as method dap takes it if left out.")
 @click.option("--pooling", default="sketch1024", show_default=True, help='"sketch1024", "mean", "flat", "grid4".')
 @click.option("--timesteps", default="8", show_default=True, help="How many, or which of the schedule: 980,500,20.")
@@ -29,6 +31,8 @@ def index() -> None:
 @click.option("--noise", default="own", show_default=True, help='"own" for each image, or "shared".')
 @click.option("--seed", default=0, show_default=True, help="Root of the noise.")
 @click.option("--classes", help="Classes, separated by commas; all if left out.")
+@click.option("--label", "labels", multiple=True, metavar="CLASS=LABEL",
+              help="The prior's label for a class that it does not know; repeatable.")  # fmt: skip
 @click.option("--max-per-class", type=int, help="Images of each class, drawn at random; all if left out.")
 @click.option("--shard", metavar="I/N", help="Part I of N, from 1, to be joined by dap index merge.")
 @click.option("--dtype", default="float16", show_default=True, help='"float16" or "float32".')
@@ -46,6 +50,7 @@ def build(
     noise: str,
     seed: int,
     classes: str | None,
+    labels: tuple[str, ...],
     max_per_class: int | None,
     shard: str | None,
     dtype: str,
@@ -56,6 +61,7 @@ def build(
     from diffusers.utils import logging as diffusers_logging
 
     from dap.api import build_index
+    from dap.cli.labels import parse_labels
 
     diffusers_logging.set_verbosity_error()  # what it says while it loads a pipeline is not about the user's command
     diffusers_logging.disable_progress_bar()
@@ -63,8 +69,8 @@ def build(
     built = build_index(
         source, out=out, prior=prior, block=_block(block), pooling=pooling, timesteps=_timesteps(timesteps),
         num_inference_steps=num_inference_steps, scheduler=scheduler, noise=noise, seed=seed,
-        classes=classes.split(",") if classes else None, max_per_class=max_per_class, shard=shard, dtype=dtype,
-        latents=latents, device=device,
+        classes=classes.split(",") if classes else None, label_map=parse_labels(labels),
+        max_per_class=max_per_class, shard=shard, dtype=dtype, latents=latents, device=device,
     )  # fmt: skip
     click.echo(f"{len(built)} images in {out}; dap distill --index {out}")
 

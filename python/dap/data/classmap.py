@@ -13,7 +13,8 @@ from typing import Any
 
 from dap.data.names import escape, some
 from dap.data.source import Source
-from dap.errors import ClassMapError, FormatError
+from dap.errors import ClassMapError, FormatError, OptionError
+from dap.registry import unknown_name
 
 __all__ = ["ClassEntry", "build_class_map", "from_json", "to_json"]
 
@@ -38,7 +39,9 @@ class ClassEntry:
     folder: str
 
 
-def build_class_map(source: Source, prior_labels: Mapping[str, int] | None) -> tuple[ClassEntry, ...]:
+def build_class_map(
+    source: Source, prior_labels: Mapping[str, int] | None, label_map: Mapping[str, str | int] | None = None
+) -> tuple[ClassEntry, ...]:
     """Finds the prior's label of every class of a source.
 
     A class is known to the prior by its exact name; or as an ImageNet wnid ("n01440764"), if the prior knows exactly
@@ -48,9 +51,11 @@ def build_class_map(source: Source, prior_labels: Mapping[str, int] | None) -> t
     Args:
         source: The source, whose classes are kept in order.
         prior_labels: Label id by name, several names to an id allowed; None: the method needs no prior.
+        label_map: By the name of a class, name or id of the prior's label that stands for it; comes before all else.
 
     Raises:
         ClassMapError: The prior does not know a class, or two classes lead to the same label.
+        OptionError: ``label_map`` has a class or a label that there is not.
 
     Example:
         >>> from dap.data.open import open_source
@@ -59,12 +64,25 @@ def build_class_map(source: Source, prior_labels: Mapping[str, int] | None) -> t
     """
     found: Mapping[str, int | None] = dict.fromkeys(source.class_names)
     if prior_labels is not None:
-        found = _match(source.class_names, prior_labels)
+        found = _match(source.class_names, {**prior_labels, **_mapped(source, prior_labels, label_map or {})})
         _check(source.name, found, prior_labels)
     return tuple(
         ClassEntry(name, source_id, found[name], escape(name))
         for name, source_id in zip(source.class_names, source.source_ids, strict=True)
     )
+
+
+def _mapped(source: Source, prior_labels: Mapping[str, int], label_map: Mapping[str, str | int]) -> dict[str, int]:
+    found = {}
+    for name, label in label_map.items():
+        if name not in source.class_names:
+            raise unknown_name("class in label_map", name, source.class_names)
+        if isinstance(label, str) and label not in prior_labels:
+            raise unknown_name(f"label for class {name!r} in label_map", label, prior_labels)
+        found[name] = prior_labels[label] if isinstance(label, str) else label
+        if found[name] not in prior_labels.values():
+            raise OptionError(f"label_map: class {name!r}: the prior has no label {label!r}")
+    return found
 
 
 def _match(names: Sequence[str], prior_labels: Mapping[str, int]) -> dict[str, int | None]:
@@ -100,8 +118,9 @@ def _check(source: str, found: Mapping[str, int | None], prior_labels: Mapping[s
     if unknown:
         raise ClassMapError(
             f"{source}: the prior does not know {len(unknown)} of {len(found)} classes: {some(unknown)}. "
-            f"It knows {some(list(prior_labels))}. Pick classes that it knows (classes=), rename the source's folders "
-            "to the prior's label names or to ImageNet wnids, or use another prior"
+            f"It knows {some(list(prior_labels))}. Pick classes that it knows (classes=), say which of its labels "
+            "stands for a class (label_map=), rename the source's folders to its label names or to ImageNet wnids, or "
+            "use another prior"
         )
     by_label: dict[int | None, list[str]] = {}
     for name, label in found.items():

@@ -17,13 +17,19 @@ const FRAME_BYTES: usize = 16;
 
 pub(super) fn inspect(data: &[u8], max_pixels: usize) -> Result<Info> {
     let (mut size, mut exif, mut xmp) = (None, None, None);
-    for (name, content) in Chunks(whole(data)?.get(HEADER_BYTES..).unwrap_or_default()) {
+    let mut chunks = Chunks(whole(data)?.get(HEADER_BYTES..).unwrap_or_default());
+    for (name, content) in &mut chunks {
+        let framed = &name == b"ANMF";
         // A frame inside may claim another size than the canvas; the decoder believes it until it has decoded it.
-        let inside = if &name == b"ANMF" { content.get(FRAME_BYTES..).unwrap_or_default() } else { &[] };
-        for (name, content) in Chunks(inside).chain([(name, content)]) {
-            if let Some((width, height)) = claimed(&name, content) {
+        let inside = if framed { content.get(FRAME_BYTES..).unwrap_or_default() } else { &[] };
+        for (name, inner) in Chunks(inside).chain([(name, content)]) {
+            if let Some((width, height)) = claimed(&name, inner) {
                 allowed(width, height, max_pixels)?;
                 size = size.or(Some((width, height)));
+                // with alpha, the decoder writes such an image beyond its frame
+                if framed && frame_size(content) != Some((width, height)) {
+                    return Err(Format::WebP.damaged("a frame of another size than its image"));
+                }
             }
         }
         match &name {
@@ -31,6 +37,9 @@ pub(super) fn inspect(data: &[u8], max_pixels: usize) -> Result<Info> {
             b"XMP " => xmp = xmp.or(Some(content)),
             _ => {}
         }
+    }
+    if chunks.0.starts_with(b"ANMF") {
+        return Err(Format::WebP.damaged("a frame that is cut short")); // the decoder would read on in it
     }
     let (width, height) = size.ok_or_else(|| Format::WebP.damaged("no image in it"))?;
     Ok(Info { format: Format::WebP, width, height, channels: 3, orientation: orientation(exif, xmp) })
@@ -69,6 +78,11 @@ pub(super) fn encode(image: &Image) -> Result<Vec<u8>> {
     let written = encoder.encode(&image.pixels, image.width as u32, image.height as u32, colour);
     written.map_err(|error| Format::WebP.damaged(error))?;
     Ok(data)
+}
+
+/// Width and height that the header of a frame claims.
+fn frame_size(content: &[u8]) -> Option<(usize, usize)> {
+    Some((little(content, 6, 3)? + 1, little(content, 9, 3)? + 1))
 }
 
 /// The file without what may follow it.
