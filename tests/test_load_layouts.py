@@ -234,3 +234,16 @@ def test_evaluate_takes_a_loaded_set(distilled: dap.DistilledDataset, monkeypatc
     assert by_set.class_names == by_folder.class_names and by_set.ids == by_folder.ids
     part = dap.evaluate(distilled.take(1), "fashion-mini")
     assert sorted(part.ids) == sorted(distilled.take(1).files)
+
+
+def test_to_webdataset_is_a_pipeline(distilled: dap.DistilledDataset) -> None:
+    pipeline = distilled.to_webdataset().decode("rgb8").to_tuple("__key__", "png", "cls")
+    images, labels = distilled.to_torch()
+    for _ in range(2):  # it can be gone through again
+        samples = list(pipeline)
+        assert [label for _, _, label in samples] == labels.tolist()
+        assert len({key for key, _, _ in samples}) == len(distilled)
+        for (_, pixels, _), image in zip(samples, images, strict=True):
+            assert np.array_equal(pixels[..., : len(image)].transpose(2, 0, 1), image.numpy())
+    tensors = torch.utils.data.TensorDataset(torch.zeros((2, 3, 8, 8), dtype=torch.uint8), torch.tensor([0, 1]))
+    assert sorted(next(iter(dap.load(tensors).to_webdataset()))) == ["__key__", "cls", "png"]

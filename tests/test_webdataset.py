@@ -151,6 +151,21 @@ def test_urls_are_fetched_once(tmp_path: Path, theirs: Path) -> None:
     assert not list(cache_folder().rglob(".tmp-*"))
 
 
+@pytest.mark.parametrize("beside", ["pack.json", "classes.json"])
+def test_class_names_come_with_urls(tmp_path: Path, theirs: Path, beside: str) -> None:
+    import fsspec
+
+    memory, names = fsspec.filesystem("memory"), [f"thing {label}" for label in range(10)]
+    memory.pipe(f"/{beside}/{beside}", json.dumps({"class_names": names} if beside == "pack.json" else names).encode())
+    for file in theirs.glob("*.tar"):
+        memory.pipe(f"/{beside}/{file.name}", file.read_bytes())
+    url = f"memory://{beside}/" + "set-{000000..000002}.tar"
+    source = open_source(url)
+    memory.rm(f"/{beside}", recursive=True)
+    assert set(source.class_names) <= set(names)
+    assert source.class_names == open_source(url).class_names
+
+
 def test_splits_and_braces(tmp_path: Path) -> None:
     image = png(PIXELS[0])
     for split, label in (("train", 0), ("val", 1)):

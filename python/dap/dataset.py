@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,8 @@ import numpy as np
 from dap.data.huggingface import to_hf_dataset
 from dap.data.packing import source_samples, write_packed
 from dap.data.source import Source
+from dap.data.webdataset import to_pipeline
+from dap.data.whole import whole_set
 from dap.errors import OptionError
 from dap.report import contact_sheet
 
@@ -135,26 +136,7 @@ class DistilledDataset:
         """
         import torch
 
-        shape = self.source.pixels(0).shape if size is None else (self.source.native_shape()[1], size, size)
-        needed = len(self) * int(np.prod(shape))
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if needed > memory:
-            raise OptionError(
-                f"{self.path}: {len(self)} images of {shape} take {needed / 1e9:.0f} GB, this machine has "
-                f"{memory / 1e9:.0f} GB: give a smaller size=, or go through {type(self).__name__}.source in parts"
-            )
-        if size is not None:
-            images = self.source.images(range(len(self)), size=size, channels=shape[0])
-        else:
-            images = np.empty((len(self), *shape), np.uint8)
-            for index, (image, _) in enumerate(self):
-                if image.shape != shape:
-                    raise OptionError(
-                        f"{self.path}: images differ in shape, {self.source.ids[0]} is {shape} and "
-                        f"{self.source.ids[index]} is {image.shape}: give size= to bring them to one"
-                    )
-                images[index] = image
-        return torch.from_numpy(images), torch.from_numpy(self.labels)
+        return torch.from_numpy(whole_set(self.source, size)), torch.from_numpy(self.labels)
 
     def loader(
         self,
@@ -215,6 +197,18 @@ class DistilledDataset:
             (32, 32)
         """
         return to_hf_dataset(self.source)
+
+    def to_webdataset(self) -> Any:
+        """A ``webdataset`` pipeline over the files in memory, with samples ``__key__``, the image, and ``cls``.
+
+        Raises:
+            OptionError: ``webdataset`` is not installed.
+
+        Example:
+            >>> import dap
+            >>> pipeline = dap.load("distilled").to_webdataset().decode("pil").to_tuple("png", "cls")  # doctest: +SKIP
+        """
+        return to_pipeline(self.source)
 
     def save(
         self,

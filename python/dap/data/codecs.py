@@ -8,7 +8,7 @@ is an error, also where Pillow would make up for what is missing.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
@@ -20,12 +20,13 @@ from dap import _core
 from dap.data.pixels import CropFilter, to_pixels, to_upright
 from dap.errors import FormatError
 
-__all__ = ["MAX_PIXELS", "decode", "decode_square", "encode"]
+__all__ = ["EXTENSION_OF", "MAX_PIXELS", "codec_of", "decode", "decode_square", "encode"]
 
 MAX_PIXELS = 89_478_485  # a quarter of a gigabyte in RGB, where Pillow begins to speak of a bomb
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # whatever a file is called, Pillow's other decoders never see it
 
 ImageFormat: TypeAlias = Literal["png", "jpeg", "webp"]
+EXTENSION_OF: Mapping[str, str] = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 _Info: TypeAlias = tuple[ImageFormat, int, int, int, int]
 
 
@@ -122,6 +123,15 @@ def encode(image: np.ndarray, format: ImageFormat, *, quality: int = 95) -> byte
     grey = len(image) == 1
     sampling = "Gray" if grey else "444" if quality >= 90 else "420"
     return bytes(simplejpeg.encode_jpeg(pixels, quality, "GRAY" if grey else "RGB", sampling))
+
+
+def codec_of(data: bytes) -> ImageFormat | None:
+    """The codec of an image file by its first bytes; None for others, such as BMP."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    return "webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
 
 
 def _decode_into(data: bytes, out: np.ndarray, filter: CropFilter, dct_scaling: bool, max_pixels: int) -> None:

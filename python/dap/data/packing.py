@@ -21,7 +21,7 @@ import numpy as np
 
 from dap._core import build_info
 from dap.data.beside import checked_tensors, digest_of, write_beside
-from dap.data.codecs import decode, encode
+from dap.data.codecs import EXTENSION_OF, codec_of, decode, encode
 from dap.data.files import write_atomic
 from dap.data.folder import ImageFolderShard, card
 from dap.data.names import escape
@@ -43,7 +43,6 @@ FORMATS: Mapping[str, type[Shard]] = {
     "safetensors": TensorShard,
 }
 CODECS = ("png", "jpeg", "webp")
-EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 MAKERS = {"parquet": "pyarrow", "safetensors": "safetensors"}  # whose version decides the bytes
 FOLDER_UNIT = 1000  # images of an ImageFolder between two lines of the ledger
 AHEAD = 64  # images that are decoded and encoded together
@@ -220,19 +219,10 @@ def _convert(sample: Sample, *, codec: str | None, quality: int) -> Record | For
         return error
     try:
         data, pixels = (value, decode(value).transpose(2, 0, 1)) if isinstance(value, bytes) else (b"", value)
-        found = _codec_of(data)
-        if found is None or codec not in (None, found):
-            found = codec or "png"
+        own = codec_of(data)
+        found = codec or own or "png"
+        if found != own:
             data = encode(pixels, found, quality=quality)  # type: ignore[arg-type]
     except FormatError as error:
         return FormatError(f"{sample.key}: cannot be read as an image ({error})")
-    return Record(sample.key, sample.label, data, EXTENSIONS[found], pixels)
-
-
-def _codec_of(data: bytes) -> str | None:
-    """The codec of an image file by its first bytes; None for others, such as BMP."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
-    if data.startswith(b"\xff\xd8\xff"):
-        return "jpeg"
-    return "webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
+    return Record(sample.key, sample.label, data, EXTENSION_OF[found], pixels)

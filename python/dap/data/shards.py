@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,13 @@ def find_shards(spec: str) -> list[Path]:
     """
     names = expand_braces(spec)
     if is_url(spec):
-        return [_fetch(name) for name in names]
+        fetched = [_fetch(name) for name in names]
+        for folder in dict.fromkeys(name.rpartition("/")[0] for name in names):
+            for beside in (PACKED, CLASSES):  # the class names, where there are some
+                with suppress(SourceError):
+                    _fetch(f"{folder}/{beside}")
+                    break
+        return fetched
     files: list[Path] = []
     for name in names:
         found = sorted(glob.glob(str(Path(name).expanduser()))) if glob.has_magic(name) else [name]
@@ -143,8 +150,9 @@ def _names(value: Any) -> list[str]:
 
 
 def _fetch(url: str) -> Path:
-    """A local copy, in the cache, of what a URL gave when it was first asked for."""
-    kept = cache_folder() / SHARDS / hashlib.sha256(url.encode()).hexdigest()[:16] / url.rsplit("/", 1)[-1]
+    """A local copy of what a URL gave when it was first asked for, in the cache, beside others of its folder."""
+    folder, _, name = url.rpartition("/")
+    kept = cache_folder() / SHARDS / hashlib.sha256(folder.encode()).hexdigest()[:16] / name
     if kept.is_file():
         return kept
     try:

@@ -18,15 +18,16 @@ import numpy as np
 from PIL import Image
 
 from dap._core import TarWriter, scan_tar
+from dap.data.codecs import EXTENSION_OF, codec_of, encode
 from dap.data.files import read_image
 from dap.data.labelled import source_of_labels
-from dap.data.names import some
+from dap.data.names import escape, some
 from dap.data.shard import Record
 from dap.data.shards import class_names_beside
 from dap.data.source import Source
-from dap.errors import FormatError
+from dap.errors import FormatError, OptionError
 
-__all__ = ["WebDatasetShard", "open_webdataset"]
+__all__ = ["WebDatasetShard", "open_webdataset", "to_pipeline"]
 
 EXTENSIONS = ("png", "jpg", "jpeg", "webp", "bmp")
 MAX_LABEL = 1 << 20  # bytes of a member that holds a label
@@ -155,6 +156,31 @@ def _read(shards: Sequence[Path], places: np.ndarray, index: int) -> bytes:
 
 def _load(read: partial[bytes], index: int) -> Image.Image:
     return read_image(io.BytesIO(read(index)))
+
+
+def to_pipeline(source: Source) -> Any:
+    """The images of a source as a pipeline of the ``webdataset`` package: ``__key__``, the file's bytes, ``cls``.
+
+    Files of other kinds than PNG, JPEG and WebP, and images that are no files, become PNG.
+
+    Raises:
+        OptionError: ``webdataset`` is not installed.
+    """
+    try:
+        from webdataset import FluidWrapper
+    except ImportError as error:
+        raise OptionError("to_webdataset needs the webdataset package: pip install webdataset") from error
+    counts = [0] * len(source.class_names)
+    samples: list[dict[str, Any]] = []
+    for index, label in enumerate(source.labels.tolist()):
+        data = b"" if source.read is None else source.read(index)
+        codec = codec_of(data) or "png"
+        if codec_of(data) is None:
+            data = encode(source.pixels(index), "png")
+        key = f"{escape(source.class_names[label])}/{counts[label]:05d}"
+        samples.append({"__key__": key, EXTENSION_OF[codec]: data, "cls": b"%d" % label})
+        counts[label] += 1
+    return FluidWrapper(samples)
 
 
 class WebDatasetShard:

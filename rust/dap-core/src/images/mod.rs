@@ -108,7 +108,7 @@ pub fn decode(data: &[u8], channels: Option<usize>, max_pixels: usize) -> Result
     let channels = channels.unwrap_or(info.channels);
     let work = || match info.format {
         Format::Png => png::decode(data, channels),
-        Format::WebP => webp::decode(data, channels),
+        Format::WebP => webp::decode(data, channels, max_pixels),
         Format::Jpeg => Err(info.format.damaged("expected a PNG or WebP file")),
     };
     // The parsers are other people's code, and a panic of theirs is a damaged file, not a fault of the caller.

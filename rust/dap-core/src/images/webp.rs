@@ -14,11 +14,15 @@ use crate::error::{Error, Result};
 
 const HEADER_BYTES: usize = 12;
 const FRAME_BYTES: usize = 16;
+const CANVAS_BYTES: usize = 10;
 
 pub(super) fn inspect(data: &[u8], max_pixels: usize) -> Result<Info> {
     let (mut size, mut exif, mut xmp) = (None, None, None);
     let mut chunks = Chunks(whole(data)?.get(HEADER_BYTES..).unwrap_or_default());
     for (name, content) in &mut chunks {
+        if &name == b"VP8X" && content.len() < CANVAS_BYTES {
+            return Err(Format::WebP.damaged("a chunk VP8X that is cut short"));
+        }
         let framed = &name == b"ANMF";
         // A frame inside may claim another size than the canvas; the decoder believes it until it has decoded it.
         let inside = if framed { content.get(FRAME_BYTES..).unwrap_or_default() } else { &[] };
@@ -38,18 +42,20 @@ pub(super) fn inspect(data: &[u8], max_pixels: usize) -> Result<Info> {
             _ => {}
         }
     }
-    if chunks.0.starts_with(b"ANMF") {
-        return Err(Format::WebP.damaged("a frame that is cut short")); // the decoder would read on in it
+    // The decoder would read on in these, and what they claim was not looked at.
+    if let Some(name) = [b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANMF"].iter().find(|name| chunks.0.starts_with(**name)) {
+        return Err(Format::WebP.damaged(format!("a chunk {} that is cut short", name.escape_ascii())));
     }
     let (width, height) = size.ok_or_else(|| Format::WebP.damaged("no image in it"))?;
     Ok(Info { format: Format::WebP, width, height, channels: 3, orientation: orientation(exif, xmp) })
 }
 
-pub(super) fn decode(data: &[u8], channels: usize) -> Result<Image> {
+pub(super) fn decode(data: &[u8], channels: usize, max_pixels: usize) -> Result<Image> {
     let damaged = |error: image_webp::DecodingError| Format::WebP.damaged(error);
     let mut decoder = WebPDecoder::new(Cursor::new(whole(data)?)).map_err(damaged)?;
     let (width, height) = decoder.dimensions();
     let (width, height) = (width as usize, height as usize);
+    allowed(width, height, max_pixels)?; // should the decoder ever see another size than `inspect` did
     let alpha = decoder.has_alpha();
     let mut stored = zeros(width * height * if alpha { 4 } else { 3 })?;
     decoder.read_image(&mut stored).map_err(damaged)?;
