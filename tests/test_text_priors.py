@@ -54,12 +54,24 @@ PIPELINES = {
 }
 
 
+METHODS = {
+    "dit": {}, "dap": {"references": 4}, "dap_set": {"references": 4}, "dap_set:features": {"references": 4},
+    "mgd3": {}, "guided:set_mode": {}, "manifold_gd": {}, "d4m": {}, "k_medoids": {},
+    "igd": {"width": 8, "epochs": 2, "references": 4},
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("kind", PIPELINES)
-@pytest.mark.parametrize("method", ["dit", "dap", "dap_set", "mgd3", "manifold_gd", "d4m", "k_medoids"])
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs_end_to_end_and_resumes(kind, method, photographs, tmp_path):
     pipeline = PIPELINES[kind]()
-    options = {"references": 4} if method in ("dap", "dap_set") else {}
-    settings = {"method": method, "method_options": options, "ipc": 2, "num_inference_steps": 4, "progress": False}
+    settings = {
+        "method": method,
+        "method_options": METHODS[method],
+        "ipc": 2,
+        "num_inference_steps": 4,
+        "progress": False,
+    }
     made = dap.distill(photographs, prior=load_prior(pipeline), out=tmp_path / "a", **settings)
     images, labels = made.to_torch()
     prior = load_prior(PIPELINES[kind]())
