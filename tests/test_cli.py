@@ -364,3 +364,7 @@ def test_a_class_that_the_prior_does_not_know_gets_a_label(command_line, tmp_pat
     assert code == 0, err
     code, _, err = command_line("distill", "--index", tmp_path / "index", "--out", tmp_path / "c", *settings[2:])
     assert code == 0, err
+    code, _, err = command_line(
+        "distill", "--index", tmp_path / "index", "--out", tmp_path / "d", *settings[2:], "--label", "anorak=Coat"
+    )
+    assert code != 0 and "label_map: the index has the labels that it was made with" in err

@@ -39,6 +39,15 @@ def slots(count=3):
     return [rng.generator(1, "slot", number) for number in range(count)]
 
 
+def labels_of(prior):
+    return torch.tensor(list(prior.labels_of(NAMES).values()))
+
+
+def drawn(prior, name, steps=6, guidance_scale=1.0, terms=()):
+    settings = SamplingSettings(num_inference_steps=steps, guidance_scale=guidance_scale, scheduler=name)
+    return sample(prior, labels_of(prior), slots(), settings=settings, terms=terms)
+
+
 def final_latents(pipeline, decoder, call):
     """What a pipeline hands to its decoder."""
     seen, decode = [], decoder.decode
@@ -61,9 +70,7 @@ def test_stable_diffusion_samples_as_its_own_pipeline(name, v, guidance_scale):
     own = PNDMScheduler(skip_prk_steps=True, steps_offset=1, beta_end=0.004) if name is None else None  # of version 1.5
     pipeline = tiny.stable_diffusion(v=v, scheduler=own)
     prior = StableDiffusionPrior(pipeline, template="a picture of a {}", negative_prompt="blurred")
-    labels = torch.tensor(list(prior.labels_of(NAMES).values()))
-    settings = SamplingSettings(num_inference_steps=6, guidance_scale=guidance_scale, scheduler=name)
-    ours = sample(prior, labels, slots(), settings=settings)
+    ours = drawn(prior, name, guidance_scale=guidance_scale)
     if name is not None:
         pipeline.scheduler = KINDS[name].from_config(public(pipeline.scheduler.config))
     theirs = final_latents(
@@ -82,9 +89,7 @@ def test_a_latent_unet_samples_as_its_own_pipeline(name):
     """``LDMPipeline`` reads ``init_noise_sigma`` before it sets the steps, where that of Euler and Heun is another."""
     pipeline = tiny.latent()
     prior = UNetPrior(pipeline)
-    labels = torch.tensor(list(prior.labels_of(NAMES).values()))
-    settings = SamplingSettings(num_inference_steps=6, guidance_scale=1.0, scheduler=name)
-    ours = sample(prior, labels, slots(), settings=settings)
+    ours = drawn(prior, name)
     pipeline.scheduler = KINDS[name].from_config(public(pipeline.scheduler.config))
     generators = slots()
     noise = torch.stack([torch.randn((4, 8, 8), generator=each) for each in generators])
@@ -104,9 +109,7 @@ def test_a_pixel_unet_samples_as_its_own_pipeline(name):
     """``DDPMPipeline`` multiplies nothing by ``init_noise_sigma``, so Euler and Heun are held to DDIM alone."""
     pipeline = tiny.pixels()
     prior = UNetPrior(pipeline)
-    labels = torch.tensor(list(prior.labels_of(NAMES).values()))
-    settings = SamplingSettings(num_inference_steps=6, guidance_scale=1.0, scheduler=name)
-    ours = sample(prior, labels, slots(), settings=settings)
+    ours = drawn(prior, name)
     overrides = {"lambda_min_clipped": prior.scheduler(name, 6).config.lambda_min_clipped} if name == "dpm++" else {}
     pipeline.scheduler = KINDS[name].from_config(public(pipeline.scheduler.config), **overrides)
     theirs = pipeline(batch_size=3, generator=slots(), num_inference_steps=6, output_type="pt").images
@@ -152,13 +155,11 @@ class Push:
 def test_a_guided_euler_step_is_ddims(term):
     """Without noise both follow one equation by one rule, in two scales (Karras et al. 2022, Appendix C.3)."""
     prior = UNetPrior(tiny.latent())
-    labels = torch.tensor(list(prior.labels_of(NAMES).values()))
-
-    def run(name, terms):
-        settings = SamplingSettings(num_inference_steps=5, guidance_scale=1.0, scheduler=name)
-        return sample(prior, labels, slots(), settings=settings, terms=terms)
-
-    ddim, euler, unguided = run("ddim", [term]), run("euler", [term]), run("ddim", [])
+    ddim, euler, unguided = (
+        drawn(prior, "ddim", 5, 1, [term]),
+        drawn(prior, "euler", 5, 1, [term]),
+        drawn(prior, "ddim", 5),
+    )
     scale = float(ddim.abs().max())
     torch.testing.assert_close(euler, ddim, rtol=0, atol=2e-4 * scale)
     assert (ddim - unguided).abs().max() > 0.02 * scale
@@ -167,14 +168,12 @@ def test_a_guided_euler_step_is_ddims(term):
 def test_heun_corrects_with_guidance():
     """As the steps become many, Heun's and DDIM's guided samples meet; without half of its guidance they would not."""
     prior = UNetPrior(tiny.latent())
-    labels = torch.tensor(list(prior.labels_of(NAMES).values()))
-
-    def run(name, steps, terms):
-        settings = SamplingSettings(num_inference_steps=steps, guidance_scale=1.0, scheduler=name)
-        return sample(prior, labels, slots(), settings=settings, terms=terms)
-
     term = Pull("eps", "x0", scale=0.05)
-    fine, heun, unguided = run("ddim", 200, [term]), run("heun", 50, [term]), run("ddim", 200, [])
+    fine, heun, unguided = (
+        drawn(prior, "ddim", 200, 1, [term]),
+        drawn(prior, "heun", 50, 1, [term]),
+        drawn(prior, "ddim", 200),
+    )
     guided = float((fine - unguided).abs().mean())
     assert float((heun - fine).abs().mean()) < 0.1 * guided
 

@@ -168,6 +168,8 @@ def distill(
         scheduler=scheduler,
         eta=eta,
     )
+    if opened is not None and label_map:
+        raise OptionError("label_map: the index has the labels that it was made with; give it to build_index instead")
     if opened is None:
         labels = model.labels_of(images.class_names) if model else None
         entries = classmap.build_class_map(images, labels, label_map)

@@ -75,8 +75,9 @@ def find_shards(spec: str) -> list[Path]:
     """
     names = expand_braces(spec)
     if is_url(spec):
+        new = [name for name in names if not _kept(name).is_file()]
         fetched = [_fetch(name) for name in names]
-        for folder in dict.fromkeys(name.rpartition("/")[0] for name in names):
+        for folder in dict.fromkeys(name.rpartition("/")[0] for name in new):
             for beside in (PACKED, CLASSES):  # the class names, where there are some
                 with suppress(SourceError):
                     _fetch(f"{folder}/{beside}")
@@ -149,10 +150,15 @@ def _names(value: Any) -> list[str]:
     return value
 
 
-def _fetch(url: str) -> Path:
-    """A local copy of what a URL gave when it was first asked for, in the cache, beside others of its folder."""
+def _kept(url: str) -> Path:
+    """Where the copy of a URL is: in the cache, beside others of its folder."""
     folder, _, name = url.rpartition("/")
-    kept = cache_folder() / SHARDS / hashlib.sha256(folder.encode()).hexdigest()[:16] / name
+    return cache_folder() / SHARDS / hashlib.sha256(folder.encode()).hexdigest()[:16] / name
+
+
+def _fetch(url: str) -> Path:
+    """A local copy of what a URL gave when it was first asked for."""
+    kept = _kept(url)
     if kept.is_file():
         return kept
     try:

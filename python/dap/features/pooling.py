@@ -111,7 +111,7 @@ def _buckets(numbers: int, size: int, device: torch.device) -> tuple[Tensor, Ten
 
 def default_block(prior: Prior) -> int:
     """The block that a prior recommends, or the one at a third of its depth (DAP: blocks 4 to 12 of 28 are best)."""
-    return int(prior.recommended.get("block") or max(1, round(len(prior.block_names) / 3)))
+    return block_number(prior, prior.recommended.get("block") or max(1, round(len(prior.block_names) / 3)))
 
 
 def check_block(block: object) -> None:

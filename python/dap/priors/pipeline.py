@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -21,7 +22,7 @@ from dap.priors.taps import stopped_at, tapped
 __all__ = ["PipelinePrior", "pipeline_type"]
 
 
-class PipelinePrior:
+class PipelinePrior(ABC):
     """A diffusers pipeline as a prior; see :class:`dap.priors.base.Prior` for the attributes.
 
     Its modules are used as they are, in eval mode and frozen, never changed. A subclass knows the network: it names the
@@ -216,9 +217,9 @@ class PipelinePrior:
         timesteps = timestep.to(self.device).expand(len(sample))
         return self._forward(sample.to(self.dtype), timesteps, labels).float()
 
+    @abstractmethod
     def _forward(self, sample: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
         """The network's own output; labels None is the null condition."""
-        raise NotImplementedError
 
 
 def pipeline_type(id_or_path: str | Path) -> str:

@@ -108,7 +108,9 @@ class StableDiffusionPrior(PipelinePrior):
         return [*super()._networks(), self._pipeline.text_encoder]
 
     def _forward(self, sample: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
-        prompts = [self._negative] * len(sample) if labels is None else [self._known[int(label)] for label in labels]
+        prompts = (
+            [self._negative] * len(sample) if labels is None else [self._known[label] for label in labels.tolist()]
+        )
         states = torch.stack([self._embedding(prompt) for prompt in prompts])
         output: Tensor = self._denoiser(sample, timesteps, encoder_hidden_states=states).sample
         return output
