@@ -22,6 +22,7 @@ from dap.config import to_json
 from dap.data import classmap
 from dap.data.beside import read_beside
 from dap.data.builtin import BUILTIN
+from dap.data.classmap import LabelMap
 from dap.data.files import read_image, write_atomic
 from dap.data.manifest import SCHEMA, read_manifest
 from dap.data.open import SourceLike, open_source
@@ -31,7 +32,7 @@ from dap.dataset import DistilledDataset
 from dap.errors import OptionError, SourceError
 from dap.evaluation import EvaluationResult, evaluate_source
 from dap.index import Index, open_index
-from dap.indexing import build_index, classes_of_index, source_beside
+from dap.indexing import build_index, classes_of_index, classes_of_source, source_beside
 from dap.methods import Context, Guide, Method, get_method
 from dap.priors import Prior, load_prior
 from dap.report import contact_sheet
@@ -87,13 +88,14 @@ def distill(
     *,
     out: str | Path,
     prior: Any = "fashion-dit",
+    prior_options: Mapping[str, Any] | None = None,
     method: str | Method | Guide = "dap",
     method_options: Mapping[str, Any] | None = None,
     ipc: int = 10,
     seed: int = 0,
     index: str | Path | Index | None = None,
     classes: Collection[str] | None = None,
-    label_map: Mapping[str, str | int] | None = None,
+    label_map: LabelMap | None = None,
     batch_size: int | None = None,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
@@ -115,7 +117,9 @@ def distill(
             Face dataset or its id. See :func:`dap.data.open.open_source`. With ``index`` it may be left out.
         out: The folder to fill: new, empty, or of the same run.
         prior: "fashion-dit"; a folder, hub id or object of a ``DiTPipeline``, ``StableDiffusionPipeline`` or a pipeline
-            with a ``UNet2DModel``; or a :class:`dap.priors.Prior`, which may have options of its own (prompts).
+            with a ``UNet2DModel``; the folder of an adapter (:func:`dap.adapt_prior`); or a :class:`dap.priors.Prior`.
+        prior_options: Options of the prior's class by name, such as ``template`` and ``negative_prompt`` of
+            :class:`dap.priors.stable_diffusion.StableDiffusionPrior`; not beside a ``Prior`` object, which has them.
         method: Name ("dap", "dit", "random"; see :func:`dap.list_methods`), preset ("dap:paper"), object
             (``dap.methods.DAP(scale=0.3)``), or terms (``dap.terms.SetEnergy() + dap.terms.KernelDistance()``).
         method_options: Options by name, beside a method's name.
@@ -126,7 +130,8 @@ def distill(
             source where one is given. Left out, a method that wants one makes its own in the cache (``$DAP_CACHE``).
         classes: Names of the classes to distil; all, or those of the index, if left out.
         label_map: For a class that the prior does not know, by its name: the name or id of the prior's label that
-            stands for it. No two classes may share one. (A prior that takes text has prompts instead.)
+            stands for it, or None for the null condition: then guidance alone leads to the class. No two classes may
+            share a label. (A prior that takes text has prompts instead.)
         batch_size: Slots made together; by memory, at most 100, if left out. It is part of the plan: another one gives
             pixels within one grey level.
         num_inference_steps: Denoising steps; the prior's recommendation, or 50.
@@ -160,7 +165,7 @@ def distill(
         opened, images = None, open_source(source, classes=classes)
     else:
         raise OptionError("source: expected real images to distil, or an index of them (index=), got neither")
-    model = load_prior(prior, device=device, dtype=dtype) if "prior" in recipe.needs else None
+    model = load_prior(prior, device=device, dtype=dtype, options=prior_options) if "prior" in recipe.needs else None
     settings = SamplingSettings.choose(
         model.recommended if model else {},
         num_inference_steps=num_inference_steps,
@@ -170,11 +175,10 @@ def distill(
     )
     if opened is not None and label_map:
         raise OptionError("label_map: the index has the labels that it was made with; give it to build_index instead")
-    if opened is None:
-        labels = model.labels_of(images.class_names) if model else None
-        entries = classmap.build_class_map(images, labels, label_map)
-    else:
+    if opened is not None:
         entries = classes_of_index(opened, images, model)
+    else:
+        entries = classes_of_source(images, model, label_map) if model else classmap.build_class_map(images, None)
     channels, size = (model.image_shape[0], model.image_shape[1]) if model else reversed(images.native_shape())
     if model:
         check_settings(model, settings)
@@ -212,10 +216,10 @@ def distill(
     start = time.monotonic()
     artefact = recipe.prepare(context)
     prepared = {"prepare": time.monotonic() - start}
-    steps = settings.num_inference_steps if model else 0
+    steps_of = getattr(recipe, "steps_per_slot", lambda settings: settings.num_inference_steps)
+    steps = steps_of(settings) if model else 0
     title = f"{recipe.name}, {ipc} x {len(entries)}"
-    total = sum(len(unit.slots) for unit in missing) * steps * getattr(recipe, "candidates", 1)
-    total = int(total * getattr(recipe, "strength", 1))
+    total = sum(len(unit.slots) for unit in missing) * steps
     with tqdm(total=total, desc=title, unit="step", disable=not (progress and steps)) as bar:
 
         def on_step(prior: Prior, step: int, timestep: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

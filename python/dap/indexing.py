@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dap.data.classmap import ClassEntry, build_class_map
+from dap.data.classmap import ClassEntry, LabelMap, build_class_map, null_label
 from dap.data.open import SourceLike, open_source
 from dap.data.source import Source
 from dap.errors import OptionError
@@ -36,7 +36,7 @@ from dap.selection import permutation
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["build_index", "classes_of_index", "source_beside"]
+__all__ = ["build_index", "classes_of_index", "classes_of_source", "source_beside"]
 
 
 def build_index(
@@ -44,6 +44,7 @@ def build_index(
     *,
     out: str | Path,
     prior: Any = "fashion-dit",
+    prior_options: Mapping[str, Any] | None = None,
     block: int | str | None = None,
     pooling: str = DEFAULT_POOLING,
     timesteps: int | Sequence[int] = 8,
@@ -52,7 +53,7 @@ def build_index(
     noise: str = "own",
     seed: int = 0,
     classes: Collection[str] | None = None,
-    label_map: Mapping[str, str | int] | None = None,
+    label_map: LabelMap | None = None,
     max_per_class: int | None = None,
     shard: str | None = None,
     dtype: str = "float16",
@@ -70,6 +71,7 @@ def build_index(
         source: Real images, as for :func:`dap.distill`.
         out: Folder of the index: new, empty, or of the same build.
         prior: "fashion-dit", a ``DiTPipeline`` folder, hub id or object, or a :class:`dap.priors.Prior`.
+        prior_options: Options of the prior by name, as for :func:`dap.distill`.
         block: The denoiser's block at which φ is taken, from 1, or its name; None: as method ``dap`` does.
         pooling: "sketch1024", "mean", "flat" or "grid4"; see :mod:`dap.features.pooling`.
         timesteps: A number of them, evenly spaced in the schedule from its noisiest step on, or some of the schedule's.
@@ -104,14 +106,14 @@ def build_index(
     part = None if shard is None else _parse_shard(shard)
     whole = open_source(source)
     images = whole if classes is None else whole.subset(classes)
-    model = load_prior(prior, device=device)
+    model = load_prior(prior, device=device, options=prior_options)
     settings = SamplingSettings.choose(model.recommended, num_inference_steps=num_inference_steps, scheduler=scheduler)
     steps = model.scheduler(settings.scheduler, settings.num_inference_steps)
     kept = None if latents is None else _opened(latents)
     if kept is not None:
         check_source(kept, whole)
         check_prior(kept, model)
-    entries = build_class_map(images, model.labels_of(images.class_names), label_map)
+    entries = classes_of_source(images, model, label_map)
     indices = {entry.name: _rows(images, entry.name, max_per_class, seed, part) for entry in entries}
     rows = [
         ClassRows(entry.name, entry.prior_label, tuple(images.ids[i] for i in indices[entry.name])) for entry in entries
@@ -147,6 +149,20 @@ def source_beside(
     return opened, whole.subset(class_names(opened, classes))
 
 
+def classes_of_source(images: Source, prior: Prior, label_map: LabelMap | None) -> tuple[ClassEntry, ...]:
+    """The class map of a run from real images.
+
+    Raises:
+        ClassMapError: The prior does not know a class, or two lead to the same label.
+        OptionError: ``label_map`` has a class or label that there is not, or asks for a null condition where there is
+            none.
+    """
+    unlabelled = [name for name, label in (label_map or {}).items() if label is None]
+    if unlabelled and not prior.has_null:
+        raise OptionError(f"label_map: class {unlabelled[0]!r} has no label, and {prior.name} has no null condition")
+    return build_class_map(images, prior.labels_of(images.class_names), label_map)
+
+
 def classes_of_index(index: Index, images: Source, prior: Prior | None) -> tuple[ClassEntry, ...]:
     """The class map of a run from an index: the same whether its source is given or left out.
 
@@ -159,7 +175,7 @@ def classes_of_index(index: Index, images: Source, prior: Prior | None) -> tuple
     if prior is not None and labels is not None:
         own = prior.labels_of(images.class_names)
         for name in images.class_names:
-            if labels.get(name) not in own.values():
+            if labels.get(name) not in own.values() and labels.get(name) != null_label(name):
                 raise OptionError(
                     f"index: its label of class {name!r} is not the prior's; was it made for another prompt?"
                 )

@@ -18,10 +18,12 @@ __all__ = ["distill"]
 @click.option(
     "--prior", default="fashion-dit", show_default=True, help="Built-in name, a pipeline's folder, or hub id."
 )
+@click.option("--prior-set", "prior_assignments", multiple=True, metavar="NAME=VALUE",
+              help='An option of the prior, such as template="a photo of a {}"; repeatable.')  # fmt: skip
 @click.option("--index", type=click.Path(path_type=Path), help="A feature index; SOURCE may be left out.")
 @click.option("--classes", help="Classes to distil, separated by commas; all if left out.")
 @click.option("--label", "labels", multiple=True, metavar="CLASS=LABEL",
-              help="The prior's label for a class that it does not know; repeatable.")  # fmt: skip
+              help="The prior's label for a class that it does not know, or nothing for none; repeatable.")  # fmt: skip
 @click.option("--batch-size", type=int, help="Slots made together; by memory, at most 100, if left out.")
 @click.option("--num-inference-steps", type=int, help="Denoising steps; as the prior recommends, or 50.")
 @click.option("--guidance-scale", type=float, help="Classifier-free guidance; as the prior recommends, or 4.")
@@ -36,6 +38,7 @@ def distill(
     ipc: int,
     seed: int,
     prior: str,
+    prior_assignments: tuple[str, ...],
     index: Path | None,
     classes: str | None,
     labels: tuple[str, ...],
@@ -57,7 +60,8 @@ def distill(
     diffusers_logging.set_verbosity_error()  # what it says while it loads a pipeline is not about the user's command
     diffusers_logging.disable_progress_bar()
     distilled = run(
-        source, out=out, prior=prior, method=method, method_options=parse_assignments(assignments), ipc=ipc, seed=seed,
+        source, out=out, prior=prior, prior_options=parse_assignments(prior_assignments) or None, method=method,
+        method_options=parse_assignments(assignments), ipc=ipc, seed=seed,
         index=index, classes=classes.split(",") if classes else None, label_map=parse_labels(labels),
         batch_size=batch_size,
         num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, scheduler=scheduler, eta=eta,

@@ -23,6 +23,8 @@ def index() -> None:
 @click.option(
     "--prior", default="fashion-dit", show_default=True, help="Built-in name, a pipeline's folder, or hub id."
 )
+@click.option("--prior-set", "prior_assignments", multiple=True, metavar="NAME=VALUE",
+              help='An option of the prior, such as template="a photo of a {}"; repeatable.')  # fmt: skip
 @click.option("--block", help="The denoiser's block, from 1, or its name; as method dap takes it if left out.")
 @click.option("--pooling", default="sketch1024", show_default=True, help='"sketch1024", "mean", "flat", "grid4".')
 @click.option("--timesteps", default="8", show_default=True, help="How many, or which of the schedule: 980,500,20.")
@@ -32,7 +34,7 @@ def index() -> None:
 @click.option("--seed", default=0, show_default=True, help="Root of the noise.")
 @click.option("--classes", help="Classes, separated by commas; all if left out.")
 @click.option("--label", "labels", multiple=True, metavar="CLASS=LABEL",
-              help="The prior's label for a class that it does not know; repeatable.")  # fmt: skip
+              help="The prior's label for a class that it does not know, or nothing for none; repeatable.")  # fmt: skip
 @click.option("--max-per-class", type=int, help="Images of each class, drawn at random; all if left out.")
 @click.option("--shard", metavar="I/N", help="Part I of N, from 1, to be joined by dap index merge.")
 @click.option("--dtype", default="float16", show_default=True, help='"float16" or "float32".')
@@ -42,6 +44,7 @@ def build(
     source: str,
     out: Path,
     prior: str,
+    prior_assignments: tuple[str, ...],
     block: str | None,
     pooling: str,
     timesteps: str,
@@ -62,12 +65,14 @@ def build(
 
     from dap.api import build_index
     from dap.cli.labels import parse_labels
+    from dap.config import parse_assignments
 
     diffusers_logging.set_verbosity_error()  # what it says while it loads a pipeline is not about the user's command
     diffusers_logging.disable_progress_bar()
     logging.getLogger("dap").setLevel(logging.INFO)
     built = build_index(
-        source, out=out, prior=prior, block=_block(block), pooling=pooling, timesteps=_timesteps(timesteps),
+        source, out=out, prior=prior, prior_options=parse_assignments(prior_assignments) or None,
+        block=_block(block), pooling=pooling, timesteps=_timesteps(timesteps),
         num_inference_steps=num_inference_steps, scheduler=scheduler, noise=noise, seed=seed,
         classes=classes.split(",") if classes else None, label_map=parse_labels(labels),
         max_per_class=max_per_class, shard=shard, dtype=dtype, latents=latents, device=device,

@@ -9,17 +9,35 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from dap.data.names import escape, some
 from dap.data.source import Source
 from dap.errors import ClassMapError, FormatError, OptionError
 from dap.registry import unknown_name
+from dap.rng import derive_seed
 
-__all__ = ["ClassEntry", "build_class_map", "from_json", "to_json"]
+__all__ = [
+    "NULL_LABELS",
+    "ClassEntry",
+    "LabelMap",
+    "build_class_map",
+    "find_labels",
+    "from_json",
+    "null_label",
+    "to_json",
+]
+
+LabelMap: TypeAlias = Mapping[str, str | int | None]
 
 WNID = re.compile(r"n\d{8}")
 IMAGENET_CLASSES = 1000
+NULL_LABELS = 1 << 30  # from here on labels stand for classes that a prior is asked for by its null condition
+
+
+def null_label(name: str) -> int:
+    """The label, of 31 bits, of a class that has none of the prior's; the same for a name whatever others there are."""
+    return NULL_LABELS + (derive_seed("null", name) >> 34)
 
 
 @dataclass(frozen=True)
@@ -40,7 +58,7 @@ class ClassEntry:
 
 
 def build_class_map(
-    source: Source, prior_labels: Mapping[str, int] | None, label_map: Mapping[str, str | int] | None = None
+    source: Source, prior_labels: Mapping[str, int] | None, label_map: LabelMap | None = None
 ) -> tuple[ClassEntry, ...]:
     """Finds the prior's label of every class of a source.
 
@@ -52,6 +70,7 @@ def build_class_map(
         source: The source, whose classes are kept in order.
         prior_labels: Label id by name, several names to an id allowed; None: the method needs no prior.
         label_map: By the name of a class, name or id of the prior's label that stands for it; comes before all else.
+            None: no label does, and the prior is asked for anything, by its null condition.
 
     Raises:
         ClassMapError: The prior does not know a class, or two classes lead to the same label.
@@ -64,7 +83,7 @@ def build_class_map(
     """
     found: Mapping[str, int | None] = dict.fromkeys(source.class_names)
     if prior_labels is not None:
-        found = _match(source.class_names, {**prior_labels, **_mapped(source, prior_labels, label_map or {})})
+        found = find_labels(source.class_names, {**prior_labels, **_mapped(source, prior_labels, label_map or {})})
         _check(source.name, found, prior_labels)
     return tuple(
         ClassEntry(name, source_id, found[name], escape(name))
@@ -72,11 +91,14 @@ def build_class_map(
     )
 
 
-def _mapped(source: Source, prior_labels: Mapping[str, int], label_map: Mapping[str, str | int]) -> dict[str, int]:
+def _mapped(source: Source, prior_labels: Mapping[str, int], label_map: LabelMap) -> dict[str, int]:
     found = {}
     for name, label in label_map.items():
         if name not in source.class_names:
             raise unknown_name("class in label_map", name, source.class_names)
+        if label is None:
+            found[name] = null_label(name)
+            continue
         if isinstance(label, str) and label not in prior_labels:
             raise unknown_name(f"label for class {name!r} in label_map", label, prior_labels)
         found[name] = prior_labels[label] if isinstance(label, str) else label
@@ -85,7 +107,8 @@ def _mapped(source: Source, prior_labels: Mapping[str, int], label_map: Mapping[
     return found
 
 
-def _match(names: Sequence[str], prior_labels: Mapping[str, int]) -> dict[str, int | None]:
+def find_labels(names: Sequence[str], prior_labels: Mapping[str, int]) -> dict[str, int | None]:
+    """The prior's label of each class, as :func:`build_class_map` finds it; None where the prior does not know it."""
     folded: dict[str, set[int]] = {}
     for name, label in prior_labels.items():
         folded.setdefault(name.casefold(), set()).add(label)
@@ -119,8 +142,8 @@ def _check(source: str, found: Mapping[str, int | None], prior_labels: Mapping[s
         raise ClassMapError(
             f"{source}: the prior does not know {len(unknown)} of {len(found)} classes: {some(unknown)}. "
             f"It knows {some(list(prior_labels))}. Pick classes that it knows (classes=), say which of its labels "
-            "stands for a class (label_map=), rename the source's folders to its label names or to ImageNet wnids, or "
-            "use another prior"
+            "stands for a class (label_map=; None for its null condition), teach it the class (dap prior adapt), "
+            "rename the source's folders to its label names or to ImageNet wnids, or use another prior"
         )
     by_label: dict[int | None, list[str]] = {}
     for name, label in found.items():

@@ -125,3 +125,12 @@ class Method(Protocol):
 
     def order(self, context: Context, artefact: Any, class_index: int, images: Tensor) -> list[int] | None:
         """The slots of a class, best first, by its finished images; None: as numbered. A method may leave it out."""
+
+    def files(self, context: Context, artefact: Any) -> Mapping[str, bytes]:
+        """What stands in the output folder beside the images, by path; a method may leave it out."""
+
+    def steps_per_slot(self, settings: SamplingSettings) -> int:
+        """How often the callback sees each slot that is wanted, for the progress bar.
+
+        A method may leave it out: it is then ``settings.num_inference_steps``.
+        """

@@ -31,7 +31,7 @@ from torch import Tensor
 from dap.errors import OptionError
 from dap.methods.base import Context, Unit
 from dap.methods.mgd3 import Modes, find_modes, largest_first
-from dap.sampling import sample
+from dap.sampling import SamplingSettings, sample
 
 __all__ = ["D4M"]
 
@@ -61,6 +61,10 @@ class D4M:
     def __post_init__(self) -> None:
         if not 0 < self.strength <= 1:
             raise OptionError(f"strength: expected a share of the steps above 0 and up to 1, got {self.strength}")
+
+    def steps_per_slot(self, settings: SamplingSettings) -> int:
+        """The steps that are taken from the noised prototype."""
+        return max(1, int(settings.num_inference_steps * self.strength))
 
     def prepare(self, context: Context) -> Modes:
         """The prototypes of each class; the largest cluster is the first."""

@@ -49,7 +49,7 @@ from dap.methods.guided import TERMS, SingleGuide
 from dap.methods.set_energy import ClassSet, LatentSetEnergyTerm, SetEnergyTerm, Sets, set_size
 from dap.registry import unknown_name
 from dap.rng import derive_seed
-from dap.sampling import check_settings, sample
+from dap.sampling import SamplingSettings, check_settings, sample
 from dap.selection import k_means, medoids_towards
 
 __all__ = ["DAPSet", "SetEnergy"]
@@ -175,6 +175,10 @@ class DAPSet(SingleGuide, SetEnergy):
         for option in ("candidates", "recurrences"):
             if type(value := getattr(self, option)) is not int or value < 1:
                 raise OptionError(f"{option}: expected a whole number of at least 1, got {value!r}")
+
+    def steps_per_slot(self, settings: SamplingSettings) -> int:
+        """Those of all candidates for a slot."""
+        return settings.num_inference_steps * self.candidates
 
     def prepare(self, context: Context) -> References:
         """As every guide by features does, after a look whether the scheduler takes recurrences."""

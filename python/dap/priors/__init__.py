@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +19,27 @@ __all__ = ["BUILTIN", "Prediction", "Prior", "load_prior"]
 BUILTIN = {"fashion-dit": Path(__file__).parents[1] / "assets" / "fashion_dit"}
 
 
-def load_prior(prior: Any, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Prior:
+def load_prior(
+    prior: Any,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Prior:
     """Opens a prior.
 
     Args:
         prior: "fashion-dit" (built in); the folder, hub id or object of a ``DiTPipeline``, a
             ``StableDiffusionPipeline``, or a pipeline with a ``UNet2DModel`` (``DDPMPipeline``, ``DDIMPipeline``,
-            ``LDMPipeline``); or a :class:`Prior` (``DiTPrior.from_pretrained(folder, learned_variance=True)``).
+            ``LDMPipeline``); the folder of an adapter (:func:`dap.adapt_prior`); or a :class:`Prior`
+            (``DiTPrior.from_pretrained(folder, learned_variance=True)``).
         device: Where to put a prior that is loaded here; the GPU if there is one.
         dtype: Of the weights of a prior that is loaded here; float32 if left out.
+        options: Of the prior's class by name, for example ``{"template": "art of {}"}``.
 
     Raises:
-        OptionError: It is none of these, or ``device`` or ``dtype`` are given for an object that has them already.
+        OptionError: It is none of these; ``device``, ``dtype`` or ``options`` are given for an object that has them
+            already; or the class has no such option.
         SourceError: The folder or hub id cannot be loaded.
 
     Example:
@@ -39,16 +50,27 @@ def load_prior(prior: Any, *, device: str | torch.device | None = None, dtype: t
     from diffusers import DiffusionPipeline
 
     from dap.device import named_device
+    from dap.priors.adapter import is_adapter, load_adapted
     from dap.priors.pipeline import pipeline_type
 
     if isinstance(prior, str | Path):
         folder = BUILTIN.get(str(prior), prior)
-        adapter = _adapter(pipeline_type(folder))
-        loaded: Prior = adapter.from_pretrained(folder, device=device, dtype=dtype or torch.float32, name=str(prior))
+        if is_adapter(folder):
+            return load_adapted(folder, device=device, dtype=dtype, options=options)
+        kind = _adapter(pipeline_type(folder))
+        more = _checked(kind, options)
+        loaded: Prior = kind.from_pretrained(
+            folder, device=device, dtype=dtype or torch.float32, name=str(prior), **more
+        )
         return loaded
     if not isinstance(prior, DiffusionPipeline) and not hasattr(prior, "denoise"):
         raise OptionError(f"prior: expected a name, a folder, a pipeline or a Prior, got {type(prior).__name__}")
-    opened: Prior = _adapter(type(prior).__name__)(prior) if isinstance(prior, DiffusionPipeline) else prior
+    opened: Prior = prior
+    if isinstance(prior, DiffusionPipeline):
+        kind = _adapter(type(prior).__name__)
+        opened = kind(prior, **_checked(kind, options))
+    elif options:
+        raise OptionError(f"options of the prior go into the object; {', '.join(options)} came beside one")
     if device is not None:
         wanted, has = named_device(device), opened.device
         if wanted.type != has.type or (wanted.index is not None and wanted.index != (has.index or 0)):
@@ -56,6 +78,15 @@ def load_prior(prior: Any, *, device: str | torch.device | None = None, dtype: t
     if dtype not in (None, opened.dtype):
         raise OptionError(f"dtype={dtype} was asked for, the prior object has {opened.dtype}: convert the object first")
     return opened
+
+
+def _checked(kind: Any, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Options that the class of priors has."""
+    known = [name for name in inspect.signature(kind.__init__).parameters if name not in ("self", "pipeline", "name")]
+    for name in options or {}:
+        if name not in known:
+            raise unknown_name(f"option of a {kind.__name__}", name, known)
+    return dict(options or {})
 
 
 def _adapter(pipeline_type: str) -> Any:

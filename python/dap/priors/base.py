@@ -42,6 +42,8 @@ class Prior(Protocol):
         block_names: Names of the blocks that can be tapped, in the order in which they run; counted from 1.
         recommended: Settings that the prior's folder recommends (``dap_prior.json``); see :mod:`dap.sampling.settings`.
         slot_bytes: Rough memory in bytes that one slot takes in a guided step; batch sizes are planned with it.
+        condition_shape: Shape of what stands for a label inside the network: (tables, D) of class embeddings, of which
+            a DiT has one in each block, (tokens, D) of text; None where there is no condition.
         device: Where the networks live.
         dtype: The denoiser's dtype.
     """
@@ -53,6 +55,7 @@ class Prior(Protocol):
     block_names: tuple[str, ...]
     recommended: Mapping[str, Any]
     slot_bytes: int
+    condition_shape: tuple[int, int] | None
     device: torch.device
     dtype: torch.dtype
 
@@ -90,11 +93,22 @@ class Prior(Protocol):
         guidance_scale: float = 1.0,
         taps: Collection[int] = (),
         through: bool = False,
+        condition: Tensor | None = None,
     ) -> Prediction:
         """One evaluation of the denoiser at x_t, with shape (B, C, h, w), already scaled for the model.
 
+        ``timestep`` is one for all, or one for each slot. ``condition``, (B, *condition_shape), stands in place of that
+        of the labels; with ``through`` the graph reaches it too.
+
         With gradients enabled, the graph from ``sample`` reaches the tapped blocks and ends at the deepest of them,
         unless ``through`` is set: then it reaches ``eps``.
+        """
+
+    def condition(self, labels: Tensor) -> Tensor:
+        """What stands for labels inside the network, float32 (B, *condition_shape).
+
+        Raises:
+            OptionError: The network has no condition.
         """
 
     def features(self, sample: Tensor, timestep: Tensor, labels: Tensor, block: int) -> Tensor:

@@ -40,6 +40,10 @@ class PipelinePrior(ABC):
         guided_channels: Apply classifier-free guidance to the first so many latent channels only. The DiT repository
             and its descendants guide 3 of 4; the others keep the conditional value. None guides all.
         recommended: Settings for sampling, as in ``dap_prior.json``.
+
+    Attributes:
+        pipeline: As given.
+        denoiser: As given.
     """
 
     pipeline_types: ClassVar[tuple[str, ...]] = ()  # as a folder's model_index.json calls them
@@ -47,6 +51,7 @@ class PipelinePrior(ABC):
     has_null: bool = True
     labels: Mapping[str, int]
     slot_bytes: int
+    condition_shape: tuple[int, int] | None
 
     def __init__(
         self,
@@ -62,7 +67,7 @@ class PipelinePrior(ABC):
         recommended: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name or f"{type(pipeline).__name__} object"
-        self._denoiser, self._vae, self._blocks = denoiser, first_stage, dict(blocks)
+        self.pipeline, self.denoiser, self._vae, self._blocks = pipeline, denoiser, first_stage, dict(blocks)
         self._scheduler: Any = pipeline.scheduler
         for module in filter(None, (denoiser, first_stage)):
             module.eval().requires_grad_(False)
@@ -137,7 +142,10 @@ class PipelinePrior(ABC):
             digest.update(json.dumps(_described(module.config), sort_keys=True, default=str).encode())
             for key, value in sorted(module.state_dict().items()):
                 digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
-                digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
+                digest.update(_bytes(value))
+        for key, value in self._beside().items():
+            digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
+            digest.update(_bytes(value))
         return {
             "name": self.name,
             "learned_variance": self._learned_variance,
@@ -146,7 +154,11 @@ class PipelinePrior(ABC):
         }
 
     def _networks(self) -> list[Any]:
-        return [module for module in (self._denoiser, self._vae) if module is not None]
+        return [module for module in (self.denoiser, self._vae) if module is not None]
+
+    def _beside(self) -> Mapping[str, Tensor]:
+        """What the prior knows beyond the weights of its networks; part of their hash."""
+        return {}
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -187,22 +199,24 @@ class PipelinePrior(ABC):
         guidance_scale: float = 1.0,
         taps: Collection[int] = (),
         through: bool = False,
+        condition: Tensor | None = None,
     ) -> Prediction:
         """See :meth:`dap.priors.base.Prior.denoise`.
 
         The conditional and the null pass run one after the other, so that only the former carries a graph.
         """
         with tapped(self._blocks, taps, cut=not through) as features:
-            conditional = self._run(sample, timestep, labels)
+            conditional = self._run(sample, timestep, labels, condition)
         channels = self.latent_shape[0]
         output = conditional[:, :channels]
         if guidance_scale != 1:
             guided = self._guided_channels or channels
             with torch.set_grad_enabled(through and torch.is_grad_enabled()):
-                null = self._run(sample, timestep, None)[:, :guided]
+                null = self._run(sample, timestep, None, None)[:, :guided]
             output = torch.cat([null + guidance_scale * (output[:, :guided] - null), output[:, guided:]], dim=1)
         if self._predicts == "v_prediction":  # Salimans and Ho, 2022: v = α ε − σ x_0
-            alpha, sigma = denoiser_level(self._scheduler, timestep.to(self.device))
+            levels = denoiser_level(self._scheduler, timestep.to(self.device))
+            alpha, sigma = (level.view(-1, 1, 1, 1) for level in levels)
             output = alpha * output + sigma * (sample if through else sample.detach())
         return Prediction(output, conditional[:, channels:] if self._learned_variance else None, features)
 
@@ -210,16 +224,21 @@ class PipelinePrior(ABC):
     def features(self, sample: Tensor, timestep: Tensor, labels: Tensor, block: int) -> Tensor:
         """See :meth:`dap.priors.base.Prior.features`."""
         with stopped_at(self._blocks, block) as features:
-            self._run(sample, timestep, labels)
+            self._run(sample, timestep, labels, None)
         return features[block]
 
-    def _run(self, sample: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
+    def _run(self, sample: Tensor, timestep: Tensor, labels: Tensor | None, condition: Tensor | None) -> Tensor:
         timesteps = timestep.to(self.device).expand(len(sample))
-        return self._forward(sample.to(self.dtype), timesteps, labels).float()
+        condition = None if condition is None else condition.to(self.device, self.dtype)
+        return self._forward(sample.to(self.dtype), timesteps, labels, condition).float()
 
     @abstractmethod
-    def _forward(self, sample: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
-        """The network's own output; labels None is the null condition."""
+    def condition(self, labels: Tensor) -> Tensor:
+        """See :meth:`dap.priors.base.Prior.condition`."""
+
+    @abstractmethod
+    def _forward(self, sample: Tensor, timesteps: Tensor, labels: Tensor | None, condition: Tensor | None) -> Tensor:
+        """The network's own output; labels None is the null condition, and ``condition`` comes before labels."""
 
 
 def pipeline_type(id_or_path: str | Path) -> str:
@@ -233,6 +252,10 @@ def pipeline_type(id_or_path: str | Path) -> str:
         return str(config["_class_name"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(id_or_path, "pipeline's", error) from error
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
 
 
 def _described(config: Any) -> dict[str, Any]:

@@ -18,13 +18,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from dap.data.classmap import WNID
+from dap.data.classmap import NULL_LABELS, WNID
 from dap.errors import FormatError, OptionError
+from dap.priors.concepts import encode_concept, initial_concept, read_concepts
 from dap.priors.pipeline import PipelinePrior
 from dap.priors.unet import activations, unet_blocks
 from dap.rng import derive_seed
 
-__all__ = ["StableDiffusionPrior"]
+__all__ = ["StableDiffusionPrior", "spoken"]
+
+CONCEPT = "\0"  # before the name of a class that has a learned word: no prompt begins so
 
 
 class StableDiffusionPrior(PipelinePrior):
@@ -35,8 +38,13 @@ class StableDiffusionPrior(PipelinePrior):
         template: The prompt of a class, with ``{}`` for its name; of an ImageNet wnid the first synonym is its name.
         prompts: Prompts of single classes by name, or a JSON file of them; they come before the template.
         negative_prompt: The null condition of classifier-free guidance.
+        concepts: Learned words (V, D) by class name, or a folder of them; such a word then stands for the class's name
+            in the template. Method ``d3m`` learns them.
         name: What the manifest calls it.
         recommended: Settings for sampling, as in ``dap_prior.json``.
+
+    Attributes:
+        concepts: Learned words (V, D) by class name.
 
     Raises:
         OptionError: A template without ``{}``, or a prompt that is longer than the text encoder reads.
@@ -60,6 +68,7 @@ class StableDiffusionPrior(PipelinePrior):
         template: str = "a photo of a {}",
         prompts: Mapping[str, str] | str | Path | None = None,
         negative_prompt: str = "",
+        concepts: Mapping[str, Tensor] | str | Path | None = None,
         name: str | None = None,
         recommended: Mapping[str, Any] | None = None,
     ) -> None:
@@ -72,12 +81,17 @@ class StableDiffusionPrior(PipelinePrior):
         )  # fmt: skip
         if template.count("{}") != 1:
             raise OptionError(f"template: expected one {{}} for the class's name, got {template!r}")
-        self._pipeline = pipeline
         self._template, self._prompts, self._negative = template, _read(prompts), negative_prompt
-        pipeline.text_encoder.eval().requires_grad_(False)
+        encoder = pipeline.text_encoder.eval().requires_grad_(False)
         self._check_length(negative_prompt)
-        self._embeddings: dict[str, Tensor] = {}
+        self.concepts = read_concepts(concepts)
+        for word, concept in self.concepts.items():
+            if concept.dim() != 2 or concept.shape[1] != encoder.get_input_embeddings().embedding_dim:
+                width = encoder.get_input_embeddings().embedding_dim
+                raise OptionError(f"concept {word!r}: expected shape (V, {width}), got {tuple(concept.shape)}")
+        self._states: dict[str, Tensor] = {}
         self._known: dict[int, str] = {}
+        self.condition_shape = (pipeline.tokenizer.model_max_length, unet.config.cross_attention_dim)
         self.slot_bytes = activations(unet) * self.dtype.itemsize
 
     def labels_of(self, class_names: Sequence[str]) -> Mapping[str, int]:
@@ -88,35 +102,63 @@ class StableDiffusionPrior(PipelinePrior):
         """
         found = {}
         for name in class_names:
-            prompt = self._prompts.get(name) or self._template.format(_spoken(name))
+            if name in self.concepts:
+                found[name] = derive_seed("concept", self._template, _digest(self.concepts[name])) >> 32
+                self._known[found[name]] = f"{CONCEPT}{name}"
+                continue
+            prompt = self._prompts.get(name) or self._template.format(spoken(name))
             self._check_length(prompt)
             found[name] = derive_seed("prompt", prompt) >> 32  # indexes have labels of 31 bits
             self._known[found[name]] = prompt
         return found
 
+    def condition(self, labels: Tensor) -> Tensor:
+        """Hidden states of the prompts, (B, tokens, width)."""
+        return torch.stack([self._embedding(self._prompt(label)) for label in labels.tolist()]).float()
+
+    def concept(self, name: str, vectors: int) -> Tensor:
+        """Where the learned word of a class starts: the token embeddings of its name, float32 (vectors, D)."""
+        return initial_concept(self.pipeline, spoken(name), vectors).to(self.device)
+
+    def concept_states(self, concept: Tensor) -> Tensor:
+        """Hidden states (tokens, width) of the template with a word (V, D) in it, with the graph to the word."""
+        return encode_concept(self.pipeline, self._template, concept)
+
+    def with_concepts(self, concepts: Mapping[str, Tensor]) -> StableDiffusionPrior:
+        """The same prior with learned words, (V, D) by class name; the pipeline is shared."""
+        return StableDiffusionPrior(
+            self.pipeline, template=self._template, prompts=self._prompts, negative_prompt=self._negative,
+            concepts=concepts, name=self.name, recommended=self.recommended,
+        )  # fmt: skip
+
     def describe(self) -> dict[str, Any]:
         """As of every pipeline, and the prompts' parts."""
-        vocabulary = json.dumps(self._pipeline.tokenizer.get_vocab(), sort_keys=True)
+        vocabulary = json.dumps(self.pipeline.tokenizer.get_vocab(), sort_keys=True)
         return super().describe() | {
             "template": self._template,
             "prompts": dict(self._prompts),
             "negative_prompt": self._negative,
             "vocabulary": hashlib.sha256(vocabulary.encode()).hexdigest(),
+            **({"concepts": {name: _digest(own) for name, own in self.concepts.items()}} if self.concepts else {}),
         }
 
     def _networks(self) -> list[Any]:
-        return [*super()._networks(), self._pipeline.text_encoder]
+        return [*super()._networks(), self.pipeline.text_encoder]
 
-    def _forward(self, sample: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
-        prompts = (
-            [self._negative] * len(sample) if labels is None else [self._known[label] for label in labels.tolist()]
-        )
-        states = torch.stack([self._embedding(prompt) for prompt in prompts])
-        output: Tensor = self._denoiser(sample, timesteps, encoder_hidden_states=states).sample
+    def _forward(self, sample: Tensor, timesteps: Tensor, labels: Tensor | None, condition: Tensor | None) -> Tensor:
+        states = condition
+        if states is None:
+            prompts = [self._negative] * len(sample) if labels is None else map(self._prompt, labels.tolist())
+            states = torch.stack([self._embedding(prompt) for prompt in prompts])
+        output: Tensor = self.denoiser(sample, timesteps, encoder_hidden_states=states).sample
         return output
 
+    def _prompt(self, label: int) -> str:
+        """A class that stands for no label is asked for as classifier-free guidance asks for anything."""
+        return self._negative if label >= NULL_LABELS and label not in self._known else self._known[label]
+
     def _check_length(self, prompt: str) -> None:
-        tokenizer = self._pipeline.tokenizer
+        tokenizer = self.pipeline.tokenizer
         tokens, most = len(tokenizer(prompt).input_ids), tokenizer.model_max_length
         if tokens > most:
             raise OptionError(f"prompt {prompt!r}: has {tokens} tokens, the text encoder reads {most}; shorten it")
@@ -124,13 +166,16 @@ class StableDiffusionPrior(PipelinePrior):
     @torch.no_grad()
     def _embedding(self, prompt: str) -> Tensor:
         """Hidden states of a prompt, (tokens, width); computed once."""
-        if prompt not in self._embeddings:
-            states = self._pipeline.encode_prompt(prompt, self.device, 1, do_classifier_free_guidance=False)[0]
-            self._embeddings[prompt] = states[0].to(self.dtype)
-        return self._embeddings[prompt]
+        if prompt not in self._states:
+            if prompt.startswith(CONCEPT):
+                states = self.concept_states(self.concepts[prompt.removeprefix(CONCEPT)].to(self.device))
+            else:
+                states = self.pipeline.encode_prompt(prompt, self.device, 1, do_classifier_free_guidance=False)[0][0]
+            self._states[prompt] = states.to(self.dtype)
+        return self._states[prompt]
 
 
-def _spoken(name: str) -> str:
+def spoken(name: str) -> str:
     """A class's name as a prompt says it."""
     if WNID.fullmatch(name):
         from timm.data.imagenet_info import ImageNetInfo  # imports torch: only where there are wnids to look up
@@ -139,6 +184,10 @@ def _spoken(name: str) -> str:
         if name in info.label_names():
             name = info.label_name_to_description(name)
     return name.split(",")[0].replace("_", " ").strip()
+
+
+def _digest(concept: Tensor) -> str:
+    return hashlib.sha256(concept.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def _read(prompts: Mapping[str, str] | str | Path | None) -> dict[str, str]:

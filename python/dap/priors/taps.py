@@ -1,8 +1,8 @@
-"""Reading hidden states of a network at its blocks, and ending its gradient there."""
+"""Reading hidden states of a network at its blocks, ending its gradient there, and putting others in their place."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dap.errors import OptionError
 
-__all__ = ["stopped_at", "tapped"]
+__all__ = ["replaced", "stopped_at", "tapped"]
 
 
 @contextmanager
@@ -69,6 +69,19 @@ def stopped_at(blocks: Mapping[str, nn.Module], number: int) -> Iterator[dict[in
             with suppress(_Stop):
                 yield taken
         finally:
+            handle.remove()
+
+
+@contextmanager
+def replaced(modules: Sequence[nn.Module], outputs: Sequence[Tensor]) -> Iterator[None]:
+    """While the network runs, modules give these outputs instead of their own."""
+    handles = []
+    try:
+        for module, output in zip(modules, outputs, strict=True):
+            handles.append(module.register_forward_hook(lambda *_, output=output: output))
+        yield
+    finally:
+        for handle in handles:
             handle.remove()
 
 

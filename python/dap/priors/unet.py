@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from dap.errors import OptionError
 from dap.priors.pipeline import PipelinePrior
+from dap.priors.tables import ClassTables
 from dap.rng import derive_seed
 
 __all__ = ["UNetPrior", "activations", "unet_blocks"]
@@ -32,6 +34,7 @@ class UNetPrior(PipelinePrior):
         class_names: Of a network with class embeddings, in their order; their numbers if left out.
         name: What the manifest calls it.
         recommended: Settings for sampling, as in ``dap_prior.json``.
+        learned: Embeddings (1, D) of classes that the network was taught later, by name; see :func:`dap.adapt_prior`.
     """
 
     pipeline_types: ClassVar[tuple[str, ...]] = ("DDPMPipeline", "DDIMPipeline", "LDMPipeline")
@@ -44,6 +47,7 @@ class UNetPrior(PipelinePrior):
         class_names: Sequence[str] | None = None,
         name: str | None = None,
         recommended: Mapping[str, Any] | None = None,
+        learned: Mapping[str, Tensor] | None = None,
     ) -> None:
         unet: Any = pipeline.unet
         first_stage = getattr(pipeline, "vqvae", None) or getattr(pipeline, "vae", None)
@@ -53,23 +57,54 @@ class UNetPrior(PipelinePrior):
             pipeline, unet, first_stage, blocks, size=_side(unet), name=name,
             recommended={"guidance_scale": 1.0, "block": middle, **(recommended or {})},
         )  # fmt: skip
-        self._classes: int | None = unet.config.num_class_embeds
-        if unet.class_embedding is not None and self._classes is None:
+        classes: int | None = unet.config.num_class_embeds
+        if unet.class_embedding is not None and classes is None:
             raise OptionError(f"{self.name}: expected class embeddings by number, got {unet.config.class_embed_type!r}")
-        named = class_names or [str(label) for label in range(self._classes or 0)]
-        if len(set(named)) != (self._classes or 0):
-            raise OptionError(f"class_names: expected {self._classes or 0} different names, got {len(set(named))}")
-        self._labels = {label: number for number, label in enumerate(named)}
+        named = class_names or [str(label) for label in range(classes or 0)]
+        if len(set(named)) != (classes or 0):
+            raise OptionError(f"class_names: expected {classes or 0} different names, got {len(set(named))}")
+        embedding = unet.class_embedding
+        if learned and embedding is None:
+            raise OptionError(f"{self.name}: has no class embeddings, so none can be learned")
+        self._tables = None if embedding is None else ClassTables([embedding], [embedding], null=None, learned=learned)
+        self.condition_shape = self._tables.shape if self._tables else None
+        self._class_names = named
+        own = {label: number for number, label in enumerate(named)}
+        self._labels = {**own, **(self._tables.labels if self._tables else {})}
         self.slot_bytes = activations(unet) * self.dtype.itemsize
 
     def labels_of(self, class_names: Sequence[str]) -> Mapping[str, int]:
         """The network's own labels; without class embeddings any name has an id, which means nothing to the network."""
-        return self._labels if self._classes else {name: derive_seed("class", name) >> 32 for name in class_names}
+        return self._labels if self._tables else {name: derive_seed("class", name) >> 32 for name in class_names}
 
-    def _forward(self, sample: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
+    def with_learned(self, learned: Mapping[str, Tensor], *, name: str) -> UNetPrior:
+        """The same prior, under another name, with embeddings of further classes; the pipeline is shared."""
+        return UNetPrior(
+            self.pipeline, class_names=self._class_names, name=name, recommended=self.recommended, learned=learned
+        )
+
+    def _beside(self) -> Mapping[str, Tensor]:
+        return self._tables.learned if self._tables else {}
+
+    def condition(self, labels: Tensor) -> Tensor:
+        """The class embedding, (B, 1, D)."""
+        if self._tables is None:
+            raise OptionError(f"{self.name}: has no class embeddings, so there is no condition to start from")
+        return self._tables.of(labels.to(self.device))
+
+    def _forward(self, sample: Tensor, timesteps: Tensor, labels: Tensor | None, condition: Tensor | None) -> Tensor:
         if labels is None:
             raise OptionError(f"{self.name}: has no null condition; use guidance_scale=1")
-        output: Tensor = self._denoiser(sample, timesteps, class_labels=labels if self._classes else None).sample
+        if self._tables is None:
+            return self._output(sample, timesteps, None)
+        if condition is None and self._tables.are_own(labels):
+            return self._output(sample, timesteps, labels)
+        rows = self._tables.of(labels).to(self.dtype) if condition is None else condition
+        with self._tables.replaced_by(rows):
+            return self._output(sample, timesteps, torch.zeros_like(labels))
+
+    def _output(self, sample: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
+        output: Tensor = self.denoiser(sample, timesteps, class_labels=labels).sample
         return output
 
 

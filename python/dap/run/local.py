@@ -88,6 +88,7 @@ class Run:
         self._folders = [entry["folder"] for entry in header["class_map"]]
         recorded = (before["files"] if before else {}) | (read_ledger(out) if before else {})
         self._files = verify_files(out, recorded)
+        self._lost = recorded.keys() - self._files.keys()
         self._manifest = dict(header) | {"ipc": ipc, "ipc_stages": stages, "batch_size": size}
         self._seconds = dict(before["seconds"]) if before else {}
         self._finished = before is not None and before["status"] == "complete" and before["ipc"] == ipc
@@ -100,7 +101,7 @@ class Run:
     @property
     def complete(self) -> bool:
         """Whether the manifest says that this run was finished, and all of its files are there."""
-        return self._finished and not self.missing
+        return self._finished and not self.missing and not self._lost
 
     def execute(
         self, method: Method, context: Context, artefact: Any, missing: Sequence[Unit], seconds: Mapping[str, float]
@@ -117,8 +118,11 @@ class Run:
         self.out.mkdir(parents=True, exist_ok=True)
         self._sweep()
         self._manifest["record"] = method.record(context, artefact)
+        if hasattr(method, "files"):
+            for path, data in method.files(context, artefact).items():
+                self._files[path] = self._keep(path, data)
         self._add_seconds(seconds)
-        self._finished = False
+        self._finished, self._lost = False, set()
         self._write(complete=False)
         start = time.monotonic()
         for unit in missing:

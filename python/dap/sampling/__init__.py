@@ -1,6 +1,7 @@
 """The denoising loop and what guides it."""
 
 from dap.sampling.loop import StepCallback, check_settings, sample
+from dap.sampling.objective import denoising_loss, draw_noised
 from dap.sampling.settings import SamplingSettings
 from dap.sampling.term import DeltaTerm, EnergyTerm, StepState, Term, Window
 
@@ -13,5 +14,7 @@ __all__ = [
     "Term",
     "Window",
     "check_settings",
+    "denoising_loss",
+    "draw_noised",
     "sample",
 ]

@@ -1,0 +1,63 @@
+"""The objective that a denoiser was trained on, for what is learned with it frozen: classes, words, estimates.
+
+L = ‖ε − ε_θ(x_t, t, c)‖² / D with x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε and D the number of values of x_0 (Ho et al.,
+"Denoising Diffusion Probabilistic Models", 2020, Eq. 14). Of a network that predicts v, ε_θ is what belongs to its v.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dap.priors import Prior
+from dap.priors.schedulers import denoiser_level
+
+__all__ = ["denoising_loss", "draw_noised"]
+
+
+def denoising_loss(
+    prior: Prior,
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    labels: Tensor,
+    *,
+    condition: Tensor | None = None,
+    guidance_scale: float = 1.0,
+) -> Tensor:
+    """L of each latent, with the graph to latents, condition and whatever of the network is trained.
+
+    Args:
+        prior: The diffusion model.
+        latents: x_0, float32 (B, C, h, w).
+        noise: ε, of the same shape.
+        timesteps: t, int64 (B,).
+        labels: The prior's labels, int64 (B,).
+        condition: (B, *condition_shape), in place of that of the labels.
+        guidance_scale: Of classifier-free guidance.
+
+    Returns:
+        float32 (B,).
+
+    Example:
+        >>> from dap.priors import load_prior
+        >>> prior, x = load_prior("fashion-dit"), torch.zeros(2, 8, 8, 8)
+        >>> denoising_loss(prior, x, torch.randn_like(x), torch.tensor([10, 500]), torch.tensor([0, 1])).shape
+        torch.Size([2])
+    """
+    timesteps = timesteps.to(prior.device)
+    scheduler = prior.scheduler("ddpm", 1)
+    alpha, sigma = (level.view(-1, 1, 1, 1) for level in denoiser_level(scheduler, timesteps))
+    latents, noise = latents.to(prior.device), noise.to(prior.device)
+    predicted = prior.denoise(
+        alpha * latents + sigma * noise, timesteps, labels.to(prior.device), guidance_scale=guidance_scale,
+        through=True, condition=condition,
+    ).eps  # fmt: skip
+    return (noise - predicted).square().mean((1, 2, 3))
+
+
+def draw_noised(count: int, prior: Prior, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Noise (B, C, h, w) and timesteps (B,), uniform over the schedule, from a CPU generator."""
+    levels = len(prior.scheduler("ddpm", 1).alphas_cumprod)
+    noise = torch.randn((count, *prior.latent_shape), generator=generator)
+    return noise, torch.randint(levels, (count,), generator=generator)
