@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from dap.methods import DAP, IGD, DAPSet, ManifoldGD
+from dap.methods import DAP, IGD, LD3M, CoDA, DAPSet, ManifoldGD
 from dap.methods.dap_set import SetEnergy
 from dap.methods.mgd3 import MGD3, Mode
+from dap.methods.plug_and_play import PlugAndPlay
 
 Rows = dict[str, dict[str, Any]]
 
@@ -29,6 +30,8 @@ TEST: Rows = HEADLINE | {
 }  # fmt: skip
 IGD_TEST: Rows = BASELINES | {name: {"method": name} for name in ("dap_set", "igd:fashion")}
 IGD_TEST["igd, published scales"] = {"method": IGD(**FASHION_IGD | {"scale": 5.0, "deviation": 120.0})}
+OTHERS: Rows = BASELINES | {name: {"method": name} for name in ("coda:fashion", "plug_and_play:fashion")}
+LD3M_TEST: Rows = BASELINES | {"ld3m:fashion": {"method": "ld3m:fashion"}}
 SCALING: Rows = {
     "dap_set, 100 steps": {"method": "dap_set", "num_inference_steps": 100},
     "dap_set, recurrences=2": {"method": DAPSet(recurrences=2)},
@@ -90,6 +93,29 @@ TUNING: dict[str, Rows] = {
     "igd": {
         f"igd scale={scale} stop={stop}": {"method": IGD(**FASHION_IGD | {"scale": scale, "stop": stop})}
         for scale, stop in ((0.005, 0.4), (0.01, 0.4), (0.02, 0.4), (0.05, 0.4), (0.1, 0.4), (0.05, 0.8))
+    },
+    "plug_and_play": {
+        f"plug_and_play {options}": {"method": PlugAndPlay(**{"steps": 50, "learning_rate": 0.1} | options)}
+        for options in (
+            {"steps": 100},
+            {"refine": 0.5},
+            {"refine": 0.7},
+            {"refine": 0.5, "learning_rate": 0.3},
+            {"refine": 0.7, "learning_rate": 0.3},
+            {"refine": 0.7, "learning_rate": 0.3, "constraint": "kernel", "weight": 0.03},
+            {"refine": 0.7, "learning_rate": 0.3, "constraint": "classifier", "weight": 0.03},
+            {"refine": 0.7, "learning_rate": 0.3, "constraint": "kernel", "weight": 0.3},
+            {"refine": 0.7, "learning_rate": 0.3, "constraint": "classifier", "weight": 0.3},
+            {"refine": 0.7, "learning_rate": 0.3, "constraint": "kernel", "weight": 1.0},
+        )
+    },
+    "coda": {
+        f"coda scale={scale} stop={stop}": {"method": CoDA(scale=scale, stop=stop)}
+        for scale, stop in ((0.03, 0.5), (0.03, 0.88), (0.1, 0.5), (0.1, 0.88), (0.3, 0.5), (1.0, 0.5))
+    },
+    "ld3m": {
+        f"ld3m {options}": {"method": LD3M(**LD3M.presets["fashion"] | options)}
+        for options in ({}, {"learning_rate": 3.0}, {"learning_rate": 30.0}, {"matching": "gradient"}, {"steps": 15})
     },
     "windows": {
         f"{name} stop={stop}": {"method": name, "method_options": {"stop": stop}}

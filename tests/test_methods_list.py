@@ -23,8 +23,8 @@ from dap.methods import METHODS, TERMS, Guide, MethodInfo, get_method, info
 from dap.registry import Registry
 
 BUILT_IN = [
-    "random", "herding", "k_center", "k_medoids", "dit", "dap", "mgd3", "manifold_gd", "igd", "d4m", "dap_set",
-    "guided",
+    "random", "herding", "k_center", "k_medoids", "dit", "dap", "mgd3", "manifold_gd", "igd", "d4m", "d3m",
+    "ld3m", "coda", "plug_and_play", "dap_set", "guided",
 ]  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("own_tables")
@@ -70,6 +70,8 @@ def test_the_list_says_what_there_is_to_know():
         "k_center",
         "dit",
         "dap",
+        "d3m",
+        "plug_and_play",
     }
     with pytest.raises(dataclasses.FrozenInstanceError):
         methods[0].name = "other"

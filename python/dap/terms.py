@@ -7,10 +7,11 @@ Each is defined in the file of its paper, in :mod:`dap.methods`.
 
 from __future__ import annotations
 
+from dap.methods.coda import Representative
 from dap.methods.dap import KernelDistance
 from dap.methods.dap_set import SetEnergy
 from dap.methods.igd import Influence
 from dap.methods.manifold_gd import ManifoldMode
 from dap.methods.mgd3 import Mode
 
-__all__ = ["Influence", "KernelDistance", "ManifoldMode", "Mode", "SetEnergy"]
+__all__ = ["Influence", "KernelDistance", "ManifoldMode", "Mode", "Representative", "SetEnergy"]

@@ -10,9 +10,10 @@ import shutil
 import sys
 from pathlib import Path
 
-__all__ = ["INDEXES", "LATENTS", "SHARDS", "SURROGATES", "cache_folder", "cache_size", "clear_cache"]
+__all__ = ["CONCEPTS", "INDEXES", "LATENTS", "SHARDS", "SURROGATES", "cache_folder", "cache_size", "clear_cache"]
 
-INDEXES, LATENTS, SHARDS, SURROGATES = (
+CONCEPTS, INDEXES, LATENTS, SHARDS, SURROGATES = (
+    "concepts",
     "indexes",
     "latents",
     "shards",
@@ -53,6 +54,6 @@ def cache_size() -> int:
 def clear_cache() -> int:
     """Deletes what dap put into the cache, and nothing else; returns the bytes that were freed."""
     before = cache_size()
-    for folder in (INDEXES, LATENTS, SHARDS, SURROGATES):
+    for folder in (CONCEPTS, INDEXES, LATENTS, SHARDS, SURROGATES):
         shutil.rmtree(cache_folder() / folder, ignore_errors=True)
     return before - cache_size()

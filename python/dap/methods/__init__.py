@@ -8,6 +8,8 @@ from typing import Any
 from dap.config import from_options
 from dap.errors import OptionError
 from dap.methods.base import Context, Method, Slot, Unit
+from dap.methods.coda import CoDA
+from dap.methods.d3m import D3M
 from dap.methods.d4m import D4M
 from dap.methods.dap import DAP
 from dap.methods.dap_set import DAPSet
@@ -18,18 +20,23 @@ from dap.methods.igd import IGD
 from dap.methods.info import METHODS, MethodInfo, check_method, list_methods, register_method
 from dap.methods.k_center import KCenter
 from dap.methods.k_medoids import KMedoids
+from dap.methods.ld3m import LD3M
 from dap.methods.manifold_gd import ManifoldGD
 from dap.methods.mgd3 import MGD3
+from dap.methods.plug_and_play import PlugAndPlay
 from dap.methods.random import Random
 from dap.registry import unknown_name
 
 __all__ = [
-    "D4M", "DAP", "IGD", "METHODS", "MGD3", "TERMS", "Context", "DAPSet", "DiT", "Guide", "Guided", "Herding",
-    "KCenter", "KMedoids", "ManifoldGD", "Method", "MethodInfo", "Random", "SingleGuide", "Slot", "Unit", "get_method",
-    "list_methods", "register_method",
+    "D3M", "D4M", "DAP", "IGD", "LD3M", "METHODS", "MGD3", "TERMS", "CoDA", "Context", "DAPSet", "DiT", "Guide",
+    "Guided", "Herding", "KCenter", "KMedoids", "ManifoldGD", "Method", "MethodInfo", "PlugAndPlay", "Random",
+    "SingleGuide", "Slot", "Unit", "get_method", "list_methods", "register_method",
 ]  # fmt: skip
 
-for _method in (Random, Herding, KCenter, KMedoids, DiT, DAP, MGD3, ManifoldGD, IGD, D4M, DAPSet, Guided):
+for _method in (
+    Random, Herding, KCenter, KMedoids, DiT, DAP, MGD3, ManifoldGD, IGD, D4M, D3M, LD3M, CoDA, PlugAndPlay, DAPSet,
+    Guided,
+):  # fmt: skip
     register_method(_method)
 
 

@@ -54,14 +54,17 @@ __all__ = ["MGD3", "Clusters", "Mode", "ModeTerm", "Modes", "find_modes", "large
 
 @dataclass(frozen=True)
 class Clusters:
-    """The clusters of a class, in the order of its slots: centres (ipc, D), and the cluster of each row, int64 (N,)."""
+    """The clusters of a class, in the order of its slots: centres (ipc, D), and the cluster of each row, int64 (N,).
+
+    The cluster of a row that is in none is −1.
+    """
 
     centers: npt.NDArray[np.float64]
     labels: npt.NDArray[np.int64]
 
     def in_order(self, order: npt.NDArray[np.int64]) -> Clusters:
         """The same with cluster ``order[i]`` as number i."""
-        return Clusters(self.centers[order], np.argsort(order)[self.labels])
+        return Clusters(self.centers[order], np.append(np.argsort(order), -1)[self.labels])
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def find_modes(context: Context, cluster: Callable[[npt.NDArray[np.float32], int
         found = cluster(rows, context.ipc, derive_seed(context.seed, "modes", name))
         centers = found.centers.astype(np.float32)
         modes.latents[name] = torch.from_numpy(centers).reshape(-1, *prior.latent_shape)
-        modes.sizes[name] = np.bincount(found.labels, minlength=context.ipc).tolist()
+        modes.sizes[name] = np.bincount(found.labels[found.labels >= 0], minlength=context.ipc).tolist()
         modes.nearest[name] = [ids[row] for row in np.asarray(nearest(centers, rows)[1])[:, 0]]
     return modes
 
@@ -167,18 +170,28 @@ def largest_first(rows: npt.NDArray[np.float32], count: int, seed: int) -> Clust
 
 @dataclass(frozen=True)
 class ModeTerm:
-    """The change that pulls each slot to its mode, (B, C, h, w); the loop multiplies it by the scale."""
+    """The change that pulls each slot to its mode, (B, C, h, w); the loop multiplies it by the scale.
+
+    Attributes:
+        modes: (B, C, h, w).
+        window: The steps in which it acts.
+        scale: λ.
+        at: Where it acts.
+        factor: Of g in a step; None: σ_t, or −√(1 − ᾱ_t) at "eps".
+    """
 
     modes: Tensor
     window: Window
     scale: float
     at: Any
+    factor: float | None = None
     needs: Literal["nothing"] = "nothing"
     taps: frozenset[int] = frozenset()
 
     def delta(self, state: StepState) -> Tensor:
-        """The change g · σ_t, or −g · √(1 − ᾱ_t) at "eps"."""
-        return (self.modes - state.x0) * (-state.sigma if self.at == "eps" else state.std)
+        """The change, g times its factor."""
+        own = -state.sigma if self.at == "eps" else state.std
+        return (self.modes - state.x0) * (own if self.factor is None else self.factor)
 
 
 @dataclass(frozen=True)

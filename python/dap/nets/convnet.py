@@ -80,6 +80,11 @@ class ConvNet(nn.Module):
         logits: Tensor = self.layers(images.contiguous(memory_format=torch.channels_last))
         return logits
 
+    def features(self, images: Tensor) -> Tensor:
+        """What the last layer sees of images, with shape (B, width · side²)."""
+        hidden: Tensor = self.layers[:-1](images.contiguous(memory_format=torch.channels_last))
+        return hidden
+
 
 class NetBuilder(Protocol):
     """Builds one named network; its initial weights come from the generator alone."""

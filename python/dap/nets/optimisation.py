@@ -1,0 +1,149 @@
+"""One resumable loop for whatever is trained beside classifiers: priors, embeddings, low-rank adapters.
+
+AdamW (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019) with gradients clipped to norm 1; the
+learning rate warms up, stays, and falls linearly over the second half. What is drawn in a step comes from a generator
+of that step alone, so that training which was stopped goes on with the same bytes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from dap import rng
+from dap.data.files import write_atomic
+from dap.errors import DivergedError, FormatError
+
+__all__ = ["Trained", "learning_rate", "optimise"]
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's
+SAVE_SECONDS, HISTORY = 60.0, 100  # between two checkpoints; steps whose losses make one entry of the history
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What :func:`optimise` tells of a training.
+
+    Attributes:
+        average: The moving average of each parameter; empty where none was asked for.
+        losses: Mean loss of each 100 steps.
+        seconds: Spent on all steps, in this process and earlier ones.
+    """
+
+    average: Mapping[str, Tensor]
+    losses: list[float]
+    seconds: float
+
+
+def learning_rate(step: int, steps: int, warm_up: int) -> float:
+    """The learning rate of a step, counted from 0, as a share of the peak.
+
+    Example:
+        >>> [learning_rate(step, 8, 2) for step in (0, 1, 4, 7)]
+        [0.5, 1.0, 1.0, 0.25]
+    """
+    return min(1.0, (step + 1) / max(warm_up, 1), 2 * (steps - step) / steps)
+
+
+def optimise(
+    parameters: Mapping[str, Tensor],
+    loss: Callable[[torch.Generator], Tensor],
+    *,
+    steps: int,
+    peak_lr: float,
+    seed: tuple[int | str, ...],
+    checkpoint: Path,
+    warm_up: int = 0,
+    betas: tuple[float, float] = (0.9, 0.99),
+    weight_decay: float = 0.0,
+    average: float | None = None,
+    title: str = "training",
+    progress: bool = False,
+) -> Trained:
+    """Trains parameters in place, from a checkpoint if there is one; it is written about once a minute and at the end.
+
+    Args:
+        parameters: Leaf tensors by name, float32.
+        loss: The scalar loss of one step, from a CPU generator for what it draws.
+        steps: Number of steps.
+        peak_lr: The largest learning rate.
+        seed: Names the training: with the step's number it seeds each step's generator.
+        checkpoint: A safetensors file; its folder exists.
+        warm_up: Steps in which the learning rate rises.
+        betas: AdamW's.
+        weight_decay: AdamW's, decoupled.
+        average: Decay of the exponential moving average of the parameters, in [0, 1); it is lower in the first steps.
+        title: Of the progress bar.
+        progress: Whether to show one.
+
+    Raises:
+        FormatError: The checkpoint is not of these parameters.
+        DivergedError: A loss is not finite.
+    """
+    optimizer = torch.optim.AdamW(parameters.values(), lr=peak_lr, betas=betas, weight_decay=weight_decay)
+    means = {} if average is None else {name: each.detach().clone() for name, each in parameters.items()}
+    done, before, history = 0, 0.0, torch.zeros(0)
+    if checkpoint.is_file():
+        kept, notes = _read(checkpoint, list(parameters), averaged=average is not None)
+        done, before, history = int(notes["step"]), float(notes["seconds"]), kept["history"]
+        for name, each in parameters.items():
+            each.data.copy_(kept[f"parameter {name}"])
+            moments = {key: kept[f"{key} {name}"].to(each) for key in MOMENTS}
+            optimizer.state[each] = {"step": torch.tensor(float(done)), **moments}
+        for name, mean in means.items():
+            mean.copy_(kept[f"average {name}"])
+
+    start = saved = time.monotonic()
+
+    def save_all() -> None:
+        tensors = {"history": history} | {f"average {name}": mean for name, mean in means.items()}
+        for name, each in parameters.items():
+            moments = optimizer.state[each]
+            tensors |= {f"parameter {name}": each.detach()} | {f"{key} {name}": moments[key] for key in MOMENTS}
+        notes = {"step": str(done), "seconds": f"{before + time.monotonic() - start:.1f}"}
+        held = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        write_atomic(checkpoint, save(held, metadata=notes))
+
+    with tqdm(total=steps, initial=done, desc=title, unit="step", disable=not progress) as bar:
+        while done < steps:
+            value = loss(rng.generator(*seed, done))
+            if not torch.isfinite(value):
+                raise DivergedError(f"{title}: the loss of step {done} is not finite; lower the learning rate")
+            optimizer.zero_grad()
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+            for group in optimizer.param_groups:
+                group["lr"] = peak_lr * learning_rate(done, steps, warm_up)
+            optimizer.step()
+            history = torch.cat([history, value.detach().cpu()[None]])
+            done += 1
+            if average is not None:
+                decay = min(average, (1 + done) / (10 + done))
+                torch._foreach_lerp_(list(means.values()), [each.detach() for each in parameters.values()], 1 - decay)
+            bar.update()
+            if time.monotonic() - saved > SAVE_SECONDS or done == steps:
+                save_all()
+                saved = time.monotonic()
+                bar.set_postfix(loss=f"{history[-HISTORY:].mean():.4f}", refresh=False)
+    losses = [float(part.mean()) for part in history.split(HISTORY)] if len(history) else []
+    return Trained(means, losses, before + time.monotonic() - start)
+
+
+def _read(checkpoint: Path, names: Sequence[str], *, averaged: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+    kinds = ("parameter", *MOMENTS, *(("average",) if averaged else ()))
+    try:
+        with safe_open(checkpoint, framework="pt") as file:
+            tensors, notes = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    except SafetensorError as error:
+        raise FormatError(f"{checkpoint}: damaged ({error}); delete it to train from the start") from error
+    if tensors.keys() != {"history", *(f"{kind} {name}" for kind in kinds for name in names)}:
+        raise FormatError(f"{checkpoint}: not a checkpoint of this training; delete it to train from the start")
+    return tensors, notes
