@@ -21,18 +21,21 @@ if TYPE_CHECKING:
     from dap.dataset import DistilledDataset
     from dap.kernels import list_kernels
     from dap.methods import list_methods, register_method
+    from dap.training import adapt_prior, train_prior
 
 __version__: str = build_info()["version"]
 
 __all__ = [
-    "DistilledDataset", "__version__", "build_index", "distill", "errors", "evaluate", "kernels", "list_kernels",
-    "list_methods", "load", "methods", "metrics", "open_index", "register_method", "terms",
+    "DistilledDataset", "__version__", "adapt_prior", "build_index", "distill", "errors", "evaluate", "kernels",
+    "list_kernels", "list_methods", "load", "methods", "metrics", "open_index", "register_method", "terms",
+    "train_prior",
 ]  # fmt: skip
 
 _HOMES = {
     "build_index": "dap.api", "distill": "dap.api", "evaluate": "dap.api", "load": "dap.api",
     "open_index": "dap.index", "list_kernels": "dap.kernels", "list_methods": "dap.methods",
-    "register_method": "dap.methods", "DistilledDataset": "dap.dataset",
+    "register_method": "dap.methods", "DistilledDataset": "dap.dataset", "adapt_prior": "dap.training",
+    "train_prior": "dap.training",
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from dap.cli.index import index
 from dap.cli.info import info
 from dap.cli.methods import methods
 from dap.cli.pack import pack
+from dap.cli.prior import prior
 from dap.errors import DapError
 
 __all__ = ["main"]
@@ -29,7 +30,7 @@ def dap(debug: bool) -> None:
     """Distils a labelled image dataset into a few images per class, with a diffusion model as prior."""
 
 
-for _command in (bench, cache, distill, evaluate, index, info, methods, pack):
+for _command in (bench, cache, distill, evaluate, index, info, methods, pack, prior):
     dap.add_command(_command)
 
 

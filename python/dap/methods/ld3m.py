@@ -131,7 +131,7 @@ class LD3M:
             with torch.enable_grad():
                 ends = residual_chain(prior, z, noise, labels, condition, steps=self.chain, settings=context.settings)
                 loss = self._loss(context, unit, prior.decode_pixels(ends), iteration)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
             optimizer.step()
             if not torch.isfinite(loss):
                 raise DivergedError("the loss left the finite numbers: lower learning_rate or condition_rate")

@@ -109,7 +109,9 @@ def add_low_rank(denoiser: Any, rank: int, seed: int) -> dict[str, Tensor]:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise OptionError("rank: low-rank adapters need PEFT; pip install 'dap-distill[adapt]'") from error
+        raise OptionError(
+            "low-rank adapters need PEFT: pip install 'dap-distill[adapt]', or take rank=0 for the embeddings alone"
+        ) from error
     layers = ["to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2"]
     with torch.random.fork_rng(devices=[]):  # PEFT draws from the global generator
         torch.manual_seed(seed)

@@ -1,0 +1,75 @@
+"""``dap prior``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+__all__ = ["prior"]
+
+FOLDER = click.Path(path_type=Path)
+
+
+@click.group()
+def prior() -> None:
+    """Diffusion models of one's own: trained from images, or taught new classes."""
+
+
+@prior.command()
+@click.argument("source")
+@click.option("--out", required=True, type=FOLDER, help="Folder of the prior; a stopped training continues.")
+@click.option("--size", type=int, help="Side in pixels, a multiple of 8; the images' own, at most 64, if left out.")
+@click.option("--autoencoder-steps", default=2000, show_default=True, help="Of 64 images.")
+@click.option("--denoiser-steps", default=5000, show_default=True, help="Of 128 latents.")
+@click.option("--classes", help="Classes, separated by commas; all if left out.")
+@click.option("--seed", default=0, show_default=True, help="Root of all randomness.")
+@click.option("--device", help='"cpu", "cuda", "cuda:1"; the GPU if there is one.')
+def train(
+    source: str,
+    out: Path,
+    size: int | None,
+    autoencoder_steps: int,
+    denoiser_steps: int,
+    classes: str | None,
+    seed: int,
+    device: str | None,
+) -> None:
+    """Trains a small latent DiT on SOURCE's images, for images of up to 128 pixels."""
+    from diffusers.utils import logging as diffusers_logging
+
+    from dap.training import train_prior
+
+    diffusers_logging.set_verbosity_error()  # what it says while it loads a pipeline is not about the user's command
+    diffusers_logging.disable_progress_bar()
+    train_prior(
+        source, out=out, size=size, autoencoder_steps=autoencoder_steps, denoiser_steps=denoiser_steps,
+        classes=classes.split(",") if classes else None, seed=seed, device=device,
+    )  # fmt: skip
+    click.echo(f"{out}/README.md says how good it is; dap distill {source} --prior {out}")
+
+
+@prior.command()
+@click.argument("source")
+@click.option("--out", required=True, type=FOLDER, help="Folder of the adapter; a stopped training continues.")
+@click.option("--prior", "base", default="fashion-dit", show_default=True, help="Built-in name, folder, or hub id.")
+@click.option("--classes", help="Classes to learn, by commas; those that the prior does not know if left out.")
+@click.option("--rank", default=8, show_default=True, help="Of low-rank changes; 0: the classes' embeddings alone.")
+@click.option("--steps", default=600, show_default=True, help="Of 64 images.")
+@click.option("--seed", default=0, show_default=True, help="Root of all randomness.")
+@click.option("--device", help='"cpu", "cuda", "cuda:1"; the GPU if there is one.')
+def adapt(
+    source: str, out: Path, base: str, classes: str | None, rank: int, steps: int, seed: int, device: str | None
+) -> None:
+    """Teaches a class-conditional prior those of SOURCE's classes that it does not know."""
+    from diffusers.utils import logging as diffusers_logging
+
+    from dap.training import adapt_prior
+
+    diffusers_logging.set_verbosity_error()  # what it says while it loads a pipeline is not about the user's command
+    diffusers_logging.disable_progress_bar()
+    adapt_prior(
+        source, out=out, prior=base, classes=classes.split(",") if classes else None, rank=rank, steps=steps,
+        seed=seed, device=device,
+    )  # fmt: skip
+    click.echo(f"dap distill {source} --prior {out}")

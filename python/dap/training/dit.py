@@ -1,0 +1,85 @@
+"""The denoiser of a small prior: a class-conditional DiT on latents.
+
+Peebles and Xie, "Scalable Diffusion Models with Transformers", 2023; the noise is predicted, under the squared-cosine
+schedule of Nichol and Dhariwal, "Improved Denoising Diffusion Probabilistic Models", 2021. For classifier-free guidance
+(Ho and Salimans, 2021) the label of every tenth image becomes the null label: once for all blocks, while the network
+stays in eval mode, since diffusers' ``LabelEmbedding`` would drop labels in each block by itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, DiTTransformer2DModel
+from torch import Tensor
+from torch.nn import functional
+
+from dap import rng
+from dap.nets import Trained, optimise
+
+__all__ = ["build_denoiser", "build_schedule", "train_denoiser"]
+
+BATCH, PEAK_LR, WARM_UP, AVERAGE, NULL_SHARE = 128, 1e-3, 200, 0.999, 0.1
+
+
+def build_denoiser(channels: int, side: int, classes: int, seed: int) -> Any:
+    """A new network of six blocks, three heads of 64 and patches of 2: 5.8 million parameters, the labels' apart.
+
+    Args:
+        channels: Of the latents.
+        side: Of the latents, even.
+        classes: Labels 0 to classes − 1; the null label is ``classes``.
+        seed: Of the initial weights.
+    """
+    with torch.random.fork_rng(devices=[]):  # diffusers draws from the global generator
+        torch.manual_seed(rng.derive_seed(seed, "denoiser"))
+        made = DiTTransformer2DModel(
+            num_attention_heads=3, attention_head_dim=64, num_layers=6, patch_size=2, sample_size=side,
+            in_channels=channels, out_channels=channels, num_embeds_ada_norm=classes,
+        )  # fmt: skip
+    return made.eval()
+
+
+def build_schedule() -> Any:
+    """DDPM with 1,000 steps, squared cosine; x̂_0 is clipped to ±4, four deviations of the latents."""
+    return DDPMScheduler(
+        beta_schedule="squaredcos_cap_v2", timestep_spacing="leading", variance_type="fixed_small",
+        clip_sample=True, clip_sample_range=4.0,
+    )  # fmt: skip
+
+
+def train_denoiser(
+    denoiser: Any, latents: Tensor, labels: Tensor, *, steps: int, seed: int, checkpoint: Path, progress: bool = False
+) -> Trained:
+    """Trains a network, and gives it the moving average of its weights.
+
+    Args:
+        denoiser: From :func:`build_denoiser`, on its device.
+        latents: float32 (N, C, h, w), standardised, on the CPU.
+        labels: int64 (N,).
+        steps: Of 128 latents.
+        seed: Of the batches, timesteps, noise and null labels.
+        checkpoint: See :func:`dap.nets.optimise`.
+        progress: Whether to show a bar.
+    """
+    device, schedule = next(denoiser.parameters()).device, build_schedule()
+    null = denoiser.config.num_embeds_ada_norm
+
+    def loss(draw: torch.Generator) -> Tensor:
+        chosen = torch.randint(len(latents), (BATCH,), generator=draw)
+        noise = torch.randn((BATCH, *latents.shape[1:]), generator=draw)
+        timesteps = torch.randint(schedule.config.num_train_timesteps, (BATCH,), generator=draw)
+        conditions = torch.where(torch.rand(BATCH, generator=draw) < NULL_SHARE, null, labels[chosen])
+        noised = schedule.add_noise(latents[chosen], noise, timesteps)
+        with torch.autocast(device.type, torch.bfloat16):
+            found = denoiser(noised.to(device), timestep=timesteps.to(device), class_labels=conditions.to(device))
+        return functional.mse_loss(found.sample.float(), noise.to(device))
+
+    trained = optimise(
+        dict(denoiser.named_parameters()), loss, steps=steps, peak_lr=PEAK_LR, warm_up=WARM_UP, average=AVERAGE,
+        seed=(seed, "denoiser"), checkpoint=checkpoint, title="denoiser", progress=progress,
+    )  # fmt: skip
+    denoiser.requires_grad_(False).load_state_dict(trained.average, strict=False)  # buffers have no average
+    return trained
