@@ -115,7 +115,7 @@ TUNING: dict[str, Rows] = {
     },
     "ld3m": {
         f"ld3m {options}": {"method": LD3M(**LD3M.presets["fashion"] | options)}
-        for options in ({}, {"learning_rate": 3.0}, {"learning_rate": 30.0}, {"matching": "gradient"}, {"steps": 15})
+        for options in ({}, {"steps": 15}, {"steps": 15, "matching": "gradient"}, {"learning_rate": 3.0})
     },
     "windows": {
         f"{name} stop={stop}": {"method": name, "method_options": {"stop": stop}}

@@ -6,8 +6,10 @@ import os
 import sys
 import tempfile
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 CACHE = pytest.StashKey[tempfile.TemporaryDirectory]()
 
@@ -110,3 +112,16 @@ def own_tables(monkeypatch):
     for table in (METHODS, TERMS):
         list(table)
         monkeypatch.setattr(table, "_things", dict(table._things))
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Five images of 40 x 36 in each of two classes, "cat" and "oak tree"."""
+    draw = np.random.default_rng(0)
+    for name in ("cat", "oak tree"):
+        folder = tmp_path / "photographs" / name
+        folder.mkdir(parents=True)
+        for number in range(5):
+            pixels = draw.integers(0, 256, (5, 4, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((40, 36), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
+    return tmp_path / "photographs"

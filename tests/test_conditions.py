@@ -58,6 +58,22 @@ def test_the_condition_of_a_label_does_what_the_label_does(prior):
     assert not any(module._forward_hooks for module in prior.denoiser.modules())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision(kind, make_pipeline):
+    """Rows are given in float32 and taken in the network's dtype; the objective and its gradient stay in float32."""
+    whole = KINDS[kind](make_pipeline)
+    prior = type(whole)(whole.pipeline.to(torch.bfloat16))
+    assert prior.dtype == torch.bfloat16
+    labels = labels_of(prior)
+    rows, x = prior.condition(labels).requires_grad_(), drawn(3, *prior.latent_shape)
+    assert rows.dtype == torch.float32
+    by_label, by_row = (prior.denoise(x, T, labels, condition=own).eps for own in (None, rows.detach()))
+    assert torch.equal(by_label, by_row) and by_row.dtype == torch.float32
+    loss = denoising_loss(prior, x, drawn(3, *prior.latent_shape, seed=1), T.expand(3), labels, condition=rows)
+    (gradient,) = torch.autograd.grad(loss.sum(), rows)
+    assert loss.dtype == gradient.dtype == torch.float32 and torch.isfinite(gradient).all() and gradient.abs().max() > 0
+
+
 def exact_output(prior, x, rows):
     """ε of a float64 copy of the network, with these rows where it would look its labels up."""
     network, t = oracles.double(prior.denoiser), T.expand(len(x))

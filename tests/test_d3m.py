@@ -19,20 +19,7 @@ from dap.priors.stable_diffusion import StableDiffusionPrior
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-NAMES = ("cat", "oak tree")
 SMALL = D3M(steps=3, batch=2, vectors=2, learning_rate=0.05)
-
-
-@pytest.fixture
-def photographs(tmp_path):
-    draw = np.random.default_rng(0)
-    for name in NAMES:
-        folder = tmp_path / "photographs" / name
-        folder.mkdir(parents=True)
-        for number in range(4):
-            pixels = draw.integers(0, 256, (5, 4, 3), dtype=np.uint8)
-            Image.fromarray(pixels).resize((40, 36), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
-    return tmp_path / "photographs"
 
 
 def distilled(photographs, out, method=SMALL, **options):

@@ -162,6 +162,7 @@ def test_one_update_by_hand(context):
     prior, name = context.prior, context.classes[0].name
     started = method.record(context, real)["started"][name]
     order = list(real.ids[name])
+    assert len(set(started)) == 2  # slots begin at different images
     z = real.of_class(name)[[order.index(each) for each in started]].double().requires_grad_()
     noise = torch.stack([torch.randn((4, 8, 8), generator=each) for each in context.generators(unit)]).double()
     labels = context.labels(unit)

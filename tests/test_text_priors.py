@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import oracles
 import pytest
 import tiny
 import torch
 from diffusers import UNet2DConditionModel
-from PIL import Image
 
 import dap
 from dap.errors import FormatError, OptionError, SourceError
@@ -22,7 +20,7 @@ from dap.priors.unet import UNetPrior, activations, unet_blocks
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-NAMES = ("cat", "oak tree")
+NAMES = ("cat", "oak tree")  # of the photographs
 T = torch.tensor(400)
 
 
@@ -32,19 +30,6 @@ def latents(count=2, channels=4, size=8):
 
 def labels_of(prior):
     return torch.tensor(list(prior.labels_of(NAMES).values()))
-
-
-@pytest.fixture
-def photographs(tmp_path):
-    """Five images of 40 x 36 in each of two classes."""
-    draw = np.random.default_rng(0)
-    for name in NAMES:
-        folder = tmp_path / "photographs" / name
-        folder.mkdir(parents=True)
-        for number in range(5):
-            pixels = draw.integers(0, 256, (5, 4, 3), dtype=np.uint8)
-            Image.fromarray(pixels).resize((40, 36), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
-    return tmp_path / "photographs"
 
 
 PIPELINES = {

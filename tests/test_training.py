@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 from diffusers import DiTPipeline
+from safetensors.torch import load_file
 
 import dap
 from dap import rng
@@ -18,10 +19,10 @@ from dap.data.open import open_source
 from dap.errors import DapError, FormatError, OptionError, RunMismatchError
 from dap.features import encode_images
 from dap.priors import load_prior
-from dap.priors.adapter import add_low_rank, merge_low_rank
+from dap.priors.adapter import add_low_rank, merge_low_rank, without_low_rank
 from dap.priors.dit import DiTPrior
 from dap.priors.unet import UNetPrior
-from dap.sampling import denoising_loss
+from dap.sampling import denoising_loss, noised_latents
 from dap.training.autoencoder import build_autoencoder, standardise, to_float
 from dap.training.dit import build_denoiser, build_schedule, train_denoiser
 
@@ -71,34 +72,36 @@ def test_latents_are_standardised_and_decode_as_before():
 
 
 def test_the_denoiser_learns_what_the_prior_is_asked(tmp_path):
-    """One step against the gradient of ‖ε − ε_θ(√ᾱ z + √(1 − ᾱ) ε, t, c)‖², one image in ten without its label."""
+    """One step: ‖ε − ε_θ(√ᾱ z + √(1 − ᾱ) ε, t, c)‖² in float64, one label in ten left out, then the average."""
     latents, labels = torch.randn((9, 4, 8, 8), generator=torch.Generator().manual_seed(1)), torch.arange(9) % 3
-    trained = build_denoiser(4, 8, 3, seed=2)
-    expected = oracles.double(trained)
-    state = {name: value.clone() for name, value in trained.state_dict().items()}
-    train_denoiser(trained, latents, labels, steps=1, seed=4, checkpoint=tmp_path / "x.safetensors")
+    network = build_denoiser(4, 8, 3, seed=2)
+    exact, seen = oracles.double(network), []
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    hook = network.register_forward_pre_hook(lambda *call: seen.append(call[2]["class_labels"]), with_kwargs=True)
+    trained = train_denoiser(network, latents, labels, steps=1, seed=4, checkpoint=tmp_path / "x.safetensors")
+    hook.remove()
     draw = rng.generator(4, "denoiser", 0)
     chosen = torch.randint(9, (128,), generator=draw)
     noise, t = torch.randn((128, 4, 8, 8), generator=draw).double(), torch.randint(1000, (128,), generator=draw)
     nulled = torch.rand(128, generator=draw) < 0.1
-    assert 3 <= int(nulled.sum()) <= 30
     conditions = torch.where(nulled, 3, labels[chosen])
+    assert 3 <= int(nulled.sum()) <= 30 and torch.equal(seen[0], conditions)
     cumulative = build_schedule().alphas_cumprod.double()[t].view(-1, 1, 1, 1)
     noised = cumulative.sqrt() * latents[chosen].double() + (1 - cumulative).sqrt() * noise
-    loss = (expected(noised, timestep=t, class_labels=conditions).sample - noise).square().mean()
+    loss = (exact(noised, timestep=t, class_labels=conditions).sample - noise).square().mean()
+    assert trained.losses[0] == pytest.approx(loss.item(), rel=5e-3)  # the network runs in bfloat16
     loss.backward()
-    gradients = dict(expected.named_parameters())
-    decay = min(0.999, 2 / 11)  # of the average, after one step
+    gradients = dict(exact.named_parameters())
     agreed = total = 0
-    for name, value in trained.state_dict().items():
+    for name, value in network.state_dict().items():
         if name in gradients and (gradient := gradients[name].grad) is not None:
-            moved = (value - state[name]).double() / (1 - decay)
-            sure = gradient.abs() > 1e-4  # the network runs in bfloat16: the sign of small gradients may differ
+            moved = (value - state[name]).double() / (1 - 2 / 11)  # the average after one step
+            sure = gradient.abs() > 1e-4  # of smaller ones bfloat16 may change the sign
             assert moved.abs().max() <= 1e-3 / 200 * 1.01  # the first step of the warm-up
             agreed += int((moved.sign() == -gradient.sign())[sure].sum())
             total += int(sure.sum())
     assert total > 1000 and agreed / total > 0.97
-    assert not trained.training and not any(each.requires_grad for each in trained.parameters())
+    assert not network.training and not any(each.requires_grad for each in network.parameters())
 
 
 def test_train_prior_makes_a_pipeline_that_distill_takes(source, quick, tmp_path):
@@ -275,8 +278,43 @@ def test_adapting_lowers_the_objective_and_resumes(rank, folder, source, tmp_pat
     dap.adapt_prior(source, out=tmp_path / "cut", **settings)
     for name in ("adapter.safetensors", "dap_adapter.json"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    written = load_file(tmp_path / "whole" / "adapter.safetensors")
+    assert all(value.abs().max() > 0 for value in written.values())  # B, which begins at zero, has moved
+    assert sum(name.startswith("lora") for name in written) == (2 * 18 if rank else 0)
     assert not any("lora" in name for name, _ in whole.denoiser.named_parameters())
     assert not any(each.requires_grad for each in whole.denoiser.parameters())
+
+
+def test_what_was_known_is_kept(folder, source, tmp_path, monkeypatch):
+    """How far low-rank changes move the estimate of a known class on the prior's own samples; the loss holds them."""
+    from dap.training import adapt
+
+    base, moved = load_prior(folder), {}
+    samples = adapt._samples(base, torch.tensor([0]), seed=0)[:40]
+    assert samples.shape == (40, 4, 8, 8) and not torch.equal(samples[0], samples[1])
+    draw = torch.Generator().manual_seed(8)
+    noise, t, dress = torch.randn(samples.shape, generator=draw), torch.randint(1000, (40,), generator=draw), [0] * 40
+    for weight in (0.0, 1e4):
+        monkeypatch.setattr(adapt, "KEPT_WEIGHT", weight)
+        prior = dap.adapt_prior(source, prior=folder, out=tmp_path / str(weight), steps=40, rank=2, progress=False)
+        x = noised_latents(base, samples, noise, t)
+        ours, theirs = (each.denoise(x, t, torch.tensor(dress)).eps for each in (prior, base))
+        moved[weight] = float((ours - theirs).square().mean())
+    assert 0 < moved[1e4] < 0.3 * moved[0.0]
+
+
+def test_without_low_rank_changes_the_network_is_what_it_was(make_pipeline):
+    prior, x = DiTPrior(make_pipeline()), torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(0))
+    t, labels = torch.tensor(300), torch.tensor([1])
+    plain = prior.denoise(x, t, labels).eps
+    parameters = add_low_rank(prior.denoiser, 2, seed=1)
+    for each in parameters.values():
+        each.data.fill_(0.1)
+    changed = prior.denoise(x, t, labels).eps
+    with without_low_rank(prior.denoiser):
+        assert torch.equal(prior.denoise(x, t, labels).eps, plain)
+    assert torch.equal(prior.denoise(x, t, labels).eps, changed) and not torch.allclose(changed, plain)
+    assert all(each.requires_grad for each in parameters.values())
 
 
 def test_low_rank_changes_are_what_they_say(make_pipeline):
@@ -293,7 +331,7 @@ def test_low_rank_changes_are_what_they_say(make_pipeline):
     for name, each in parameters.items():
         if "lora_B" in name:
             each.data.copy_(0.1 * torch.randn(each.shape, generator=draw))
-    exact = oracles.double(make_pipeline().transformer)
+    exact = oracles.double(make_pipeline().transformer).eval()  # in training it drops labels at random
     changed = 0
     for name, module in exact.named_modules():
         keys = [f"{name}.lora_{side}.default.weight" for side in "AB"]

@@ -8,9 +8,23 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["CONCEPTS", "INDEXES", "LATENTS", "SHARDS", "SURROGATES", "cache_folder", "cache_size", "clear_cache"]
+from dap.errors import OptionError
+
+__all__ = [
+    "CONCEPTS",
+    "INDEXES",
+    "LATENTS",
+    "SHARDS",
+    "SURROGATES",
+    "cache_folder",
+    "cache_size",
+    "clear_cache",
+    "writing_cache",
+]
 
 CONCEPTS, INDEXES, LATENTS, SHARDS, SURROGATES = (
     "concepts",
@@ -37,6 +51,21 @@ def cache_folder() -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "dap"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dap"
+
+
+@contextmanager
+def writing_cache() -> Iterator[None]:
+    """Whatever goes wrong while something is put into the cache becomes one error that says what to do.
+
+    Raises:
+        OptionError: The cache cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OptionError(
+            f"the cache {cache_folder()} cannot be written ({error}): set DAP_CACHE to a folder that can"
+        ) from error
 
 
 def cache_size() -> int:

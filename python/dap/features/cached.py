@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dap.data.cache import INDEXES, cache_folder
-from dap.errors import OptionError
+from dap.data.cache import INDEXES, cache_folder, writing_cache
 from dap.features.build import fill_index, index_spec, source_latents
 from dap.features.pooling import Tap
 from dap.index import ClassRows, Index, IndexSpec, IndexWriter, open_index
@@ -80,12 +79,8 @@ def reference_index(
         return open_index(target)
     numbers = {name: np.asarray(own, np.int64) for name, own in indices.items()}
     temporary = target.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}")
-    try:
+    with writing_cache():
         temporary.mkdir(parents=True)
-    except OSError as error:
-        raise OptionError(
-            f"the cache {cache_folder()} cannot be written ({error}): set DAP_CACHE to a folder that can"
-        ) from error
     try:
         fill_index(IndexWriter(temporary, spec, rows), prior, scheduler, source_latents(source, prior, numbers))
         _take_place(temporary, target)

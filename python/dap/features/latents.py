@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dap.data.cache import LATENTS, cache_folder
+from dap.data.cache import LATENTS, cache_folder, writing_cache
 from dap.errors import FormatError, OptionError
 from dap.features.build import LatentsOf, prior_hash, source_latents
 from dap.features.fit import check_prior
@@ -126,12 +126,8 @@ def _write(path: Path, counts: Sequence[int], prior: Prior, latents_of: LatentsO
     header = json.dumps(layout).encode()
     header += b" " * (-len(header) % 8)  # the format's alignment
     temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}")
-    try:
+    with writing_cache():
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(
-            f"the cache {cache_folder()} cannot be written ({error}): set DAP_CACHE to a folder that can"
-        ) from error
     try:
         with temporary.open("xb") as file:
             file.write(len(header).to_bytes(8, "little") + header)

@@ -29,7 +29,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from dap.data.cache import CONCEPTS, cache_folder
+from dap.data.cache import CONCEPTS, cache_folder, writing_cache
 from dap.errors import OptionError
 from dap.features import real_latents
 from dap.methods.base import Context, Unit
@@ -124,12 +124,8 @@ class D3M:
         ]  # fmt: skip
         key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
         checkpoint: Path = cache_folder() / CONCEPTS / f"{key}.safetensors"
-        try:
+        with writing_cache():
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OptionError(
-                f"the cache {cache_folder()} cannot be written ({error}): set DAP_CACHE to a folder that can"
-            ) from error
         word: Tensor = prior.concept(name, self.vectors).requires_grad_()
         labels = torch.zeros(self.batch, dtype=torch.int64)  # the states come before them
 

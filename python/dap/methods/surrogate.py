@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
-from dap.data.cache import SURROGATES, cache_folder
+from dap.data.cache import SURROGATES, cache_folder, writing_cache
 from dap.data.files import write_atomic
 from dap.errors import FormatError, OptionError
 from dap.nets import create_net, list_nets, train_classifier
@@ -144,13 +144,9 @@ def prepare_surrogate(context: Context, training: SurrogateTraining) -> Surrogat
         tensors = _read(path)
     else:
         tensors = _train(context, training, net)
-        try:
+        with writing_cache():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, save(tensors))
-        except OSError as error:
-            raise OptionError(
-                f"the cache {cache_folder()} cannot be written ({error}): set DAP_CACHE to a folder that can"
-            ) from error
     return Surrogate(net, tuple(tensors["epochs"].tolist()), tensors["weights"].to(device), tensors["gradients"])
 
 

@@ -9,7 +9,8 @@ These are merged into the weights when the prior is loaded, so that an adapted p
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,10 @@ from dap.errors import FormatError, OptionError
 if TYPE_CHECKING:
     from dap.priors.base import Prior
 
-__all__ = ["ADAPTER", "WEIGHTS", "add_low_rank", "is_adapter", "load_adapted", "merge_low_rank", "write_adapter"]
+__all__ = [
+    "ADAPTER", "WEIGHTS", "add_low_rank", "is_adapter", "load_adapted", "merge_low_rank", "without_low_rank",
+    "write_adapter",
+]  # fmt: skip
 
 ADAPTER, WEIGHTS = "dap_adapter.json", "adapter.safetensors"
 CLASS, LOW_RANK = "class ", "lora "  # before the names of the two kinds of tensors
@@ -121,11 +125,27 @@ def add_low_rank(denoiser: Any, rank: int, seed: int) -> dict[str, Tensor]:
 
 def merge_low_rank(denoiser: Any) -> None:
     """W + B A in the place of each layer that has them."""
+    for path, layer in _changed(denoiser).items():
+        layer.merge()
+        parent, _, name = path.rpartition(".")
+        setattr(denoiser.get_submodule(parent), name, layer.get_base_layer())
+    denoiser.requires_grad_(False)
+
+
+@contextmanager
+def without_low_rank(denoiser: Any) -> Iterator[None]:
+    """While it lasts the network is the one that it was."""
+    layers = _changed(denoiser).values()
+    try:
+        for layer in layers:
+            layer.enable_adapters(False)
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def _changed(denoiser: Any) -> dict[str, Any]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    for path, layer in list(denoiser.named_modules()):
-        if isinstance(layer, BaseTunerLayer):
-            layer.merge()
-            parent, _, name = path.rpartition(".")
-            setattr(denoiser.get_submodule(parent), name, layer.get_base_layer())
-    denoiser.requires_grad_(False)
+    return {path: layer for path, layer in denoiser.named_modules() if isinstance(layer, BaseTunerLayer)}

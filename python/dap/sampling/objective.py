@@ -12,7 +12,7 @@ from torch import Tensor
 from dap.priors import Prior
 from dap.priors.schedulers import denoiser_level
 
-__all__ = ["denoising_loss", "draw_noised"]
+__all__ = ["denoising_loss", "draw_noised", "noised_latents"]
 
 
 def denoising_loss(
@@ -45,15 +45,18 @@ def denoising_loss(
         >>> denoising_loss(prior, x, torch.randn_like(x), torch.tensor([10, 500]), torch.tensor([0, 1])).shape
         torch.Size([2])
     """
-    timesteps = timesteps.to(prior.device)
-    scheduler = prior.scheduler("ddpm", 1)
-    alpha, sigma = (level.view(-1, 1, 1, 1) for level in denoiser_level(scheduler, timesteps))
-    latents, noise = latents.to(prior.device), noise.to(prior.device)
     predicted = prior.denoise(
-        alpha * latents + sigma * noise, timesteps, labels.to(prior.device), guidance_scale=guidance_scale,
-        through=True, condition=condition,
+        noised_latents(prior, latents, noise, timesteps), timesteps.to(prior.device), labels.to(prior.device),
+        guidance_scale=guidance_scale, through=True, condition=condition,
     ).eps  # fmt: skip
-    return (noise - predicted).square().mean((1, 2, 3))
+    return (noise.to(prior.device) - predicted).square().mean((1, 2, 3))
+
+
+def noised_latents(prior: Prior, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """x_t of each latent, (B, C, h, w) on the prior's device, in the scale that its denoiser sees."""
+    levels = denoiser_level(prior.scheduler("ddpm", 1), timesteps.to(prior.device))
+    alpha, sigma = (level.view(-1, 1, 1, 1) for level in levels)
+    return alpha * latents.to(prior.device) + sigma * noise.to(prior.device)
 
 
 def draw_noised(count: int, prior: Prior, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,12 @@ What is learned of a class is its embedding, one row for each table in which the
 in every block), by the objective that the network was trained on, with the network frozen; it begins at the row of the
 null condition, or at the mean of the known classes where there is none. With ``rank`` the network's attention and
 feed-forward layers learn too, by low-rank changes (Hu et al., "LoRA", ICLR 2022), with a tenth of the images under the
-null condition, as in the prior's own training.
+null condition, as in the prior's own training. Such changes act on all classes; so that the known ones stay what they
+are, the network is held to what it said before, on samples of its own, as DreamBooth does (Ruiz et al., CVPR 2023),
+
+    L = ‖ε − ε_θ(z_t, t, c_new)‖² / D + 4 ‖ε_θ0(s_t, t, c) − ε_θ(s_t, t, c)‖² / D,     s samples of known classes c,
+
+with θ0 the weights before (Li and Hoiem, "Learning without Forgetting", 2016) where DreamBooth has the noise.
 """
 
 from __future__ import annotations
@@ -24,8 +29,8 @@ from dap.errors import OptionError
 from dap.features import encode_images
 from dap.nets import optimise
 from dap.priors import BUILTIN, Prior, load_prior
-from dap.priors.adapter import add_low_rank, write_adapter
-from dap.sampling import denoising_loss, draw_noised
+from dap.priors.adapter import add_low_rank, without_low_rank, write_adapter
+from dap.sampling import SamplingSettings, denoising_loss, draw_noised, noised_latents, sample
 from dap.training.workshop import FINISHED, check_folder, opened_workshop
 
 __all__ = ["adapt_prior"]
@@ -33,6 +38,7 @@ __all__ = ["adapt_prior"]
 logger = logging.getLogger(__name__)
 
 BATCH, WARM_UP, NULL_SHARE, PEAK_LR = 64, 20, 0.1, 1e-3
+KEPT, KEPT_BATCH, KEPT_WEIGHT = 256, 32, 4.0  # samples of known classes
 ROWS = 20.0  # rows are this times what is learned of them: they want a larger learning rate than weights do
 
 
@@ -115,25 +121,61 @@ def _learn(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Rows (classes, tables, D), and the low-rank changes by name."""
     seed, rank, names = identity["seed"], identity["rank"], identity["classes"]
-    if model.has_null:
-        start = model.condition(torch.tensor([null_label("")]))[0]
-    else:
-        start = model.condition(torch.tensor(sorted(set(model.labels_of(names).values())))).mean(0)
+    known = torch.tensor(sorted(set(model.labels_of(names).values())))
+    null = torch.tensor([null_label("")])
+    start = model.condition(null if model.has_null else known).mean(0)
     moved = torch.zeros(len(names), *start.shape, device=start.device, requires_grad=True)
+    kept = _samples(model, known, seed) if rank else latents[:0]
     low_rank = add_low_rank(model.denoiser, rank, rng.derive_seed(seed, "low rank")) if rank else {}
     label = torch.zeros(BATCH, dtype=torch.int64)  # the rows come before it
 
-    def loss(draw: torch.Generator) -> Tensor:
+    def learnt(draw: torch.Generator) -> Tensor:
         chosen = torch.randint(len(latents), (BATCH,), generator=draw)
         noise, timesteps = draw_noised(BATCH, model, draw)
         condition = start + ROWS * moved[labels[chosen].to(moved.device)]
-        if rank and model.has_null:
-            nulled = torch.rand(BATCH, generator=draw) < NULL_SHARE
-            condition = torch.where(nulled.to(moved.device)[:, None, None], start, condition)
+        condition = nulled(condition, draw) if rank else condition
         return denoising_loss(model, latents[chosen], noise, timesteps, label, condition=condition).mean()
+
+    def forgotten(draw: torch.Generator) -> Tensor:
+        chosen = torch.randint(len(kept), (KEPT_BATCH,), generator=draw)
+        noise, timesteps = draw_noised(KEPT_BATCH, model, draw)
+        condition = nulled(model.condition(known[chosen % len(known)]), draw)
+        noised, timesteps = noised_latents(model, kept[chosen], noise, timesteps), timesteps.to(model.device)
+
+        def estimate() -> Tensor:
+            own: Tensor = model.denoise(noised, timesteps, label[:KEPT_BATCH], through=True, condition=condition).eps
+            return own
+
+        with torch.no_grad(), without_low_rank(model.denoiser):
+            before = estimate()
+        return (estimate() - before).square().mean()
+
+    def nulled(condition: Tensor, draw: torch.Generator) -> Tensor:
+        """A tenth of the rows are those of the null condition, where there is one."""
+        dropped = torch.rand(len(condition), generator=draw) < NULL_SHARE
+        return (
+            torch.where(dropped.to(condition.device)[:, None, None], start, condition) if model.has_null else condition
+        )
+
+    def loss(draw: torch.Generator) -> Tensor:
+        return KEPT_WEIGHT * forgotten(draw) + learnt(draw) if rank else learnt(draw)
 
     optimise(
         {"rows": moved, **low_rank}, loss, steps=identity["steps"], peak_lr=PEAK_LR, warm_up=WARM_UP,
         seed=(seed, "adapt"), checkpoint=checkpoint, title="adapting", progress=progress,
     )  # fmt: skip
     return start + ROWS * moved.detach(), low_rank
+
+
+@torch.no_grad()
+def _samples(model: Any, known: Tensor, seed: int) -> Tensor:
+    """Latents of the prior's own samples, the known classes in turn, without guidance."""
+    settings = SamplingSettings.choose(model.recommended, guidance_scale=1.0)
+    batches = [
+        sample(
+            model, known[numbers % len(known)],
+            [rng.generator(seed, "kept", number) for number in numbers.tolist()], settings=settings,
+        ).cpu()
+        for numbers in torch.arange(KEPT).split(BATCH)
+    ]  # fmt: skip
+    return torch.cat(batches)
