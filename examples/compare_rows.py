@@ -115,7 +115,12 @@ TUNING: dict[str, Rows] = {
     },
     "ld3m": {
         f"ld3m {options}": {"method": LD3M(**LD3M.presets["fashion"] | options)}
-        for options in ({}, {"steps": 15}, {"steps": 15, "matching": "gradient"}, {"learning_rate": 3.0})
+        for options in (
+            {"steps": 15},
+            {"steps": 15, "learning_rate": 3.0},
+            {"steps": 15, "matching": "gradient"},
+            {"steps": 60},
+        )
     },
     "windows": {
         f"{name} stop={stop}": {"method": name, "method_options": {"stop": stop}}

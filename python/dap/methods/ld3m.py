@@ -81,7 +81,7 @@ class LD3M:
     needs: ClassVar[tuple[str, ...]] = ("prior", "labels")
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {"learning_rate": 1.0, "condition_rate": 1.0},
-        "fashion": {"steps": 60, "chain": 5, "learning_rate": 10.0, "batch": 64, "width": 32},
+        "fashion": {"steps": 15, "chain": 5, "learning_rate": 10.0, "batch": 64, "width": 32},
         "tiny": {"steps": 2, "chain": 2, "batch": 4, "width": 8},
     }
 
