@@ -356,7 +356,7 @@ def test_class_conditional_unets_are_taught_from_the_mean(source, tmp_path, monk
     assert 0 < float(moved.abs().max()) <= 1.01e-3
 
 
-def test_adapters_that_cannot_be_made_or_read(folder, source, tmp_path, make_pipeline):
+def test_adapters_that_cannot_be_made_or_read(folder, source, tmp_path, make_pipeline, monkeypatch):
     tiny.stable_diffusion().save_pretrained(tmp_path / "text")
     with pytest.raises(OptionError, match=r"is not asked for classes by embeddings; .* method 'd3m'"):
         dap.adapt_prior(source, prior=tmp_path / "text", out=tmp_path / "a")
@@ -364,6 +364,9 @@ def test_adapters_that_cannot_be_made_or_read(folder, source, tmp_path, make_pip
         dap.adapt_prior(source, prior=make_pipeline(), out=tmp_path / "a")
     with pytest.raises(OptionError, match="rank: expected a whole number of at least 0, got -1"):
         dap.adapt_prior(source, prior=folder, out=tmp_path / "a", rank=-1)
+    with monkeypatch.context() as patch, pytest.raises(OptionError, match=r"pip install 'dap-distill\[adapt\]'"):
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        dap.adapt_prior(source, prior=folder, out=tmp_path / "a")
     assert not (tmp_path / "a").exists()
     dap.adapt_prior(source, prior=folder, out=tmp_path / "a", steps=1, progress=False)
     make_pipeline(names=("Dress",), seed=5).save_pretrained(folder)

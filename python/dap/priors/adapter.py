@@ -8,6 +8,7 @@ These are merged into the weights when the prior is loaded, so that an adapted p
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from dap.priors.base import Prior
 
 __all__ = [
-    "ADAPTER", "WEIGHTS", "add_low_rank", "is_adapter", "load_adapted", "merge_low_rank", "without_low_rank",
-    "write_adapter",
+    "ADAPTER", "WEIGHTS", "add_low_rank", "is_adapter", "load_adapted", "merge_low_rank", "require_peft",
+    "without_low_rank", "write_adapter",
 ]  # fmt: skip
 
 ADAPTER, WEIGHTS = "dap_adapter.json", "adapter.safetensors"
@@ -99,6 +100,16 @@ def load_adapted(
     return taught
 
 
+def require_peft() -> None:
+    """Says early what is missing.
+
+    Raises:
+        OptionError: PEFT is not installed.
+    """
+    if importlib.util.find_spec("peft") is None:
+        raise OptionError("rank: expected PEFT to be there: pip install 'dap-distill[adapt]', or take rank=0")
+
+
 def add_low_rank(denoiser: Any, rank: int, seed: int) -> dict[str, Tensor]:
     """Puts A (random) and B (zero) beside the attention and feed-forward layers; their parameters by name.
 
@@ -110,12 +121,9 @@ def add_low_rank(denoiser: Any, rank: int, seed: int) -> dict[str, Tensor]:
     Raises:
         OptionError: PEFT is not installed.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise OptionError(
-            "low-rank adapters need PEFT: pip install 'dap-distill[adapt]', or take rank=0 for the embeddings alone"
-        ) from error
+    require_peft()
+    from peft import LoraConfig, inject_adapter_in_model
+
     layers = ["to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2"]
     with torch.random.fork_rng(devices=[]):  # PEFT draws from the global generator
         torch.manual_seed(seed)

@@ -29,7 +29,7 @@ from dap.errors import OptionError
 from dap.features import encode_images
 from dap.nets import optimise
 from dap.priors import BUILTIN, Prior, load_prior
-from dap.priors.adapter import add_low_rank, without_low_rank, write_adapter
+from dap.priors.adapter import add_low_rank, require_peft, without_low_rank, write_adapter
 from dap.sampling import SamplingSettings, denoising_loss, draw_noised, noised_latents, sample
 from dap.training.workshop import FINISHED, check_folder, opened_workshop
 
@@ -85,6 +85,8 @@ def adapt_prior(
     for option, value, least in (("rank", rank, 0), ("steps", steps, 1)):
         if type(value) is not int or value < least:
             raise OptionError(f"{option}: expected a whole number of at least {least}, got {value!r}")
+    if rank:
+        require_peft()
     if not isinstance(prior, str | Path):
         raise OptionError("prior: expected a name, folder or hub id, by which the adapter can find it again")
     images = open_source(source, classes=classes)
