@@ -34,14 +34,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from dap import rng
 from dap.errors import DivergedError, OptionError
 from dap.features import RealLatents, real_latents
 from dap.methods.base import Context, Unit
+from dap.methods.matching import distribution_loss, gradient_loss
 from dap.nets import create_net, list_nets, shift_flip
 from dap.priors import Prior
 from dap.priors.schedulers import clip_range, level
@@ -49,7 +49,7 @@ from dap.registry import unknown_name
 from dap.sampling import SamplingSettings
 from dap.selection import permutation
 
-__all__ = ["LD3M", "distribution_loss", "gradient_loss", "residual_chain"]
+__all__ = ["LD3M", "residual_chain"]
 
 MATCHING = ("distribution", "gradient")
 
@@ -230,39 +230,6 @@ def residual_chain(
         x0 = (1 - share) * x0 + share * z
         x = now.after**0.5 * x0 + (1 - now.after) ** 0.5 * eps
     return x
-
-
-def distribution_loss(net: nn.Module, real: Tensor, made: Tensor) -> Tensor:
-    """‖mean ψ(real) − mean ψ(made)‖², with ψ all of a network but its last layer.
-
-    Args:
-        net: Of :func:`dap.nets.create_net`.
-        real: Images, float (N, channels, H, W) in [−1, 1].
-        made: Images (M, channels, H, W), with a graph.
-    """
-    with torch.no_grad():
-        target = net.features(real).mean(0)  # type: ignore[operator]
-    found: Tensor = (net.features(made).mean(0) - target).square().sum()  # type: ignore[operator]
-    return found
-
-
-def gradient_loss(net: nn.Module, real: Tensor, made: Tensor, *, target: int) -> Tensor:
-    """Σ 1 − cos of the cross-entropy's gradients on real and made images of class ``target``, over rows of weights.
-
-    A row is what leads to one output of a layer, as in the released code of gradient matching; biases and the scales of
-    normalisations, which have one number for each output, are left out there and here.
-    """
-    weights = [each for each in net.parameters() if each.dim() > 1]
-
-    def gradients(images: Tensor, *, graph: bool) -> list[Tensor]:
-        loss = functional.cross_entropy(net(images), torch.full((len(images),), target, device=images.device))
-        return [each.flatten(1) for each in torch.autograd.grad(loss, weights, create_graph=graph)]
-
-    with torch.enable_grad():
-        wanted = [each.detach() for each in gradients(real, graph=False)]
-        found = gradients(made, graph=True)
-    gaps = [(1 - functional.cosine_similarity(a, b, dim=1)).sum() for a, b in zip(found, wanted, strict=True)]
-    return torch.stack(gaps).sum()
 
 
 def _rows(context: Context, name: str, count: int, numbers: Any) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 from dap.device import resolve_device
 from dap.errors import OptionError, SourceError
 from dap.priors.base import Prediction
-from dap.priors.schedulers import denoiser_level, make_scheduler, public
+from dap.priors.fingerprint import fingerprint
+from dap.priors.schedulers import denoiser_level, make_scheduler
 from dap.priors.taps import stopped_at, tapped
 
 __all__ = ["PipelinePrior", "pipeline_type"]
@@ -137,20 +137,11 @@ class PipelinePrior(ABC):
 
     def describe(self) -> dict[str, Any]:
         """Name, options, and the SHA-256 of the weights and configurations of all networks and the scheduler."""
-        digest = hashlib.sha256(json.dumps(public(self._scheduler.config), sort_keys=True, default=str).encode())
-        for module in self._networks():
-            digest.update(json.dumps(_described(module.config), sort_keys=True, default=str).encode())
-            for key, value in sorted(module.state_dict().items()):
-                digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
-                digest.update(_bytes(value))
-        for key, value in self._beside().items():
-            digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
-            digest.update(_bytes(value))
         return {
             "name": self.name,
             "learned_variance": self._learned_variance,
             "guided_channels": self._guided_channels,
-            "sha256": digest.hexdigest(),
+            "sha256": fingerprint(self._scheduler, self._networks(), self._beside()),
         }
 
     def _networks(self) -> list[Any]:
@@ -252,18 +243,6 @@ def pipeline_type(id_or_path: str | Path) -> str:
         return str(config["_class_name"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(id_or_path, "pipeline's", error) from error
-
-
-def _bytes(tensor: Tensor) -> Any:
-    return tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
-
-
-def _described(config: Any) -> dict[str, Any]:
-    """A network's configuration without what depends on where and by which version it was saved."""
-    if isinstance(config, Mapping):
-        return public(config)
-    left_out = ("architectures", "dtype", "torch_dtype", "transformers_version")  # of transformers
-    return {key: value for key, value in public(config.to_dict()).items() if key not in left_out}
 
 
 def _unreadable(id_or_path: str | Path, kind: str, error: Exception) -> SourceError:
