@@ -31,7 +31,7 @@ TEST: Rows = HEADLINE | {
 IGD_TEST: Rows = BASELINES | {name: {"method": name} for name in ("dap_set", "igd:fashion")}
 IGD_TEST["igd, published scales"] = {"method": IGD(**FASHION_IGD | {"scale": 5.0, "deviation": 120.0})}
 OTHERS: Rows = BASELINES | {name: {"method": name} for name in ("coda:fashion", "plug_and_play:fashion")}
-LD3M_TEST: Rows = BASELINES | {"ld3m:fashion": {"method": "ld3m:fashion"}}
+LD3M_TEST: Rows = BASELINES | {name: {"method": name} for name in ("k_medoids", "ld3m:fashion")}
 SCALING: Rows = {
     "dap_set, 100 steps": {"method": "dap_set", "num_inference_steps": 100},
     "dap_set, recurrences=2": {"method": DAPSet(recurrences=2)},

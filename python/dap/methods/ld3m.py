@@ -23,7 +23,9 @@ leads to the quantised z; its noise ε is drawn anew in each iteration, here it 
 as the image that was optimised; trajectory matching is left out; the network is not trained on the synthetic images in
 between; A is not all of DSA; the condition of a DiT has a row for each block, of Stable Diffusion one for each token.
 
-FIGURES
+The preset "fashion" was chosen on held-out images with the built-in prior (``examples/compare_methods.py ld3m``, seed
+1000, n = 1, points of accuracy relative to no guidance): 15 / 60 iterations at a rate of 10 for z and 1 for c gave +4.4
+/ +3.7, 15 at 3 and 1 gave +3.5, 15 of "gradient" −6.1: one network's gradients, at its random start, say less.
 """
 
 from __future__ import annotations
