@@ -223,6 +223,19 @@ def test_adapt_prior_teaches_the_unknown_class(folder, source, tmp_path):
         dap.adapt_prior(source.subset(["Dress"]), prior=folder, out=tmp_path / "known")
 
 
+def test_an_adapted_prior_can_be_adapted_again(folder, source, tmp_path):
+    first = dap.adapt_prior(source, prior=folder, out=tmp_path / "first", steps=1, rank=1, progress=False)
+    more = open_source("fashion-mini", classes=["Coat"])
+    second = dap.adapt_prior(
+        more.select(range(20)), prior=tmp_path / "first", out=tmp_path / "second", steps=1, rank=1, progress=False
+    )
+    assert second.labels == {"Dress": 0, "Bag": 1001, "Coat": 1002}
+    assert torch.equal(second.condition(torch.tensor([1001])), first.condition(torch.tensor([1001])))
+    assert load_prior(tmp_path / "second").describe()["sha256"] == second.describe()["sha256"]
+    half = load_prior(tmp_path / "second", dtype=torch.bfloat16)
+    assert half.dtype == torch.bfloat16 and half.labels == second.labels
+
+
 def test_the_first_step_goes_down_the_objective(folder, source, tmp_path):
     """From the null rows, by Adam, against the gradient of the objective in float64."""
     prior = dap.adapt_prior(source, prior=folder, out=tmp_path / "adapted", steps=1, seed=3, rank=0, progress=False)

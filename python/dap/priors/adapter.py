@@ -85,7 +85,7 @@ def load_adapted(
         learned = {each: tensors[CLASS + each] for each in classes}
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise FormatError(f"{folder}: expected {ADAPTER} and {WEIGHTS} as dap writes them ({error!r})") from error
-    base: Any = load_prior(name, device=device, dtype=dtype, options=options)
+    base: Any = load_prior(name, device=device, options=options)  # in float32, as it was when it was taught
     if base.describe()["sha256"] != sha256:
         raise OptionError(f"{folder}: was made for other weights than {name!r} has now; adapt that prior again")
     low_rank = {key.removeprefix(LOW_RANK): each for key, each in tensors.items() if key.startswith(LOW_RANK)}
@@ -96,6 +96,8 @@ def load_adapted(
                 raise FormatError(f"{folder / WEIGHTS}: no {key} of shape {tuple(parameter.shape)} in it")
             parameter.data.copy_(low_rank[key])
         merge_low_rank(base.denoiser)
+    if dtype is not None:
+        base.pipeline.to(dtype)
     taught: Prior = base.with_learned(learned, name=str(folder))
     return taught
 
@@ -137,6 +139,7 @@ def merge_low_rank(denoiser: Any) -> None:
         layer.merge()
         parent, _, name = path.rpartition(".")
         setattr(denoiser.get_submodule(parent), name, layer.get_base_layer())
+    del denoiser.peft_config  # so that PEFT takes it for a network without adapters, which it is
     denoiser.requires_grad_(False)
 
 

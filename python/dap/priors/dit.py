@@ -60,10 +60,10 @@ class DiTPrior(PipelinePrior):
         self.slot_bytes = 40 * len(blocks) * tokens * width * self.dtype.itemsize
 
     def with_learned(self, learned: Mapping[str, Tensor], *, name: str) -> DiTPrior:
-        """The same prior, under another name, with embeddings of further classes; the pipeline is shared."""
+        """The same prior, under another name, with embeddings of more classes beside; the pipeline is shared."""
         return DiTPrior(
             self.pipeline, name=name, learned_variance=self._learned_variance, guided_channels=self._guided_channels,
-            recommended=self.recommended, learned=learned,
+            recommended=self.recommended, learned={**self._tables.learned, **learned},
         )  # fmt: skip
 
     def _beside(self) -> Mapping[str, Tensor]:

@@ -78,10 +78,11 @@ class UNetPrior(PipelinePrior):
         return self._labels if self._tables else {name: derive_seed("class", name) >> 32 for name in class_names}
 
     def with_learned(self, learned: Mapping[str, Tensor], *, name: str) -> UNetPrior:
-        """The same prior, under another name, with embeddings of further classes; the pipeline is shared."""
+        """The same prior, under another name, with embeddings of more classes beside; the pipeline is shared."""
         return UNetPrior(
-            self.pipeline, class_names=self._class_names, name=name, recommended=self.recommended, learned=learned
-        )
+            self.pipeline, class_names=self._class_names, name=name, recommended=self.recommended,
+            learned={**self._beside(), **learned},
+        )  # fmt: skip
 
     def _beside(self) -> Mapping[str, Tensor]:
         return self._tables.learned if self._tables else {}
