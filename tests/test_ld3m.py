@@ -215,7 +215,7 @@ def test_the_loss_falls_and_classes_do_not_depend_on_each_other(matching, contex
         settings = context.settings
         with torch.no_grad():
             ends = residual_chain(prior, z, noise, labels, prior.condition(labels), steps=3, settings=settings)
-        return np.mean([float(method._loss(context, both, prior.decode_pixels(ends), step)) for step in range(50, 56)])
+        return np.mean([method._loss(context, both, prior.decode_pixels(ends), step).item() for step in range(50, 56)])
 
     assert loss(seen[-1]["latents"]) < 0.97 * loss(method._start(context, both, real))
     assert not any(parameter.requires_grad for parameter in prior.denoiser.parameters())
