@@ -18,14 +18,15 @@ output) and one augmentation A, a shift and perhaps a flip, for all images of a 
 memory holds one of them at a time, whatever n is.
 
 Published: n = 10, a classifier-free scale of 3 (an option of the run here), SGD with momentum 0.5, a learning rate of
-1 for z and c alike under distribution matching. What differs from the released code: its LDM has a codebook, and r
-leads to the quantised z; its noise ε is drawn anew in each iteration, here it stays a slot's own, so that a slot ends
-as the image that was optimised; trajectory matching is left out; the network is not trained on the synthetic images in
-between; A is not all of DSA; the condition of a DiT has a row for each block, of Stable Diffusion one for each token.
+1 for z and c alike under distribution matching. That i counts down in r, from all of z to none, is inferred; whether ε
+is drawn once or in each iteration is not known: here it stays a slot's own, so that a slot ends as the image that was
+optimised. What differs from the released code: its LDM has a codebook, and r leads to the quantised z; trajectory
+matching is left out; the network is not trained on the synthetic images in between; A is not all of DSA; the condition
+of a DiT has a row for each block, of Stable Diffusion one for each token.
 
 The preset "fashion" was chosen on held-out images with the built-in prior (``examples/compare_methods.py ld3m``, seed
 1000, n = 1, points of accuracy relative to no guidance): 15 / 60 iterations at a rate of 10 for z and 1 for c gave +4.4
-/ +3.7, 15 at 3 and 1 gave +3.5, 15 of "gradient" −6.1: one network's gradients, at its random start, say less.
+/ +3.7, 15 at 3 and 1 gave +3.5, 15 of "gradient" −6.1. The other options were not varied.
 """
 
 from __future__ import annotations
