@@ -13,8 +13,9 @@ vae: what the prior's VAE costs: the images of random, and the same through the 
 
 Each seed draws its own subset, latents and references, and trains one network of protocol `small` with that seed;
 the accuracy is the last one. Beside it stand the metrics of `dap.metrics` against the images distilled from, and the
-seconds that were spent. One JSON line per training goes to OUT/accuracies*.jsonl; what is there is not done again.
-Several processes may work side by side, each with its own --part.
+seconds that were spent: medians, those of making as a ratio to the baseline with the same seed. One JSON line per
+training goes to OUT/accuracies*.jsonl; what is there is not done again. Several processes may work side by side, each
+with its own --part.
 """
 
 from __future__ import annotations
@@ -116,8 +117,9 @@ def table(entries: list[dict[str, Any]], baseline: str) -> str:
     for entry in entries:
         rows.setdefault(entry["method"], {})[entry["seed"]] = entry
     lines = [
-        f"| method | accuracy | n | minus {baseline} (95 %) | representativeness | diversity | coverage |",
-        "|---|---|---|---|---|---|---|",
+        f"| method | accuracy | n | minus {baseline} (95 %) | representativeness | diversity | coverage "
+        f"| prepare, s | make, × {baseline} |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, own in rows.items():
         found = summary([each["last"] for each in own.values()])
@@ -126,7 +128,12 @@ def table(entries: list[dict[str, Any]], baseline: str) -> str:
         difference = "" if name == baseline else f"{gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]"
         metrics = [np.mean([each[metric] for each in own.values() if metric in each] or [np.nan]) for metric in METRICS]
         shown = " | ".join(f"{value:.3f}" for value in metrics)
-        lines.append(f"| {name} | {found.mean:.2f} ± {found.standard_error:.2f} | {found.n} | {difference} | {shown} |")
+        prepare = np.median([each["seconds"]["prepare"] for each in own.values()])
+        make = np.median([own[s]["seconds"]["make"] / rows[baseline][s]["seconds"]["make"] for s in shared])
+        lines.append(
+            f"| {name} | {found.mean:.2f} ± {found.standard_error:.2f} | {found.n} | {difference} | {shown} "
+            f"| {prepare:.1f} | {make:.2f} |"
+        )
     return "\n".join(lines)
 
 

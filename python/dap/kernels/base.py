@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from dap.errors import OptionError
 from dap.registry import Registry, unknown_name
 
-__all__ = ["KERNELS", "DiagonalPairs", "Kernel", "Pairs", "by_name", "list_kernels", "positive"]
+__all__ = ["KERNELS", "DiagonalPairs", "Kernel", "Pairs", "as_kernel", "by_name", "list_kernels", "positive"]
 
 
 class Pairs(Protocol):
@@ -128,6 +129,27 @@ def by_name(name: str, **options: Any) -> Kernel:
         raise OptionError(f"the {name} kernel needs {' and '.join(missing)}: by_name({name!r}, {missing[0]}=...)")
     kernel: Kernel = kind(**options)
     return kernel
+
+
+def as_kernel(kernel: Any) -> Kernel:
+    """The kernel that an option names.
+
+    Args:
+        kernel: A name, a dict with a name and options, or a kernel, which is given back.
+
+    Raises:
+        OptionError: It is none of these, or :func:`by_name` refuses it.
+
+    Example:
+        >>> as_kernel({"name": "rbf", "bandwidth": 2.0})
+        RBF(bandwidth=2.0, name='rbf')
+    """
+    if isinstance(kernel, Kernel):
+        return kernel
+    options = {"name": kernel} if isinstance(kernel, str) else kernel
+    if not isinstance(options, Mapping) or not isinstance(options.get("name"), str):
+        raise OptionError(f'kernel: expected a name, a kernel or {{"name": ..., ...}}, got {kernel!r}')
+    return by_name(**options)
 
 
 def list_kernels() -> list[str]:

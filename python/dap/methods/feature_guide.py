@@ -29,7 +29,7 @@ from dap.features import (
     reference_index,
     schedule,
 )
-from dap.kernels import Kernel, by_name
+from dap.kernels.base import as_kernel
 from dap.methods.guided import Guide
 from dap.registry import unknown_name
 from dap.rng import derive_seed
@@ -84,11 +84,7 @@ class FeatureGuide(Guide):
     at: str = "eps"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.kernel, Kernel):
-            options = {"name": self.kernel} if isinstance(self.kernel, str) else self.kernel
-            if not isinstance(options, Mapping) or not isinstance(options.get("name"), str):
-                raise OptionError(f'kernel: expected a name, a kernel or {{"name": ..., ...}}, got {self.kernel!r}')
-            object.__setattr__(self, "kernel", by_name(**options))
+        object.__setattr__(self, "kernel", as_kernel(self.kernel))
         if not 0 <= self.scale < math.inf:
             raise OptionError(f"scale: expected 0 or more, got {self.scale}")
         check_block(self.block)

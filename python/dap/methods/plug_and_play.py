@@ -59,7 +59,7 @@ import torch
 from torch import Tensor
 
 from dap.errors import DivergedError, OptionError
-from dap.kernels import Kernel, by_name
+from dap.kernels.base import as_kernel
 from dap.methods.base import Context, Unit
 from dap.methods.constraint import ClassifierConstraint, Constraint, KernelConstraint, last_epoch
 from dap.priors.schedulers import denoiser_level
@@ -144,11 +144,7 @@ class PlugAndPlay:
     epochs: int = 5
 
     def __post_init__(self) -> None:
-        if not isinstance(self.kernel, Kernel):
-            options = {"name": self.kernel} if isinstance(self.kernel, str) else self.kernel
-            if not isinstance(options, Mapping) or not isinstance(options.get("name"), str):
-                raise OptionError(f'kernel: expected a name, a kernel or {{"name": ..., ...}}, got {self.kernel!r}')
-            object.__setattr__(self, "kernel", by_name(**options))
+        object.__setattr__(self, "kernel", as_kernel(self.kernel))
         if self.constraint not in CONSTRAINTS:
             raise unknown_name("constraint", self.constraint, CONSTRAINTS)
         for option in ("steps", "references"):
