@@ -27,8 +27,8 @@ from dap.data.source import Source
 from dap.features import DEFAULT_POOLING, encode_images, noised_features
 from dap.kernels import Linear
 from dap.methods import DAP, Context
+from dap.methods.common.feature_guide import References
 from dap.methods.dap import KernelDistanceTerm
-from dap.methods.feature_guide import References
 from dap.priors import load_prior
 from dap.sampling import SamplingSettings, Window, sample
 

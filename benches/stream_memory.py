@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dap.data.open import open_source
 from dap.data.packing import source_samples, write_packed
-from dap.data.shard import Sample
+from dap.data.shard_writer import Sample
 
 
 def repeated(samples: list[Sample], total: int) -> Iterator[Sample]:

@@ -36,12 +36,12 @@ from compare_rows import BASELINES, HEADLINE, IGD_TEST, LD3M_TEST, OTHERS, SCALI
 
 import dap
 from dap import rng
-from dap.data.cache import cache_folder
 from dap.data.open import open_source
 from dap.evaluation import Small, paired_difference, summary
 from dap.features import Tap, default_block, encode_images, real_features
 from dap.metrics import coverage, diversity, representativeness
 from dap.priors import load_prior
+from dap.storage.cache import cache_folder
 
 METRICS = {"representativeness": representativeness, "diversity": lambda own, _: diversity(own), "coverage": coverage}
 

@@ -12,9 +12,9 @@ from safetensors.numpy import save_file
 from torchvision.datasets import ImageFolder
 
 import dap
-from dap.data.beside import checked_tensors
 from dap.data.packing import FORMATS, write_packed
-from dap.data.shard import Sample
+from dap.data.shard_writer import Sample
+from dap.data.sidecar import checked_tensors
 from dap.errors import FormatError, OptionError, RunMismatchError
 
 NAMES = ("Zebra", "Ape")  # whose folders come in another order

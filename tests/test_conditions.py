@@ -14,8 +14,8 @@ from dap.data.classmap import NULL_LABELS, build_class_map, null_label
 from dap.data.open import open_source
 from dap.errors import FormatError, OptionError, SourceError
 from dap.priors import load_prior
-from dap.priors.concepts import concept_file, encode_concept, read_concepts
 from dap.priors.dit import DiTPrior
+from dap.priors.learned_words import concept_file, encode_concept, read_concepts
 from dap.priors.stable_diffusion import StableDiffusionPrior
 from dap.priors.unet import UNetPrior
 from dap.sampling import denoising_loss

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dap import rng
 from dap.data.classmap import build_class_map
-from dap.data.labelled import source_of_labels
+from dap.data.from_labels import source_from_labels
 from dap.errors import OptionError
 from dap.features import Tap
 from dap.kernels import RBF, Linear
@@ -37,7 +37,7 @@ def images():
 
 def context(prior, **settings):
     labels = np.repeat(np.arange(len(NAMES)), COUNTS)
-    source = source_of_labels("noise", labels, NAMES, lambda index: Image.fromarray(images()[index]))
+    source = source_from_labels("noise", labels, NAMES, lambda index: Image.fromarray(images()[index]))
     settings = SamplingSettings(**{"num_inference_steps": 3, "guidance_scale": 3.0, **settings})
     entries = build_class_map(source, prior.labels)
     return Context(source, entries, prior, settings, seed=SEED, ipc=4, size=32, channels=1)

@@ -22,7 +22,7 @@ from dap.errors import OptionError
 from dap.features import noised_features
 from dap.kernels import by_name, energy_distance, list_kernels, mmd2
 from dap.methods import Context, DAPSet, DiT, Slot, Unit
-from dap.methods.set_energy import set_energies
+from dap.methods.common.set_energy import set_energies
 from dap.priors import load_prior
 from dap.priors.dit import DiTPrior
 from dap.sampling import SamplingSettings, StepState, sample

@@ -17,10 +17,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dap.data.files import encode_png, sha256_file, write_atomic
 from dap.data.idx import read_idx
+from dap.data.image_files import encode_png
 from dap.data.names import escape, some, unescape
 from dap.errors import FormatError
+from dap.storage.files import sha256_file, write_atomic
 
 DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "0123456789¹²³")}
 

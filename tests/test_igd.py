@@ -17,9 +17,9 @@ from dap import rng
 from dap.config import from_options, to_json
 from dap.errors import OptionError
 from dap.methods import DiT, Guided, Slot, Unit, igd
+from dap.methods.common.surrogate import Surrogate
 from dap.methods.dap import KernelDistance
 from dap.methods.igd import IGD, DeviationTerm, Influence, InfluenceTerm
-from dap.methods.surrogate import Surrogate
 from dap.priors.dit import DiTPrior
 from dap.sampling import StepState, Window
 

@@ -18,7 +18,7 @@ from PIL import Image
 import dap
 from dap import rng
 from dap.data.classmap import build_class_map
-from dap.data.labelled import source_of_labels
+from dap.data.from_labels import source_from_labels
 from dap.errors import DapError, FormatError, OptionError, RunMismatchError
 from dap.features import choose_timesteps
 from dap.index import IndexWriter, merge, open_index
@@ -43,7 +43,7 @@ def noise_source(broken=False, seed=0):
         return Image.fromarray(pixels[index])
 
     labels = np.repeat(np.arange(len(NAMES)), COUNTS)
-    return source_of_labels("noise", labels, NAMES, load, prefix="n/", digest=lambda: f"noise {seed}")
+    return source_from_labels("noise", labels, NAMES, load, prefix="n/", digest=lambda: f"noise {seed}")
 
 
 @pytest.fixture(autouse=True)

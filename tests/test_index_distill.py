@@ -15,16 +15,16 @@ from PIL import Image
 
 import dap
 from dap.cli.main import main
-from dap.data.cache import cache_folder, cache_size, clear_cache
 from dap.data.classmap import build_class_map
 from dap.data.open import open_source
 from dap.errors import DapError, OptionError, RunMismatchError
-from dap.features import Tap, cached, encode_images, noised_features
+from dap.features import Tap, encode_images, noised_features, reference_cache
 from dap.methods import DAP, Context, Slot, Unit
 from dap.methods.dap import KernelDistanceTerm
 from dap.priors.dit import DiTPrior
 from dap.sampling import SamplingSettings, StepState, Window, sample
 from dap.selection import random_per_class
+from dap.storage.cache import cache_folder, cache_size, clear_cache
 
 NAMES = ("Bag", "Dress")  # the prior's labels 8 and 3
 IMAGES = 7
@@ -116,7 +116,8 @@ def test_without_an_index_the_bits_are_those_of_references_in_memory(tree, tiny_
 
 def test_references_are_computed_once_for_all_runs_that_want_the_same(tree, run, monkeypatch):
     calls = []
-    monkeypatch.setattr(cached, "fill_index", lambda *a, f=cached.fill_index, **k: calls.append(a) or f(*a, **k))
+    fill = reference_cache.fill_index
+    monkeypatch.setattr(reference_cache, "fill_index", lambda *a, **k: calls.append(a) or fill(*a, **k))
     first = run(tree, "a", seed=3)
     again = run(tree, "b", seed=3, ipc=1, method_options={"kernel": "rbf", "scale": 2.0})
     assert len(calls) == 1
@@ -161,7 +162,7 @@ def test_cache_is_whole_or_not_there(tree, run, cache, monkeypatch):
 
 
 def test_two_processes_at_once_share_what_the_first_made(tree, run, cache, monkeypatch):
-    fill, others = cached.fill_index, []
+    fill, others = reference_cache.fill_index, []
 
     def slow(*args, **options):
         made = fill(*args, **options)
@@ -170,7 +171,7 @@ def test_two_processes_at_once_share_what_the_first_made(tree, run, cache, monke
             run(tree, "other")
         return made
 
-    monkeypatch.setattr(cached, "fill_index", slow)
+    monkeypatch.setattr(reference_cache, "fill_index", slow)
     ours = run(tree, "ours")
     (entry,) = (cache / "indexes").iterdir()
     assert ours.manifest["record"]["index"] == dap.load(ours.path.parent / "other").manifest["record"]["index"]

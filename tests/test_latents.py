@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 
 import dap
-from dap.data.cache import LATENTS, cache_folder
 from dap.data.classmap import build_class_map
-from dap.data.labelled import source_of_labels
+from dap.data.from_labels import source_from_labels
 from dap.data.open import open_source
 from dap.data.source import Source
 from dap.errors import FormatError, OptionError
 from dap.features import source_of_index
 from dap.features.latents import real_latents
 from dap.priors.dit import DiTPrior
+from dap.storage.cache import LATENTS, cache_folder
 
 NAMES = ("Bag", "Dress")
 COUNTS = (300, 3)  # more than one group, and less
@@ -31,7 +31,7 @@ def pixels(index):
 
 def source(names=NAMES, counts=COUNTS):
     labels = np.repeat(np.arange(len(names)), counts)
-    return source_of_labels("noise", labels, names, lambda index: Image.fromarray(pixels(index)))
+    return source_from_labels("noise", labels, names, lambda index: Image.fromarray(pixels(index)))
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,8 @@ from dap.data.classmap import build_class_map
 from dap.data.open import open_source
 from dap.errors import DivergedError, OptionError
 from dap.methods import LD3M, Context, Slot, Unit, get_method
+from dap.methods.common.matching_losses import distribution_loss, gradient_loss
 from dap.methods.ld3m import residual_chain
-from dap.methods.matching import distribution_loss, gradient_loss
 from dap.nets import create_net
 from dap.priors.dit import DiTPrior
 from dap.priors.unet import UNetPrior

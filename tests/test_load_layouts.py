@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import dap
-from dap.data.relabel import relabel
+from dap.data.label_order import reorder_labels
 from dap.errors import ClassMapError, FormatError, OptionError, SourceError
 
 WNIDS = ["n02096294", "n02093754", "n02111889"]  # Minimax's order, which is not the sorted one
@@ -105,7 +105,7 @@ class TestTree:
     def test_a_damaged_class_map_is_named(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "map.json").write_bytes(content)
         with pytest.raises(FormatError, match=r"map\.json: expected a class map"):
-            relabel(dap.load(tree(tmp_path / "set", WNIDS)).source, tmp_path / "map.json")
+            reorder_labels(dap.load(tree(tmp_path / "set", WNIDS)).source, tmp_path / "map.json")
 
     def test_a_class_map_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(ClassMapError, match=r"none\.txt: expected a file"):

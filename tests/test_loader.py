@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as reference
 import dap
 from dap import _core
 from dap.errors import OptionError
-from dap.loading import Loader
+from dap.loader import Loader
 from dap.nets import AUGMENTATIONS, Augmentation, get_augmentation
 from dap.nets.augmentation import _by_torch
 from dap.rng import generator
@@ -303,7 +303,7 @@ def test_a_classifier_learns_from_it(tmp_path: Path) -> None:
     assert ((images.flatten(1) / 255 @ weights).argmax(1) == labels).all()
 
 
-@pytest.mark.parametrize("name", ["dap.loading", "dap.nets.augmentation"])
+@pytest.mark.parametrize("name", ["dap.loader", "dap.nets.augmentation"])
 def test_docstrings(name: str) -> None:
     report: list[str] = []
     for test in doctest.DocTestFinder().find(importlib.import_module(name)):

@@ -19,7 +19,8 @@ from PIL import Image
 
 import dap
 from dap.errors import OptionError
-from dap.methods import METHODS, TERMS, Guide, MethodInfo, get_method, info
+from dap.methods import METHODS, TERMS, Guide, MethodInfo, get_method
+from dap.methods.common import registry
 from dap.registry import Registry
 
 BUILT_IN = [
@@ -230,8 +231,8 @@ def package(tmp_path):
 def test_entry_points_are_found_once_and_a_broken_one_hides_no_other(package, monkeypatch, caplog):
     monkeypatch.syspath_prepend(package)
     monkeypatch.delitem(sys.modules, "grey_methods", raising=False)
-    fresh = Registry("method", info._discover)
-    monkeypatch.setattr(info, "METHODS", fresh)
+    fresh = Registry("method", registry._discover)
+    monkeypatch.setattr(registry, "METHODS", fresh)
     with caplog.at_level(logging.WARNING, logger="dap"):
         assert list(fresh) == ["grey"]
         assert fresh["grey"]().shade == 9 and list(fresh) == ["grey"]

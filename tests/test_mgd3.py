@@ -16,7 +16,7 @@ import dap
 from dap import rng
 from dap.config import to_json
 from dap.data.classmap import build_class_map
-from dap.data.labelled import source_of_labels
+from dap.data.from_labels import source_from_labels
 from dap.errors import OptionError, RunMismatchError
 from dap.methods import Context, DiT, Guided, Slot, Unit
 from dap.methods.mgd3 import MGD3, Clusters, Mode, ModeTerm
@@ -47,7 +47,7 @@ def images(groups=GROUPS):
 
 def context(prior, ipc=3, channels=1, **settings):
     pixels, labels = images(), np.repeat(np.arange(len(NAMES)), [sum(sizes) for sizes in GROUPS])
-    source = source_of_labels("alike", labels, NAMES, lambda index: Image.fromarray(pixels[index]))
+    source = source_from_labels("alike", labels, NAMES, lambda index: Image.fromarray(pixels[index]))
     settings = SamplingSettings(**{"num_inference_steps": 3, "guidance_scale": 3.0, **settings})
     entries = build_class_map(source, prior.labels)
     return Context(source, entries, prior, settings, seed=SEED, ipc=ipc, size=32, channels=channels)

@@ -18,7 +18,7 @@ PACK = """
 import sys
 import numpy as np
 from dap.data.packing import write_packed
-from dap.data.shard import Sample
+from dap.data.shard_writer import Sample
 
 def load(n):
     if n == 17:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from dap.data.open import open_source
 from dap.data.packing import pack_source, write_packed
-from dap.data.shard import Sample
+from dap.data.shard_writer import Sample
 from dap.dataset import DistilledDataset
 from dap.errors import FormatError, OptionError, RunMismatchError
 

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from dap.data import parquet
 from dap.data.open import open_source
 from dap.data.packing import pack_source
-from dap.data.shard import Sample
+from dap.data.shard_writer import Sample
 from dap.data.source import Source
 from dap.data.tensors import read_tensors
 from dap.errors import FormatError, SourceError

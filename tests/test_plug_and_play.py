@@ -23,7 +23,7 @@ import dap
 from dap import rng
 from dap.config import from_options, to_json
 from dap.data.classmap import build_class_map
-from dap.data.labelled import source_of_labels
+from dap.data.from_labels import source_from_labels
 from dap.errors import DivergedError, OptionError
 from dap.kernels import RBF, by_name
 from dap.methods import D4M, Context, PlugAndPlay, Slot, Unit, get_method
@@ -197,7 +197,7 @@ class Gaussian:
 
 
 def test_under_a_gaussian_the_estimate_is_its_mean():
-    source = source_of_labels("two", np.array([0, 1]), ("a", "b"), lambda index: Image.new("L", (2, 2)))
+    source = source_from_labels("two", np.array([0, 1]), ("a", "b"), lambda index: Image.new("L", (2, 2)))
     entries = build_class_map(source, {"a": 0, "b": 1})
     given = Context(source, entries, Gaussian(), SamplingSettings(5, 1.0), seed=0, ipc=2, size=2, channels=1)
     unit = Unit(0, (Slot(1, 0), Slot(0, 0), Slot(0, 1)))
@@ -311,7 +311,7 @@ def test_the_classifier_constraint_and_its_gradient(classified, tiny_pipeline):
 
 
 def test_the_classifier_is_the_last_state_of_its_training_that_was_kept(classified, monkeypatch):
-    from dap.methods import surrogate
+    from dap.methods.common import surrogate
 
     given, method, artefact = classified
     states, train = [], surrogate.train_classifier

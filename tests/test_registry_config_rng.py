@@ -13,7 +13,7 @@ import torch
 from dap.config import from_options, parse_assignments, to_json
 from dap.errors import OptionError
 from dap.methods import DAP, DiT
-from dap.registry import Registry, unknown_name
+from dap.registry import Registry, unknown_name_error
 from dap.rng import derive_seed, generator
 
 
@@ -29,8 +29,8 @@ def test_registry_keeps_order_and_refuses_a_second_of_a_name():
 
 
 def test_unknown_names_list_the_known_ones():
-    assert str(unknown_name("fruit", "xyz", {"pear", "apple"})) == "unknown fruit 'xyz'. Known: apple, pear"
-    assert "did you mean 'pear'? Known: apple, pear" in str(unknown_name("fruit", "paer", ["pear", "apple"]))
+    assert str(unknown_name_error("fruit", "xyz", {"pear", "apple"})) == "unknown fruit 'xyz'. Known: apple, pear"
+    assert "did you mean 'pear'? Known: apple, pear" in str(unknown_name_error("fruit", "paer", ["pear", "apple"]))
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import torch
 from test_dap import COUNTS, NAMES, context, images
 from torch.nn import functional
 
-from dap.data.cache import cache_folder
 from dap.errors import FormatError, OptionError
-from dap.methods import surrogate as module
-from dap.methods.surrogate import Surrogate, SurrogateTraining, mean_gradients, prepare_surrogate
+from dap.methods.common import surrogate as module
+from dap.methods.common.surrogate import Surrogate, SurrogateTraining, mean_gradients, prepare_surrogate
 from dap.nets import create_net
 from dap.priors.dit import DiTPrior
+from dap.storage.cache import cache_folder
 
 QUICK = SurrogateTraining(width=4, epochs=3, similarity=1.0, references=3)
 

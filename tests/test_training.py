@@ -129,7 +129,7 @@ def test_train_prior_makes_a_pipeline_that_distill_takes(source, quick, tmp_path
 @pytest.mark.parametrize("moment", ["autoencoder", "denoiser", "card", "moving"])
 def test_training_that_was_killed_ends_with_the_same_weights(moment, source, quick, tmp_path, monkeypatch):
     from dap.nets import optimisation
-    from dap.training import train, workshop
+    from dap.training import folder, train
 
     steps = {"autoencoder_steps": 3, "denoiser_steps": 3, "progress": False}
     whole = dap.train_prior(source, out=tmp_path / "whole", **steps)
@@ -150,7 +150,7 @@ def test_training_that_was_killed_ends_with_the_same_weights(moment, source, qui
         if moment == "card":
             patch.setattr(train, "card", stop)
         elif moment == "moving":
-            replace, moved = workshop.os.replace, []
+            replace, moved = folder.os.replace, []
 
             def third(*paths):
                 if str(paths[1]).startswith(str(tmp_path / "cut" / "")) and ".training" not in str(paths[1]):
@@ -159,7 +159,7 @@ def test_training_that_was_killed_ends_with_the_same_weights(moment, source, qui
                         raise KeyboardInterrupt
                 replace(*paths)
 
-            patch.setattr(workshop.os, "replace", third)
+            patch.setattr(folder.os, "replace", third)
         else:
             patch.setattr(rng, "generator", killed)
         dap.train_prior(source, out=tmp_path / "cut", **steps)

@@ -16,11 +16,11 @@ import pytest
 import webdataset
 from PIL import Image
 
-from dap.data.cache import cache_folder
 from dap.data.open import open_source
 from dap.data.packing import pack_source
-from dap.data.shards import expand_braces
+from dap.data.shard_paths import expand_braces
 from dap.errors import FormatError, SourceError
+from dap.storage.cache import cache_folder
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), np.uint8)
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dap.data.files import write_atomic
 from dap.data.idx import read_idx
+from dap.storage.files import write_atomic
 
 PER_CLASS, MAX_BYTES = 1000, 9_000_000
 

@@ -20,13 +20,13 @@ from tqdm.auto import tqdm
 from dap._core import build_info
 from dap.config import to_json
 from dap.data import classmap
-from dap.data.beside import read_beside
 from dap.data.builtin import BUILTIN
 from dap.data.classmap import LabelMap
-from dap.data.files import read_image, write_atomic
+from dap.data.image_files import read_image
+from dap.data.label_order import ClassMap, reorder_labels
 from dap.data.manifest import SCHEMA, read_manifest
 from dap.data.open import SourceLike, open_source
-from dap.data.relabel import ClassMap, relabel
+from dap.data.sidecar import read_sidecar
 from dap.data.source import Source
 from dap.dataset import DistilledDataset
 from dap.errors import OptionError, SourceError
@@ -38,6 +38,7 @@ from dap.priors import Prior, load_prior
 from dap.report import contact_sheet
 from dap.run import Run, open_run, slot_path
 from dap.sampling import SamplingSettings, check_settings
+from dap.storage.files import write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,8 +58,8 @@ def load(path: SourceLike, *, class_map: ClassMap | None = None) -> DistilledDat
         path: The folder that :func:`distill` filled; or labelled images of any other kind that
             :func:`dap.data.open.open_source` opens: a class-per-folder tree, WebDataset or Parquet shards, safetensors,
             a ``.pt`` of tensors. A tree's labels are the places of its sorted folders.
-        class_map: Labels of another order (:func:`dap.data.relabel.relabel`): class names in the order of their labels,
-            the label of each name, or a file of one of the two.
+        class_map: Labels of another order (:func:`dap.data.label_order.reorder_labels`): class names in the order of
+            their labels, the label of each name, or a file of one of the two.
 
     Raises:
         SourceError: Nothing of that kind is there, or the run was not finished.
@@ -79,8 +80,8 @@ def load(path: SourceLike, *, class_map: ClassMap | None = None) -> DistilledDat
         source = open_source(path)
     except SourceError as error:
         raise SourceError(f"{error}; and there is no dap.json of a run") from error
-    beside = read_beside(Path(path), source) if isinstance(path, str | Path) else None
-    return DistilledDataset(source if class_map is None else relabel(source, class_map), tensors=beside)
+    beside = read_sidecar(Path(path), source) if isinstance(path, str | Path) else None
+    return DistilledDataset(source if class_map is None else reorder_labels(source, class_map), tensors=beside)
 
 
 def distill(

@@ -1,18 +1,69 @@
-"""Options as frozen dataclasses: from names and text, to JSON and back."""
+"""Options: frozen dataclasses from names and text, to JSON and back, and the checks of a single value."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from dap.errors import OptionError
-from dap.registry import unknown_name
+from dap.registry import unknown_name_error
 
-__all__ = ["from_options", "parse_assignments", "to_json"]
+__all__ = ["check_choice", "check_number", "check_whole", "from_options", "parse_assignments", "to_json"]
 
 T = TypeVar("T")
+
+
+def check_whole(name: str, value: object, least: int = 1, most: int | None = None) -> None:
+    """Raises unless ``value`` is an int (no bool) between ``least`` and ``most``.
+
+    Raises:
+        OptionError: It names the option, the range and the value.
+
+    Example:
+        >>> check_whole("ipc", 0)
+        Traceback (most recent call last):
+        dap.errors.OptionError: ipc: expected a whole number of at least 1, got 0
+    """
+    if type(value) is not int or value < least or (most is not None and value > most):
+        span = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise OptionError(f"{name}: expected a whole number {span}, got {value!r}")
+
+
+def check_number(name: str, value: object, least: float | None = None, *, above: float | None = None) -> None:
+    """Raises unless ``value`` is a finite int or float (no bool) that is at least ``least`` and more than ``above``.
+
+    Raises:
+        OptionError: It names the option, the bound and the value.
+
+    Example:
+        >>> check_number("scale", float("nan"), 0)
+        Traceback (most recent call last):
+        dap.errors.OptionError: scale: expected a number of at least 0, got nan
+    """
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    low = (least is not None and number < least) or (above is not None and number <= above)
+    if not math.isfinite(number) or low:
+        bounds = [f"of at least {least:g}"] if least is not None else []
+        bounds += [f"above {above:g}"] if above is not None else []
+        raise OptionError(f"{name}: expected a number {' and '.join(bounds)}".rstrip() + f", got {value!r}")
+
+
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Raises unless ``value`` is one of ``choices``.
+
+    Raises:
+        OptionError: It lists the choices and offers the nearest.
+
+    Example:
+        >>> check_choice("at", "epsilon", ("eps", "x0", "sample"))
+        Traceback (most recent call last):
+        dap.errors.OptionError: unknown at 'epsilon'; did you mean 'eps'? Known: eps, sample, x0
+    """
+    if value not in choices:
+        raise unknown_name_error(name, value, choices)
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -46,7 +97,7 @@ def from_options(cls: type[T], options: Mapping[str, Any], kind: str) -> T:
         if name not in fields:
             if not fields:
                 raise OptionError(f"{kind} has no options, got {name!r}")
-            raise unknown_name(f"option of {kind}", name, fields)
+            raise unknown_name_error(f"option of {kind}", name, fields)
         default = fields[name].default
         number_for_float = type(default) is float and type(value) is int
         typed = isinstance(default, bool | int | float) or fields[name].type == "str"

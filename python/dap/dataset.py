@@ -12,8 +12,8 @@ import numpy as np
 from dap.data.huggingface import to_hf_dataset
 from dap.data.packing import source_samples, write_packed
 from dap.data.source import Source
+from dap.data.stack import stack_images
 from dap.data.webdataset import to_pipeline
-from dap.data.whole import whole_set
 from dap.errors import OptionError
 from dap.report import contact_sheet
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from dap.loading import Augment, Loader
+    from dap.loader import Augment, Loader
 
 __all__ = ["DistilledDataset"]
 
@@ -136,7 +136,7 @@ class DistilledDataset:
         """
         import torch
 
-        return torch.from_numpy(whole_set(self.source, size)), torch.from_numpy(self.labels)
+        return torch.from_numpy(stack_images(self.source, size)), torch.from_numpy(self.labels)
 
     def loader(
         self,
@@ -176,7 +176,7 @@ class DistilledDataset:
             >>> loader = dap.load("distilled").loader(64, augment="standard")  # doctest: +SKIP
             >>> for images, labels in loader: ...  # doctest: +SKIP
         """
-        from dap.loading import Loader
+        from dap.loader import Loader
 
         return Loader(
             *self.to_torch(size=size), batch_size=batch_size, augment=augment, seed=seed, device=device,

@@ -8,16 +8,16 @@ from typing import Generic, TypeVar
 
 from dap.errors import OptionError
 
-__all__ = ["Registry", "unknown_name"]
+__all__ = ["Registry", "unknown_name_error"]
 
 T = TypeVar("T")
 
 
-def unknown_name(kind: str, name: object, known: Iterable[str]) -> OptionError:
+def unknown_name_error(kind: str, name: object, known: Iterable[str]) -> OptionError:
     """The error for a name that is not known: it lists the known ones and offers the nearest.
 
     Example:
-        >>> str(unknown_name("method", "dapp", ["dap", "dit"]))
+        >>> str(unknown_name_error("method", "dapp", ["dap", "dit"]))
         "unknown method 'dapp'; did you mean 'dap'? Known: dap, dit"
     """
     names = sorted(known)
@@ -53,7 +53,7 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         things = self._read()
         if name not in things:
-            raise unknown_name(self.kind, name, things)
+            raise unknown_name_error(self.kind, name, things)
         return things[name]
 
     def __iter__(self) -> Iterator[str]:

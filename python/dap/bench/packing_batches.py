@@ -21,7 +21,7 @@ from dap.bench.race import Contender
 from dap.data.batches import decode_batch
 from dap.data.codecs import encode
 from dap.data.webdataset import open_webdataset
-from dap.loading import Loader
+from dap.loader import Loader
 from dap.nets import Augmentation
 
 __all__ = ["augmented_batches", "jpeg_batches"]

@@ -43,7 +43,7 @@ def kernels(
     from dap.bench.kernels import describe_machine, measure, measure_memory
     from dap.bench.plot import check_format, draw
     from dap.bench.tables import case_table, memory_line, ratio_table
-    from dap.data.files import write_atomic
+    from dap.storage.files import write_atomic
 
     for option, file in (("--json", json_file), ("--plot", plot)):
         if file and not file.absolute().parent.is_dir():
@@ -109,7 +109,7 @@ def _run(cases: Sequence[Case], rounds: int, json_file: Path | None) -> None:
 
     from dap.bench.fields import field_table, measure_field
     from dap.bench.kernels import describe_machine
-    from dap.data.files import write_atomic
+    from dap.storage.files import write_atomic
 
     if json_file and not json_file.absolute().parent.is_dir():
         raise OptionError(f"--json {json_file}: there is no folder {json_file.absolute().parent}")

@@ -15,7 +15,7 @@ def cache() -> None:
 @cache.command()
 def info() -> None:
     """Shows where the cache is and what it takes."""
-    from dap.data.cache import cache_folder, cache_size
+    from dap.storage.cache import cache_folder, cache_size
 
     click.echo(f"{cache_size() / 1e6:.1f} MB in {cache_folder()}")
 
@@ -23,6 +23,6 @@ def info() -> None:
 @cache.command()
 def clear() -> None:
     """Deletes what dap has put there."""
-    from dap.data.cache import cache_folder, clear_cache
+    from dap.storage.cache import cache_folder, clear_cache
 
     click.echo(f"{clear_cache() / 1e6:.1f} MB deleted from {cache_folder()}")

@@ -34,8 +34,8 @@ def evaluate(
 ) -> None:
     """Trains classifiers on FOLDER (a distilled set or any class-per-folder tree) and tests them on real images."""
     from dap.api import evaluate as run
-    from dap.data.files import write_atomic
     from dap.errors import OptionError
+    from dap.storage.files import write_atomic
 
     if json_file and not json_file.absolute().parent.is_dir():
         raise OptionError(f"--json {json_file}: there is no folder {json_file.absolute().parent}")

@@ -18,7 +18,7 @@ def info() -> None:
     import torch
 
     from dap._core import build_info
-    from dap.data.cache import cache_folder, cache_size
+    from dap.storage.cache import cache_folder, cache_size
 
     rows = {f"core {key}": value for key, value in build_info().items()} | {"python": platform.python_version()}
     for package in PACKAGES:

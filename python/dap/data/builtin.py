@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dap.data.from_labels import source_from_labels
 from dap.data.idx import read_idx
-from dap.data.labelled import source_of_labels
 from dap.data.source import Source
 from dap.errors import FormatError, SourceError
-from dap.registry import unknown_name
+from dap.registry import unknown_name_error
 
 __all__ = ["BUILTIN", "FASHION_CLASSES", "is_idx_folder", "open_builtin", "open_idx_folder"]
 
@@ -52,9 +52,9 @@ def open_builtin(name: str, *, split: str = "train") -> Source:
         10000
     """
     if name not in BUILTIN:
-        raise unknown_name("built-in source", name, BUILTIN)
+        raise unknown_name_error("built-in source", name, BUILTIN)
     if split not in IDX_PREFIX:
-        raise unknown_name("split", split, IDX_PREFIX)
+        raise unknown_name_error("split", split, IDX_PREFIX)
     if name == "fashion-mini":
         return _fashion_mini(split)
     if not is_idx_folder(DEBIAN_FOLDER):
@@ -93,7 +93,7 @@ def open_idx_folder(path: Path, *, split: str = "train", name: str | None = None
         FormatError: A file is damaged, or images and labels differ in number.
     """
     if split not in IDX_PREFIX:
-        raise unknown_name("split", split, IDX_PREFIX)
+        raise unknown_name_error("split", split, IDX_PREFIX)
     stems = [f"{IDX_PREFIX[split]}-{stem}" for stem in ("images-idx3-ubyte", "labels-idx1-ubyte")]
     images, labels = (_find(path, stem) for stem in stems)
     if images is None or labels is None:
@@ -117,7 +117,7 @@ def _idx_source(name: str, split: str, image_file: Path, label_file: Path, names
         names = FASHION_CLASSES
     if images.shape[1:] == (28, 28):
         images = np.pad(images, ((0, 0), (2, 2), (2, 2)))
-    return source_of_labels(name, labels, names, partial(_load, images), prefix=f"{split}/")
+    return source_from_labels(name, labels, names, partial(_load, images), prefix=f"{split}/")
 
 
 def _load(images: np.ndarray, index: int) -> Image.Image:

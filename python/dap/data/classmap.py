@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from dap.data.names import escape, some
 from dap.data.source import Source
 from dap.errors import ClassMapError, FormatError, OptionError
-from dap.registry import unknown_name
+from dap.registry import unknown_name_error
 from dap.rng import derive_seed
 
 __all__ = [
@@ -95,12 +95,12 @@ def _mapped(source: Source, prior_labels: Mapping[str, int], label_map: LabelMap
     found = {}
     for name, label in label_map.items():
         if name not in source.class_names:
-            raise unknown_name("class in label_map", name, source.class_names)
+            raise unknown_name_error("class in label_map", name, source.class_names)
         if label is None:
             found[name] = null_label(name)
             continue
         if isinstance(label, str) and label not in prior_labels:
-            raise unknown_name(f"label for class {name!r} in label_map", label, prior_labels)
+            raise unknown_name_error(f"label for class {name!r} in label_map", label, prior_labels)
         found[name] = prior_labels[label] if isinstance(label, str) else label
         if found[name] not in prior_labels.values():
             raise OptionError(f"label_map: class {name!r}: the prior has no label {label!r}")

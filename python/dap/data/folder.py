@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dap.data.files import IMAGE_EXTENSIONS, read_image, sha256_file, write_atomic
+from dap.data.image_files import IMAGE_EXTENSIONS, read_image
 from dap.data.names import some, unescape
-from dap.data.shard import Record
+from dap.data.shard_writer import Record
 from dap.data.source import Source
 from dap.errors import SourceError
+from dap.storage.files import sha256_file, write_atomic
 
 __all__ = ["ImageFolderShard", "card", "open_folder"]
 
@@ -113,7 +114,7 @@ def _digest(path: Path, tree: Path, ids: Sequence[str]) -> str:
 
 
 class ImageFolderShard:
-    """Some images of a tree that is being written; :class:`dap.data.shard.Shard` says how.
+    """Some images of a tree that is being written; :class:`dap.data.shard_writer.Shard` says how.
 
     Each image appears by itself, below a folder of the split's name and one of its class.
     """

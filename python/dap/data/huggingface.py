@@ -14,8 +14,8 @@ from typing import Any
 
 from PIL import Image
 
-from dap.data.files import encode_png
-from dap.data.labelled import source_of_labels
+from dap.data.from_labels import source_from_labels
+from dap.data.image_files import encode_png
 from dap.data.names import some
 from dap.data.source import Source
 from dap.errors import OptionError, SourceError
@@ -76,7 +76,7 @@ def open_hf_dataset(dataset: Any, *, name: str | None = None) -> Source:
     undecoded = copy.copy(dataset.features[image_column])
     undecoded.decode = False
     files = images.cast_column(image_column, undecoded)
-    return source_of_labels(
+    return source_from_labels(
         name,
         labels,
         names,

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dap.data.files import sha256_file, write_atomic
 from dap.errors import FormatError, RunMismatchError
+from dap.storage.files import sha256_file, write_atomic
 
 __all__ = [
     "LEDGER",

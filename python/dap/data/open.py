@@ -13,7 +13,7 @@ from dap.data.builtin import BUILTIN, is_idx_folder, open_builtin, open_idx_fold
 from dap.data.folder import open_folder
 from dap.data.huggingface import is_hf_dataset, load_hf_dataset, open_hf_dataset
 from dap.data.parquet import open_parquet
-from dap.data.shards import find_shards, is_url, shards_of_split
+from dap.data.shard_paths import find_shards, is_url, shards_of_split
 from dap.data.source import Source
 from dap.data.tensors import TENSOR_SUFFIXES, open_tensors
 from dap.data.torch_dataset import open_torch_dataset

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dap.data.files import write_atomic
 from dap.data.manifest import check_same_run, verify_files
-from dap.data.shards import PACKED
+from dap.data.shard_paths import PACKED
 from dap.errors import FormatError, RunMismatchError
+from dap.storage.files import write_atomic
 
 __all__ = ["PackRecord"]
 

@@ -20,19 +20,19 @@ from typing import Any
 import numpy as np
 
 from dap._core import build_info
-from dap.data.beside import checked_tensors, digest_of, write_beside
 from dap.data.codecs import EXTENSION_OF, codec_of, decode, encode
-from dap.data.files import write_atomic
 from dap.data.folder import ImageFolderShard, card
 from dap.data.names import escape
 from dap.data.pack_record import PackRecord
 from dap.data.parquet import ParquetShard
-from dap.data.shard import Record, Sample, Shard
+from dap.data.shard_writer import Record, Sample, Shard
+from dap.data.sidecar import checked_tensors, digest_of, write_beside
 from dap.data.source import Source
 from dap.data.tensors import TensorShard
 from dap.data.webdataset import WebDatasetShard
 from dap.errors import FormatError, OptionError
-from dap.registry import unknown_name
+from dap.registry import unknown_name_error
+from dap.storage.files import write_atomic
 
 __all__ = ["CODECS", "FORMATS", "pack_source", "source_samples", "write_packed"]
 
@@ -188,11 +188,11 @@ def _check_options(
     format: str, split: str, codec: str | None, quality: int, maxcount: int, maxsize: int, on_error: str
 ) -> None:
     if format not in FORMATS:
-        raise unknown_name("format", format, FORMATS)
+        raise unknown_name_error("format", format, FORMATS)
     if codec is not None and codec not in CODECS:
-        raise unknown_name("codec", codec, CODECS)
+        raise unknown_name_error("codec", codec, CODECS)
     if on_error not in ("raise", "skip"):
-        raise unknown_name("on_error", on_error, ("raise", "skip"))
+        raise unknown_name_error("on_error", on_error, ("raise", "skip"))
     if not re.fullmatch(r"[A-Za-z]\w*", split):
         raise OptionError(f"split: expected a word such as train, got {split!r}")
     if not (1 <= quality <= 100 and maxcount >= 1 and maxsize >= 1):

@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dap.data.files import read_image, sha256_file, written_whole
-from dap.data.labelled import source_of_labels
+from dap.data.from_labels import source_from_labels
+from dap.data.image_files import read_image
 from dap.data.names import some
-from dap.data.shard import Record
-from dap.data.shards import class_names_beside
+from dap.data.shard_paths import class_names_beside
+from dap.data.shard_writer import Record
 from dap.data.source import Source
 from dap.errors import FormatError, SourceError
+from dap.storage.files import atomic_path, sha256_file
 
 __all__ = ["ParquetShard", "open_parquet"]
 
@@ -61,7 +62,7 @@ def open_parquet(files: Sequence[Path], *, name: str) -> Source:
         content.update(f"{file.path.name} {file.path.stat().st_size} {file.rows}\n".encode())
     content.update(labels.astype("<i8").tobytes() if labels.dtype.kind == "i" else json.dumps([*labels]).encode())
     read = partial(_read, opened, np.cumsum([file.rows for file in opened]))
-    return source_of_labels(
+    return source_from_labels(
         name,
         labels,
         names,
@@ -208,7 +209,7 @@ def _is_label(kind: Any) -> bool:
 
 
 class ParquetShard:
-    """A shard that is being written; :class:`dap.data.shard.Shard` says how."""
+    """A shard that is being written; :class:`dap.data.shard_writer.Shard` says how."""
 
     def __init__(self, folder: Path, name: str, class_names: Sequence[str]) -> None:
         try:
@@ -221,7 +222,7 @@ class ParquetShard:
         image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         metadata = {"huggingface": json.dumps({"info": {"features": features}})}
         self._schema = pa.schema([("image", image), ("label", pa.int64())], metadata=metadata)
-        self._whole = written_whole(folder / self.name)
+        self._whole = atomic_path(folder / self.name)
         # images are compressed already
         self._writer = pq.ParquetWriter(
             self._whole.__enter__(), self._schema, compression="none", use_dictionary=False, write_page_checksum=True

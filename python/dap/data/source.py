@@ -23,7 +23,7 @@ from dap.data.codecs import decode
 from dap.data.names import some
 from dap.data.pixels import is_grey, to_pixels, to_upright
 from dap.errors import FormatError, OptionError, SourceError
-from dap.registry import unknown_name
+from dap.registry import unknown_name_error
 
 __all__ = ["Source"]
 
@@ -152,7 +152,7 @@ class Source:
         if not wanted:
             raise OptionError("classes= is empty; name at least one class, or leave it out for all")
         for name in sorted(wanted.difference(self.class_names)):
-            raise unknown_name("class", name, self.class_names)
+            raise unknown_name_error("class", name, self.class_names)
         kept = [label for label, name in enumerate(self.class_names) if name in wanted]
         if len(kept) == len(self.class_names):
             return self
@@ -239,7 +239,7 @@ class Source:
         if batch_size < 1 or not 0 <= start <= len(self):
             raise OptionError(f"expected batch_size >= 1 and start from 0 to {len(self)}, got {batch_size} and {start}")
         if on_error not in ("raise", "skip"):
-            raise unknown_name("on_error", on_error, ("raise", "skip"))
+            raise unknown_name_error("on_error", on_error, ("raise", "skip"))
         return Batches(self, batch_size, size, channels, start, on_error == "skip")
 
     def identity(self) -> str:

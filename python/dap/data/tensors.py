@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dap.data.files import sha256_file, written_whole
-from dap.data.labelled import source_of_labels
-from dap.data.shard import Record
+from dap.data.from_labels import source_from_labels
+from dap.data.shard_writer import Record
 from dap.data.source import Source
 from dap.errors import FormatError, SourceError
+from dap.storage.files import atomic_path, sha256_file
 
 __all__ = ["TENSOR_SUFFIXES", "TensorShard", "open_tensors", "read_tensors"]
 
@@ -47,7 +47,7 @@ def open_tensors(files: Sequence[Path], *, name: str) -> Source:
         images, labels = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
     content = hashlib.sha256(json.dumps(names).encode() + labels.astype("<i8").tobytes())
     content.update(np.ascontiguousarray(images).data)
-    return source_of_labels(name, labels, names, partial(_load, images), digest=partial(str, content.hexdigest()))
+    return source_from_labels(name, labels, names, partial(_load, images), digest=partial(str, content.hexdigest()))
 
 
 def _load(images: np.ndarray, index: int) -> Image.Image:
@@ -135,7 +135,7 @@ def _read_torch(path: Path) -> Arrays:
 
 
 class TensorShard:
-    """A shard that is being written; :class:`dap.data.shard.Shard` says how. Its pixels wait in memory."""
+    """A shard that is being written; :class:`dap.data.shard_writer.Shard` says how. Its pixels wait in memory."""
 
     def __init__(self, folder: Path, name: str, class_names: Sequence[str]) -> None:
         self.name, self.folder, self.class_names = f"{name}.safetensors", folder, class_names
@@ -162,7 +162,7 @@ class TensorShard:
         tensors: dict[str, np.ndarray] = {"images": images, "labels": np.array(self._labels, np.int64)}
         # one entry: the order of several would change from run to run
         metadata = {"class_names": json.dumps([*self.class_names], ensure_ascii=False)}
-        with written_whole(self.folder / self.name) as temporary:
+        with atomic_path(self.folder / self.name) as temporary:
             save_file(tensors, temporary, metadata)
         return {self.name: sha256_file(self.folder / self.name)}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from dap.data.labelled import source_of_labels
+from dap.data.from_labels import source_from_labels
 from dap.data.source import Source
 from dap.errors import SourceError
 
@@ -44,7 +44,7 @@ def open_torch_dataset(dataset: Dataset[Any]) -> Source:
     labels, names = _labels_and_names(dataset)
     if len(labels) != len(dataset):
         raise SourceError(f"{name}: {len(labels)} targets for {len(dataset)} images")
-    return source_of_labels(name, labels, names, partial(_load, dataset))
+    return source_from_labels(name, labels, names, partial(_load, dataset))
 
 
 def _labels_and_names(dataset: Any) -> tuple[np.ndarray, Sequence[str] | None]:

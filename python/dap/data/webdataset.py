@@ -19,11 +19,11 @@ from PIL import Image
 
 from dap._core import TarWriter, scan_tar
 from dap.data.codecs import EXTENSION_OF, codec_of, encode
-from dap.data.files import read_image
-from dap.data.labelled import source_of_labels
+from dap.data.from_labels import source_from_labels
+from dap.data.image_files import read_image
 from dap.data.names import escape, some
-from dap.data.shard import Record
-from dap.data.shards import class_names_beside
+from dap.data.shard_paths import class_names_beside
+from dap.data.shard_writer import Record
 from dap.data.source import Source
 from dap.errors import FormatError, OptionError
 
@@ -69,7 +69,7 @@ def open_webdataset(shards: Sequence[Path], *, name: str) -> Source:
     if not numbered and any(isinstance(label, int) for label in labels):
         raise FormatError(f"{name}: expected labels that are all numbers or all text, got both")
     read = partial(_read, list(shards), np.concatenate(places) if places else np.empty((0, 3), np.int64))
-    return source_of_labels(
+    return source_from_labels(
         name,
         labels,
         class_names_beside(shards[0]) if numbered and shards else None,
@@ -184,7 +184,7 @@ def to_pipeline(source: Source) -> Any:
 
 
 class WebDatasetShard:
-    """A shard that is being written; :class:`dap.data.shard.Shard` says how."""
+    """A shard that is being written; :class:`dap.data.shard_writer.Shard` says how."""
 
     def __init__(self, folder: Path, name: str, class_names: Sequence[str]) -> None:
         self.name = f"{name}.tar"

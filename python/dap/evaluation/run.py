@@ -15,7 +15,7 @@ from dap.evaluation.result import EvaluationResult, Row
 from dap.evaluation.small import Outcome, Small
 from dap.evaluation.statistics import paired_difference
 from dap.nets import list_nets
-from dap.registry import unknown_name
+from dap.registry import unknown_name_error
 
 if TYPE_CHECKING:
     import torch
@@ -144,7 +144,7 @@ def evaluate_sets(
 
 def _protocol(name: str) -> Small:
     if name not in PROTOCOLS:
-        raise unknown_name("protocol", name, PROTOCOLS)
+        raise unknown_name_error("protocol", name, PROTOCOLS)
     return PROTOCOLS[name]
 
 
@@ -159,6 +159,6 @@ def check_options(protocol: str, networks: Sequence[str], repeats: int) -> None:
         raise OptionError(f"expected a list of different network names, got {networks!r}")
     for network in networks:
         if network not in list_nets():
-            raise unknown_name("network", network, list_nets())
+            raise unknown_name_error("network", network, list_nets())
     if repeats < 1:
         raise OptionError(f"repeats must be at least 1, got {repeats}")

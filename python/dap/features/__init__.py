@@ -1,16 +1,37 @@
 """φ(x_t, t): features of images in the prior's own hidden states, and the indexes that hold them."""
 
 from dap.features.build import choose_timesteps, fill_index, index_spec, kept_latents, schedule, source_latents
-from dap.features.cached import reference_index
-from dap.features.fit import check_prior, check_references, check_source, class_names, source_of_index
-from dap.features.indexed import Chosen, IndexedFeatures
+from dap.features.index_checks import check_prior, check_references, check_source, class_names, source_of_index
 from dap.features.latents import RealLatents, real_latents
 from dap.features.pooling import DEFAULT_POOLING, POOLINGS, Tap, block_number, check_block, default_block
+from dap.features.reference_cache import reference_index
+from dap.features.reference_features import Chosen, ReferenceFeatures
 from dap.features.references import encode_images, noised_features, real_features
 
 __all__ = [
-    "DEFAULT_POOLING", "POOLINGS", "Chosen", "IndexedFeatures", "RealLatents", "Tap", "block_number", "check_block",
-    "check_prior", "check_references", "check_source", "choose_timesteps", "class_names", "default_block",
-    "encode_images", "fill_index", "index_spec", "kept_latents", "noised_features", "real_features", "real_latents",
-    "reference_index", "schedule", "source_latents", "source_of_index",
+    "DEFAULT_POOLING",
+    "POOLINGS",
+    "Chosen",
+    "RealLatents",
+    "ReferenceFeatures",
+    "Tap",
+    "block_number",
+    "check_block",
+    "check_prior",
+    "check_references",
+    "check_source",
+    "choose_timesteps",
+    "class_names",
+    "default_block",
+    "encode_images",
+    "fill_index",
+    "index_spec",
+    "kept_latents",
+    "noised_features",
+    "real_features",
+    "real_latents",
+    "reference_index",
+    "schedule",
+    "source_latents",
+    "source_of_index",
 ]  # fmt: skip

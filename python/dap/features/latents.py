@@ -22,11 +22,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dap.data.cache import LATENTS, cache_folder, writing_cache
 from dap.errors import FormatError, OptionError
 from dap.features.build import LatentsOf, prior_hash, source_latents
-from dap.features.fit import check_prior
+from dap.features.index_checks import check_prior
 from dap.index import row_groups
+from dap.storage.cache import LATENTS, cache_folder, writing_cache
 
 if TYPE_CHECKING:
     from dap.data.classmap import ClassEntry

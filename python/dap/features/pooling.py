@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from dap import rng
 from dap.errors import OptionError
-from dap.registry import unknown_name
+from dap.registry import unknown_name_error
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +63,7 @@ class Tap:
 
     def __post_init__(self) -> None:
         if self.pooling not in ("mean", "flat") and not _SIZED.fullmatch(self.pooling):
-            raise unknown_name("pooling", self.pooling, POOLINGS)
+            raise unknown_name_error("pooling", self.pooling, POOLINGS)
 
     def pool(self, tokens: Tensor) -> Tensor:
         """Vectors, float32 with shape (B, numbers of the pooling), of tokens with shape (B, T, D).
@@ -132,7 +132,7 @@ def block_number(prior: Prior, block: int | str | None) -> int:
     """
     if isinstance(block, str):
         if block not in prior.block_names:
-            raise unknown_name("block", block, prior.block_names)
+            raise unknown_name_error("block", block, prior.block_names)
         return prior.block_names.index(block) + 1
     number = default_block(prior) if block is None else block
     if not 1 <= number <= len(prior.block_names):

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dap.data.files import write_atomic
 from dap.data.names import escape, some
 from dap.errors import FormatError, OptionError
 from dap.index.spec import BLOCK_BYTES, FEATURES, IDS, INDEX, LATENTS, LEDGER, SCHEMA, IndexSpec, dump
+from dap.storage.files import write_atomic
 
 __all__ = ["FileRecord", "IndexClass", "read_ids", "read_metadata", "write_metadata"]
 

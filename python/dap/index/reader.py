@@ -18,7 +18,7 @@ from dap.index import export
 from dap.index.metadata import IndexClass, read_ids, read_metadata
 from dap.index.moments import Moments
 from dap.index.spec import BLOCK_BYTES, DTYPES, FEATURES, IDS, LATENTS, IndexSpec, tensor_name
-from dap.registry import unknown_name
+from dap.registry import unknown_name_error
 
 __all__ = ["Index", "IndexClass", "open_index"]
 
@@ -69,7 +69,7 @@ class Index:
             OptionError: There is none; the message has those that there are.
         """
         if class_name not in self._by_name:
-            raise unknown_name("class", class_name, self._by_name)
+            raise unknown_name_error("class", class_name, self._by_name)
         return self._by_name[class_name]
 
     def features(self, class_name: str, timestep: int) -> npt.NDArray[Any]:

@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 import dap._core as _core
-from dap.data.files import write_atomic
 from dap.data.manifest import check_same_run
 from dap.data.names import escape
 from dap.errors import FormatError, OptionError, RunMismatchError
@@ -40,7 +39,8 @@ from dap.index.spec import (
     row_groups,
     tensor_name,
 )
-from dap.registry import unknown_name
+from dap.registry import unknown_name_error
+from dap.storage.files import write_atomic
 
 __all__ = ["IndexWriter"]
 
@@ -154,7 +154,7 @@ class IndexWriter:
 
     def _of_class(self, class_name: str) -> ClassRows:
         if class_name not in self._by_name:
-            raise unknown_name("class", class_name, self._by_name)
+            raise unknown_name_error("class", class_name, self._by_name)
         return self._by_name[class_name]
 
     def _file(self, class_name: str, name: str) -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from dap.errors import OptionError
-from dap.registry import Registry, unknown_name
+from dap.registry import Registry, unknown_name_error
 
 __all__ = ["KERNELS", "DiagonalPairs", "Kernel", "Pairs", "as_kernel", "by_name", "list_kernels", "positive"]
 
@@ -123,7 +123,7 @@ def by_name(name: str, **options: Any) -> Kernel:
     known = [field.name for field in dataclasses.fields(kind) if field.init]
     for option in options:
         if option not in known:
-            raise unknown_name(f"option of the {name} kernel", option, known)
+            raise unknown_name_error(f"option of the {name} kernel", option, known)
     required = [field.name for field in dataclasses.fields(kind) if field.init and field.default is dataclasses.MISSING]
     if missing := [option for option in required if option not in options]:
         raise OptionError(f"the {name} kernel needs {' and '.join(missing)}: by_name({name!r}, {missing[0]}=...)")

@@ -19,7 +19,7 @@ from dap.kernels import backend_rust
 from dap.kernels.arrays import check_rows, is_tensor
 from dap.kernels.base import Kernel, by_name
 from dap.kernels.linear import Linear
-from dap.registry import unknown_name
+from dap.registry import unknown_name_error
 
 __all__ = ["BACKENDS", "LINEAR", "Choice", "as_kernel", "choose", "explain", "module_of"]
 
@@ -78,7 +78,7 @@ def as_kernel(kernel: Kernel | str) -> Kernel:
 def choose(kernel: Kernel | None, backend: str, x: Any, *others: Any) -> Choice:
     """The choice for arguments that are checked already; ``kernel`` None stands for the Euclidean distance."""
     if backend not in BACKENDS:
-        raise unknown_name("backend", backend, BACKENDS)
+        raise unknown_name_error("backend", backend, BACKENDS)
     rows = [x, *(each for each in others if each is not None)]
     gradient = is_tensor(x) and _needs_gradient(*rows)
     compiled = kernel is None or backend_rust.supports(kernel)

@@ -9,6 +9,7 @@ from dap.config import from_options
 from dap.errors import OptionError
 from dap.methods.base import Context, Method, Slot, Unit
 from dap.methods.coda import CoDA
+from dap.methods.common.registry import METHODS, MethodInfo, check_method, list_methods, register_method
 from dap.methods.d3m import D3M
 from dap.methods.d4m import D4M
 from dap.methods.dap import DAP
@@ -17,7 +18,6 @@ from dap.methods.dit import DiT
 from dap.methods.guided import TERMS, Guide, Guided, SingleGuide
 from dap.methods.herding import Herding
 from dap.methods.igd import IGD
-from dap.methods.info import METHODS, MethodInfo, check_method, list_methods, register_method
 from dap.methods.k_center import KCenter
 from dap.methods.k_medoids import KMedoids
 from dap.methods.ld3m import LD3M
@@ -25,7 +25,7 @@ from dap.methods.manifold_gd import ManifoldGD
 from dap.methods.mgd3 import MGD3
 from dap.methods.plug_and_play import PlugAndPlay
 from dap.methods.random import Random
-from dap.registry import unknown_name
+from dap.registry import unknown_name_error
 
 __all__ = [
     "D3M", "D4M", "DAP", "IGD", "LD3M", "METHODS", "MGD3", "TERMS", "CoDA", "Context", "DAPSet", "DiT", "Guide",
@@ -66,6 +66,6 @@ def get_method(method: str | Method | Guide, options: Mapping[str, Any] | None =
     name, _, preset = method.partition(":")
     cls = METHODS[name]
     if preset and preset not in cls.presets:
-        raise unknown_name(f"preset of method {name!r}", preset, cls.presets)
+        raise unknown_name_error(f"preset of method {name!r}", preset, cls.presets)
     result: Method = from_options(cls, {**cls.presets.get(preset, {}), **(options or {})}, f"method {name!r}")
     return result

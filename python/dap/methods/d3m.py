@@ -29,13 +29,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from dap.data.cache import CONCEPTS, cache_folder, writing_cache
 from dap.errors import OptionError
 from dap.features import real_latents
 from dap.methods.base import Context, Unit
 from dap.nets import optimise
-from dap.priors.concepts import concept_file
+from dap.priors.learned_words import concept_file
 from dap.sampling import denoising_loss, draw_noised, sample
+from dap.storage.cache import CONCEPTS, cache_folder, writing_cache
 
 __all__ = ["D3M"]
 

@@ -34,7 +34,7 @@ from torch import Tensor
 from dap.features import Tap
 from dap.kernels import Kernel, mean_distance
 from dap.methods.base import Context, Unit
-from dap.methods.feature_guide import FeatureGuide, References
+from dap.methods.common.feature_guide import FeatureGuide, References
 from dap.methods.guided import TERMS, SingleGuide
 from dap.sampling import StepState, Window
 
@@ -48,7 +48,7 @@ class KernelDistance(FeatureGuide):
 
     Attributes:
         scale, kernel, block, pooling, references, selection, noise, start, stop, at: As in
-            :class:`dap.methods.feature_guide.FeatureGuide`; the paper's kernel is "linear".
+            :class:`dap.methods.common.feature_guide.FeatureGuide`; the paper's kernel is "linear".
         normalise: Divide E by its value at the slot's first guided step.
 
     Example:

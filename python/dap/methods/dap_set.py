@@ -44,10 +44,10 @@ from torch import Tensor
 from dap.errors import OptionError
 from dap.kernels import Linear
 from dap.methods.base import Context, Slot, Unit
-from dap.methods.feature_guide import FeatureGuide, References
+from dap.methods.common.feature_guide import FeatureGuide, References
+from dap.methods.common.set_energy import ClassSet, LatentSetEnergyTerm, SetEnergyTerm, Sets, set_size
 from dap.methods.guided import TERMS, SingleGuide
-from dap.methods.set_energy import ClassSet, LatentSetEnergyTerm, SetEnergyTerm, Sets, set_size
-from dap.registry import unknown_name
+from dap.registry import unknown_name_error
 from dap.rng import derive_seed
 from dap.sampling import SamplingSettings, check_settings, sample
 from dap.selection import k_means, medoids_towards
@@ -64,7 +64,7 @@ class SetEnergy(FeatureGuide):
 
     Attributes:
         scale, block, pooling, references, selection, noise, start, stop, at: As in
-            :class:`dap.methods.feature_guide.FeatureGuide`; ``at`` is for features.
+            :class:`dap.methods.common.feature_guide.FeatureGuide`; ``at`` is for features.
         kernel: Any kernel; "distance" makes it the energy distance. A bandwidth rule looks at the references.
         space: "latent", in x̂_0, or "features" of the prior, which asks for a scale of about 100; for both, add two
             terms.
@@ -87,7 +87,7 @@ class SetEnergy(FeatureGuide):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.space not in ("features", "latent"):
-            raise unknown_name("space", self.space, ("features", "latent"))
+            raise unknown_name_error("space", self.space, ("features", "latent"))
         if self.paired and self.selection != "random":
             raise OptionError("paired: needs the same references at every step: leave selection at 'random'")
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from dap.methods.base import Context, Unit
-from dap.methods.real_images import Chosen, check_tap, choose_by_features, record_images
+from dap.methods.common.real_images import Chosen, check_tap, choose_by_features, record_images
 from dap.selection import herding
 
 __all__ = ["Herding"]

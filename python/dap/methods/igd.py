@@ -3,7 +3,7 @@
 Chen, Du, Huang, Wang, Zhang and Wang, "Influence-Guided Diffusion for Dataset Distillation" (IGD), ICLR 2025,
 https://openreview.net/forum?id=0whx8MhysK, code at https://github.com/mchen725/DD_IGD. With x̂_0 the estimate of x_0 at
 x_t, x = VAE decoder(x̂_0), a classifier f at checkpoints θ_1 … θ_E of its training on the real images, ḡ_c(θ) the mean
-gradient of class c (:mod:`dap.methods.surrogate`), and m the finished latents of the class (the last 64),
+gradient of class c (:mod:`dap.methods.common.surrogate`), and m the finished latents of the class (the last 64),
 
     G_I = Σ_e [ 1 − cos( ḡ_c(θ_e), ∇_θ ℓ(f_θe(x), c) ) ]        influence
     G_D = max_m cos(x̂_0, m)                                       deviation
@@ -26,7 +26,7 @@ Deviations from the released code, as far as that could be read (all but the fil
   * Steps are batched over classes; there, one image at a time. Real gradients are computed once and kept in the cache.
   * A slot's noise depends on (seed, class, number) alone, there on everything that was sampled before.
   * Where ∇G_I is zero nothing is added; the cosines have no 1e-6 in their denominators beyond torch's own 1e-8.
-  * The surrogate's network, optimiser and augmentation are dap's own; see :mod:`dap.methods.surrogate`.
+  * The surrogate's network, optimiser and augmentation are dap's own; see :mod:`dap.methods.common.surrogate`.
 
 On the built-in prior the published constants ruin the images: k = 5 moves x by five times its noise, sixteen times. The
 preset "fashion" was picked by eye and by G_I at two images a class (G_I of the finished images: 0.56 without guidance;
@@ -49,8 +49,8 @@ from torch.nn import functional
 
 from dap.errors import OptionError
 from dap.methods.base import Context, Slot, Unit
+from dap.methods.common.surrogate import Surrogate, SurrogateTraining, prepare_surrogate
 from dap.methods.guided import TERMS, Guide, SingleGuide
-from dap.methods.surrogate import Surrogate, SurrogateTraining, prepare_surrogate
 from dap.priors import Prior
 from dap.sampling import StepState, Window, sample
 
@@ -64,7 +64,7 @@ class Influence(SurrogateTraining, Guide):
 
     Attributes:
         network, width, epochs, checkpoints, similarity, references: Of the surrogate; see
-            :class:`dap.methods.surrogate.SurrogateTraining`.
+            :class:`dap.methods.common.surrogate.SurrogateTraining`.
         scale: k; 0 leaves the prior's own samples.
         start: Share of the steps after which guidance starts.
         stop: Share of the steps after which it stops.

@@ -44,11 +44,11 @@ from dap import rng
 from dap.errors import DivergedError, OptionError
 from dap.features import RealLatents, real_latents
 from dap.methods.base import Context, Unit
-from dap.methods.matching import distribution_loss, gradient_loss
+from dap.methods.common.matching_losses import distribution_loss, gradient_loss
 from dap.nets import create_net, list_nets, shift_flip
 from dap.priors import Prior
 from dap.priors.schedulers import clip_range, level
-from dap.registry import unknown_name
+from dap.registry import unknown_name_error
 from dap.sampling import SamplingSettings
 from dap.selection import permutation
 
@@ -100,9 +100,9 @@ class LD3M:
 
     def __post_init__(self) -> None:
         if self.matching not in MATCHING:
-            raise unknown_name("matching", self.matching, MATCHING)
+            raise unknown_name_error("matching", self.matching, MATCHING)
         if self.network not in list_nets():
-            raise unknown_name("network", self.network, list_nets())
+            raise unknown_name_error("network", self.network, list_nets())
         for option, least in (("steps", 1), ("chain", 2), ("batch", 1), ("width", 1)):
             if type(value := getattr(self, option)) is not int or value < least:
                 raise OptionError(f"{option}: expected a whole number of at least {least}, got {value!r}")

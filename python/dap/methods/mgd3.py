@@ -44,7 +44,7 @@ from dap.features.latents import real_latents
 from dap.kernels import nearest
 from dap.methods.base import Context, Unit
 from dap.methods.guided import TERMS, Guide, SingleGuide
-from dap.registry import unknown_name
+from dap.registry import unknown_name_error
 from dap.rng import derive_seed
 from dap.sampling import StepState, Window
 from dap.selection import k_means
@@ -145,7 +145,7 @@ class Mode(Guide):
         if not 0 <= self.scale < math.inf:
             raise OptionError(f"scale: expected 0 or more, got {self.scale}")
         if self.at not in ("x0", "sample", "eps"):
-            raise unknown_name("at", self.at, ("x0", "sample", "eps"))
+            raise unknown_name_error("at", self.at, ("x0", "sample", "eps"))
         Window(self.start, self.stop)
 
     def prepare(self, context: Context) -> Modes:

@@ -61,9 +61,9 @@ from torch import Tensor
 from dap.errors import DivergedError, OptionError
 from dap.kernels.base import as_kernel
 from dap.methods.base import Context, Unit
-from dap.methods.constraint import ClassifierConstraint, Constraint, KernelConstraint, last_epoch
+from dap.methods.common.constraints import ClassifierConstraint, Constraint, KernelConstraint, last_epoch
 from dap.priors.schedulers import denoiser_level
-from dap.registry import unknown_name
+from dap.registry import unknown_name_error
 from dap.sampling import SamplingSettings, sample
 
 __all__ = ["PlugAndPlay", "annealed_timesteps"]
@@ -108,7 +108,7 @@ class PlugAndPlay:
         kernel: Of "kernel": a name, a dict such as {"name": "rbf", "bandwidth": 3.0}, or a kernel object.
         references: Of "kernel": real images of each class, drawn by the seed; a class with fewer gives all it has.
         network, width, epochs: Of "classifier", which is trained on all real images; see
-            :class:`dap.methods.surrogate.SurrogateTraining`.
+            :class:`dap.methods.common.surrogate.SurrogateTraining`.
 
     Example:
         >>> import dap
@@ -146,7 +146,7 @@ class PlugAndPlay:
     def __post_init__(self) -> None:
         object.__setattr__(self, "kernel", as_kernel(self.kernel))
         if self.constraint not in CONSTRAINTS:
-            raise unknown_name("constraint", self.constraint, CONSTRAINTS)
+            raise unknown_name_error("constraint", self.constraint, CONSTRAINTS)
         for option in ("steps", "references"):
             if type(value := getattr(self, option)) is not int or value < 1:
                 raise OptionError(f"{option}: expected a whole number of at least 1, got {value!r}")

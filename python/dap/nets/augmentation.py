@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from dap import _core
 from dap.errors import OptionError
-from dap.registry import unknown_name
+from dap.registry import unknown_name_error
 
 __all__ = ["AUGMENTATIONS", "Augmentation", "Draws", "get_augmentation"]
 
@@ -237,5 +237,5 @@ def get_augmentation(name: str) -> Augmentation:
         0.125
     """
     if name not in AUGMENTATIONS:
-        raise unknown_name("augmentation", name, AUGMENTATIONS)
+        raise unknown_name_error("augmentation", name, AUGMENTATIONS)
     return AUGMENTATIONS[name]

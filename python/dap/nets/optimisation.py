@@ -19,8 +19,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dap import rng
-from dap.data.files import write_atomic
 from dap.errors import DivergedError, FormatError
+from dap.storage.files import write_atomic
 
 __all__ = ["Trained", "learning_rate", "optimise"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dap.errors import OptionError
 from dap.priors.base import Prediction, Prior
-from dap.registry import unknown_name
+from dap.registry import unknown_name_error
 
 if TYPE_CHECKING:
     import torch
@@ -85,7 +85,7 @@ def _checked(kind: Any, options: Mapping[str, Any] | None) -> dict[str, Any]:
     known = [name for name in inspect.signature(kind.__init__).parameters if name not in ("self", "pipeline", "name")]
     for name in options or {}:
         if name not in known:
-            raise unknown_name(f"option of a {kind.__name__}", name, known)
+            raise unknown_name_error(f"option of a {kind.__name__}", name, known)
     return dict(options or {})
 
 
@@ -97,5 +97,5 @@ def _adapter(pipeline_type: str) -> Any:
 
     adapters = {name: kind for kind in (DiTPrior, StableDiffusionPrior, UNetPrior) for name in kind.pipeline_types}
     if pipeline_type not in adapters:
-        raise unknown_name("kind of pipeline", pipeline_type, adapters)
+        raise unknown_name_error("kind of pipeline", pipeline_type, adapters)
     return adapters[pipeline_type]

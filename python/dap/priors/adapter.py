@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from dap.data.files import write_atomic
 from dap.errors import FormatError, OptionError
+from dap.storage.files import write_atomic
 
 if TYPE_CHECKING:
     from dap.priors.base import Prior

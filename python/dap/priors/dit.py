@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dap.priors.class_embeddings import ClassTables
 from dap.priors.pipeline import PipelinePrior
-from dap.priors.tables import ClassTables
 
 __all__ = ["DiTPrior"]
 

@@ -23,7 +23,7 @@ from diffusers import (
 from torch import Tensor
 
 from dap.errors import OptionError
-from dap.registry import unknown_name
+from dap.registry import unknown_name_error
 
 __all__ = ["Level", "clip_range", "denoiser_level", "level", "make_scheduler", "noised_input", "public", "remembers"]
 
@@ -80,7 +80,7 @@ def make_scheduler(
         OptionError: An unknown name, more steps than there are, or a kind that does not fit.
     """
     if name is not None and name not in SCHEDULERS:
-        raise unknown_name("scheduler", name, SCHEDULERS)
+        raise unknown_name_error("scheduler", name, SCHEDULERS)
     kind = SCHEDULERS[name] if name else type(own)
     if kind not in KNOWN:
         raise OptionError(

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dap.data.classmap import NULL_LABELS, WNID
 from dap.errors import FormatError, OptionError
-from dap.priors.concepts import encode_concept, initial_concept, read_concepts
+from dap.priors.learned_words import encode_concept, initial_concept, read_concepts
 from dap.priors.pipeline import PipelinePrior
 from dap.priors.unet import activations, unet_blocks
 from dap.rng import derive_seed

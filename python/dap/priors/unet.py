@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from dap.errors import OptionError
+from dap.priors.class_embeddings import ClassTables
 from dap.priors.pipeline import PipelinePrior
-from dap.priors.tables import ClassTables
 from dap.rng import derive_seed
 
 __all__ = ["UNetPrior", "activations", "unet_blocks"]

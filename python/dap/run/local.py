@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dap.data.files import encode_png, read_image, sha256_file, write_atomic
+from dap.data.image_files import encode_png, read_image
 from dap.data.manifest import (
     LEDGER,
     append_ledger,
@@ -24,6 +24,7 @@ from dap.data.manifest import (
 from dap.errors import RunMismatchError
 from dap.methods import Context, Method, Slot, Unit
 from dap.run.plan import plan
+from dap.storage.files import sha256_file, write_atomic
 
 __all__ = ["Run", "slot_path"]
 

@@ -31,7 +31,7 @@ from dap.nets import optimise
 from dap.priors import BUILTIN, Prior, load_prior
 from dap.priors.adapter import add_low_rank, require_peft, without_low_rank, write_adapter
 from dap.sampling import SamplingSettings, denoising_loss, draw_noised, noised_latents, sample
-from dap.training.workshop import FINISHED, check_folder, opened_workshop
+from dap.training.folder import FINISHED, check_folder, training_folder
 
 __all__ = ["adapt_prior"]
 
@@ -106,7 +106,7 @@ def adapt_prior(
     }  # fmt: skip
     folder = Path(out)
     if not check_folder(folder, identity):
-        with opened_workshop(folder, identity) as workshop:
+        with training_folder(folder, identity) as workshop:
             chosen = images.subset(names)
             pixels = chosen.images(range(len(chosen)), size=model.image_shape[1], channels=model.image_shape[0])
             labels = torch.tensor([names.index(chosen.class_names[label]) for label in chosen.labels])

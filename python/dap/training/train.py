@@ -16,7 +16,6 @@ from diffusers import DiTPipeline
 from PIL import Image
 from torch import Tensor
 
-from dap.data.files import write_atomic
 from dap.data.open import SourceLike, open_source
 from dap.data.source import Source
 from dap.device import resolve_device
@@ -27,10 +26,11 @@ from dap.priors.dit import DiTPrior
 from dap.report import contact_sheet
 from dap.rng import generator
 from dap.sampling import SamplingSettings, sample
+from dap.storage.files import write_atomic
 from dap.training.autoencoder import build_autoencoder, to_float, train_autoencoder
 from dap.training.card import Figures, card
 from dap.training.dit import build_denoiser, build_schedule, train_denoiser
-from dap.training.workshop import FINISHED, check_folder, opened_workshop
+from dap.training.folder import FINISHED, check_folder, training_folder
 
 __all__ = ["train_prior"]
 
@@ -105,7 +105,7 @@ def train_prior(
             Split(torch.from_numpy(images.images(own, size=size, channels=channels)), torch.tensor(images.labels[own]))
             for own in (kept, held)
         )
-        with opened_workshop(folder, identity) as workshop:
+        with training_folder(folder, identity) as workshop:
             trained = _train(workshop, identity, images.class_names, train, chosen, progress)
             _describe(workshop / FINISHED, identity, images, train, test, trained, chosen)
     return DiTPrior.from_pretrained(folder, device=chosen)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dap.data import classmap
-from dap.data.files import read_image
+from dap.data.image_files import read_image
 from dap.data.manifest import read_manifest
 from dap.data.source import Source
 from dap.errors import FormatError, SourceError

@@ -31,13 +31,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
-from dap.data.cache import SURROGATES, cache_folder, writing_cache
-from dap.data.files import write_atomic
 from dap.errors import FormatError, OptionError
 from dap.nets import create_net, list_nets, train_classifier
-from dap.registry import unknown_name
+from dap.registry import unknown_name_error
 from dap.rng import generator
 from dap.selection import random_per_class
+from dap.storage.cache import SURROGATES, cache_folder, writing_cache
+from dap.storage.files import write_atomic
 
 if TYPE_CHECKING:
     from dap.methods.base import Context
@@ -71,7 +71,7 @@ class SurrogateTraining:
 
     def __post_init__(self) -> None:
         if self.network not in list_nets():
-            raise unknown_name("network", self.network, list_nets())
+            raise unknown_name_error("network", self.network, list_nets())
         for option, least in (("width", 1), ("epochs", 2), ("checkpoints", 1), ("references", 1)):
             if type(value := getattr(self, option)) is not int or value < least:
                 raise OptionError(f"{option}: expected a whole number of at least {least}, got {value!r}")

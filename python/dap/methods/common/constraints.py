@@ -14,8 +14,8 @@ from torch.nn.utils import vector_to_parameters
 from dap.features.latents import RealLatents, real_latents
 from dap.kernels import Kernel
 from dap.kernels.torch_pairs import TorchPairs
-from dap.methods.set_energy import set_size
-from dap.methods.surrogate import SurrogateTraining, prepare_surrogate
+from dap.methods.common.set_energy import set_size
+from dap.methods.common.surrogate import SurrogateTraining, prepare_surrogate
 from dap.rng import generator
 
 if TYPE_CHECKING:

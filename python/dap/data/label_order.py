@@ -18,12 +18,12 @@ from dap.data.names import some
 from dap.data.source import Source
 from dap.errors import ClassMapError, FormatError
 
-__all__ = ["ClassMap", "relabel"]
+__all__ = ["ClassMap", "reorder_labels"]
 
 ClassMap: TypeAlias = Sequence[str] | Mapping[str, int] | str | Path
 
 
-def relabel(source: Source, class_map: ClassMap) -> Source:
+def reorder_labels(source: Source, class_map: ClassMap) -> Source:
     """The same images under the labels of a class map; classes of the map that have no images keep their labels.
 
     Args:
@@ -38,7 +38,7 @@ def relabel(source: Source, class_map: ClassMap) -> Source:
 
     Example:
         >>> from dap.data.open import open_source
-        >>> relabel(open_source("fashion-mini", classes=["Dress", "Bag"]), ["Bag", "Dress"]).class_names
+        >>> reorder_labels(open_source("fashion-mini", classes=["Dress", "Bag"]), ["Bag", "Dress"]).class_names
         ('Bag', 'Dress')
     """
     names = _names(_read(Path(class_map)) if isinstance(class_map, str | Path) else class_map)

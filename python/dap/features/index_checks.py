@@ -11,7 +11,7 @@ from dap.data.source import Source
 from dap.errors import OptionError
 from dap.features.build import prior_hash
 from dap.features.pooling import Tap
-from dap.registry import unknown_name
+from dap.registry import unknown_name_error
 
 if TYPE_CHECKING:
     from dap.index import Index
@@ -134,5 +134,5 @@ def class_names(index: Index, classes: Collection[str] | None) -> list[str]:
         raise OptionError("classes= is empty; name at least one class, or leave it out for all")
     for name in wanted:
         if name not in known:
-            raise unknown_name(f"class of the index {index.path}", name, known)
+            raise unknown_name_error(f"class of the index {index.path}", name, known)
     return wanted

@@ -1,4 +1,4 @@
-"""Image files, and files that appear whole or not at all."""
+"""Files that appear whole or not at all, and their hashes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,8 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
-import numpy as np
-from PIL import Image
-
-from dap.data.codecs import FORMATS, encode
-
-__all__ = ["IMAGE_EXTENSIONS", "encode_png", "read_image", "sha256_file", "write_atomic", "written_whole"]
-
-IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+__all__ = ["atomic_path", "sha256_file", "write_atomic"]
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
@@ -40,18 +32,18 @@ def write_atomic(path: str | Path, data: bytes) -> None:
         ...     Path(folder, "x.txt").read_bytes()
         b'whole'
     """
-    with written_whole(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
 @contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path) -> Iterator[Path]:
     """For writers that want a file's name: what is written to the one given here appears as ``path`` at the end.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with written_whole(Path(folder, "x.txt")) as temporary:
+        ...     with atomic_path(Path(folder, "x.txt")) as temporary:
         ...         _ = temporary.write_text("whole")
         ...     Path(folder, "x.txt").read_text()
         'whole'
@@ -78,31 +70,3 @@ def sha256_file(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal; reads in blocks."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def encode_png(image: np.ndarray) -> bytes:
-    r"""One image as the bytes of a PNG file, as :func:`dap.data.codecs.encode` writes it.
-
-    Args:
-        image: uint8 with shape (C, H, W), C = 1 (saved as grey) or 3 (RGB).
-
-    Raises:
-        ValueError: Another dtype or shape.
-
-    Example:
-        >>> encode_png(np.zeros((1, 32, 32), np.uint8))[:4]
-        b'\x89PNG'
-    """
-    return encode(image, "png")
-
-
-def read_image(path: str | Path | IO[bytes]) -> Image.Image:
-    """Decodes a PNG, JPEG, WebP or BMP file whole; of an animation, the first frame.
-
-    Raises:
-        Exception: What Pillow raises for a file that is missing, damaged, of another format or a decompression bomb;
-            :meth:`dap.data.source.Source.images` turns it into a :class:`~dap.errors.FormatError` that names the file.
-    """
-    with Image.open(path, formats=FORMATS) as image:
-        image.load()
-        return image

@@ -14,10 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dap.data.cache import SHARDS, cache_folder
-from dap.data.files import written_whole
 from dap.data.names import some
 from dap.errors import FormatError, SourceError
+from dap.storage.cache import SHARDS, cache_folder
+from dap.storage.files import atomic_path
 
 __all__ = ["BESIDE", "PACKED", "class_names_beside", "find_shards", "is_url", "shards_of_split"]
 
@@ -167,7 +167,7 @@ def _fetch(url: str) -> Path:
         raise SourceError(f"{url}: to read shards from URLs: pip install dap-distill[remote]") from error
     kept.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with written_whole(kept) as temporary, fsspec.open(url, "rb") as remote, temporary.open("xb") as local:
+        with atomic_path(kept) as temporary, fsspec.open(url, "rb") as remote, temporary.open("xb") as local:
             shutil.copyfileobj(remote, local, 1 << 20)
     except Exception as error:  # each protocol of fsspec has errors of its own
         raise SourceError(f"{url}: cannot be fetched ({type(error).__name__}: {error})") from error

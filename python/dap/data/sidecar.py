@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dap.data.files import sha256_file, written_whole
-from dap.data.shards import BESIDE
+from dap.data.shard_paths import BESIDE
 from dap.data.source import Source
 from dap.errors import FormatError, OptionError
+from dap.storage.files import atomic_path, sha256_file
 
-__all__ = ["checked_tensors", "digest_of", "read_beside", "write_beside"]
+__all__ = ["checked_tensors", "digest_of", "read_sidecar", "write_beside"]
 
 
 def checked_tensors(tensors: Mapping[str, object], count: int) -> dict[str, np.ndarray]:
@@ -85,12 +85,12 @@ def write_beside(
     counts = np.bincount(own, minlength=len(class_names)).tolist()
     rows = kept[np.argsort(own, kind="stable")]
     classes = json.dumps([[name, count] for name, count in zip(class_names, counts, strict=True)], ensure_ascii=False)
-    with written_whole(folder / BESIDE) as temporary:
+    with atomic_path(folder / BESIDE) as temporary:
         save_file({name: array[rows] for name, array in sorted(tensors.items())}, temporary, {"classes": classes})
     return {BESIDE: sha256_file(folder / BESIDE)}
 
 
-def read_beside(folder: Path, source: Source) -> dict[str, np.ndarray]:
+def read_sidecar(folder: Path, source: Source) -> dict[str, np.ndarray]:
     """The tensors beside a packed set, a row for each image of the source that it was opened as.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from dap.config import from_options
 from dap.errors import OptionError
-from dap.registry import Registry, unknown_name
+from dap.registry import Registry, unknown_name_error
 
 __all__ = ["METHODS", "MethodInfo", "check_method", "list_methods", "register_method"]
 
@@ -103,9 +103,9 @@ def check_method(cls: Any) -> None:
             raise OptionError(f"{what}: {part}: expected {wanted}, got {getattr(cls, part)!r}")
     for need in named.needs:
         if need not in NEEDS:
-            raise unknown_name(f"need of {what}", need, NEEDS)
+            raise unknown_name_error(f"need of {what}", need, NEEDS)
     if named.couples not in ("slot", "class"):
-        raise unknown_name(f"couples of {what}", named.couples, ("slot", "class"))
+        raise unknown_name_error(f"couples of {what}", named.couples, ("slot", "class"))
     for field in dataclasses.fields(cls):
         if field.default is field.default_factory is dataclasses.MISSING:
             raise OptionError(f"{what}: option {field.name!r} has no default, and a method is called by its name alone")

@@ -9,10 +9,10 @@ import numpy as np
 from dap.data.source import Source
 from dap.errors import OptionError
 
-__all__ = ["whole_set"]
+__all__ = ["stack_images"]
 
 
-def whole_set(source: Source, size: int | None = None) -> np.ndarray:
+def stack_images(source: Source, size: int | None = None) -> np.ndarray:
     """All images, in order.
 
     Args:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dap.data.classmap import ClassEntry
     from dap.index import Index
 
-__all__ = ["Chosen", "IndexedFeatures"]
+__all__ = ["Chosen", "ReferenceFeatures"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Chosen:
     timestep: int
 
 
-class IndexedFeatures(Mapping[tuple[int, int], Tensor]):
+class ReferenceFeatures(Mapping[tuple[int, int], Tensor]):
     """Features of the references by (step, prior label), each read from the index when it is asked for.
 
     So a step reads the rows of its references and nothing else, whatever the size of the index.

@@ -17,7 +17,7 @@ from dap.kernels import Kernel
 from dap.kernels.torch_pairs import TorchPairs
 
 if TYPE_CHECKING:
-    from dap.methods.feature_guide import GuidedSteps
+    from dap.methods.common.feature_guide import GuidedSteps
     from dap.sampling import StepState
 
 __all__ = ["ClassSet", "LatentSetEnergyTerm", "SetEnergyTerm", "Sets", "set_energies", "set_size"]

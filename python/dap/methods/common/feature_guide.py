@@ -18,7 +18,7 @@ from dap.errors import OptionError
 from dap.features import (
     DEFAULT_POOLING,
     Chosen,
-    IndexedFeatures,
+    ReferenceFeatures,
     Tap,
     block_number,
     check_block,
@@ -31,7 +31,7 @@ from dap.features import (
 )
 from dap.kernels.base import as_kernel
 from dap.methods.guided import Guide
-from dap.registry import unknown_name
+from dap.registry import unknown_name_error
 from dap.rng import derive_seed
 from dap.sampling import Window
 from dap.selection import Selection, herding, k_medoids, order_towards, permutation, random_per_class, thinning
@@ -93,7 +93,7 @@ class FeatureGuide(Guide):
         choices = (("selection", ("random", *SELECTORS)), ("noise", ("own", "shared")), ("at", ("eps", "sample")))
         for option, allowed in choices:
             if getattr(self, option) not in allowed:
-                raise unknown_name(option, getattr(self, option), allowed)
+                raise unknown_name_error(option, getattr(self, option), allowed)
         Tap(1, self.pooling)
         Window(self.start, self.stop)
 
@@ -130,7 +130,7 @@ class FeatureGuide(Guide):
         whole = {
             (step, name): Chosen(np.arange(len(own)), None, t) for step, t in kept.items() for name, own in ids.items()
         }
-        return References(tap, ids, IndexedFeatures(index, context.classes, whole), frozenset(guided), index, whole)
+        return References(tap, ids, ReferenceFeatures(index, context.classes, whole), frozenset(guided), index, whole)
 
     def _compared(self, guided: dict[int, int]) -> dict[int, int]:
         """Those of the guided steps at which features are compared."""
@@ -164,7 +164,7 @@ class FeatureGuide(Guide):
             ids[name] = [own[row] for row in drawn]
             if self.selection != "random":
                 ids[name] = {t: [own[row] for row in chosen[step, name].rows] for step, t in kept.items()}
-        features = IndexedFeatures(index, context.classes, chosen)
+        features = ReferenceFeatures(index, context.classes, chosen)
         return References(tap, ids, features, frozenset(acts), index, chosen)
 
     def window(self, references: References) -> GuidedSteps:

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dap.data.cache import INDEXES, cache_folder, writing_cache
 from dap.features.build import fill_index, index_spec, source_latents
 from dap.features.pooling import Tap
 from dap.index import ClassRows, Index, IndexSpec, IndexWriter, open_index
+from dap.storage.cache import INDEXES, cache_folder, writing_cache
 
 if TYPE_CHECKING:
     from dap.data.classmap import ClassEntry

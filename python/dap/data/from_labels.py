@@ -11,10 +11,10 @@ from dap.data.names import some
 from dap.data.source import Source
 from dap.errors import SourceError
 
-__all__ = ["source_of_labels"]
+__all__ = ["source_from_labels"]
 
 
-def source_of_labels(
+def source_from_labels(
     name: str,
     labels: Sequence[int | str] | np.ndarray,
     names: Sequence[str] | None,

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dap.data.files import write_atomic
 from dap.data.manifest import check_same_run
 from dap.errors import FormatError, RunMismatchError
+from dap.storage.files import write_atomic
 
-__all__ = ["FINISHED", "check_folder", "opened_workshop"]
+__all__ = ["FINISHED", "check_folder", "training_folder"]
 
 WORKSHOP, FINISHED, RECORD = ".training", "finished", "training.json"
 
@@ -45,7 +45,7 @@ def check_folder(out: Path, identity: Mapping[str, Any]) -> bool:
 
 
 @contextmanager
-def opened_workshop(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
+def training_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
     """The folder to work in; when the block ends, ``finished`` in it has become ``out`` and the rest is removed."""
     workshop = out / WORKSHOP
     workshop.mkdir(parents=True, exist_ok=True)
