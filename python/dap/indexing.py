@@ -119,7 +119,7 @@ def build_index(
         ClassRows(entry.name, entry.prior_label, tuple(images.ids[i] for i in indices[entry.name])) for entry in entries
     ]
     spec = index_spec(
-        model, Tap(block_number(model, block), pooling), steps, label=entries[0].prior_label or 0,
+        model, Tap(block_number(model, block), pooling), steps, label=entries[0].label,
         source={"name": whole.name, "identity": whole.identity()}, noise=noise, seed=seed, dtype=dtype, shard=part,
         timesteps=choose_timesteps(schedule(steps), timesteps),
         latent_dtype="float16" if kept is None else kept.spec.latent_dtype,

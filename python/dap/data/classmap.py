@@ -56,6 +56,11 @@ class ClassEntry:
     prior_label: int | None
     folder: str
 
+    @property
+    def label(self) -> int:
+        """The prior's label; 0 where the run has no prior."""
+        return self.prior_label or 0
+
 
 def build_class_map(
     source: Source, prior_labels: Mapping[str, int] | None, label_map: LabelMap | None = None

@@ -5,13 +5,13 @@ from dap.features.index_checks import check_prior, check_references, check_sourc
 from dap.features.latents import RealLatents, real_latents
 from dap.features.pooling import DEFAULT_POOLING, POOLINGS, Tap, block_number, check_block, default_block
 from dap.features.reference_cache import reference_index
-from dap.features.reference_features import Chosen, ReferenceFeatures
+from dap.features.reference_features import ChosenRows, ReferenceFeatures
 from dap.features.references import encode_images, noised_features, real_features
 
 __all__ = [
     "DEFAULT_POOLING",
     "POOLINGS",
-    "Chosen",
+    "ChosenRows",
     "RealLatents",
     "ReferenceFeatures",
     "Tap",

@@ -67,7 +67,7 @@ def reference_index(
         FormatError: An image cannot be decoded.
     """
     spec = index_spec(
-        prior, tap, scheduler, label=classes[0].prior_label or 0,
+        prior, tap, scheduler, label=classes[0].label,
         source={"name": source.name, "identity": source.identity()}, timesteps=timesteps, noise=noise, seed=seed,
         dtype="float32", latent_dtype="float32",
     )  # fmt: skip

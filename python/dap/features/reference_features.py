@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from dap.data.classmap import ClassEntry
     from dap.index import Index
 
-__all__ = ["Chosen", "ReferenceFeatures"]
+__all__ = ["ChosenRows", "ReferenceFeatures"]
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenRows:
     """References of a class at one step: rows of the index, their weights (None: equal shares), and the timestep."""
 
     rows: np.ndarray
@@ -38,9 +38,11 @@ class ReferenceFeatures(Mapping[tuple[int, int], Tensor]):
         chosen: The references, by step and class name.
     """
 
-    def __init__(self, index: Index, classes: Sequence[ClassEntry], chosen: Mapping[tuple[int, str], Chosen]) -> None:
+    def __init__(
+        self, index: Index, classes: Sequence[ClassEntry], chosen: Mapping[tuple[int, str], ChosenRows]
+    ) -> None:
         self._index, self._chosen = index, chosen
-        self._names = {int(entry.prior_label or 0): entry.name for entry in classes}
+        self._names = {entry.label: entry.name for entry in classes}
 
     def __getitem__(self, key: tuple[int, int]) -> Tensor:
         step, label = key

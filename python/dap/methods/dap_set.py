@@ -100,7 +100,7 @@ class SetEnergy(FeatureGuide):
         if not artefact.steps:
             return SetEnergyTerm(artefact.tap, Sets((), {}, {}, self.kernel), window, self.scale, self.at)
         unit_classes = context.classes_of(unit)
-        labels = {index: int(context.classes[index].prior_label or 0) for index, _ in unit_classes}
+        labels = {index: context.classes[index].label for index, _ in unit_classes}
         references, weights = artefact.features, artefact.weights(context)
         if self.space == "latent":  # the same at every step
             latents = {label: _latents(artefact, context.classes[index].name) for index, label in labels.items()}

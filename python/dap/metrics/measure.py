@@ -68,8 +68,8 @@ def measure(distilled: Source, real: Source, prior: Prior, *, seed: int = 0) -> 
 
     pairs = [
         (
-            features(distilled, entry.name, int(entry.prior_label or 0)),
-            features(real, entry.name, int(entry.prior_label or 0)),
+            features(distilled, entry.name, entry.label),
+            features(real, entry.name, entry.label),
         )
         for entry in build_class_map(distilled, prior.labels_of(distilled.class_names))
     ]

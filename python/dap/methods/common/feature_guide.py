@@ -17,7 +17,7 @@ import torch
 from dap.errors import OptionError
 from dap.features import (
     DEFAULT_POOLING,
-    Chosen,
+    ChosenRows,
     ReferenceFeatures,
     Tap,
     block_number,
@@ -128,7 +128,9 @@ class FeatureGuide(Guide):
             timesteps=tuple(dict.fromkeys(kept.values())), noise=self.noise, seed=context.seed,
         )  # fmt: skip
         whole = {
-            (step, name): Chosen(np.arange(len(own)), None, t) for step, t in kept.items() for name, own in ids.items()
+            (step, name): ChosenRows(np.arange(len(own)), None, t)
+            for step, t in kept.items()
+            for name, own in ids.items()
         }
         return References(tap, ids, ReferenceFeatures(index, context.classes, whole), frozenset(guided), index, whole)
 
@@ -150,17 +152,17 @@ class FeatureGuide(Guide):
         if acts:
             last = max(step for step, t in enumerate(steps) if t in index.timesteps)
             kept = self._compared(acts) | {last: steps[last]}
-        chosen: dict[tuple[int, str], Chosen] = {}
+        chosen: dict[tuple[int, str], ChosenRows] = {}
         ids: dict[str, Any] = {}
         for name in (entry.name for entry in context.classes):
             own = index.ids(name)
             drawn = permutation(len(own), context.seed, name)[: self.references]
             for step, t in kept.items():
-                chosen[step, name] = Chosen(drawn, None, t)
+                chosen[step, name] = ChosenRows(drawn, None, t)
                 if self.selection != "random":
                     seed = derive_seed(context.seed, "references", name, t)
                     found = SELECTORS[self.selection](index.features(name, t), len(drawn), seed)
-                    chosen[step, name] = Chosen(found.indices, found.weights, t)
+                    chosen[step, name] = ChosenRows(found.indices, found.weights, t)
             ids[name] = [own[row] for row in drawn]
             if self.selection != "random":
                 ids[name] = {t: [own[row] for row in chosen[step, name].rows] for step, t in kept.items()}
@@ -193,7 +195,7 @@ class FeatureGuide(Guide):
         """Features of finished latents (n, C, h, w) of one class, of its references, and the weights of these."""
         prior, entry = context.require_prior(), context.classes[class_index]
         last = max(step for step, _ in artefact.chosen)
-        chosen, label = artefact.chosen[last, entry.name], int(entry.prior_label or 0)
+        chosen, label = artefact.chosen[last, entry.name], entry.label
         scheduler = prior.scheduler(context.settings.scheduler, context.settings.num_inference_steps)
         made = noised_features(
             prior, latents, [f"{entry.name} slot {number}" for number in range(len(latents))], label=label,
@@ -220,11 +222,11 @@ class References:
     features: Mapping[tuple[int, int], Tensor]
     steps: frozenset[int] = frozenset()
     index: Index | None = None
-    chosen: Mapping[tuple[int, str], Chosen] = field(default_factory=dict)
+    chosen: Mapping[tuple[int, str], ChosenRows] = field(default_factory=dict)
 
     def weights(self, context: Context) -> dict[tuple[int, int], Tensor]:
         """What each reference stands for, float32 (N,), by (step, prior label); none where the shares are equal."""
-        labels = {entry.name: int(entry.prior_label or 0) for entry in context.classes}
+        labels = {entry.name: entry.label for entry in context.classes}
         return {
             (step, labels[name]): torch.from_numpy(each.weights).float()
             for (step, name), each in self.chosen.items()

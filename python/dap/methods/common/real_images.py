@@ -50,7 +50,7 @@ def choose_by_features(
             raise OptionError(f"class {entry.name!r} has {len(indices)} images, fewer than ipc={context.ipc}")
         features = real_features(
             prior, context.images(indices.tolist()), [context.source.ids[i] for i in indices],
-            label=int(entry.prior_label or 0), tap=tap, timestep=timestep, seed=context.seed,
+            label=entry.label, tap=tap, timestep=timestep, seed=context.seed,
         )  # fmt: skip
         rows = choose(features.numpy(), entry.name)
         chosen |= {(class_index, number): int(indices[row]) for number, row in enumerate(rows)}
