@@ -30,6 +30,7 @@ KINDS = {
     "text": lambda _: StableDiffusionPrior(tiny.stable_diffusion()),
     "text, v": lambda _: StableDiffusionPrior(tiny.stable_diffusion(v=True)),
 }
+CLASSES = ("cat", "oak tree", "lorry")
 
 
 def drawn(*shape, seed=0):
@@ -38,11 +39,11 @@ def drawn(*shape, seed=0):
 
 @pytest.fixture(params=KINDS)
 def prior(request, make_pipeline):
-    return KINDS[request.param](make_pipeline)
+    return KINDS[request.param](make_pipeline).for_classes(CLASSES)
 
 
 def labels_of(prior, count=3):
-    known = prior.labels_of(["cat", "oak tree", "lorry"])
+    known = prior.labels_of(CLASSES)
     return torch.tensor(list(known.values())[:count])
 
 
@@ -62,7 +63,7 @@ def test_the_condition_of_a_label_does_what_the_label_does(prior):
 def test_half_precision(kind, make_pipeline):
     """Rows are given in float32 and taken in the network's dtype; the objective and its gradient stay in float32."""
     whole = KINDS[kind](make_pipeline)
-    prior = type(whole)(whole.pipeline.to(torch.bfloat16))
+    prior = type(whole)(whole.pipeline.to(torch.bfloat16)).for_classes(CLASSES)
     assert prior.dtype == torch.bfloat16
     labels = labels_of(prior)
     rows, x = prior.condition(labels).requires_grad_(), drawn(3, *prior.latent_shape)
@@ -150,10 +151,12 @@ def test_a_class_without_a_label_is_asked_for_by_the_null_condition(make_pipelin
         plain = prior.denoiser(x, timestep=t, class_labels=null).sample
     torch.testing.assert_close(mixed[0], plain[0])  # guidance from the null condition to itself
     assert not torch.allclose(mixed[1], plain[1])
-    text = StableDiffusionPrior(tiny.stable_diffusion(), negative_prompt="drawing")
+    text = StableDiffusionPrior(tiny.stable_diffusion(), negative_prompt="drawing").for_classes(["drawing", "anorak"])
     expected = text.condition(torch.tensor(list(text.labels_of(["drawing"]).values())))
     assert torch.equal(text.condition(torch.tensor([label]))[0], text._embedding("drawing"))
     assert expected.shape == (1, *text.condition_shape)
+    with pytest.raises(OptionError, match=f"knows no prompt for label {null_label('cat')}"):
+        text.condition(torch.tensor([null_label("cat")]))
 
 
 def test_runs_and_indexes_with_null_labels(make_pipeline, tmp_path):
@@ -247,7 +250,7 @@ def test_words_of_a_folder_are_a_priors_classes(tmp_path):
     for number, word in enumerate(("cat", "oak/tree")):
         name, data = concept_file(word, drawn(2, 16, seed=number))
         (tmp_path / name).write_bytes(data)
-    prior = StableDiffusionPrior(tiny.stable_diffusion(), concepts=tmp_path)
+    prior = StableDiffusionPrior(tiny.stable_diffusion(), concepts=tmp_path).for_classes(["cat"])
     assert set(prior.concepts) == {"cat", "oak/tree"}
     plain = StableDiffusionPrior(tiny.stable_diffusion())
     known = prior.labels_of(["cat", "lorry"])

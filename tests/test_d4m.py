@@ -37,7 +37,7 @@ def prototypes(count=3):
 @pytest.mark.parametrize("name", KINDS)
 def test_it_is_diffusers_image_to_image(name, strength):
     pipeline = tiny.stable_diffusion()
-    prior = StableDiffusionPrior(pipeline, template="{}", negative_prompt="cartoon, anime, painting")
+    prior = StableDiffusionPrior(pipeline, template="{}", negative_prompt="cartoon, anime, painting").for_classes(NAMES)
     labels = torch.tensor(list(prior.labels_of(NAMES).values()))
     settings = SamplingSettings(num_inference_steps=7, guidance_scale=8.0, scheduler=name)
     ours = sample(prior, labels, slots(), settings=settings, init=prototypes(), strength=strength)

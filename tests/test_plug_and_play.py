@@ -122,7 +122,7 @@ def test_steps_on_a_dit_equal_the_oracle_whatever_the_sampler(tiny_pipeline, gui
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 def test_steps_on_a_network_that_predicts_v_equal_the_oracle(guidance_scale):
     pipeline = tiny.stable_diffusion(v=True)
-    prior = StableDiffusionPrior(pipeline, template="{}")
+    prior = StableDiffusionPrior(pipeline, template="{}").for_classes(NAMES)
     given = context_of(prior, guidance_scale)
     network, encoder = oracles.double(pipeline.unet), oracles.double(pipeline.text_encoder)
 
@@ -178,10 +178,10 @@ def test_the_annealing_stays_in_its_range(steps, lowest, modulation):
 # --- a prior whose answer is known ------------------------------------------------------------------------------------
 
 
-class Gaussian:
+class Gaussian(tiny.StubPrior):
     """The exact denoiser of x_0 ~ N(m, s² I) for each class, with m by label."""
 
-    latent_shape, device, dtype, has_null = (1, 2, 2), torch.device("cpu"), torch.float32, False
+    latent_shape, image_shape = (1, 2, 2), (1, 2, 2)
     means, spread = torch.tensor([[1.5, -1.0, 0.5, 0.0], [-2.0, 0.0, 1.0, 0.3]]).view(2, 1, 2, 2), 0.01
 
     def scheduler(self, name, num_inference_steps):

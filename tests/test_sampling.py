@@ -8,6 +8,7 @@ from typing import Any
 
 import oracles
 import pytest
+import tiny
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
@@ -119,12 +120,10 @@ A, B = 0.4, -0.3
 TARGET = 0.7
 
 
-class Affine:
+class Affine(tiny.StubPrior):
     """ε(x) = a x + b, features = the latent's pixels as tokens; the schedule is in float64, and so are its chains."""
 
-    latent_shape = (2, 3, 3)
-    device = torch.device("cpu")
-    dtype = torch.float64
+    latent_shape, dtype = (2, 3, 3), torch.float64
 
     def __init__(self, clip=None):
         self.clip = clip

@@ -69,7 +69,7 @@ def final_latents(pipeline, decoder, call):
 def test_stable_diffusion_samples_as_its_own_pipeline(name, v, guidance_scale):
     own = PNDMScheduler(skip_prk_steps=True, steps_offset=1, beta_end=0.004) if name is None else None  # of version 1.5
     pipeline = tiny.stable_diffusion(v=v, scheduler=own)
-    prior = StableDiffusionPrior(pipeline, template="a picture of a {}", negative_prompt="blurred")
+    prior = StableDiffusionPrior(pipeline, template="a picture of a {}", negative_prompt="blurred").for_classes(NAMES)
     ours = drawn(prior, name, guidance_scale=guidance_scale)
     if name is not None:
         pipeline.scheduler = KINDS[name].from_config(public(pipeline.scheduler.config))

@@ -95,9 +95,9 @@ def test_guided_methods_run_with_every_sampler(method, scheduler, photographs, t
 
 @pytest.mark.parametrize("kind", PIPELINES)
 def test_a_saved_folder_is_the_same_prior(kind, tmp_path):
-    own = load_prior(PIPELINES[kind]())
+    own = load_prior(PIPELINES[kind]()).for_classes(NAMES)
     PIPELINES[kind]().save_pretrained(tmp_path)
-    loaded = load_prior(tmp_path, device="cpu")
+    loaded = load_prior(tmp_path, device="cpu").for_classes(NAMES)
     assert loaded.describe()["sha256"] == own.describe()["sha256"]
     assert (loaded.latent_shape, loaded.image_shape, loaded.block_names) == (
         own.latent_shape, own.image_shape, own.block_names
@@ -124,7 +124,14 @@ def test_prompts_come_from_names_templates_and_files(tmp_path):
     file = tmp_path / "prompts.json"
     file.write_text(json.dumps({"cat": "two cats"}))
     prior = StableDiffusionPrior(pipeline, template="art of {}", prompts=file)
-    labels = prior.labels_of(("cat", "oak_tree", "n01440764"))
+    names = ("cat", "oak_tree", "n01440764")
+    labels = prior.labels_of(names)
+    with pytest.raises(OptionError, match=r"knows no prompt for label \d+; use the prior that for_classes"):
+        prior.denoise(latents(), T, torch.tensor(list(labels.values())[:2]))
+    described, asked = prior.describe(), prior
+    prior = prior.for_classes(names)
+    assert prior.labels_of(names) == labels and prior.describe() == described
+    assert prior.denoiser is asked.denoiser and not asked._known, "a copy that shares the networks"
     assert [prior._known[label] for label in labels.values()] == ["two cats", "art of oak tree", "art of tench"]
     assert prior.labels_of(["oak_tree"])["oak_tree"] == labels["oak_tree"]  # whatever else there is
     assert StableDiffusionPrior(pipeline).labels_of(["cat"]) != {"cat": labels["cat"]}
@@ -144,6 +151,8 @@ def test_prompts_that_cannot_be_are_refused(tmp_path):
     long = StableDiffusionPrior(pipeline, prompts={"cat": "c" * 60})
     with pytest.raises(OptionError, match="has 62 tokens, the text encoder reads 48"):
         long.labels_of(["cat"])
+    with pytest.raises(OptionError, match="has 62 tokens, the text encoder reads 48"):
+        long.for_classes(["cat"])
 
 
 # --- the denoiser -----------------------------------------------------------------------------------------------------
@@ -153,7 +162,7 @@ def test_prompts_that_cannot_be_are_refused(tmp_path):
 def test_guidance_with_the_negative_prompt_and_v(v):
     """ε̂ = ε_n + s (ε_c − ε_n); of v, ε = α v + σ x (Salimans and Ho, 2022)."""
     pipeline = tiny.stable_diffusion(v=v)
-    prior = StableDiffusionPrior(pipeline, negative_prompt="blurred", template="{}")
+    prior = StableDiffusionPrior(pipeline, negative_prompt="blurred", template="{}").for_classes(NAMES)
     ours = prior.denoise(latents(), T, labels_of(prior), guidance_scale=5.0).eps
     x, network, encoder = latents().double(), oracles.double(pipeline.unet), oracles.double(pipeline.text_encoder)
 
@@ -172,7 +181,7 @@ def test_guidance_with_the_negative_prompt_and_v(v):
 @pytest.mark.parametrize("kind", PIPELINES)
 def test_features_are_the_blocks_own_and_the_gradient_ends_there(kind):
     pipeline = PIPELINES[kind]()
-    prior = load_prior(pipeline)
+    prior = load_prior(pipeline).for_classes(NAMES)
     unet = pipeline.unet
     assert prior.block_names == ("down 1", "down 2", "mid", "up 1", "up 2")
     assert prior.recommended["block"] == 3

@@ -18,6 +18,8 @@ from diffusers import (
     VQModel,
 )
 
+from dap.priors import Prior
+
 SCHEDULE = {"beta_end": 0.004, "clip_sample": False}  # see conftest.build_pipeline
 
 
@@ -99,3 +101,28 @@ def latent(*, classes: int | None = None) -> LDMPipeline:
     pipeline = LDMPipeline(vqvae, unet(4, 8, classes=classes), DDIMScheduler(**SCHEDULE))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+class StubPrior(Prior):
+    """A prior for tests: a subclass gives ``denoise`` and the scheduler, and the rest cannot be used."""
+
+    name, latent_shape, image_shape, block_names = "stub", (1, 1, 1), (1, 1, 1), ("block 1",)
+    slot_bytes, device, dtype = 1, torch.device("cpu"), torch.float32
+
+    def labels_of(self, class_names):
+        raise NotImplementedError
+
+    def describe(self):
+        raise NotImplementedError
+
+    def encode(self, images):
+        raise NotImplementedError
+
+    def decode_pixels(self, latents):
+        raise NotImplementedError
+
+    def scheduler(self, name, num_inference_steps):
+        raise NotImplementedError
+
+    def denoise(self, sample, timestep, labels, *, guidance_scale=1.0, taps=(), through=False, condition=None):
+        raise NotImplementedError

@@ -167,6 +167,8 @@ def distill(
     else:
         raise OptionError("source: expected real images to distil, or an index of them (index=), got neither")
     model = load_prior(prior, device=device, dtype=dtype, options=prior_options) if "prior" in recipe.needs else None
+    if model is not None:
+        model = model.for_classes(images.class_names)
     settings = SamplingSettings.choose(
         model.recommended if model else {},
         num_inference_steps=num_inference_steps,

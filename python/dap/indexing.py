@@ -106,7 +106,7 @@ def build_index(
     part = None if shard is None else _parse_shard(shard)
     whole = open_source(source)
     images = whole if classes is None else whole.subset(classes)
-    model = load_prior(prior, device=device, options=prior_options)
+    model = load_prior(prior, device=device, options=prior_options).for_classes(images.class_names)
     settings = SamplingSettings.choose(model.recommended, num_inference_steps=num_inference_steps, scheduler=scheduler)
     steps = model.scheduler(settings.scheduler, settings.num_inference_steps)
     kept = None if latents is None else _opened(latents)

@@ -33,6 +33,7 @@ from dap.errors import OptionError
 from dap.features import real_latents
 from dap.methods.base import Context, Unit
 from dap.nets import optimise
+from dap.priors import TextPrior
 from dap.priors.learned_words import concept_file
 from dap.sampling import denoising_loss, draw_noised, sample
 from dap.storage.cache import CONCEPTS, cache_folder, writing_cache
@@ -83,21 +84,22 @@ class D3M:
         if not 0 < self.learning_rate < float("inf"):
             raise OptionError(f"learning_rate: expected more than 0, got {self.learning_rate}")
 
-    def prepare(self, context: Context) -> Any:
+    def prepare(self, context: Context) -> TextPrior:
         """The prior with the words that it was taught; each is in the cache, finished or as far as it came."""
-        prior: Any = context.require_prior()
-        if not hasattr(prior, "with_concepts"):
+        prior = context.require_prior()
+        if not isinstance(prior, TextPrior):
             raise OptionError(
                 f"method 'd3m' learns words, and {prior.name} reads none: use a text prior such as Stable Diffusion, "
                 "or dap prior adapt for one with class labels"
             )
         real = real_latents(context.source, context.classes, prior, index=context.index)
-        return prior.with_concepts({
+        taught = prior.with_concepts({
             entry.name: self._learn(context, prior, entry.name, real.of_class(entry.name), real.ids[entry.name])
             for entry in context.classes
         })  # fmt: skip
+        return taught.for_classes([entry.name for entry in context.classes])
 
-    def make(self, context: Context, unit: Unit, artefact: Any) -> Tensor:
+    def make(self, context: Context, unit: Unit, artefact: TextPrior) -> Tensor:
         """Latents of the unit's slots."""
         names = [context.classes[slot.class_index].name for slot in unit.slots]
         labels = artefact.labels_of(sorted(set(names)))
@@ -106,16 +108,16 @@ class D3M:
             settings=context.settings, callback_on_step_end=context.callback_on_step_end,
         )  # fmt: skip
 
-    def record(self, context: Context, artefact: Any) -> dict[str, Any]:
+    def record(self, context: Context, artefact: TextPrior) -> dict[str, Any]:
         """Hash of each word."""
         return {"concepts": artefact.describe()["concepts"]}
 
-    def files(self, context: Context, artefact: Any) -> dict[str, bytes]:
+    def files(self, context: Context, artefact: TextPrior) -> dict[str, bytes]:
         """The words as diffusers saves them, by path."""
         files = [concept_file(name, concept) for name, concept in artefact.concepts.items()]
         return {f"{FOLDER}/{name}": data for name, data in files}
 
-    def _learn(self, context: Context, prior: Any, name: str, latents: Tensor, ids: Any) -> Tensor:
+    def _learn(self, context: Context, prior: TextPrior, name: str, latents: Tensor, ids: Any) -> Tensor:
         """The word of a class, float32 (vectors, D)."""
         described = {key: value for key, value in prior.describe().items() if key not in ("name", "prompts")}
         content = [
@@ -126,7 +128,7 @@ class D3M:
         checkpoint: Path = cache_folder() / CONCEPTS / f"{key}.safetensors"
         with writing_cache():
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        word: Tensor = prior.concept(name, self.vectors).requires_grad_()
+        word = prior.concept(name, self.vectors).requires_grad_()
         labels = torch.zeros(self.batch, dtype=torch.int64)  # the states come before them
 
         def loss(draw: torch.Generator) -> Tensor:

@@ -58,6 +58,7 @@ def measure(distilled: Source, real: Source, prior: Prior, *, seed: int = 0) -> 
     """
     real = real.subset(distilled.class_names)
     channels, size, _ = prior.image_shape
+    prior = prior.for_classes(distilled.class_names)
     tap = Tap(default_block(prior))
 
     def features(source: Source, name: str, label: int) -> np.ndarray:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from dap.errors import OptionError
 from dap.priors.base import Prediction, Prior
+from dap.priors.capabilities import ClassEmbeddingPrior, TextPrior
 from dap.registry import unknown_name_error
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BUILTIN", "Prediction", "Prior", "load_prior"]
+__all__ = ["BUILTIN", "ClassEmbeddingPrior", "Prediction", "Prior", "TextPrior", "load_prior"]
 
 BUILTIN = {"fashion-dit": Path(__file__).parents[1] / "assets" / "fashion_dit"}
 
@@ -63,14 +64,17 @@ def load_prior(
             folder, device=device, dtype=dtype or torch.float32, name=str(prior), **more
         )
         return loaded
-    if not isinstance(prior, DiffusionPipeline) and not hasattr(prior, "denoise"):
-        raise OptionError(f"prior: expected a name, a folder, a pipeline or a Prior, got {type(prior).__name__}")
-    opened: Prior = prior
     if isinstance(prior, DiffusionPipeline):
         kind = _adapter(type(prior).__name__)
-        opened = kind(prior, **_checked(kind, options))
+        opened: Prior = kind(prior, **_checked(kind, options))
+    elif not isinstance(prior, Prior):
+        raise OptionError(
+            f"prior: expected a name, a folder, a pipeline or a dap.priors.Prior, got {type(prior).__name__}"
+        )
     elif options:
         raise OptionError(f"options of the prior go into the object; {', '.join(options)} came beside one")
+    else:
+        opened = prior
     if device is not None:
         wanted, has = named_device(device), opened.device
         if wanted.type != has.type or (wanted.index is not None and wanted.index != (has.index or 0)):

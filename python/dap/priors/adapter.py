@@ -21,6 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from dap.errors import FormatError, OptionError
+from dap.priors.capabilities import ClassEmbeddingPrior
 from dap.storage.files import write_atomic
 
 if TYPE_CHECKING:
@@ -85,7 +86,9 @@ def load_adapted(
         learned = {each: tensors[CLASS + each] for each in classes}
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise FormatError(f"{folder}: expected {ADAPTER} and {WEIGHTS} as dap writes them ({error!r})") from error
-    base: Any = load_prior(name, device=device, options=options)  # in float32, as it was when it was taught
+    base = load_prior(name, device=device, options=options)  # in float32, as it was when it was taught
+    if not isinstance(base, ClassEmbeddingPrior):
+        raise OptionError(f"{folder}: {name!r} has no class embeddings, which an adapter adds to")
     if base.describe()["sha256"] != sha256:
         raise OptionError(f"{folder}: was made for other weights than {name!r} has now; adapt that prior again")
     low_rank = {key.removeprefix(LOW_RANK): each for key, each in tensors.items() if key.startswith(LOW_RANK)}
@@ -98,8 +101,7 @@ def load_adapted(
         merge_low_rank(base.denoiser)
     if dtype is not None:
         base.pipeline.to(dtype)
-    taught: Prior = base.with_learned(learned, name=str(folder))
-    return taught
+    return base.with_learned(learned, name=str(folder))
 
 
 def require_peft() -> None:

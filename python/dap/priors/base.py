@@ -1,24 +1,30 @@
-"""The Prior: the one place that knows which kind of network denoises.
+"""The base class of priors: the one place that knows which kind of network denoises.
 
 Maths, with ᾱ_t the scheduler's cumulative product: x_t = α_t x_0 + σ_t ε, α_t = √ᾱ_t, σ_t = √(1 − ᾱ_t).
 """
 
 from __future__ import annotations
 
+from abc import ABCMeta, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from dap.errors import OptionError
 
 if TYPE_CHECKING:
     import torch
+    from diffusers import SchedulerMixin
     from torch import Tensor
 
 __all__ = ["Prediction", "Prior"]
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one evaluation of the denoiser gives.
+    """Result of one evaluation of the denoiser.
 
     Attributes:
         eps: The noise estimate after classifier-free guidance, float32 with shape (B, C, h, w).
@@ -31,59 +37,94 @@ class Prediction:
     features: Mapping[int, Tensor]
 
 
-class Prior(Protocol):
-    """A frozen diffusion model: VAE, denoiser and noise schedule.
+class _Checked(ABCMeta):
+    """Metaclass that checks every prior when it has been constructed."""
+
+    def __call__(cls: type[T], *args: object, **kwargs: object) -> T:
+        missing = sorted(cls.__abstractmethods__)  # type: ignore[attr-defined]
+        if missing:
+            raise OptionError(f"prior {cls.__name__}: lacks {', '.join(missing)}; see dap.priors.Prior")
+        prior: T = type.__call__(cls, *args, **kwargs)
+        _check_attributes(prior)
+        return prior
+
+
+class Prior(metaclass=_Checked):
+    """A frozen diffusion model: first stage, denoiser and noise schedule.
+
+    Subclass it to use a model that dap does not know. A subclass sets the attributes without a default in its
+    ``__init__`` or its body and implements the abstract methods; constructing it raises
+    :class:`dap.errors.OptionError` with the name of what is missing or has the wrong type.
 
     Attributes:
-        name: What the manifest calls it.
-        has_null: Whether there is a null condition, which classifier-free guidance needs.
+        name: Name of the prior in the manifest.
         latent_shape: (C, h, w) of a latent.
         image_shape: (channels, height, width) of an image.
         block_names: Names of the blocks that can be tapped, in the order in which they run; counted from 1.
-        recommended: Settings that the prior's folder recommends (``dap_prior.json``); see :mod:`dap.sampling.settings`.
         slot_bytes: Rough memory in bytes that one slot takes in a guided step; batch sizes are planned with it.
-        condition_shape: Shape of what stands for a label inside the network: (tables, D) of class embeddings, of which
-            a DiT has one in each block, (tokens, D) of text; None where there is no condition.
         device: Where the networks live.
         dtype: The denoiser's dtype.
+        has_null: Whether there is a null condition, which classifier-free guidance needs. Default False.
+        recommended: Settings that the prior's folder recommends (``dap_prior.json``); see :mod:`dap.sampling.settings`.
+            Default none.
+        condition_shape: Shape of the condition that stands for a label inside the network: (tables, D) of class
+            embeddings, of which a DiT has one in each block, (tokens, D) of text. Default None: no condition.
     """
 
     name: str
-    has_null: bool
     latent_shape: tuple[int, int, int]
     image_shape: tuple[int, int, int]
     block_names: tuple[str, ...]
-    recommended: Mapping[str, Any]
     slot_bytes: int
-    condition_shape: tuple[int, int] | None
     device: torch.device
     dtype: torch.dtype
+    has_null: bool = False
+    recommended: Mapping[str, Any] = {}  # values of JSON
+    condition_shape: tuple[int, int] | None = None
 
+    def for_classes(self, class_names: Sequence[str]) -> Self:
+        """Return a prior that can make images of these classes; the networks are shared.
+
+        The default returns the prior itself, which suits a prior whose labels are fixed. A prior under text returns one
+        that knows the prompts of these classes too.
+        """
+        return self
+
+    @abstractmethod
     def labels_of(self, class_names: Sequence[str]) -> Mapping[str, int]:
-        """Label names that the prior knows, each with its id; several names may share an id.
+        """Return label names that the prior knows, each with its id; several names may share an id.
 
-        A prior that takes text, or no condition, knows whatever name it is asked for. The id of a name is the same
-        whatever others it is asked for with.
+        A query: it changes nothing. A prior that takes text, or no condition, knows every name that it is asked for;
+        its labels can be used with ``for_classes(class_names)``. The id of a name does not depend on the other names.
         """
 
-    def describe(self) -> dict[str, Any]:
-        """What the manifest records: name, options, and the hash of weights and configuration."""
+    @abstractmethod
+    def describe(self) -> dict[str, object]:
+        """Return what the manifest records: name, options, and ``sha256``, the hash of weights and configuration."""
 
+    @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
-        """Latents (mean of the posterior, scaled), float32 (B, C, h, w), of uint8 images (B, channels, H, W)."""
+        """Return latents (mean of the posterior, scaled), float32 (B, C, h, w), of uint8 images (B, channels, H, W)."""
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images, uint8 (B, channels, H, W) on the CPU, of latents with shape (B, C, h, w)."""
+        """Return images, uint8 (B, channels, H, W) on the CPU, of latents with shape (B, C, h, w)."""
+        import torch
 
+        with torch.no_grad():
+            return (self.decode_pixels(latents) * 127.5 + 127.5).clamp(0, 255).round().to(torch.uint8).cpu()
+
+    @abstractmethod
     def decode_pixels(self, latents: Tensor) -> Tensor:
-        """The decoder's own output before rounding: float32 (B, channels, H, W), black at −1 and white at 1.
+        """Return the decoder's output before rounding: float32 (B, channels, H, W), black at −1 and white at 1.
 
         It is not clipped, stays on the prior's device, and with gradients enabled carries the graph to ``latents``.
         """
 
-    def scheduler(self, name: str | None, num_inference_steps: int) -> Any:
-        """A fresh diffusers scheduler with its steps set, for noise estimates; the prior's own kind, or by name."""
+    @abstractmethod
+    def scheduler(self, name: str | None, num_inference_steps: int) -> SchedulerMixin:
+        """Return a fresh diffusers scheduler with its steps set, for noise estimates; by name, or the prior's own."""
 
+    @abstractmethod
     def denoise(
         self,
         sample: Tensor,
@@ -95,21 +136,55 @@ class Prior(Protocol):
         through: bool = False,
         condition: Tensor | None = None,
     ) -> Prediction:
-        """One evaluation of the denoiser at x_t, with shape (B, C, h, w), already scaled for the model.
-
-        ``timestep`` is one for all, or one for each slot. ``condition``, (B, *condition_shape), stands in place of that
-        of the labels; with ``through`` the graph reaches it too.
+        """Evaluate the denoiser once.
 
         With gradients enabled, the graph from ``sample`` reaches the tapped blocks and ends at the deepest of them,
         unless ``through`` is set: then it reaches ``eps``.
+
+        Args:
+            sample: x_t, (B, C, h, w), already scaled for the model.
+            timestep: One for all slots, or one for each.
+            labels: int64 (B,), ids from :meth:`labels_of`.
+            guidance_scale: Classifier-free guidance ε_null + s (ε_label − ε_null); 1: the conditional estimate alone.
+            taps: Numbers of the blocks whose features are returned.
+            through: Keep the graph through the whole network.
+            condition: (B, *condition_shape), used in place of the labels' condition; with ``through`` the graph
+                reaches it too.
         """
 
     def condition(self, labels: Tensor) -> Tensor:
-        """What stands for labels inside the network, float32 (B, *condition_shape).
+        """Return the condition that stands for each label, float32 (B, *condition_shape).
 
         Raises:
             OptionError: The network has no condition.
         """
+        raise OptionError(f"{self.name}: has no condition for a label")
 
     def features(self, sample: Tensor, timestep: Tensor, labels: Tensor, block: int) -> Tensor:
-        """Tokens (B, T, D) after one block for x_t, running the denoiser no further than that block."""
+        """Return tokens (B, T, D) after one block for x_t; a subclass may stop the network behind that block."""
+        import torch
+
+        with torch.no_grad():
+            return self.denoise(sample, timestep, labels, taps=[block]).features[block]
+
+
+def _check_attributes(prior: object) -> None:
+    """Raise unless every attribute of :class:`Prior` is there and has its type."""
+    import torch
+
+    types: dict[str, type] = {
+        "name": str, "latent_shape": tuple, "image_shape": tuple, "block_names": tuple, "slot_bytes": int,
+        "device": torch.device, "dtype": torch.dtype, "has_null": bool, "recommended": Mapping,
+        "condition_shape": tuple,
+    }  # fmt: skip
+    lengths = {"latent_shape": 3, "image_shape": 3, "condition_shape": 2}
+    for name, kind in types.items():
+        if not hasattr(prior, name):
+            raise OptionError(f"prior {type(prior).__name__}: lacks {name} ({kind.__name__}); see dap.priors.Prior")
+        value = getattr(prior, name)
+        if name == "condition_shape" and value is None:
+            continue
+        if not isinstance(value, kind):
+            raise OptionError(f"prior {type(prior).__name__}: expected {name} to be a {kind.__name__}, got {value!r}")
+        if isinstance(value, tuple) and name in lengths and [type(number) for number in value] != [int] * lengths[name]:
+            raise OptionError(f"prior {type(prior).__name__}: expected {lengths[name]} ints for {name}, got {value!r}")

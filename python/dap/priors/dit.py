@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from dap.priors.capabilities import ClassEmbeddingPrior
 from dap.priors.class_embeddings import ClassTables
 from dap.priors.pipeline import PipelinePrior
 
 __all__ = ["DiTPrior"]
 
 
-class DiTPrior(PipelinePrior):
+class DiTPrior(PipelinePrior, ClassEmbeddingPrior):
     """A class-conditional DiT as a prior; see :class:`dap.priors.base.Prior` for the attributes.
 
     Args:
@@ -59,9 +60,9 @@ class DiTPrior(PipelinePrior):
         # about 40 activations of each token's width are kept for the backward pass through a block
         self.slot_bytes = 40 * len(blocks) * tokens * width * self.dtype.itemsize
 
-    def with_learned(self, learned: Mapping[str, Tensor], *, name: str) -> DiTPrior:
+    def with_learned(self, learned: Mapping[str, Tensor], *, name: str) -> Self:
         """The same prior, under another name, with embeddings of more classes beside; the pipeline is shared."""
-        return DiTPrior(
+        return type(self)(
             self.pipeline, name=name, learned_variance=self._learned_variance, guided_channels=self._guided_channels,
             recommended=self.recommended, learned={**self._tables.learned, **learned},
         )  # fmt: skip

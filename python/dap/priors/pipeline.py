@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dap.device import resolve_device
 from dap.errors import OptionError, SourceError
-from dap.priors.base import Prediction
+from dap.priors.base import Prediction, Prior
 from dap.priors.fingerprint import fingerprint
 from dap.priors.schedulers import denoiser_level, make_scheduler
 from dap.priors.taps import stopped_at, tapped
@@ -22,7 +22,7 @@ from dap.priors.taps import stopped_at, tapped
 __all__ = ["PipelinePrior", "pipeline_type"]
 
 
-class PipelinePrior(ABC):
+class PipelinePrior(Prior):
     """A diffusers pipeline as a prior; see :class:`dap.priors.base.Prior` for the attributes.
 
     Its modules are used as they are, in eval mode and frozen, never changed. A subclass knows the network: it names the
@@ -48,10 +48,8 @@ class PipelinePrior(ABC):
 
     pipeline_types: ClassVar[tuple[str, ...]] = ()  # as a folder's model_index.json calls them
     left_out: ClassVar[Mapping[str, Any]] = {}  # components that are not loaded
-    has_null: bool = True
+    has_null = True
     labels: Mapping[str, int]
-    slot_bytes: int
-    condition_shape: tuple[int, int] | None
 
     def __init__(
         self,
@@ -80,7 +78,7 @@ class PipelinePrior(ABC):
         image_channels = first_stage.config.in_channels if first_stage else channels
         self.image_shape = (image_channels, size * scale, size * scale)
         self.block_names = tuple(self._blocks)
-        self.recommended: Mapping[str, Any] = dict(recommended or {})
+        self.recommended = dict(recommended or {})
         self.device: torch.device = pipeline._execution_device  # not where offloaded modules wait
         self.dtype: torch.dtype = denoiser.dtype
         self._learned_variance, self._guided_channels = learned_variance, guided_channels
@@ -135,7 +133,7 @@ class PipelinePrior(ABC):
         """See :meth:`dap.priors.base.Prior.labels_of`."""
         return self.labels
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Name, options, and the SHA-256 of the weights and configurations of all networks and the scheduler."""
         return {
             "name": self.name,
@@ -161,11 +159,6 @@ class PipelinePrior(ABC):
         found = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latents
         latents: Tensor = found * self._vae.config.scaling_factor
         return latents.float()
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """See :meth:`dap.priors.base.Prior.decode`."""
-        return (self.decode_pixels(latents) * 127.5 + 127.5).clamp(0, 255).round().to(torch.uint8).cpu()
 
     def decode_pixels(self, latents: Tensor) -> Tensor:
         """See :meth:`dap.priors.base.Prior.decode_pixels`."""
@@ -222,10 +215,6 @@ class PipelinePrior(ABC):
         timesteps = timestep.to(self.device).expand(len(sample))
         condition = None if condition is None else condition.to(self.device, self.dtype)
         return self._forward(sample.to(self.dtype), timesteps, labels, condition).float()
-
-    @abstractmethod
-    def condition(self, labels: Tensor) -> Tensor:
-        """See :meth:`dap.priors.base.Prior.condition`."""
 
     @abstractmethod
     def _forward(self, sample: Tensor, timesteps: Tensor, labels: Tensor | None, condition: Tensor | None) -> Tensor:

@@ -9,17 +9,19 @@ classes a run has.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from dap.data.classmap import NULL_LABELS, WNID
+from dap.data.classmap import WNID, null_label
 from dap.errors import FormatError, OptionError
+from dap.priors.capabilities import TextPrior
 from dap.priors.learned_words import encode_concept, initial_concept, read_concepts
 from dap.priors.pipeline import PipelinePrior
 from dap.priors.unet import activations, unet_blocks
@@ -30,7 +32,7 @@ __all__ = ["StableDiffusionPrior", "spoken"]
 CONCEPT = "\0"  # before the name of a class that has a learned word: no prompt begins so
 
 
-class StableDiffusionPrior(PipelinePrior):
+class StableDiffusionPrior(PipelinePrior, TextPrior):
     """A text-conditioned U-Net as a prior; see :class:`dap.priors.base.Prior` for the attributes.
 
     Args:
@@ -100,17 +102,24 @@ class StableDiffusionPrior(PipelinePrior):
         Raises:
             OptionError: A prompt is longer than the text encoder reads.
         """
-        found = {}
-        for name in class_names:
-            if name in self.concepts:
-                found[name] = derive_seed("concept", self._template, _digest(self.concepts[name])) >> 32
-                self._known[found[name]] = f"{CONCEPT}{name}"
-                continue
-            prompt = self._prompts.get(name) or self._template.format(spoken(name))
-            self._check_length(prompt)
-            found[name] = derive_seed("prompt", prompt) >> 32  # indexes have labels of 31 bits
-            self._known[found[name]] = prompt
-        return found
+        return {name: self._label(self._prompt_of(name)) for name in class_names}
+
+    def for_classes(self, class_names: Sequence[str]) -> Self:
+        """Return a prior that knows the prompts of these classes too; it shares the networks and the hidden states.
+
+        Classes without a label (``null_label``) use the negative prompt.
+
+        Raises:
+            OptionError: A prompt is longer than the text encoder reads.
+        """
+        prompts = [self._prompt_of(name) for name in class_names]
+        prior = copy.copy(self)
+        prior._known = {
+            **self._known,
+            **{null_label(name): self._negative for name in class_names},
+            **{self._label(prompt): prompt for prompt in prompts},
+        }
+        return prior
 
     def condition(self, labels: Tensor) -> Tensor:
         """Hidden states of the prompts, (B, tokens, width)."""
@@ -124,14 +133,14 @@ class StableDiffusionPrior(PipelinePrior):
         """Hidden states (tokens, width) of the template with a word (V, D) in it, with the graph to the word."""
         return encode_concept(self.pipeline, self._template, concept)
 
-    def with_concepts(self, concepts: Mapping[str, Tensor]) -> StableDiffusionPrior:
+    def with_concepts(self, concepts: Mapping[str, Tensor]) -> Self:
         """The same prior with learned words, (V, D) by class name; the pipeline is shared."""
-        return StableDiffusionPrior(
+        return type(self)(
             self.pipeline, template=self._template, prompts=self._prompts, negative_prompt=self._negative,
             concepts=concepts, name=self.name, recommended=self.recommended,
         )  # fmt: skip
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """As of every pipeline, and the prompts' parts."""
         vocabulary = json.dumps(self.pipeline.tokenizer.get_vocab(), sort_keys=True)
         return super().describe() | {
@@ -153,9 +162,32 @@ class StableDiffusionPrior(PipelinePrior):
         output: Tensor = self.denoiser(sample, timesteps, encoder_hidden_states=states).sample
         return output
 
+    def _prompt_of(self, name: str) -> str:
+        """Return the prompt of a class, checked; of a class with a learned word, a mark and its name."""
+        if name in self.concepts:
+            return f"{CONCEPT}{name}"
+        prompt = self._prompts.get(name) or self._template.format(spoken(name))
+        self._check_length(prompt)
+        return prompt
+
+    def _label(self, prompt: str) -> int:
+        """Return the id of a prompt; 31 bits, as indexes have."""
+        if prompt.startswith(CONCEPT):
+            word = self.concepts[prompt.removeprefix(CONCEPT)]
+            return derive_seed("concept", self._template, _digest(word)) >> 32
+        return derive_seed("prompt", prompt) >> 32
+
     def _prompt(self, label: int) -> str:
-        """A class that stands for no label is asked for as classifier-free guidance asks for anything."""
-        return self._negative if label >= NULL_LABELS and label not in self._known else self._known[label]
+        """Return the prompt of a label.
+
+        Raises:
+            OptionError: It is not a label of the classes that the prior was made for.
+        """
+        if label not in self._known:
+            raise OptionError(
+                f"{self.name}: knows no prompt for label {label}; use the prior that for_classes(class_names) returns"
+            )
+        return self._known[label]
 
     def _check_length(self, prompt: str) -> None:
         tokenizer = self.pipeline.tokenizer

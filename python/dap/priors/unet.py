@@ -8,12 +8,13 @@ one without makes images of anything, and only guidance leads a slot to its clas
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from dap.errors import OptionError
+from dap.priors.capabilities import ClassEmbeddingPrior
 from dap.priors.class_embeddings import ClassTables
 from dap.priors.pipeline import PipelinePrior
 from dap.rng import derive_seed
@@ -23,7 +24,7 @@ __all__ = ["UNetPrior", "activations", "unet_blocks"]
 RESNET, ATTENTION = 8, 30  # activations of a layer's width that are kept for the backward pass
 
 
-class UNetPrior(PipelinePrior):
+class UNetPrior(PipelinePrior, ClassEmbeddingPrior):
     """A U-Net, unconditional or class-conditional, as a prior; see :class:`dap.priors.base.Prior` for the attributes.
 
     Classifier-free guidance needs a null condition, which these networks do not have: ``guidance_scale`` is 1.
@@ -77,9 +78,9 @@ class UNetPrior(PipelinePrior):
         """The network's own labels; without class embeddings any name has an id, which means nothing to the network."""
         return self._labels if self._tables else {name: derive_seed("class", name) >> 32 for name in class_names}
 
-    def with_learned(self, learned: Mapping[str, Tensor], *, name: str) -> UNetPrior:
+    def with_learned(self, learned: Mapping[str, Tensor], *, name: str) -> Self:
         """The same prior, under another name, with embeddings of more classes beside; the pipeline is shared."""
-        return UNetPrior(
+        return type(self)(
             self.pipeline, class_names=self._class_names, name=name, recommended=self.recommended,
             learned={**self._beside(), **learned},
         )  # fmt: skip

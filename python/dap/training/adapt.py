@@ -28,7 +28,7 @@ from dap.data.open import SourceLike, open_source
 from dap.errors import OptionError
 from dap.features import encode_images
 from dap.nets import optimise
-from dap.priors import BUILTIN, Prior, load_prior
+from dap.priors import BUILTIN, ClassEmbeddingPrior, Prior, load_prior
 from dap.priors.adapter import add_low_rank, require_peft, without_low_rank, write_adapter
 from dap.sampling import SamplingSettings, denoising_loss, draw_noised, noised_latents, sample
 from dap.training.folder import FINISHED, check_folder, training_folder
@@ -90,18 +90,19 @@ def adapt_prior(
     if not isinstance(prior, str | Path):
         raise OptionError("prior: expected a name, folder or hub id, by which the adapter can find it again")
     images = open_source(source, classes=classes)
-    model: Any = load_prior(prior, device=device)
-    if not hasattr(model, "with_learned"):
+    model = load_prior(prior, device=device)
+    if not isinstance(model, ClassEmbeddingPrior):
         raise OptionError(
-            f"{prior}: is not asked for classes by embeddings; a prior that takes text has prompts and method 'd3m'"
+            f"{prior}: expected a prior with class embeddings; for a text prior use prompts, or method 'd3m'"
         )
     known = find_labels(images.class_names, model.labels_of(images.class_names))
     names = list(images.class_names) if classes else [name for name, label in known.items() if label is None]
     if not names:
         raise OptionError(f"{prior}: knows all classes of {images.name} already; name those to learn again (classes=)")
     base = str(Path(prior).resolve()) if prior not in BUILTIN and Path(prior).is_dir() else str(prior)
+    sha256 = str(model.describe()["sha256"])
     identity = {
-        "what": "dap.adapt_prior", "source": images.identity(), "prior": model.describe()["sha256"], "classes": names,
+        "what": "dap.adapt_prior", "source": images.identity(), "prior": sha256, "classes": names,
         "rank": rank, "steps": steps, "seed": seed, "device": model.device.type,
     }  # fmt: skip
     folder = Path(out)
@@ -114,7 +115,7 @@ def adapt_prior(
             rows, low_rank = _learn(model, latents, labels, identity, workshop / "checkpoint.safetensors", progress)
             (workshop / FINISHED).mkdir(exist_ok=True)
             learned = dict(zip(names, rows, strict=True))
-            write_adapter(workshop / FINISHED, base, identity["prior"], learned, low_rank, rank)
+            write_adapter(workshop / FINISHED, base, sha256, learned, low_rank, rank)
     return load_prior(folder, device=device)
 
 
