@@ -232,6 +232,10 @@ def test_evaluate_takes_a_loaded_set(distilled: dap.DistilledDataset, monkeypatc
     assert {train.class_names[label] for label in train.labels[:3]} == {"Bag"}
     by_folder, by_set = dap.evaluate(distilled.path, "fashion-mini"), dap.evaluate(distilled, "fashion-mini")
     assert by_set.class_names == by_folder.class_names and by_set.ids == by_folder.ids
+    assert by_set.labels.tolist() == by_folder.labels.tolist() and by_set.class_names != distilled.class_names
+    with monkeypatch.context() as patch:
+        patch.setattr("dap.data.open.open_folder", lambda *_, **__: pytest.fail("the run's folder is opened again"))
+        dap.evaluate(distilled, "fashion-mini")
     part = dap.evaluate(distilled.take(1), "fashion-mini")
     assert sorted(part.ids) == sorted(distilled.take(1).files)
 

@@ -25,6 +25,7 @@ from dap.data.classmap import LabelMap
 from dap.data.image_files import read_image
 from dap.data.label_order import ClassMap, reorder_labels
 from dap.data.manifest import SCHEMA, read_manifest
+from dap.data.names import escape
 from dap.data.open import SourceLike, open_source
 from dap.data.sidecar import read_sidecar
 from dap.data.source import Source
@@ -52,12 +53,12 @@ MAX_BATCH = 100
 
 
 def load(path: SourceLike, *, class_map: ClassMap | None = None) -> DistilledDataset:
-    """Opens a distilled dataset, dap's own or what another method's authors released.
+    """Opens a distilled dataset: a run of :func:`distill`, or a set that another method's authors released.
 
     Args:
-        path: The folder that :func:`distill` filled; or labelled images of any other kind that
-            :func:`dap.data.open.open_source` opens: a class-per-folder tree, WebDataset or Parquet shards, safetensors,
-            a ``.pt`` of tensors. A tree's labels are the places of its sorted folders.
+        path: The folder of a run; or labelled images of any other kind that :func:`dap.open_source` opens: a
+            class-per-folder tree, WebDataset or Parquet shards, safetensors, a ``.pt`` of tensors. The labels of a tree
+            are the positions of its sorted folders.
         class_map: Labels of another order (:func:`dap.data.label_order.reorder_labels`): class names in the order of
             their labels, the label of each name, or a file of one of the two.
 
@@ -65,7 +66,7 @@ def load(path: SourceLike, *, class_map: ClassMap | None = None) -> DistilledDat
         SourceError: Nothing of that kind is there, or the run was not finished.
         FormatError: A file is damaged.
         ClassMapError: The class map does not fit the classes.
-        OptionError: A class map for a run's folder, whose manifest has one.
+        OptionError: ``class_map`` is given for a run, whose manifest has the labels.
 
     Example:
         >>> import dap
@@ -80,8 +81,8 @@ def load(path: SourceLike, *, class_map: ClassMap | None = None) -> DistilledDat
         source = open_source(path)
     except SourceError as error:
         raise SourceError(f"{error}; and there is no dap.json of a run") from error
-    beside = read_sidecar(Path(path), source) if isinstance(path, str | Path) else None
-    return DistilledDataset(source if class_map is None else reorder_labels(source, class_map), tensors=beside)
+    tensors = read_sidecar(Path(path), source) if isinstance(path, str | Path) else None
+    return DistilledDataset(source if class_map is None else reorder_labels(source, class_map), tensors=tensors)
 
 
 def distill(
@@ -254,41 +255,41 @@ def evaluate(
     judge: bool = False,
     device: str | torch.device | None = None,
 ) -> EvaluationResult:
-    """Trains classifiers on a distilled set, and tests them on real images.
+    """Trains classifiers on a distilled set and tests them on real images.
 
-    A real random subset of the same size is trained on beside it, with the same seeds, where the real training images
-    are known: from ``real``, or from the manifest if it names a built-in source or a folder that is there.
+    Classifiers are also trained on random real subsets of the same size, with the same seeds, if the real training
+    images are known: from ``real``, or from a manifest that names a built-in source or a folder that exists.
 
     Args:
-        distilled: A distilled dataset, or some of one (``distilled.take(10)``), its folder, or any class-per-folder
-            tree.
+        distilled: A distilled dataset or a part of it (``distilled.take(10)``), the folder of a run, or anything else
+            that :func:`dap.open_source` opens.
         test: Real images to test on, for example "fashion-mini" (its test split is taken) or "path/to/val".
         real: Real training images to compare with.
         protocol: Name of an evaluation protocol; "small" is defined in :mod:`dap.evaluation.small`.
         networks: Names of networks.
         repeats: Number of training seeds.
         seed: Root seed of the trainings.
-        judge: Also train the judge on all real training images, and say how many images it recognises.
+        judge: Also train the judge, a classifier, on all real training images, and report the share of distilled images
+            that it assigns to their own class (:mod:`dap.evaluation.judge`).
         device: Where to train; the GPU if there is one.
 
     Returns:
         Accuracies in per cent with mean, standard error and n; ``table()`` and ``to_json()`` show them.
 
     Raises:
-        DapError: One of its kinds, for a source, protocol or network that is unknown, or classes that do not match.
+        DapError: A subclass of it, for an unknown source, protocol or network, or classes that do not match.
 
     Example:
         >>> import dap
         >>> dap.evaluate("distilled", "fashion-mini", repeats=3).table()  # doctest: +SKIP
     """
-    folder = distilled
     if isinstance(distilled, DistilledDataset):
-        folder = distilled.path
-        train = _as_evaluated(distilled)
+        train, manifest = _as_evaluated(distilled), distilled.manifest
     else:
         train = open_source(distilled)
-    if real is None and isinstance(folder, str | Path):
-        real = _recorded_source(Path(folder))
+        manifest = (read_manifest(Path(distilled)) if isinstance(distilled, str | Path) else None) or {}
+    if real is None:
+        real = _recorded_source(manifest)
     return evaluate_source(
         train, open_source(test, split="test"),
         real=None if real is None else open_source(real, classes=train.class_names),
@@ -297,18 +298,19 @@ def evaluate(
 
 
 def _as_evaluated(distilled: DistilledDataset) -> Source:
-    """Its images without classes that have none; of a run in its folder's order, so that both give the same numbers."""
-    if distilled.manifest:
-        source = open_source(distilled.path)
-        wanted = set(distilled.files)
-        return source.select([index for index, name in enumerate(source.ids) if name in wanted])
+    """The set's images without classes that have none.
+
+    A run's images are sorted as in its folder, so that ``evaluate`` returns the same numbers for the set and its path.
+    """
     source = distilled.source
-    return source.subset([source.class_names[label] for label in np.unique(source.labels)])
+    if not distilled.manifest:
+        return source.subset([source.class_names[label] for label in np.unique(source.labels)])
+    source = reorder_labels(source, sorted(source.class_names, key=escape))
+    return source.select(sorted(range(len(source)), key=lambda index: (source.labels[index], source.ids[index])))
 
 
-def _recorded_source(folder: Path) -> str | None:
+def _recorded_source(manifest: Mapping[str, Any]) -> str | None:
     """The source that a manifest names, if it can be opened by that name here."""
-    manifest = read_manifest(folder)
     name = manifest["source"]["name"] if manifest else ""
     return name if name in BUILTIN or (name and Path(name).is_dir()) else None
 
