@@ -18,6 +18,7 @@ from dap._core import build_info
 if TYPE_CHECKING:
     from dap import errors, kernels, methods, metrics, terms
     from dap.api import build_index, distill, evaluate, load, open_index
+    from dap.data.open import open_source
     from dap.dataset import DistilledDataset
     from dap.kernels import list_kernels
     from dap.methods import list_methods, register_method
@@ -27,15 +28,15 @@ __version__: str = build_info()["version"]
 
 __all__ = [
     "DistilledDataset", "__version__", "adapt_prior", "build_index", "distill", "errors", "evaluate", "kernels",
-    "list_kernels", "list_methods", "load", "methods", "metrics", "open_index", "register_method", "terms",
-    "train_prior",
+    "list_kernels", "list_methods", "load", "methods", "metrics", "open_index", "open_source", "register_method",
+    "terms", "train_prior",
 ]  # fmt: skip
 
 _HOMES = {
     "build_index": "dap.api", "distill": "dap.api", "evaluate": "dap.api", "load": "dap.api",
-    "open_index": "dap.index", "list_kernels": "dap.kernels", "list_methods": "dap.methods",
-    "register_method": "dap.methods", "DistilledDataset": "dap.dataset", "adapt_prior": "dap.training",
-    "train_prior": "dap.training",
+    "open_index": "dap.index", "open_source": "dap.data.open", "list_kernels": "dap.kernels",
+    "list_methods": "dap.methods", "register_method": "dap.methods", "DistilledDataset": "dap.dataset",
+    "adapt_prior": "dap.training", "train_prior": "dap.training",
 }  # fmt: skip
 
 

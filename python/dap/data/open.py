@@ -1,13 +1,13 @@
-"""One door to every source: a folder, a built-in name, a torch ``Dataset``, a Hugging Face dataset or its id."""
+"""``dap.open_source``: opens labelled images of any kind, and recognises which kind it is."""
 
 from __future__ import annotations
 
 import difflib
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import TYPE_CHECKING, Protocol, TypeAlias, Union
 
 from dap.data.builtin import BUILTIN, is_idx_folder, open_builtin, open_idx_folder
 from dap.data.folder import open_folder
@@ -25,9 +25,18 @@ if TYPE_CHECKING:
 
 __all__ = ["SourceLike", "open_source"]
 
-SourceLike: TypeAlias = Union[Source, str, Path, "Dataset[Any]"]
+SourceLike: TypeAlias = Union[Source, str, Path, "Dataset[object]"]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-OPENERS: Mapping[str, Callable[..., Source]] = {
+
+
+class OpenShards(Protocol):
+    """A function that opens shards of one format."""
+
+    def __call__(self, files: Sequence[Path], /, *, name: str) -> Source:
+        """Opens the files; ``name`` is the source's name in the manifest."""
+
+
+OPENERS: Mapping[str, OpenShards] = {
     ".tar": open_webdataset,
     ".parquet": open_parquet,
     **dict.fromkeys(TENSOR_SUFFIXES, open_tensors),
@@ -40,41 +49,50 @@ ACCEPTED = (
 
 
 def open_source(spec: SourceLike, *, split: str = "train", classes: Collection[str] | None = None) -> Source:
-    """Opens labelled images. Reads names and labels; images are decoded when they are asked for.
+    """Opens labelled images as a :class:`dap.data.source.Source`.
+
+    Names and labels are read at once; an image is decoded when it is used.
 
     Args:
-        spec: A folder with one folder per class, with MNIST's four idx files, or with shards; shards by themselves
-            (WebDataset ``.tar``, ``.parquet``, ``.safetensors``, ``.pt``): a path or URL, in which braces
-            (``{000000..000099}``) and, in a path, wildcards are expanded; a built-in name (which comes before a
-            folder of that name: write ``./fashion-mini`` for the folder); a ``datasets.Dataset``; the id ``"org/name"``
-            of a Hugging Face dataset, if there is no folder of that name; a torch map-style ``Dataset``; or a source.
-        split: Which split, where ``spec`` names several.
+        spec: One of
+
+            * a folder with one folder per class, with MNIST's four idx files, or with shards;
+            * shards (WebDataset ``.tar``, ``.parquet``, ``.safetensors``, ``.pt``): a path, in which braces
+              (``{000000..000099}``) and wildcards are expanded, or a URL, in which braces are;
+            * a built-in name, "fashion-mini" or "fashion-mnist" (write ``./fashion-mini`` for a folder of that name);
+            * the id "org/name" of a Hugging Face dataset, if there is no folder "org";
+            * a ``datasets.Dataset``, a torch map-style ``Dataset`` of (image, label), or a source, which is returned.
+        split: The split to open, if there are several: "train" or "test". "test" also finds "val" and "validation".
         classes: Names of the classes to keep; None: all.
 
     Returns:
-        The source, with at least one class and at least one image in each.
+        The source. It has at least one class, and at least one image of each.
 
     Raises:
         SourceError: Nothing is there, it is empty, or its kind is unknown.
         FormatError: A file is damaged.
-        OptionError: An unknown class or split.
+        OptionError: A class or split is unknown.
 
     Example:
-        >>> open_source("fashion-mini", classes=["Dress", "Bag"]).class_names
-        ('Dress', 'Bag')
+        >>> import dap
+        >>> source = dap.open_source("fashion-mini", classes=["Dress", "Bag"])
+        >>> source.class_names, len(source)
+        (('Dress', 'Bag'), 2000)
+        >>> source.images([0, 1], size=32, channels=1).shape
+        (2, 1, 32, 32)
     """
     source = _open(spec, split)
     return source if classes is None else source.subset(classes)
 
 
-def _open(spec: Any, split: str) -> Source:
+def _open(spec: SourceLike, split: str) -> Source:
     if isinstance(spec, Source):
         return spec
     if isinstance(spec, str | Path):
         return _open_named(spec, split)
     if is_hf_dataset(spec):
         return open_hf_dataset(spec)
-    torch_data = sys.modules.get("torch.utils.data")  # whoever holds a torch Dataset has imported this
+    torch_data = sys.modules.get("torch.utils.data")  # imported already if ``spec`` is a torch Dataset
     if torch_data is not None and isinstance(spec, torch_data.Dataset):
         return open_torch_dataset(spec)
     raise SourceError(f"cannot read images from a {type(spec).__module__}.{type(spec).__name__}; expected {ACCEPTED}")
@@ -88,7 +106,7 @@ def _open_named(spec: str | Path, split: str) -> Source:
         return _open_directory(path, split)
     if open_shards := OPENERS.get(path.suffix):
         return open_shards(find_shards(str(spec)), name=str(spec))
-    # "data/trian" is a slip in a path, not a dataset's id, if there is a folder "data"
+    # if there is a folder "data", then "data/trian" is a mistyped path and not the id of a dataset
     if isinstance(spec, str) and HUB_ID.fullmatch(spec) and not path.parent.exists():
         return load_hf_dataset(spec, split=split)
     if is_url(str(spec)):
