@@ -14,8 +14,9 @@ import torchvision
 from PIL import Image
 
 from dap.data.open import open_source
+from dap.data.packing import FORMATS as WRITERS
 from dap.data.packing import pack_source, write_packed
-from dap.data.shard_writer import Sample
+from dap.data.shard_writer import Sample, ShardWriter
 from dap.dataset import DistilledDataset
 from dap.errors import FormatError, OptionError, RunMismatchError
 
@@ -268,3 +269,11 @@ def test_images_of_odd_modes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         again.images(range(4), size=4, channels=3), source.images(range(4), size=4, channels=3)
     )
+
+
+@pytest.mark.parametrize("missing", ["add", "finish", "discard"])
+def test_a_shard_writer_without_a_part_cannot_be_made(tmp_path: Path, missing: str) -> None:
+    parts = {name: getattr(WRITERS["webdataset"], name) for name in ("add", "finish", "discard") if name != missing}
+    incomplete = type("Incomplete", (ShardWriter,), parts)
+    with pytest.raises(TypeError, match=f"abstract method '?{missing}"):
+        incomplete(tmp_path, "train-000000", ["a"])

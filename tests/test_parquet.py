@@ -102,7 +102,10 @@ def test_other_columns(tmp_path: Path) -> None:
     pq.write_table(pa.table({"picture": images, "label": [3, 3, 1], "other": [1, 2, 3]}), file)
     assert open_source(file).source_ids == (1, 3)
     for columns, message in (
-        ({"picture": images, "a": [1, 1, 1], "b": [1, 1, 1]}, "expected a column 'label', or one .* found 'a', 'b'"),
+        (
+            {"picture": images, "a": [1, 1, 1], "b": [1, 1, 1]},
+            "expected a column 'label', or exactly one .* found 'a', 'b'",
+        ),
         ({"label": [1, 2, 3]}, "expected a column 'image'"),
         ({"image": images, "label": [1, None, 3]}, "1 of 3 images have no 'label'"),
     ):
@@ -115,7 +118,7 @@ def test_other_columns(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"x\.parquet/0: .*no image bytes; a path alone is not followed"):
         open_source(file).images([0], size=8, channels=3)
     pq.write_table(pa.table({"image": images, "label": [0, 1, 2]}).replace_schema_metadata({"huggingface": "[["}), file)
-    with pytest.raises(FormatError, match="is no JSON"):
+    with pytest.raises(FormatError, match="expected features as JSON"):
         open_source(file)
 
 
@@ -240,6 +243,6 @@ def test_images_of_several_shapes(tmp_path: Path) -> None:
     from dap.data.packing import write_packed
 
     samples = [Sample(f"{n}", 0, lambda n=n: np.zeros((1, 8, n), np.uint8)) for n in (8, 9)]  # type: ignore[misc]
-    with pytest.raises(SourceError, match=r"9: expected an image \(1, 8, 8\) like those before, got \(1, 8, 9\)"):
+    with pytest.raises(SourceError, match=r"9: expected an image \(1, 8, 8\) like the earlier ones, got \(1, 8, 9\)"):
         write_packed(samples, tmp_path / "out", format="safetensors", class_names=["a"], provenance={})
     assert not list((tmp_path / "out").glob("*.safetensors"))

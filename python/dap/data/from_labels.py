@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from PIL import Image
 
+from dap.data.image_files import read_image
 from dap.data.names import some
 from dap.data.source import Source
 from dap.errors import SourceError
 
-__all__ = ["source_from_labels"]
+__all__ = ["source_from_files", "source_from_labels"]
 
 
 def source_from_labels(
@@ -28,17 +31,17 @@ def source_from_labels(
     """A source from the labels of a dataset; classes without an image are left out.
 
     Args:
-        name: What the manifest calls it.
+        name: The source's name in the manifest.
         labels: Label of each image, N of them: indices into ``names``, or without names any integers or strings.
         names: Class names by label; None: each label is its own name.
         load: Decodes image number i.
-        prefix: What goes before the number in an image's id.
+        prefix: Precedes the number in an image's id.
         ids: Id of each image; None: numbers.
         digest: See :class:`Source`.
         read: See :class:`Source`.
 
     Raises:
-        SourceError: No images, or a label that no class name belongs to.
+        SourceError: There are no images, or a label has no class name.
     """
     if len(labels) == 0:
         raise SourceError(f"{name}: there are no images in it")
@@ -60,3 +63,31 @@ def source_from_labels(
         digest=digest,
         read=read,
     )
+
+
+def source_from_files(
+    name: str,
+    labels: Sequence[int | str] | np.ndarray,
+    names: Sequence[str] | None,
+    read: Callable[[int], bytes],
+    *,
+    ids: Sequence[str],
+    digest: str,
+) -> Source:
+    """A source of encoded image files; arguments as for :func:`source_from_labels`.
+
+    Args:
+        name: The source's name in the manifest.
+        labels: Label of each image.
+        names: Class names by label.
+        read: Returns the bytes of file number i, from any thread; a module's function or a ``partial`` of one, which
+            can be pickled.
+        ids: Id of each image.
+        digest: SHA-256 that names the content.
+    """
+    load = partial(_decode_file, read)
+    return source_from_labels(name, labels, names, load, ids=ids, digest=partial(str, digest), read=read)
+
+
+def _decode_file(read: Callable[[int], bytes], index: int) -> Image.Image:
+    return read_image(io.BytesIO(read(index)))

@@ -1,6 +1,6 @@
 """Sources from Hugging Face ``datasets``: an object that the user made, or the id of a dataset on the hub.
 
-``datasets`` is an extra. An object is known by its type's module, so that only an id imports the library.
+``datasets`` is an extra. An object is recognised by its type's module, so that only an id imports the library.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -20,13 +20,16 @@ from dap.data.names import some
 from dap.data.source import Source
 from dap.errors import OptionError, SourceError
 
+if TYPE_CHECKING:
+    import datasets
+
 __all__ = ["is_hf_dataset", "load_hf_dataset", "open_hf_dataset", "to_hf_dataset"]
 
 
-def is_hf_dataset(thing: object) -> bool:
-    """Whether it is a ``datasets.Dataset``; imports nothing."""
+def is_hf_dataset(value: object) -> bool:
+    """Whether ``value`` is a ``datasets.Dataset``; does not import the library."""
     return any(
-        kind.__module__ == "datasets.arrow_dataset" and kind.__name__ == "Dataset" for kind in type(thing).__mro__
+        kind.__module__ == "datasets.arrow_dataset" and kind.__name__ == "Dataset" for kind in type(value).__mro__
     )
 
 
@@ -34,39 +37,40 @@ def load_hf_dataset(name: str, *, split: str) -> Source:
     """Loads a dataset of the hub (or of the local cache) by its id, "org/name".
 
     Raises:
-        SourceError: ``datasets`` is not installed, or finds no such dataset or split.
+        SourceError: ``datasets`` is not installed, or there is no such dataset or split.
     """
     try:
         import datasets
     except ImportError as error:
         raise SourceError(
-            f"{name!r} is no folder; to read it as a Hugging Face dataset: pip install dap-distill[hf]"
+            f"{name!r} is not a folder; to read it as a Hugging Face dataset: pip install dap-distill[hf]"
         ) from error
     try:
         dataset = datasets.load_dataset(name, split=split)
     except (OSError, ValueError) as error:
         raise SourceError(
-            f"{name!r} is no folder, and as a Hugging Face dataset, split {split!r}, it cannot be loaded: {error}"
+            f"{name!r} is not a folder, and cannot be loaded as a Hugging Face dataset, split {split!r}: {error}"
         ) from error
     return open_hf_dataset(dataset, name=name)
 
 
-def open_hf_dataset(dataset: Any, *, name: str | None = None) -> Source:
+def open_hf_dataset(dataset: datasets.Dataset, *, name: str | None = None) -> Source:
     """Opens a ``datasets.Dataset`` with one ``Image`` column and one ``ClassLabel`` column.
 
-    Where there are several of a kind, those called "image" and "label" are taken. Its identity is the dataset's
+    Among several columns of a type those called "image" and "label" are taken. The source's identity is the dataset's
     fingerprint, which also changes when the same data is downloaded again.
 
     Args:
         dataset: The dataset, one split.
-        name: What the manifest calls it; None: the dataset's own name.
+        name: The source's name in the manifest; None: the dataset's own name.
 
     Raises:
-        SourceError: The columns are missing or ambiguous, or images without a label.
+        SourceError: The columns are missing or ambiguous, or an image has no label.
 
     Example:
         >>> open_hf_dataset(datasets.load_dataset("cifar10", split="train"))  # doctest: +SKIP
     """
+    # older versions of datasets have no "dataset_name"
     name = name or getattr(dataset.info, "dataset_name", None) or type(dataset).__name__
     image_column, label_column = _column(dataset, name, "Image"), _column(dataset, name, "ClassLabel")
     labels = dataset.select_columns([label_column]).with_format("numpy")[:][label_column]
@@ -86,7 +90,7 @@ def open_hf_dataset(dataset: Any, *, name: str | None = None) -> Source:
     )
 
 
-def to_hf_dataset(source: Source) -> Any:
+def to_hf_dataset(source: Source) -> datasets.Dataset:
     """A source as a ``datasets.Dataset`` in memory, with columns image (``Image``) and label (``ClassLabel``).
 
     Raises:
@@ -102,26 +106,26 @@ def to_hf_dataset(source: Source) -> Any:
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
-def _column(dataset: Any, name: str, kind: str) -> str:
-    usual = {"Image": "image", "ClassLabel": "label"}[kind]
+def _column(dataset: datasets.Dataset, name: str, kind: str) -> str:
+    usual_name = {"Image": "image", "ClassLabel": "label"}[kind]
     columns: list[str] = [column for column, feature in dataset.features.items() if type(feature).__name__ == kind]
-    if usual in columns:
-        return usual
+    if usual_name in columns:
+        return usual_name
     if len(columns) == 1:
         return columns[0]
     raise SourceError(
-        f"{name}: expected one column of type {kind}, or one called {usual!r} among them; found "
+        f"{name}: expected one column of type {kind}, or one called {usual_name!r} among them; found "
         f"{some(columns) or 'none'} in {some(list(dataset.features), 10)}; choose with dataset.select_columns(...)"
     )
 
 
-def _read(files: Any, column: str, index: int) -> bytes:
-    """The bytes of a file: in the dataset itself, or where the dataset says that it is."""
+def _read(files: datasets.Dataset, column: str, index: int) -> bytes:
+    """The bytes of a file: from the dataset itself, or from the path that the dataset gives."""
     file = files[index][column]
     data: bytes | None = file["bytes"]
     return Path(file["path"]).read_bytes() if data is None else data
 
 
-def _load(images: Any, column: str, index: int) -> Image.Image:
+def _load(images: datasets.Dataset, column: str, index: int) -> Image.Image:
     image: Image.Image = images[index][column]
     return image

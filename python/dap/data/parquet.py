@@ -1,38 +1,41 @@
-"""Parquet as Hugging Face ``datasets`` has it: a column of encoded images, a column of labels. Needs ``pyarrow``.
+"""Parquet as Hugging Face ``datasets`` writes it: a column of encoded images, a column of labels. Needs ``pyarrow``.
 
-An image is a struct of ``bytes`` and ``path``, or the bytes alone; class names stand in the schema's metadata, under
-``huggingface``, as the features of ``datasets``. Labels are read at once, images a row group at a time.
+An image is a struct of ``bytes`` and ``path``, or the bytes alone. The schema's metadata has the class names, in the
+features of ``datasets`` under the key ``huggingface``. All labels are read at once, images a row group at a time.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from PIL import Image
 
-from dap.data.from_labels import source_from_labels
-from dap.data.image_files import read_image
+from dap.data.from_labels import source_from_files
 from dap.data.names import some
-from dap.data.shard_paths import class_names_beside
-from dap.data.shard_writer import Record
+from dap.data.shard_paths import read_class_names
+from dap.data.shard_writer import Record, ShardWriter
 from dap.data.source import Source
 from dap.errors import FormatError, SourceError
 from dap.storage.files import atomic_path, sha256_file
 
-__all__ = ["ParquetShard", "open_parquet"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-MAX_GROUP = 1 << 29  # bytes of a row group's images that are believed and held
+__all__ = ["ParquetWriter", "open_parquet"]
+
+MAX_GROUP = 1 << 29  # most bytes of a row group that is read
 CACHED_GROUPS = 2
-GROUP_ROWS, GROUP_BYTES = 1000, 1 << 25  # of the row groups that are written
+GROUP_ROWS, GROUP_BYTES = 1000, 1 << 25  # size of the row groups that are written
+
+T = TypeVar("T")
 
 
 def open_parquet(files: Sequence[Path], *, name: str) -> Source:
@@ -43,34 +46,27 @@ def open_parquet(files: Sequence[Path], *, name: str) -> Source:
 
     Args:
         files: The files, at least one.
-        name: What the manifest calls it.
+        name: The source's name in the manifest.
 
     Raises:
         FormatError: A file is damaged, has no such columns, lacks an image or a label, or has a row group of more than
-            1 GiB; the message names it.
+            512 MiB; the message names it.
         SourceError: ``pyarrow`` is not installed, or there are no images.
 
     Example:
         >>> open_parquet([Path("train-000000.parquet")], name="mine").ids[:1]  # doctest: +SKIP
         ['train-000000.parquet/0']
     """
-    opened = [_File(file) for file in files]
-    labels = np.concatenate([file.labels() for file in opened])
-    names = opened[0].class_names or (class_names_beside(files[0]) if labels.dtype.kind == "i" else None)
+    tables = [_File(file) for file in files]
+    labels = np.concatenate([file.labels() for file in tables])
+    names = tables[0].class_names or (read_class_names(files[0]) if labels.dtype.kind == "i" else None)
     content = hashlib.sha256()
-    for file in opened:
+    for file in tables:
         content.update(f"{file.path.name} {file.path.stat().st_size} {file.rows}\n".encode())
     content.update(labels.astype("<i8").tobytes() if labels.dtype.kind == "i" else json.dumps([*labels]).encode())
-    read = partial(_read, opened, np.cumsum([file.rows for file in opened]))
-    return source_from_labels(
-        name,
-        labels,
-        names,
-        partial(_load, read),
-        ids=[f"{file.path.name}/{row}" for file in opened for row in range(file.rows)],
-        digest=partial(str, content.hexdigest()),
-        read=read,
-    )
+    read = partial(_read, tables, np.cumsum([file.rows for file in tables]))
+    ids = [f"{file.path.name}/{row}" for file in tables for row in range(file.rows)]
+    return source_from_files(name, labels, names, read, ids=ids, digest=content.hexdigest())
 
 
 def _read(files: Sequence[_File], ends: np.ndarray, index: int) -> bytes:
@@ -78,12 +74,8 @@ def _read(files: Sequence[_File], ends: np.ndarray, index: int) -> bytes:
     return files[number].image(index - int(ends[number]) + files[number].rows)
 
 
-def _load(read: partial[bytes], index: int) -> Image.Image:
-    return read_image(io.BytesIO(read(index)))
-
-
 class _File:
-    """One file: its columns, and the row groups that were read last."""
+    """One file: its columns, and a cache of the last row groups that were read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -103,14 +95,14 @@ class _File:
         self.label_column = self._column("label", features, "ClassLabel", _is_label)
         names = features.get(self.label_column, {}).get("names")
         self.class_names: list[str] | None = names if isinstance(names, list) else None
-        self._groups: OrderedDict[int, Any] = OrderedDict()
-        self._lock = threading.Lock()  # pyarrow's reader is not made for two threads
+        self._groups: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
+        self._lock = threading.Lock()  # pyarrow's reader is not safe for two threads
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what a worker process makes for itself."""
+    def __getstate__(self) -> dict[str, object]:
+        """The state without the cache and the lock: each worker process makes its own."""
         return {**self.__dict__, "_groups": OrderedDict(), "_lock": None}
 
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
+    def __setstate__(self, state: Mapping[str, object]) -> None:
         self.__dict__.update(state)
         self._lock = threading.Lock()
 
@@ -137,18 +129,18 @@ class _File:
             raise FormatError(f"row {row} has no image bytes; a path alone is not followed")
         return data
 
-    def _images(self, parquet: Any, group: int) -> Any:
+    def _images(self, parquet: pq.ParquetFile, group: int) -> pa.ChunkedArray:
         import pyarrow as pa
         import pyarrow.compute as pc
 
         rows = int(self.ends[group]) - (int(self.ends[group - 1]) if group else 0)
-        # A value may be kept once and stand in every row, but none is larger than all that is kept.
-        kept = max(1, parquet.metadata.row_group(group).total_byte_size)
-        batch_rows = min(max(1, MAX_GROUP // 8 // kept), GROUP_ROWS)
+        # A value may be stored once and used in every row, but none is larger than all that is stored.
+        stored_bytes = max(1, parquet.metadata.row_group(group).total_byte_size)
+        batch_rows = min(max(1, MAX_GROUP // 8 // stored_bytes), GROUP_ROWS)
         parts, size = [], 0
         for batch in parquet.iter_batches(batch_rows, [group], [self.image_column], use_threads=False):
             column = batch.column(0)
-            parts.append(pc.struct_field(column, "bytes") if hasattr(column.type, "fields") else column)
+            parts.append(pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column)
             size += parts[-1].nbytes
             if size > MAX_GROUP:
                 raise FormatError(f"{self.path}: row group {group} has over {MAX_GROUP} bytes, write smaller ones")
@@ -156,8 +148,8 @@ class _File:
             raise FormatError(f"{self.path}: row group {group} claims {rows} rows, has {sum(map(len, parts))}")
         return pa.chunked_array(parts)
 
-    def _try(self, action: Any) -> Any:
-        """What ``action`` gives of the open file; whatever pyarrow raises becomes one error that names it."""
+    def _try(self, action: Callable[[pq.ParquetFile], T]) -> T:
+        """Calls ``action`` with the open file; every error of pyarrow becomes one error that names the file."""
         try:
             import pyarrow as pa
             import pyarrow.parquet as pq
@@ -171,30 +163,38 @@ class _File:
                 raise
             raise FormatError(f"{self.path}: damaged, or no Parquet file ({' '.join(str(error).split())})") from error
 
-    def _features(self) -> dict[str, Any]:
-        """The features that ``datasets`` noted in the metadata, by column; none where it did not write the file."""
+    def _features(self) -> dict[str, dict[str, object]]:
+        """The features in the metadata, by column; empty if ``datasets`` did not write the file."""
         try:
-            noted = json.loads((self.schema.metadata or {}).get(b"huggingface", b"{}"))
-            features = noted.get("info", {}).get("features", {})
+            metadata = json.loads((self.schema.metadata or {}).get(b"huggingface", b"{}"))
+            features = metadata.get("info", {}).get("features", {})
             return {str(name): value for name, value in features.items() if isinstance(value, dict)}
         except (ValueError, AttributeError, RecursionError) as error:
-            raise FormatError(f"{self.path}: its metadata 'huggingface' is no JSON of features ({error})") from error
+            raise FormatError(
+                f"{self.path}: expected features as JSON in its metadata 'huggingface' ({error})"
+            ) from error
 
-    def _column(self, usual: str, features: Mapping[str, Any], kind: str, fits: Any) -> str:
+    def _column(
+        self,
+        usual_name: str,
+        features: Mapping[str, Mapping[str, object]],
+        feature: str,
+        fits: Callable[[pa.DataType], bool],
+    ) -> str:
         fitting: list[str] = [field.name for field in self.schema if fits(field.type)]
-        noted = [name for name in fitting if features.get(name, {}).get("_type") == kind]
-        for choice in (noted, fitting):
-            if usual in choice:
-                return usual
+        declared = [name for name in fitting if features.get(name, {}).get("_type") == feature]
+        for choice in (declared, fitting):
+            if usual_name in choice:
+                return usual_name
             if len(choice) == 1:
                 return choice[0]
         raise FormatError(
-            f"{self.path}: expected a column {usual!r}, or one column alone that could be it; found "
+            f"{self.path}: expected a column {usual_name!r}, or exactly one column of such a type; found "
             f"{some(fitting) or 'none'} in {some(self.schema.names, 10)}"
         )
 
 
-def _holds_bytes(kind: Any) -> bool:
+def _holds_bytes(kind: pa.DataType) -> bool:
     import pyarrow.types as types
 
     if types.is_struct(kind):
@@ -202,36 +202,38 @@ def _holds_bytes(kind: Any) -> bool:
     return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
 
-def _is_label(kind: Any) -> bool:
+def _is_label(kind: pa.DataType) -> bool:
     import pyarrow.types as types
 
     return bool(types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind))
 
 
-class ParquetShard:
-    """A shard that is being written; :class:`dap.data.shard_writer.Shard` says how."""
+class ParquetWriter(ShardWriter):
+    """Writes a Parquet file that ``datasets`` reads."""
+
+    package = "pyarrow"
 
     def __init__(self, folder: Path, name: str, class_names: Sequence[str]) -> None:
+        super().__init__(folder, f"{name}.parquet", class_names)
         try:
             import pyarrow as pa
             import pyarrow.parquet as pq
         except ImportError as error:
             raise SourceError("to write Parquet: pip install dap-distill[parquet]") from error
-        self.name, self.folder = f"{name}.parquet", folder
         features = {"image": {"_type": "Image"}, "label": {"names": [*class_names], "_type": "ClassLabel"}}
         image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         metadata = {"huggingface": json.dumps({"info": {"features": features}})}
         self._schema = pa.schema([("image", image), ("label", pa.int64())], metadata=metadata)
-        self._whole = atomic_path(folder / self.name)
+        self._file = atomic_path(folder / self.name)
         # images are compressed already
         self._writer = pq.ParquetWriter(
-            self._whole.__enter__(), self._schema, compression="none", use_dictionary=False, write_page_checksum=True
+            self._file.__enter__(), self._schema, compression="none", use_dictionary=False, write_page_checksum=True
         )
         self._rows: list[Record] = []
         self._bytes = 0
 
     def add(self, record: Record) -> None:
-        """Takes a row; whole row groups go to the file."""
+        """Adds a row; full row groups are written to the file."""
         self._rows.append(record)
         self._bytes += len(record.data)
         if len(self._rows) >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
@@ -250,10 +252,10 @@ class ParquetShard:
         if self._rows:
             self._flush()
         self._writer.close()
-        self._whole.__exit__(None, None, None)
+        self._file.__exit__(None, None, None)
         return {self.name: sha256_file(self.folder / self.name)}
 
     def discard(self) -> None:
-        """Throws the shard away."""
+        """Deletes the shard."""
         self._writer.close()
-        self._whole.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+        self._file.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)

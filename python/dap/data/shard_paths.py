@@ -1,6 +1,6 @@
-"""Which files a name of shards stands for: one file, a folder, a pattern with braces or wildcards, or URLs.
+"""The files that a shard pattern names: a path, braces, wildcards, a folder's shards of one split, or URLs.
 
-Shards that are elsewhere are fetched once, through ``fsspec`` (an extra), into the cache, and read from there.
+Shards at URLs are downloaded once, by ``fsspec`` (an extra), into the cache, and read from there.
 """
 
 from __future__ import annotations
@@ -12,32 +12,31 @@ import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from dap.data.names import some
+from dap.data.splits import ALL_SPLIT_NAMES, split_names
 from dap.errors import FormatError, SourceError
 from dap.storage.cache import SHARDS, cache_folder
 from dap.storage.files import atomic_path
 
-__all__ = ["BESIDE", "PACKED", "class_names_beside", "find_shards", "is_url", "shards_of_split"]
+__all__ = ["PACKED", "SIDECAR", "find_shards", "is_url", "read_class_names", "shards_of_split"]
 
-PACKED = "pack.json"  # what packing writes beside the shards
-BESIDE = "beside.safetensors"  # tensors that go with the images, and are none
+PACKED = "pack.json"  # written by packing: options, class names, provenance, hashes
+SIDECAR = "beside.safetensors"  # soft labels or latents of the images; it holds no images
 CLASSES = "classes.json"
 MAX_JSON = 1 << 26
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 MAX_SHARDS = 1 << 20
-SPLITS = {"train": ("train",), "test": ("test", "val", "validation")}
 
 
 def is_url(spec: str) -> bool:
-    """Whether it names files elsewhere, as fsspec writes them: ``protocol://…``."""
+    """Whether ``spec`` is a URL as fsspec writes it, ``protocol://…``."""
     return "://" in spec
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """All names that a pattern with braces stands for, as a shell has it.
+    """The names that a pattern with braces stands for, expanded as a shell does it.
 
     Raises:
         SourceError: A range runs backwards, or there are more than a million names.
@@ -65,28 +64,28 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def find_shards(spec: str) -> list[Path]:
-    """The local files of one or more shards; those of URLs are fetched into the cache first.
+    """The local files of one or more shards; shards at URLs are downloaded into the cache first.
 
     Args:
         spec: A path or URL; braces (``{000000..000099}``) and, in a path, wildcards are expanded.
 
     Raises:
-        SourceError: A file is missing, or fsspec is, or cannot fetch.
+        SourceError: A file is missing, fsspec is not installed, or the download fails.
     """
     names = expand_braces(spec)
     if is_url(spec):
-        new = [name for name in names if not _kept(name).is_file()]
+        new = [name for name in names if not _cached_path(name).is_file()]
         fetched = [_fetch(name) for name in names]
         for folder in dict.fromkeys(name.rpartition("/")[0] for name in new):
-            for beside in (PACKED, CLASSES):  # the class names, where there are some
+            for name in (PACKED, CLASSES):  # they have the class names; a set may have neither
                 with suppress(SourceError):
-                    _fetch(f"{folder}/{beside}")
+                    _fetch(f"{folder}/{name}")
                     break
         return fetched
     files: list[Path] = []
     for name in names:
-        found = sorted(glob.glob(str(Path(name).expanduser()))) if glob.has_magic(name) else [name]
-        files += [Path(path).expanduser() for path in found]
+        paths = sorted(glob.glob(str(Path(name).expanduser()))) if glob.has_magic(name) else [name]
+        files += [Path(path).expanduser() for path in paths]
     missing = [str(file) for file in files if not file.is_file()]
     if missing or not files:
         raise SourceError(f"{spec}: expected files, found none called {some(missing or [spec])}")
@@ -94,36 +93,32 @@ def find_shards(spec: str) -> list[Path]:
 
 
 def shards_of_split(folder: Path, suffix: str, split: str) -> list[Path]:
-    """The files of a folder with this suffix, sorted; where names begin with a split, those of ``split`` alone.
+    """The files of a folder with this suffix, sorted; where file names begin with a split, only those of ``split``.
 
     Raises:
         SourceError: There are only other splits.
     """
-    files = sorted(file for file in folder.glob(f"*{suffix}") if not (file.name.startswith(".") or file.name == BESIDE))
-    by_split = {name: [file for file in files if re.match(rf"{name}\b|{name}_", file.name)] for name in _all_splits()}
+    files = sorted(file for file in folder.glob(f"*{suffix}") if file.name[0] != "." and file.name != SIDECAR)
+    by_split = {name: [file for file in files if re.match(rf"{name}\b|{name}_", file.name)] for name in ALL_SPLIT_NAMES}
     if not any(by_split.values()):
         return files
-    for name in SPLITS.get(split, (split,)):
-        if found := by_split.get(name):
-            return found
-    there = [name for name, found in by_split.items() if found]
-    raise SourceError(f"{folder}: no shards for split {split!r}; it has {some(there)}")
+    for name in split_names(split):
+        if split_files := by_split.get(name):
+            return split_files
+    present = [name for name, split_files in by_split.items() if split_files]
+    raise SourceError(f"{folder}: no shards for split {split!r}; it has {some(present)}")
 
 
-def _all_splits() -> list[str]:
-    return [name for names in SPLITS.values() for name in names]
+def read_class_names(shard: Path) -> list[str] | None:
+    """Class names by label from the ``pack.json`` or ``classes.json`` in a shard's folder; None if it has neither.
 
-
-def class_names_beside(file: Path) -> list[str] | None:
-    """Class names by label from ``pack.json`` or ``classes.json`` in the folder of a shard; None where neither is.
-
-    ``classes.json`` is a list of names, or an object of label to name or of name to label.
+    ``classes.json`` is a list of names, an object of label to name, or an object of name to label.
 
     Raises:
-        FormatError: It is something else.
+        FormatError: The file is damaged or holds something else.
     """
     for name in (PACKED, CLASSES):
-        path = file.with_name(name)
+        path = shard.with_name(name)
         if not path.is_file():
             continue
         try:
@@ -138,7 +133,7 @@ def class_names_beside(file: Path) -> list[str] | None:
     return None
 
 
-def _names(value: Any) -> list[str]:
+def _names(value: object) -> list[str]:
     if isinstance(value, dict) and isinstance(value.get("class_names"), list):
         value = value["class_names"]
     if isinstance(value, dict):
@@ -146,29 +141,29 @@ def _names(value: Any) -> list[str]:
         by_label = dict(pairs)
         value = [by_label[label] for label in range(len(pairs))]
     if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
-        raise ValueError("not all labels from 0 on have a name that is text")
+        raise ValueError("expected a text name for each label from 0 on")
     return value
 
 
-def _kept(url: str) -> Path:
-    """Where the copy of a URL is: in the cache, beside others of its folder."""
+def _cached_path(url: str) -> Path:
+    """Where the cache keeps the copy of a URL: in one folder with others from the same remote folder."""
     folder, _, name = url.rpartition("/")
     return cache_folder() / SHARDS / hashlib.sha256(folder.encode()).hexdigest()[:16] / name
 
 
 def _fetch(url: str) -> Path:
-    """A local copy of what a URL gave when it was first asked for."""
-    kept = _kept(url)
-    if kept.is_file():
-        return kept
+    """Downloads a file unless the cache has it; returns the path of the copy."""
+    copy = _cached_path(url)
+    if copy.is_file():
+        return copy
     try:
         import fsspec
     except ImportError as error:
         raise SourceError(f"{url}: to read shards from URLs: pip install dap-distill[remote]") from error
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    copy.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with atomic_path(kept) as temporary, fsspec.open(url, "rb") as remote, temporary.open("xb") as local:
+        with atomic_path(copy) as temporary, fsspec.open(url, "rb") as remote, temporary.open("xb") as local:
             shutil.copyfileobj(remote, local, 1 << 20)
-    except Exception as error:  # each protocol of fsspec has errors of its own
+    except Exception as error:  # each protocol of fsspec raises its own errors
         raise SourceError(f"{url}: cannot be fetched ({type(error).__name__}: {error})") from error
-    return kept
+    return copy

@@ -1,25 +1,26 @@
-"""Between packing and the formats: a sample, how a format gets it, and the shard that takes it."""
+"""The seam between packing and the file formats: samples, records, and the base class of all shard writers."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 
 import numpy as np
 
-__all__ = ["Record", "Sample", "Shard"]
+__all__ = ["Record", "Sample", "ShardWriter"]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One labelled image on its way into a packed set.
+    """One labelled image that is to be packed.
 
     Attributes:
-        key: Its path below the set, without an extension; no two are alike, and its last part has no dot.
-        label: A position in the class names.
-        load: Gives the bytes of an image file, or uint8 pixels with shape (C, H, W), C = 1 or 3. Called from threads.
+        key: Its path below the packed set, without an extension; unique, and without a dot in its last part.
+        label: An index into the class names.
+        load: Returns the bytes of an image file, or uint8 pixels with shape (C, H, W), C = 1 or 3. Called from threads.
     """
 
     key: str
@@ -29,13 +30,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Record:
-    """A sample as a shard takes it.
+    """A sample after decoding and encoding, ready to be written.
 
     Attributes:
-        key: As the sample's.
-        label: As the sample's.
+        key: The sample's key.
+        label: The sample's label.
         data: The bytes of an image file.
-        extension: What its format is called: "png", "jpg" or "webp".
+        extension: The extension of that file: "png", "jpg" or "webp".
         pixels: uint8 with shape (C, H, W).
     """
 
@@ -46,17 +47,38 @@ class Record:
     pixels: np.ndarray
 
 
-class Shard(Protocol):
-    """One shard that is being written, and appears whole when it is finished."""
+class ShardWriter(ABC):
+    """Writes one shard, which appears under its name when :meth:`finish` is called, complete or not at all.
+
+    Args:
+        folder: An existing folder.
+        name: The shard's name without an extension, such as "train-000000".
+        class_names: Names by label.
+
+    Attributes:
+        package: The package whose version decides the bytes of the shard; None: dap alone does.
+        max_images: Most images of one shard; None: as many as the caller wants.
+    """
+
+    package: ClassVar[str | None] = None
+    max_images: ClassVar[int | None] = None
 
     def __init__(self, folder: Path, name: str, class_names: Sequence[str]) -> None:
-        """Begins the shard ``name`` (without an extension) in a folder that exists."""
+        self.folder, self.name, self.class_names = folder, name, tuple(class_names)
 
+    @staticmethod
+    def size(record: Record) -> int:
+        """Bytes that a record takes in the shard."""
+        return len(record.data)
+
+    @abstractmethod
     def add(self, record: Record) -> None:
-        """Takes one more record."""
+        """Adds one record."""
 
+    @abstractmethod
     def finish(self) -> Mapping[str, str]:
         """Makes the shard durable; returns the SHA-256 of each file by its path below the folder."""
 
+    @abstractmethod
     def discard(self) -> None:
-        """Throws away what is not finished."""
+        """Deletes what is not finished."""

@@ -1,4 +1,4 @@
-"""Whole sets as tensors: safetensors, written and read, and the ``.pt`` files that other methods' authors release.
+"""Sets stored as tensors: safetensors files, and the ``.pt`` files that authors of other methods release.
 
 A safetensors file has ``images``, uint8 (N, C, H, W), ``labels``, int64 (N,), and the class names as JSON in its
 metadata, under ``class_names``.
@@ -12,36 +12,35 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from dap.data.from_labels import source_from_labels
-from dap.data.shard_writer import Record
+from dap.data.shard_writer import Record, ShardWriter
 from dap.data.source import Source
 from dap.errors import FormatError, SourceError
 from dap.storage.files import atomic_path, sha256_file
 
-__all__ = ["TENSOR_SUFFIXES", "TensorShard", "open_tensors", "read_tensors"]
+__all__ = ["TENSOR_SUFFIXES", "SafetensorsWriter", "open_tensors", "read_tensors"]
 
 TENSOR_SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
 def open_tensors(files: Sequence[Path], *, name: str) -> Source:
-    """Opens tensor files, which are read whole.
+    """Opens tensor files, and reads all of them into memory.
 
     Args:
         files: ``.safetensors``, ``.pt`` or ``.pth`` files of one image shape and with the same class names.
-        name: What the manifest calls it.
+        name: The source's name in the manifest.
 
     Raises:
-        FormatError: As :func:`read_tensors`, or files that do not go together.
+        FormatError: As :func:`read_tensors`, or the files differ in image shape or class names.
     """
     parts = [read_tensors(file) for file in files]
     images, labels, names = parts[0]
-    for file, (more, _, other) in zip(files, parts, strict=True):
-        if more.shape[1:] != images.shape[1:] or other != names:
+    for file, (part_images, _, part_names) in zip(files, parts, strict=True):
+        if part_images.shape[1:] != images.shape[1:] or part_names != names:
             raise FormatError(f"{file}: expected images {images.shape[1:]} and the class names of {files[0].name}")
     if len(parts) > 1:
         images, labels = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
@@ -56,7 +55,7 @@ def _load(images: np.ndarray, index: int) -> Image.Image:
 
 
 def read_tensors(path: str | Path) -> tuple[np.ndarray, np.ndarray, list[str] | None]:
-    """Reads the images and labels of one file. Nothing is unpickled but tensors and plain containers of them.
+    """Reads the images and labels of one file. Only tensors and plain containers of tensors are unpickled.
 
     Args:
         path: A ``.safetensors`` file, or a ``.pt`` or ``.pth`` file of ``torch.save`` that holds a mapping with
@@ -67,7 +66,8 @@ def read_tensors(path: str | Path) -> tuple[np.ndarray, np.ndarray, list[str] | 
         Images, uint8 (N, C, H, W); labels, int64 (N,); class names by label, or None where the file has none.
 
     Raises:
-        FormatError: The file is damaged, holds something else, or float images beyond [0, 1]; the message names it.
+        FormatError: The file is damaged, holds something else, or has float images outside [0, 1]; the message names
+            it.
 
     Example:
         >>> images, labels, class_names = read_tensors("train-000000.safetensors")  # doctest: +SKIP
@@ -114,11 +114,11 @@ def _read_torch(path: Path) -> Arrays:
 
     try:
         with zipfile.ZipFile(path) as archive:
-            packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
             claimed = sum(entry.file_size for entry in archive.infolist())
-        if packed or claimed > path.stat().st_size:
+        if compressed or claimed > path.stat().st_size:
             raise ValueError("its parts are compressed, or claim more bytes than the file has")
-        value: Any = torch.load(path, map_location="cpu", weights_only=True)
+        value = torch.load(path, map_location="cpu", weights_only=True)
         if isinstance(value, Mapping):
             value = [value["images"], value["labels"]]
         if not isinstance(value, list | tuple):
@@ -134,21 +134,28 @@ def _read_torch(path: Path) -> Arrays:
         ) from error
 
 
-class TensorShard:
-    """A shard that is being written; :class:`dap.data.shard_writer.Shard` says how. Its pixels wait in memory."""
+class SafetensorsWriter(ShardWriter):
+    """Writes a safetensors file. Its pixels stay in memory until it is finished."""
+
+    package = "safetensors"
 
     def __init__(self, folder: Path, name: str, class_names: Sequence[str]) -> None:
-        self.name, self.folder, self.class_names = f"{name}.safetensors", folder, class_names
+        super().__init__(folder, f"{name}.safetensors", class_names)
         self._pixels = bytearray()
         self._labels: list[int] = []
         self._shape: tuple[int, ...] | None = None
 
+    @staticmethod
+    def size(record: Record) -> int:
+        """Bytes of the record's pixels."""
+        return record.pixels.nbytes
+
     def add(self, record: Record) -> None:
-        """Takes an image, which must have the shape of those before."""
+        """Adds an image, which must have the shape of the earlier ones."""
         self._shape = self._shape or record.pixels.shape
         if record.pixels.shape != self._shape:
             raise SourceError(
-                f"{record.key}: expected an image {self._shape} like those before, got {record.pixels.shape}; "
+                f"{record.key}: expected an image {self._shape} like the earlier ones, got {record.pixels.shape}; "
                 "safetensors hold images of one shape: choose another format"
             )
         self._pixels += np.ascontiguousarray(record.pixels).data
@@ -160,12 +167,12 @@ class TensorShard:
 
         images = np.frombuffer(self._pixels, np.uint8).reshape(len(self._labels), *(self._shape or (1, 0, 0)))
         tensors: dict[str, np.ndarray] = {"images": images, "labels": np.array(self._labels, np.int64)}
-        # one entry: the order of several would change from run to run
+        # one entry only: the order of several would change from run to run
         metadata = {"class_names": json.dumps([*self.class_names], ensure_ascii=False)}
         with atomic_path(self.folder / self.name) as temporary:
             save_file(tensors, temporary, metadata)
         return {self.name: sha256_file(self.folder / self.name)}
 
     def discard(self) -> None:
-        """Throws the shard away."""
+        """Frees the pixels."""
         self._pixels.clear()

@@ -1,10 +1,10 @@
-"""Sources in memory or elsewhere, as a torch map-style ``Dataset``."""
+"""Sources from a torch map-style ``Dataset`` of (image, label) items."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,26 +13,24 @@ from dap.data.from_labels import source_from_labels
 from dap.data.source import Source
 from dap.errors import SourceError
 
-if TYPE_CHECKING:
-    from torch.utils.data import Dataset
-
 __all__ = ["open_torch_dataset"]
 
 
-def open_torch_dataset(dataset: Dataset[Any]) -> Source:
+def open_torch_dataset(dataset: Any) -> Source:
     """Opens a dataset whose items are (image, label), such as torchvision's.
 
     Class names are ``dataset.wnids`` or ``dataset.classes`` (a tuple of synonyms is joined by commas), or else the
-    labels themselves. Labels are ``dataset.targets``, or else every item is read once for its label. A ``Subset`` asks
-    the dataset that it is taken from. Leave random augmentation out: the images that are seen must stay the same. A
-    folder of images is better given as its path: then :meth:`Source.identity` need not decode them all.
+    labels themselves. Labels are ``dataset.targets``, or else every item is read once for its label. A ``Subset`` has
+    the names and labels of the dataset that it is taken from. Leave out random augmentation: an image must be the same
+    each time it is read. Open a folder of images by its path instead: :meth:`Source.identity` then need not decode them
+    all.
 
     Args:
-        dataset: Has ``__len__`` and ``__getitem__``. Its images are Pillow images, or tensors with shape (C, H, W) or
-            (H, W), C = 1 or 3, uint8 or float in [0, 1].
+        dataset: A ``torch.utils.data.Dataset`` with ``__len__`` and ``__getitem__``. Its images are Pillow images, or
+            tensors with shape (C, H, W) or (H, W), C = 1 or 3, uint8 or float in [0, 1].
 
     Raises:
-        SourceError: It has no length, or labels do not fit the names or the number of images.
+        SourceError: It has no length, or labels do not match the class names or the number of images.
 
     Example:
         >>> open_torch_dataset(torchvision.datasets.CIFAR10("cifar")).class_names[0]  # doctest: +SKIP
@@ -48,11 +46,14 @@ def open_torch_dataset(dataset: Dataset[Any]) -> Source:
 
 
 def _labels_and_names(dataset: Any) -> tuple[np.ndarray, Sequence[str] | None]:
-    """Labels with shape (N,) and class names by label; targets are taken as they are before any target_transform."""
+    """Labels with shape (N,), before any ``target_transform``, and class names by label.
+
+    Other people's datasets have these attributes or do not have them: there is no base class to ask.
+    """
     if hasattr(dataset, "indices") and hasattr(dataset, "dataset"):  # torch.utils.data.Subset
         labels, names = _labels_and_names(dataset.dataset)
         return labels[np.asarray(dataset.indices, np.int64)], names
-    targets: Any = getattr(dataset, "targets", None)
+    targets = getattr(dataset, "targets", None)
     if targets is None:
         items = (dataset[index][1] for index in range(len(dataset)))
         targets = [label if isinstance(label, str) else int(label) for label in items]
@@ -67,7 +68,7 @@ def _load(dataset: Any, index: int) -> Image.Image:
     return image if isinstance(image, Image.Image) else _from_tensor(image)
 
 
-def _from_tensor(tensor: Any) -> Image.Image:
+def _from_tensor(tensor: object) -> Image.Image:
     values = np.asarray(tensor)
     if values.ndim == 2:
         values = values[None]

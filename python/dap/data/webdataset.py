@@ -7,27 +7,27 @@ package has it: ``n01440764/00000.png`` and ``n01440764/00000.cls`` are the imag
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from dap._core import TarWriter, scan_tar
 from dap.data.codecs import EXTENSION_OF, codec_of, encode
-from dap.data.from_labels import source_from_labels
-from dap.data.image_files import read_image
+from dap.data.from_labels import source_from_files
 from dap.data.names import escape, some
-from dap.data.shard_paths import class_names_beside
-from dap.data.shard_writer import Record
+from dap.data.shard_paths import read_class_names
+from dap.data.shard_writer import Record, ShardWriter
 from dap.data.source import Source
 from dap.errors import FormatError, OptionError
 
-__all__ = ["WebDatasetShard", "open_webdataset", "to_pipeline"]
+if TYPE_CHECKING:
+    from webdataset import FluidWrapper
+
+__all__ = ["WebDatasetWriter", "open_webdataset", "to_pipeline"]
 
 EXTENSIONS = ("png", "jpg", "jpeg", "webp", "bmp")
 MAX_LABEL = 1 << 20  # bytes of a member that holds a label
@@ -36,17 +36,18 @@ MAX_LABEL = 1 << 20  # bytes of a member that holds a label
 def open_webdataset(shards: Sequence[Path], *, name: str) -> Source:
     """Opens tar shards. Reads all headers and labels, decodes no image.
 
-    A label is the number or text in ``cls``, or ``label``, ``class`` or ``cls`` of ``json``. Numbers are named by the
-    ``pack.json`` or ``classes.json`` beside the first shard, if one is there. An image's id is ``shard.tar/key``.
+    A label is the number or text in ``cls``, or ``label``, ``class`` or ``cls`` of ``json``. Numbers get their class
+    names from the ``pack.json`` or ``classes.json`` in the first shard's folder, if it has one. An image's id is
+    ``shard.tar/key``.
 
     Args:
         shards: The tar files, uncompressed.
-        name: What the manifest calls it.
+        name: The source's name in the manifest.
 
     Raises:
         FormatError: A shard is damaged, or holds links, devices, paths that lead out of it, a key twice, or an image
             without a label; the message names shard and member.
-        SourceError: No images, or a label that no class name belongs to.
+        SourceError: There are no images, or a label has no class name.
 
     Example:
         >>> open_webdataset([Path("train-000000.tar")], name="mine").ids[:1]  # doctest: +SKIP
@@ -54,7 +55,7 @@ def open_webdataset(shards: Sequence[Path], *, name: str) -> Source:
     """
     ids: list[str] = []
     labels: list[int | str] = []
-    places: list[np.ndarray] = []
+    spans: list[np.ndarray] = []
     content = hashlib.sha256()
     unique = len({shard.name for shard in shards}) == len(shards)
     for number, shard in enumerate(shards):
@@ -63,30 +64,23 @@ def open_webdataset(shards: Sequence[Path], *, name: str) -> Source:
             labels += [_label(shard, key, members, file) for key, (_, members) in samples.items()]
         ids += [f"{shard.name if unique else shard}/{key}" for key in samples]
         images = [(number, *image) for image, _ in samples.values()]
-        places.append(np.array(images, np.int64).reshape(-1, 3))
+        spans.append(np.array(images, np.int64).reshape(-1, 3))
         content.update(f"{shard.name} {shard.stat().st_size}\n".encode() + "\n".join(samples).encode())
     numbered = all(isinstance(label, int) for label in labels)
     if not numbered and any(isinstance(label, int) for label in labels):
         raise FormatError(f"{name}: expected labels that are all numbers or all text, got both")
-    read = partial(_read, list(shards), np.concatenate(places) if places else np.empty((0, 3), np.int64))
-    return source_from_labels(
-        name,
-        labels,
-        class_names_beside(shards[0]) if numbered and shards else None,
-        partial(_load, read),
-        ids=ids,
-        digest=partial(str, content.hexdigest()),
-        read=read,
-    )
+    names = read_class_names(shards[0]) if numbered and shards else None
+    read = partial(_read, list(shards), np.concatenate(spans) if spans else np.empty((0, 3), np.int64))
+    return source_from_files(name, labels, names, read, ids=ids, digest=content.hexdigest())
 
 
-Place = tuple[int, int]  # first byte and size
+Span = tuple[int, int]  # first byte and size of a member
 
 
-def _samples(shard: Path) -> Mapping[str, tuple[Place, dict[str, Place]]]:
-    """Image and members by extension of each key that has an image or a label, in the shard's order."""
+def _samples(shard: Path) -> Mapping[str, tuple[Span, dict[str, Span]]]:
+    """The image and the members by extension of each key with an image or a label, in the shard's order."""
     names, offsets, sizes = scan_tar(shard)
-    grouped: dict[str, dict[str, Place]] = {}
+    grouped: dict[str, dict[str, Span]] = {}
     last = None
     for name, offset, size in zip(names, offsets.tolist(), sizes.tolist(), strict=True):
         folder, slash, base = name.rpartition("/")
@@ -95,7 +89,7 @@ def _samples(shard: Path) -> Mapping[str, tuple[Place, dict[str, Place]]]:
         if not stem or not dot or (name.startswith("__") and name.endswith("__")):
             continue
         if key != last and key in grouped:
-            raise FormatError(f"{shard}: the members of {key!r} are not next to each other, or it is there twice")
+            raise FormatError(f"{shard}: expected the members of {key!r} once and next to each other")
         last, members = key, grouped.setdefault(key, {})
         if extension.lower() in members:
             raise FormatError(f"{shard}: more than one member {extension.lower()!r} of {key!r}")
@@ -107,7 +101,7 @@ def _samples(shard: Path) -> Mapping[str, tuple[Place, dict[str, Place]]]:
     }
 
 
-def _image_extension(shard: Path, key: str, members: Mapping[str, Place]) -> str | None:
+def _image_extension(shard: Path, key: str, members: Mapping[str, Span]) -> str | None:
     images = [extension for extension in members if extension.rpartition(".")[2] in EXTENSIONS]
     if len(images) == 1:
         return images[0]
@@ -115,10 +109,10 @@ def _image_extension(shard: Path, key: str, members: Mapping[str, Place]) -> str
         raise FormatError(
             f"{shard}: expected one image of {key!r}, found {some(images) or 'none'} in {some([*members])}"
         )
-    return None  # whatever it is, it is no sample of ours
+    return None  # neither image nor label: not a labelled image
 
 
-def _label(shard: Path, key: str, members: Mapping[str, Place], file: IO[bytes]) -> int | str:
+def _label(shard: Path, key: str, members: Mapping[str, Span], file: IO[bytes]) -> int | str:
     extension = "cls" if "cls" in members else "json"
     if extension not in members:
         raise FormatError(f"{shard}: {key!r} has no label: expected a member cls, or json, found {some([*members])}")
@@ -137,16 +131,16 @@ def _label(shard: Path, key: str, members: Mapping[str, Place], file: IO[bytes])
 
 
 def _json_label(text: str) -> str:
-    value: Any = json.loads(text)
+    value = json.loads(text)
     for name in ("label", "class", "cls"):
         if isinstance(value, dict) and isinstance(value.get(name), int | str):
             return str(value[name])
     raise ValueError("expected an object with label, class or cls")
 
 
-def _read(shards: Sequence[Path], places: np.ndarray, index: int) -> bytes:
-    shard, offset, size = places[index].tolist()
-    with shards[shard].open("rb", buffering=0) as file:  # by itself: threads and forked children share no position
+def _read(shards: Sequence[Path], spans: np.ndarray, index: int) -> bytes:
+    shard, offset, size = spans[index].tolist()
+    with shards[shard].open("rb", buffering=0) as file:  # opened anew: threads and forked children share no position
         file.seek(offset)
         data: bytes = file.read(size)
     if len(data) != size:
@@ -154,14 +148,10 @@ def _read(shards: Sequence[Path], places: np.ndarray, index: int) -> bytes:
     return data
 
 
-def _load(read: partial[bytes], index: int) -> Image.Image:
-    return read_image(io.BytesIO(read(index)))
-
-
-def to_pipeline(source: Source) -> Any:
+def to_pipeline(source: Source) -> FluidWrapper:
     """The images of a source as a pipeline of the ``webdataset`` package: ``__key__``, the file's bytes, ``cls``.
 
-    Files of other kinds than PNG, JPEG and WebP, and images that are no files, become PNG.
+    PNG, JPEG and WebP files keep their bytes; all other images become PNG.
 
     Raises:
         OptionError: ``webdataset`` is not installed.
@@ -171,7 +161,7 @@ def to_pipeline(source: Source) -> Any:
     except ImportError as error:
         raise OptionError("to_webdataset needs the webdataset package: pip install webdataset") from error
     counts = [0] * len(source.class_names)
-    samples: list[dict[str, Any]] = []
+    samples: list[dict[str, object]] = []
     for index, label in enumerate(source.labels.tolist()):
         data = b"" if source.read is None else source.read(index)
         codec = codec_of(data) or "png"
@@ -183,15 +173,15 @@ def to_pipeline(source: Source) -> Any:
     return FluidWrapper(samples)
 
 
-class WebDatasetShard:
-    """A shard that is being written; :class:`dap.data.shard_writer.Shard` says how."""
+class WebDatasetWriter(ShardWriter):
+    """Writes a tar file that ``webdataset`` reads."""
 
     def __init__(self, folder: Path, name: str, class_names: Sequence[str]) -> None:
-        self.name = f"{name}.tar"
+        super().__init__(folder, f"{name}.tar", class_names)
         self._writer = TarWriter(folder / self.name)
 
     def add(self, record: Record) -> None:
-        """Takes image and label, in the order of their extensions, as ``webdataset`` writes them."""
+        """Adds label and image, in the order of their extensions, as ``webdataset`` writes them."""
         members = [(f"{record.key}.cls", b"%d" % record.label), (f"{record.key}.{record.extension}", record.data)]
         self._writer.append(members)
 
@@ -200,5 +190,5 @@ class WebDatasetShard:
         return {self.name: self._writer.finish()}
 
     def discard(self) -> None:
-        """Throws the shard away."""
+        """Deletes the shard."""
         self._writer.discard()

@@ -14,7 +14,7 @@ from torchvision.datasets import ImageFolder
 import dap
 from dap.data.packing import FORMATS, write_packed
 from dap.data.shard_writer import Sample
-from dap.data.sidecar import checked_tensors
+from dap.data.sidecar import to_stored_arrays
 from dap.errors import FormatError, OptionError, RunMismatchError
 
 NAMES = ("Zebra", "Ape")  # whose folders come in another order
@@ -109,17 +109,17 @@ def test_what_cannot_be_stored_is_refused_before_anything_is_written(
 
 
 def test_integers_keep_their_type() -> None:
-    assert checked_tensors({"a": np.arange(3, dtype=np.int32)}, 3)["a"].dtype == np.int32
+    assert to_stored_arrays({"a": np.arange(3, dtype=np.int32)}, 3)["a"].dtype == np.int32
 
 
 def test_a_file_of_another_set_is_refused(images: dap.DistilledDataset, tmp_path: Path) -> None:
     images.save(tmp_path, format="webdataset", tensors=TENSORS)
     beside = tmp_path / "beside.safetensors"
     save_file({"place": np.arange(6)}, beside, {"classes": '[["Zebra", 4], ["Ape", 2]]'})
-    with pytest.raises(FormatError, match=r"beside.safetensors: its rows are of .*'Ape': 2"):
+    with pytest.raises(FormatError, match=r"beside.safetensors: expected rows .*'Ape': 2"):
         dap.load(tmp_path)
     save_file({"place": np.arange(6)}, beside, {"classes": '[["Zebra", 4], ["Ape", 3]]'})
-    with pytest.raises(FormatError, match="its rows"):
+    with pytest.raises(FormatError, match="expected rows"):
         dap.load(tmp_path)
     for content in (b"", b"\xff" * 40, (42).to_bytes(8, "little") + b"{}"):
         beside.write_bytes(content)
