@@ -163,6 +163,13 @@ def test_exif_and_xmp_say_which_way_is_up(format: str, orientation: int) -> None
         assert decode(with_xmp).shape == decode(data).shape
 
 
+@pytest.mark.parametrize("exif", [b"Exif\0\0rubbish", b"", b"II*\0\xff\xff\xff\xff"])
+@pytest.mark.filterwarnings("error")
+def test_damaged_exif_leaves_an_image_as_stored(exif: bytes) -> None:
+    data = png(np.asarray(PHOTOGRAPH), 2, 8, before=chunk(b"eXIf", exif))
+    np.testing.assert_array_equal(decode(data), np.asarray(PHOTOGRAPH))
+
+
 def packaged_images() -> list[Path]:
     import matplotlib
     import skimage

@@ -1,8 +1,8 @@
-"""Image files to pixels and back: PNG and WebP in Rust, JPEG by libjpeg-turbo, whatever is rare by Pillow.
+"""Image files to pixels and back: PNG by Rust, JPEG by libjpeg-turbo, WebP, BMP and unusual JPEG files by Pillow.
 
-Pixels follow the rules of :func:`dap.data.pixels.to_pixels`: PNG and lossless WebP to the bit, JPEG and lossy WebP as
-Pillow decodes them to within 2 levels. All three decode without the GIL, so threads help. A file that ends too early
-is an error, also where Pillow would make up for what is missing.
+Pixels follow the rules of :func:`dap.data.pixels.to_pixels`. They equal those that Pillow decodes; those of JPEG
+differ by at most 2 levels. All formats decode without the GIL, so threads help. A truncated file is an error, also
+where Pillow would fill in the missing pixels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import ExifTags, Image
 
 from dap import _core
 from dap.data.pixels import CropFilter, to_pixels, to_upright
@@ -22,20 +22,19 @@ from dap.errors import FormatError
 
 __all__ = ["EXTENSION_OF", "MAX_PIXELS", "codec_of", "decode", "decode_square", "encode"]
 
-MAX_PIXELS = 89_478_485  # a quarter of a gigabyte in RGB, where Pillow begins to speak of a bomb
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # whatever a file is called, Pillow's other decoders never see it
+MAX_PIXELS = 89_478_485  # a quarter of a gigabyte in RGB; above it, Pillow warns of decompression bombs
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # Pillow's other decoders are never used, whatever a file's name
 
 ImageFormat: TypeAlias = Literal["png", "jpeg", "webp"]
 EXTENSION_OF: Mapping[str, str] = {"png": "png", "jpeg": "jpg", "webp": "webp"}
-_Info: TypeAlias = tuple[ImageFormat, int, int, int, int]
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decodes a PNG, JPEG, WebP or BMP file, upright, in its own size; of an animation the first frame.
+    """Decode a PNG, JPEG, WebP or BMP file in its own size, turned upright; of an animation, the first frame.
 
     Args:
-        data: The whole file.
-        max_pixels: Files that claim more pixels are refused before memory is taken for them.
+        data: The bytes of the file.
+        max_pixels: A file that claims more pixels is an error, raised before memory is allocated for them.
 
     Returns:
         uint8 with shape (H, W, C); C is 1 if the file is grey, otherwise 3.
@@ -51,10 +50,11 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         info = _core.image_info(data, max_pixels)
         if info is None:
             return to_upright(_open(data, max_pixels))
-        pixels = _decode_jpeg(data, info, 0) if info[0] == "jpeg" else _core.decode_image(data, max_pixels)
+        format, channels, exif, xmp = info
+        pixels = _decode_jpeg(data, channels, 0) if format == "jpeg" else _core.decode_image(data, max_pixels)
         if pixels is None:
             return to_upright(_open(data, max_pixels))
-        return np.ascontiguousarray(_upright(pixels, info[4]))
+        return np.ascontiguousarray(_upright(pixels, _orientation(exif, xmp)))
 
 
 def decode_square(
@@ -67,24 +67,24 @@ def decode_square(
     max_pixels: int = MAX_PIXELS,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Decodes a file as :func:`decode` does, to what :func:`~dap.data.pixels.to_pixels` makes of the Pillow image.
+    """Decode a file as :func:`decode` does, then crop and resize as :func:`~dap.data.pixels.to_pixels` does.
 
     Args:
-        data: The whole file.
+        data: The bytes of the file.
         size: Side of the result in pixels, at least 1.
         channels: 1 for grey, 3 for RGB.
         filter: See :func:`~dap.data.pixels.to_pixels`.
-        dct_scaling: Let libjpeg decode a JPEG to as few eighths of its sides as are no smaller than ``size``. Faster
-            for large photographs, but other pixels than ADM's.
-        max_pixels: Files that claim more pixels are refused before memory is taken for them.
-        out: Where the result goes, uint8 and C-contiguous; None for a new array.
+        dct_scaling: Let libjpeg decode a JPEG to the smallest multiple of an eighth of its sides that is at least
+            ``size``. This is faster for large photographs, but gives other pixels than ADM's crop.
+        max_pixels: A file that claims more pixels is an error, raised before memory is allocated for them.
+        out: The array to write to, uint8 and C-contiguous; None for a new one.
 
     Returns:
         uint8 with shape (channels, size, size).
 
     Raises:
-        FormatError: As :func:`decode`, or so long a strip that it cannot be resized.
-        ValueError: Another number of channels, or no pixels wanted.
+        FormatError: As :func:`decode`; or the image is too long and narrow to be resized.
+        ValueError: ``channels`` is neither 1 nor 3, or ``size`` is 0.
 
     Example:
         >>> decode_square(encode(np.zeros((1, 40, 60), np.uint8), "png"), size=32, channels=3).shape
@@ -97,17 +97,17 @@ def decode_square(
 
 
 def encode(image: np.ndarray, format: ImageFormat, *, quality: int = 95) -> bytes:
-    r"""The bytes of an image file; the same pixels give the same bytes with the same version of dap.
+    r"""Return the bytes of an image file; the same pixels give the same bytes with the same version of dap.
 
-    PNG is written for speed: about an eighth larger than Pillow's. WebP is lossless.
+    PNG is written for speed: its files are about an eighth larger than Pillow's. WebP is lossless.
 
     Args:
-        image: uint8 with shape (C, H, W), C = 1 (saved as grey; WebP has no grey, and saves RGB) or 3 (RGB).
+        image: uint8 with shape (C, H, W), C = 1 (saved as grey, in WebP as RGB) or 3 (RGB).
         format: ``"png"``, ``"webp"`` or ``"jpeg"``.
-        quality: Of JPEG alone: from 1 to 100. From 90 on colour keeps its full resolution.
+        quality: For JPEG only: from 1 to 100. From 90 on, colour keeps its full resolution.
 
     Raises:
-        ValueError: Another dtype, shape, format or quality.
+        ValueError: ``image`` has another dtype or shape, or ``format`` or ``quality`` is not one of those above.
 
     Example:
         >>> encode(np.zeros((1, 32, 32), np.uint8), "png")[:4]
@@ -126,7 +126,7 @@ def encode(image: np.ndarray, format: ImageFormat, *, quality: int = 95) -> byte
 
 
 def codec_of(data: bytes) -> ImageFormat | None:
-    """The codec of an image file by its first bytes; None for others, such as BMP."""
+    """Return the codec of an image file by its first bytes; None for others, such as BMP."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
     if data.startswith(b"\xff\xd8\xff"):
@@ -136,23 +136,25 @@ def codec_of(data: bytes) -> ImageFormat | None:
 
 def _decode_into(data: bytes, out: np.ndarray, filter: CropFilter, dct_scaling: bool, max_pixels: int) -> None:
     info = _core.image_info(data, max_pixels)
-    if info is not None and info[0] != "jpeg":
-        _core.decode_square(data, out, filter, max_pixels)
-        return
-    pixels = None if info is None else _decode_jpeg(data, info, out.shape[1] if dct_scaling else 0)
-    if info is None or pixels is None:
-        out[:] = to_pixels(_open(data, max_pixels), size=out.shape[1], channels=len(out), filter=filter)
-    else:
-        _core.crop_square(pixels, info[4], out, filter)
+    if info is not None:
+        format, channels, exif, xmp = info
+        if format == "png":
+            _core.decode_square(data, _orientation(exif, xmp), out, filter, max_pixels)
+            return
+        pixels = _decode_jpeg(data, channels, out.shape[1] if dct_scaling else 0)
+        if pixels is not None:
+            _core.crop_square(pixels, _orientation(exif, xmp), out, filter)
+            return
+    out[:] = to_pixels(_open(data, max_pixels), size=out.shape[1], channels=len(out), filter=filter)
 
 
-def _decode_jpeg(data: bytes, info: _Info, smallest: int) -> np.ndarray | None:
-    """As stored; None if libjpeg-turbo would rather not: CMYK, and damage that Pillow looks past."""
-    if info[3] not in (1, 3):
+def _decode_jpeg(data: bytes, channels: int, smallest: int) -> np.ndarray | None:
+    """Return the pixels as stored; None where Pillow must decode: CMYK, and damage that only Pillow tolerates."""
+    if channels not in (1, 3):
         return None
     try:
         pixels: np.ndarray = simplejpeg.decode_jpeg(
-            data, "GRAY" if info[3] == 1 else "RGB", min_height=smallest, min_width=smallest
+            data, "GRAY" if channels == 1 else "RGB", min_height=smallest, min_width=smallest
         )
     except ValueError as error:
         if "Premature end of JPEG file" in str(error):
@@ -162,11 +164,73 @@ def _decode_jpeg(data: bytes, info: _Info, smallest: int) -> np.ndarray | None:
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
+    if codec_of(data) == "webp":
+        _check_webp(memoryview(data), max_pixels)
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        if image.width * image.height > max_pixels:
-            raise FormatError(f"{image.width}×{image.height} pixels are more than max_pixels = {max_pixels} allows")
+        _check_size((image.width, image.height), max_pixels)
         image.load()
         return image
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    if size[0] * size[1] > max_pixels:
+        raise FormatError(f"{size[0]}×{size[1]} pixels are more than max_pixels = {max_pixels} allows")
+
+
+def _check_webp(data: memoryview, max_pixels: int) -> None:
+    """Raise if a WebP file (RFC 9649) is truncated or too large, or if a frame's header contradicts its image.
+
+    Pillow allocates its canvas when it opens the file, before its size can be asked for.
+    """
+    end = 8 + _little(data[4:8])
+    if end > len(data):
+        raise FormatError("webp: truncated")
+    for name, content in _webp_chunks(data[12:end]):
+        if size := _webp_size(name, content):
+            _check_size(size, max_pixels)
+        if name == b"ANMF":
+            frame = (_little(content[6:9]) + 1, _little(content[9:12]) + 1)
+            sizes = [_webp_size(*chunk) for chunk in _webp_chunks(content[16:])]
+            if any(size not in (None, frame) for size in sizes):
+                raise FormatError("webp: a frame of another size than its image")
+
+
+def _webp_chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    while len(data) >= 8:
+        name, size = bytes(data[:4]), _little(data[4:8])
+        if 8 + size > len(data):
+            raise FormatError(f"webp: truncated in the chunk {name!r}")
+        yield name, data[8 : 8 + size]
+        data = data[8 + size + size % 2 :]
+
+
+def _webp_size(name: bytes, content: memoryview) -> tuple[int, int] | None:
+    """Return (width, height) if a chunk gives them."""
+    if name == b"VP8X":
+        return _little(content[4:7]) + 1, _little(content[7:10]) + 1
+    if name == b"VP8 ":
+        return _little(content[6:8]) & 0x3FFF, _little(content[8:10]) & 0x3FFF
+    if name == b"VP8L":
+        bits = _little(content[1:5])
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return None
+
+
+def _little(data: memoryview) -> int:
+    return int.from_bytes(data, "little")
+
+
+def _orientation(exif: bytes | None, xmp: bytes | None) -> int:
+    """Return the orientation, 1 to 8, that Pillow reads from EXIF or XMP; 1 (upright) if there is none."""
+    if not exif and not xmp:
+        return 1
+    carrier = Image.new("1", (1, 1))
+    carrier.info |= {"exif": exif, "XML:com.adobe.xmp": xmp and xmp.decode("latin-1")}
+    try:
+        orientation = carrier.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Pillow raises errors of many kinds for damaged metadata, which does not spoil the pixels
+        return 1
+    return int(orientation) if orientation in range(1, 9) else 1
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -180,7 +244,7 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 @contextmanager
 def _one_error() -> Iterator[None]:
-    """Turns whatever a decoder raises into a :class:`FormatError`."""
+    """Turn all that a decoder raises into a :class:`FormatError`."""
     try:
         yield
     except (MemoryError, FormatError):

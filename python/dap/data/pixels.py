@@ -1,4 +1,4 @@
-"""From a decoded image of any mode and size to the uint8 pixels that priors and classifiers take."""
+"""Convert a decoded image of any mode and size to the uint8 pixels that priors and classifiers take."""
 
 from __future__ import annotations
 
@@ -16,27 +16,34 @@ CropFilter: TypeAlias = Literal["adm", "bicubic", "lanczos", "box"]
 
 
 def to_pixels(image: Image.Image, *, size: int, channels: int, filter: CropFilter = "adm") -> np.ndarray:
-    """Upright, flattened, resized and centre-cropped pixels.
+    """Return an image's pixels, turned upright, without transparency, resized and cropped at the centre.
 
-    In this order: the EXIF orientation is applied; 16-bit grey is scaled to 8 bits (v · 255 / 65535, rounded); what is
-    transparent is laid on black; the mode becomes grey (ITU-R 601 luma) or RGB; the image is cut as ADM's
-    ``center_crop_arr`` does it (Dhariwal and Nichol, 2021, arXiv 2105.05233, the crop that DiT was trained with):
-    halved by box averages while its short side is at least twice ``size``, resized (bicubic) to a short side of
-    ``size``, and cropped at the centre. An image that is ``size`` × ``size`` already keeps its pixels. Each resize
-    gives the bytes of ``Image.resize`` of Pillow 13, whichever is installed: older ones never take columns first, and
-    so round an image more than twice as tall as wide otherwise.
+    The steps, in this order:
+
+    1. The EXIF orientation is applied.
+    2. 16-bit grey is scaled to 8 bits (v · 255 / 65535, rounded).
+    3. Transparent pixels are composited on black.
+    4. The mode becomes grey (ITU-R 601 luma) or RGB.
+    5. The image is cropped as ADM's ``center_crop_arr`` does (Dhariwal and Nichol, 2021, arXiv 2105.05233), the crop
+       that DiT was trained with: halved by box averages while its short side is at least twice ``size``, resized
+       (bicubic) to a short side of ``size``, and cropped at the centre. An image of ``size`` × ``size`` keeps its
+       pixels.
+
+    Each resize gives the bytes of ``Image.resize`` of Pillow 13, whichever version is installed: older versions never
+    resize columns first, and therefore round images that are more than twice as tall as wide differently.
 
     Args:
         image: Any Pillow image but mode ``F``.
         size: Side of the result in pixels, at least 1.
         channels: 1 for grey, 3 for RGB.
-        filter: ``"adm"`` as above; ``"bicubic"``, ``"lanczos"`` or ``"box"``: this filter at once, without the halving.
+        filter: ``"adm"`` as above; or ``"bicubic"``, ``"lanczos"`` or ``"box"``: one resize by this filter, without
+            the halving.
 
     Returns:
         uint8 with shape (channels, size, size).
 
     Raises:
-        FormatError: Mode ``F``, whose range is not known, or so long a strip that it cannot be resized.
+        FormatError: Mode ``F``, whose range is not known; or the image is too long and narrow to be resized.
 
     Example:
         >>> to_pixels(Image.new("RGB", (50, 40), "white"), size=32, channels=1).shape
@@ -49,7 +56,7 @@ def to_pixels(image: Image.Image, *, size: int, channels: int, filter: CropFilte
 
 
 def to_upright(image: Image.Image, *, channels: int | None = None) -> np.ndarray:
-    """Upright and flattened pixels of the image's own size, by the rules of :func:`to_pixels`.
+    """Return an image's pixels in its own size, after steps 1 to 4 of :func:`to_pixels`.
 
     Args:
         image: Any Pillow image but mode ``F``.
@@ -71,7 +78,7 @@ def to_upright(image: Image.Image, *, channels: int | None = None) -> np.ndarray
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Whether an image's mode has no colours.
+    """Return whether an image's mode has no colours.
 
     Example:
         >>> is_grey(Image.new("P", (1, 1)))

@@ -11,28 +11,30 @@ use pyo3::types::PyBytes;
 
 use crate::calls::{interruptible, to_python};
 
-/// Format, width and height as stored, channels (1, 3, or 4 for CMYK), EXIF orientation.
-type Info = (&'static str, usize, usize, usize, u8);
+/// Format, channels (1, 3, or 4 for CMYK), EXIF and XMP metadata.
+type Info<'py> = (&'static str, usize, Option<Bound<'py, PyBytes>>, Option<Bound<'py, PyBytes>>);
 
-/// What a file says of its image, before it is decoded; None if it is neither PNG, JPEG nor WebP.
+/// What the headers of a PNG or JPEG file say; None if the file has another format.
 #[pyfunction]
-pub(crate) fn image_info(py: Python<'_>, data: &[u8], max_pixels: usize) -> PyResult<Option<Info>> {
+pub(crate) fn image_info<'py>(py: Python<'py>, data: &[u8], max_pixels: usize) -> PyResult<Option<Info<'py>>> {
     let info = py.detach(|| images::inspect(data, max_pixels)).map_err(to_python)?;
-    Ok(info.map(|info| (info.format.name(), info.width, info.height, info.channels, info.orientation)))
+    let bytes = |data: Option<Vec<u8>>| data.map(|data| PyBytes::new(py, &data));
+    Ok(info.map(|info| (info.format.name(), info.channels, bytes(info.exif), bytes(info.xmp))))
 }
 
-/// A PNG or WebP file as stored, (H, W, C); C is 1 or 3, of colour always 3.
+/// The pixels of a PNG file as stored, (H, W, C); C is 1 if the file is grey, otherwise 3.
 #[pyfunction]
 pub(crate) fn decode_image<'py>(py: Python<'py>, data: &[u8], max_pixels: usize) -> PyResult<Bound<'py, PyArray3<u8>>> {
-    let (image, _) = py.detach(|| images::decode(data, None, max_pixels)).map_err(to_python)?;
+    let image = py.detach(|| images::decode(data, None, max_pixels)).map_err(to_python)?;
     image.pixels.into_pyarray(py).reshape([image.height, image.width, image.channels])
 }
 
-/// Decodes a PNG or WebP file into ``out``, (1 or 3, size, size), upright, resized and cropped.
+/// Decodes a PNG file into ``out``, (1 or 3, size, size), turned upright, resized and cropped.
 #[pyfunction]
 pub(crate) fn decode_square(
     py: Python<'_>,
     data: &[u8],
+    orientation: u8,
     mut out: PyReadwriteArray3<'_, u8>,
     filter: &str,
     max_pixels: usize,
@@ -40,15 +42,13 @@ pub(crate) fn decode_square(
     let (crop, [channels, size, _]) = (crop(filter)?, shape(&out)?);
     let out = out.as_slice_mut().map_err(|error| PyValueError::new_err(format!("out: {error}")))?;
     let work = || {
-        let (image, info) = images::decode(data, Some(channels), max_pixels)?;
-        let (width, height, orientation) = (image.width, image.height, info.orientation);
-        let view = View { width, height, channels: image.channels, pixels: &image.pixels, orientation };
-        images::square(view, crop, channels, size, out)
+        let image = images::decode(data, Some(channels), max_pixels)?;
+        images::square(image.view(orientation), crop, channels, size, out)
     };
     py.detach(work).map_err(to_python)
 }
 
-/// Writes pixels (H, W, 1 or 3) into ``out``, (1 or 3, size, size), upright, resized and cropped.
+/// Writes pixels (H, W, 1 or 3) into ``out``, (1 or 3, size, size), turned upright, resized and cropped.
 #[pyfunction]
 pub(crate) fn crop_square(
     py: Python<'_>,

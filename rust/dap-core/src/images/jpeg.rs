@@ -1,9 +1,8 @@
-//! JPEG: its size, colours, orientation and number of scans. It is decoded elsewhere.
+//! JPEG, inspected only: its size, colours, metadata and number of scans. libjpeg-turbo decodes it, from Python.
 //!
 //! Format: ITU-T T.81, annex B.
 
-use super::container::{be16, bytes};
-use super::orientation::orientation;
+use super::bytes::{be16, bytes};
 use super::{Format, Info, allowed};
 use crate::error::Result;
 
@@ -68,7 +67,8 @@ pub(super) fn inspect(data: &[u8], max_pixels: usize) -> Result<Info> {
         width: frame.width,
         height: frame.height,
         channels: frame.components,
-        orientation: orientation(Some(&exif), xmp),
+        exif: (!exif.is_empty()).then_some(exif),
+        xmp: xmp.map(Vec::from),
     })
 }
 

@@ -1,17 +1,16 @@
-//! Images in and out: PNG and WebP, the square that a prior or a classifier takes, and batches for training.
+//! Images in and out: PNG files, lossless WebP files (written only), resized squares, and augmented batches.
 //!
-//! Pixels follow Pillow to the bit: what is transparent lies on black, 16 bits become 8, grey is the luma of ITU-R 601,
-//! and [`square`] resizes with the weights, the rounding and the order of passes of `Image.resize`.
+//! Pixels equal those of Pillow to the bit: transparent pixels are composited on black, 16 bits become 8, grey is the
+//! luma of ITU-R 601, and [`square`] resizes with the weights, the rounding and the order of passes of `Image.resize`.
 //!
-//! Files are hostile: a size is checked against a limit, and against what so few bytes can hold, before memory is asked
-//! for. JPEG is only inspected here; who decodes it is told its size and its EXIF orientation.
+//! Files may be hostile: before memory is allocated, the size that a file claims is checked against a limit and against
+//! the number of its bytes. JPEG files are only inspected here; Python decodes them with libjpeg-turbo.
 
 mod augment;
+mod bytes;
 mod colour;
-mod container;
 mod crop;
 mod jpeg;
-mod orientation;
 mod plane;
 mod png;
 mod resize;
@@ -28,14 +27,14 @@ pub use augment::{Change, augment};
 pub use crop::{Crop, square};
 pub use plane::View;
 
-/// A format that is known by its first bytes.
+/// A file format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// PNG, decoded and encoded here.
     Png,
     /// JPEG, inspected here.
     Jpeg,
-    /// WebP, decoded and (lossless) encoded here.
+    /// WebP, encoded without loss here.
     WebP,
 }
 
@@ -59,8 +58,8 @@ impl Format {
     }
 }
 
-/// What a file says of its image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a file says about its image.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Info {
     /// Its format.
     pub format: Format,
@@ -70,8 +69,10 @@ pub struct Info {
     pub height: usize,
     /// 1 for grey, 3 for colour, 4 for the CMYK of a JPEG.
     pub channels: usize,
-    /// EXIF orientation, 1 to 8.
-    pub orientation: u8,
+    /// EXIF metadata: a TIFF file, which may have the prefix `Exif\0\0`.
+    pub exif: Option<Vec<u8>>,
+    /// XMP metadata: XML.
+    pub xmp: Option<Vec<u8>>,
 }
 
 /// An image as stored: rows of interleaved channels.
@@ -87,33 +88,32 @@ pub struct Image {
     pub pixels: Vec<u8>,
 }
 
-/// What is known of an image before it is decoded; `None` if it is of another format.
+impl Image {
+    /// The image with the EXIF orientation that its file gives, 1 to 8.
+    pub fn view(&self, orientation: u8) -> View<'_> {
+        let Self { width, height, channels, ref pixels } = *self;
+        View { width, height, channels, pixels, orientation }
+    }
+}
+
+/// Reads the headers of a PNG or JPEG file; `None` if the file has another format.
 pub fn inspect(data: &[u8], max_pixels: usize) -> Result<Option<Info>> {
     if data.starts_with(&png::SIGNATURE) {
         png::inspect(data, max_pixels).map(Some)
     } else if data.starts_with(&[0xFF, 0xD8, 0xFF]) {
         jpeg::inspect(data, max_pixels).map(Some)
-    } else if data.starts_with(b"RIFF") && data.get(8..12) == Some(b"WEBP") {
-        webp::inspect(data, max_pixels).map(Some)
     } else {
         Ok(None)
     }
 }
 
-/// Decodes a PNG or WebP file, as stored, to 1 or 3 channels, `None` for grey if it is grey; with what the file says.
-pub fn decode(data: &[u8], channels: Option<usize>, max_pixels: usize) -> Result<(Image, Info)> {
-    let Some(info) = inspect(data, max_pixels)? else {
-        return Err(Error::Image { format: "image", reason: "expected the bytes of a PNG or WebP file".to_owned() });
-    };
-    let channels = channels.unwrap_or(info.channels);
-    let work = || match info.format {
-        Format::Png => png::decode(data, channels),
-        Format::WebP => webp::decode(data, channels, max_pixels),
-        Format::Jpeg => Err(info.format.damaged("expected a PNG or WebP file")),
-    };
-    // The parsers are other people's code, and a panic of theirs is a damaged file, not a fault of the caller.
-    let image = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(info.format.damaged("damaged data")))?;
-    Ok((image, info))
+/// Decodes a PNG file as stored, without turning it; `channels` is 1 or 3, or `None` for 1 if the file is grey, else 3.
+pub fn decode(data: &[u8], channels: Option<usize>, max_pixels: usize) -> Result<Image> {
+    let info = inspect(data, max_pixels)?.filter(|info| info.format == Format::Png);
+    let info = info.ok_or_else(|| Format::Png.damaged("expected the bytes of a PNG file"))?;
+    let work = || png::decode(data, channels.unwrap_or(info.channels));
+    // A panic of the external decoder means that the file is damaged, not that the caller made a mistake.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(Format::Png.damaged("damaged data")))
 }
 
 /// Encodes planes, channels × height × width, without loss; the same pixels give the same bytes.

@@ -9,25 +9,22 @@ fn gradient(channels: usize, height: usize, width: usize) -> Vec<u8> {
 
 #[test]
 fn what_is_encoded_is_decoded() {
-    for format in [Format::Png, Format::WebP] {
-        for channels in [1, 3] {
-            let planes = gradient(channels, 13, 9);
-            let data = encode(&planes, [channels, 13, 9], format).unwrap();
-            assert_eq!(data, encode(&planes, [channels, 13, 9], format).unwrap());
-            let (image, info) = decode(&data, Some(channels), MAX).unwrap();
-            assert_eq!((info.format, info.width, info.height, info.orientation), (format, 9, 13, 1));
-            assert_eq!(image.pixels, plane::interleave(&planes, channels).unwrap());
-        }
+    for channels in [1, 3] {
+        let planes = gradient(channels, 13, 9);
+        let data = encode(&planes, [channels, 13, 9], Format::Png).unwrap();
+        assert_eq!(data, encode(&planes, [channels, 13, 9], Format::Png).unwrap());
+        let info = inspect(&data, MAX).unwrap().unwrap();
+        assert_eq!((info.format, info.width, info.height, info.channels), (Format::Png, 9, 13, channels));
+        let image = decode(&data, None, MAX).unwrap();
+        assert_eq!(image.pixels, plane::interleave(&planes, channels).unwrap());
     }
 }
 
 #[test]
 fn a_size_beyond_the_limit_is_refused() {
-    for format in [Format::Png, Format::WebP] {
-        let data = encode(&gradient(1, 10, 10), [1, 10, 10], format).unwrap();
-        assert!(decode(&data, None, 100).is_ok());
-        assert_eq!(decode(&data, None, 99).unwrap_err(), Error::Pixels { width: 10, height: 10, max_pixels: 99 });
-    }
+    let data = encode(&gradient(1, 10, 10), [1, 10, 10], Format::Png).unwrap();
+    assert!(decode(&data, None, 100).is_ok());
+    assert_eq!(decode(&data, None, 99).unwrap_err(), Error::Pixels { width: 10, height: 10, max_pixels: 99 });
 }
 
 #[test]
@@ -67,11 +64,9 @@ fn every_orientation_turns_as_exif_says() {
 
 #[test]
 fn a_cut_anywhere_is_an_error() {
-    for format in [Format::Png, Format::WebP] {
-        let data = encode(&gradient(3, 20, 20), [3, 20, 20], format).unwrap();
-        for len in 0..data.len() {
-            assert!(decode(&data[..len], None, MAX).is_err(), "{format:?} {len}");
-        }
+    let data = encode(&gradient(3, 20, 20), [3, 20, 20], Format::Png).unwrap();
+    for len in 0..data.len() {
+        assert!(decode(&data[..len], None, MAX).is_err(), "{len}");
     }
 }
 

@@ -1,10 +1,9 @@
-//! The chunks of a PNG file: its size, that it is whole, and which way is up.
+//! The chunks of a PNG file: its size and its metadata, and whether the file is complete.
 
 use std::borrow::Cow;
 
 use crate::error::Result;
-use crate::images::container::{be32, bytes};
-use crate::images::orientation::orientation;
+use crate::images::bytes::{be32, bytes};
 use crate::images::{Format, Info, allowed};
 
 /// Deflate makes at most 1,032 bytes of one.
@@ -52,7 +51,8 @@ pub(crate) fn inspect(data: &[u8], max_pixels: usize) -> Result<Info> {
         width,
         height,
         channels: if matches!(header[9], 0 | 4) { 1 } else { 3 },
-        orientation: orientation(exif.or(raw_exif.as_deref()), xmp.as_deref()),
+        exif: exif.map(Vec::from).or(raw_exif),
+        xmp: xmp.map(Cow::into_owned),
     })
 }
 

@@ -1,6 +1,6 @@
-//! Reading the numbers of a file's structure; an end that comes too early is `None`.
+//! Big-endian numbers and ranges of bytes in a file; `None` where the file ends before them.
 
-/// The bytes from `start`, as many as `len`.
+/// The `len` bytes from `start` on.
 pub(super) fn bytes(data: &[u8], start: usize, len: usize) -> Option<&[u8]> {
     data.get(start..start.checked_add(len)?)
 }
@@ -13,9 +13,4 @@ pub(super) fn be16(data: &[u8], start: usize) -> Option<usize> {
 /// A big-endian number of 32 bits.
 pub(super) fn be32(data: &[u8], start: usize) -> Option<usize> {
     Some(be16(data, start)? << 16 | be16(data, start.checked_add(2)?)?)
-}
-
-/// A little-endian number of `len` bytes.
-pub(super) fn little(data: &[u8], start: usize, len: usize) -> Option<usize> {
-    bytes(data, start, len).map(|bytes| bytes.iter().rev().fold(0, |sum, byte| sum << 8 | usize::from(*byte)))
 }
