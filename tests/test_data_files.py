@@ -1,13 +1,10 @@
-"""Class names as folders, files that appear whole, PNG bytes, and the idx format."""
+"""Class names as folders, PNG bytes, and the idx format."""
 
 from __future__ import annotations
 
-import errno
 import gzip
-import hashlib
 import io
 import lzma
-import os
 import struct
 from pathlib import Path
 
@@ -21,7 +18,6 @@ from dap.data.idx import read_idx
 from dap.data.image_files import encode_png
 from dap.data.names import escape, some, unescape
 from dap.errors import FormatError
-from dap.storage.files import sha256_file, write_atomic
 
 DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "0123456789¹²³")}
 
@@ -73,43 +69,6 @@ def test_escape_keeps_readable_names_readable() -> None:
 def test_some_shortens_long_lists() -> None:
     assert some(["a"]) == "'a'"
     assert some(list(range(8))) == "0, 1, 2, 3, 4 and 3 more"
-
-
-def test_write_atomic_replaces_the_whole_file(tmp_path: Path) -> None:
-    path = tmp_path / "x.bin"
-    write_atomic(path, b"a longer first version")
-    write_atomic(path, b"second")
-    assert path.read_bytes() == b"second"
-    assert [file.name for file in tmp_path.iterdir()] == ["x.bin"]
-    assert sha256_file(path) == hashlib.sha256(b"second").hexdigest()
-
-
-@pytest.mark.parametrize("failing", ["fsync", "replace"])
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
-) -> None:
-    path = tmp_path / "x.png"
-    path.write_bytes(b"old")
-    seen: list[str] = []
-
-    def fail(*_: object) -> None:
-        seen.extend(file.name for file in tmp_path.iterdir() if file != path)
-        raise OSError(errno.ENOSPC, "no space left")
-
-    monkeypatch.setattr(os, failing, fail)
-    with pytest.raises(OSError, match="no space"):
-        write_atomic(path, b"new")
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-    assert len(seen) == 1 and seen[0].startswith(".tmp-") and not seen[0].endswith(".png")
-
-
-def test_write_atomic_syncs_before_it_renames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
-    fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda handle: (calls.append("fsync"), fsync(handle))[1])
-    monkeypatch.setattr(os, "replace", lambda *paths: (calls.append("replace"), replace(*paths))[1])
-    write_atomic(tmp_path / "x", b"1")
-    assert calls == (["fsync", "replace", "fsync"] if os.name == "posix" else ["fsync", "replace"])
 
 
 @pytest.mark.parametrize("channels", [1, 3])

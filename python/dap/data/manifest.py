@@ -1,20 +1,19 @@
-"""The manifest ``dap.json``: what was asked for, what was used, and a hash of each file that was made.
+"""The manifest ``dap.json``: the options that were given, the values that were used, and a hash of each file.
 
-While a run goes on, finished units are appended to a ledger, one JSON line each, flushed to disk before the next unit
-starts. A run that was killed is continued from manifest and ledger; a last line cut short by the kill is ignored, and
-its unit is made again.
+While a run goes on, the files of each finished unit are appended to a ledger. A run that was killed is continued from
+manifest and ledger.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dap.errors import FormatError, RunMismatchError
-from dap.storage.files import sha256_file, write_atomic
+from dap.storage.files import sha256_file, write_json
+from dap.storage.ledger import Ledger
 
 __all__ = [
     "LEDGER",
@@ -32,16 +31,16 @@ ENTRIES = {"status", "options", "source", "prior", "class_map", "ipc", "ipc_stag
 MANIFEST, LEDGER, SCHEMA = "dap.json", ".dap-ledger.jsonl", 1
 
 
-def write_manifest(out: Path, manifest: Mapping[str, Any]) -> None:
-    """Writes ``out/dap.json``, whole or not at all."""
-    write_atomic(out / MANIFEST, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
+def write_manifest(out: Path, manifest: Mapping[str, object]) -> None:
+    """Write ``out/dap.json``, whole or not at all."""
+    write_json(out / MANIFEST, manifest)
 
 
 def read_manifest(out: Path) -> dict[str, Any] | None:
-    """The manifest of a folder, or None where there is none.
+    """Return the manifest of a folder, or None if there is none.
 
     Raises:
-        FormatError: It is not JSON, or of a schema that this version does not read.
+        FormatError: It is not JSON, has another schema than this version reads, or lacks an entry.
     """
     path = out / MANIFEST
     try:
@@ -61,35 +60,25 @@ def read_manifest(out: Path) -> dict[str, Any] | None:
 
 
 def append_ledger(out: Path, files: Mapping[str, str]) -> None:
-    """Records the files of one finished unit, path to SHA-256, and waits until they are on disk."""
-    with (out / LEDGER).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(files, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Record the files of one finished unit, path to SHA-256, and wait until the record is on disk."""
+    Ledger(out / LEDGER).append(files)
 
 
 def read_ledger(out: Path) -> dict[str, str]:
-    """All files that the ledger records; none where there is no ledger."""
-    path = out / LEDGER
-    files: dict[str, str] = {}
-    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    if lines[-1]:  # cut short by a kill: dropped from the file too, so that the next line does not join it
-        write_atomic(path, b"".join(line + b"\n" for line in lines[:-1]))
-    for line in lines[:-1]:
-        files |= json.loads(line)
-    return files
+    """Return the SHA-256 of all files that the ledger records, by path; none where there is no ledger."""
+    return {path: sha256 for unit in Ledger(out / LEDGER).read() for path, sha256 in unit.items()}
 
 
-def check_same_run(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuses to continue a run with other options.
+def check_same_run(out: Path, before: Mapping[str, object], now: Mapping[str, object]) -> None:
+    """Raise unless the folder holds a run of the same options.
 
     Args:
         out: The folder, for the message.
-        before: What the manifest there records.
-        now: What this run would record, of the same keys.
+        before: The values that are recorded there.
+        now: The values of this run, with the same keys.
 
     Raises:
-        RunMismatchError: It names each value that differs.
+        RunMismatchError: It names the first values that differ.
     """
     differing = _differences("", before, now)
     if differing:
@@ -99,27 +88,27 @@ def check_same_run(out: Path, before: Mapping[str, Any], now: Mapping[str, Any])
         )
 
 
-def _differences(prefix: str, before: Any, now: Any) -> list[str]:
+def _differences(prefix: str, before: object, now: object) -> list[str]:
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         keys = sorted({*before, *now}, key=str)
         return [line for key in keys for line in _differences(f"{prefix}{key}.", before.get(key), now.get(key))]
     return [] if before == now else [f"{prefix.rstrip('.')}: there {_short(before)}, now {_short(now)}"]
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def verify_files(out: Path, files: Mapping[str, str]) -> dict[str, str]:
-    """The files of ``files`` that are there.
+    """Return those of ``files``, SHA-256 by path below ``out``, that are there.
 
     Raises:
-        RunMismatchError: A file is there with other bytes.
+        RunMismatchError: A file that is there has another hash.
     """
-    present = {path: sha for path, sha in files.items() if (out / path).is_file()}
-    for path, sha in present.items():
-        if sha256_file(out / path) != sha:
+    present = {path: sha256 for path, sha256 in files.items() if (out / path).is_file()}
+    for path, sha256 in present.items():
+        if sha256_file(out / path) != sha256:
             raise RunMismatchError(
                 f"{out / path}: its bytes are not those that the manifest records; delete it to have it made again"
             )

@@ -1,9 +1,8 @@
-"""``pack.json`` and the ledger beside it: what was packed, with which options, and which shards are finished."""
+"""``pack.json`` and its ledger: what is packed, with which options, and which shards are finished."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,49 +11,51 @@ from typing import Any
 from dap.data.manifest import check_same_run, verify_files
 from dap.data.shard_paths import PACKED
 from dap.errors import FormatError, RunMismatchError
-from dap.storage.files import write_atomic
+from dap.storage.files import is_vacant, sweep, write_json
+from dap.storage.ledger import Ledger
 
 __all__ = ["PackRecord"]
 
 LEDGER, SCHEMA = ".dap-pack.jsonl", 1
-ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")  # in a message it would be another one each time
+ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")  # in an error's message; it differs from run to run
 
 
 class PackRecord:
-    """What is in a folder already, and the notes on what is added.
+    """The record of a packed set: what an earlier packing finished, and what this one adds.
 
     Opening reads and checks; :meth:`begin` is the first to write.
 
     Args:
-        out: The folder.
-        header: The options, as JSON; those of a packing that is there must be the same.
+        out: The folder of the packed set.
+        header: The options, as JSON; those of an earlier packing in the folder must be the same.
 
     Attributes:
         complete: All of ``pack.json``, if the packing is finished and every file is there; else None.
-        shards: How many shards are finished.
-        consumed: How many samples went into them, or were left out before them.
+        shards: Number of finished shards.
+        consumed: Number of samples that went into them, or were left out before them.
 
     Raises:
         FormatError: ``pack.json`` or the ledger is damaged.
         RunMismatchError: The folder holds something else, or a file differs from its hash.
     """
 
-    def __init__(self, out: Path, header: Mapping[str, Any]) -> None:
+    def __init__(self, out: Path, header: Mapping[str, object]) -> None:
         self._out = out
+        self._ledger = Ledger(out / LEDGER)
         self._header: dict[str, Any] = json.loads(json.dumps({"schema": SCHEMA, **header}))
-        self._lines: list[dict[str, Any]] = []
+        self._lines: list[dict[str, Any]] = []  # one for each finished shard
         self._skipped: list[tuple[int, str]] = []  # since the last line
         self.complete: dict[str, Any] | None = None
         self.shards = self.consumed = 0
-        before = self._read()
-        if before is None:
+        record = self._read()
+        if record is None:
             return
-        check_same_run(out, {key: before.get(key) for key in self._header}, self._header)
-        if before["status"] == "complete":
-            whole = len(verify_files(out, before["files"])) == len(before["files"])
-            self.complete = before if whole else None
+        check_same_run(out, {key: record.get(key) for key in self._header}, self._header)
+        if record["status"] == "complete":
+            if len(verify_files(out, record["files"])) == len(record["files"]):
+                self.complete = record
             return
-        for line in self._read_ledger():
+        for line in self._ledger.read():
             if len(verify_files(out, line["files"])) < len(line["files"]):
                 break
             self._lines.append(line)
@@ -67,41 +68,37 @@ class PackRecord:
         return {index for line in self._lines for index, _ in line["skipped"]} | {index for index, _ in self._skipped}
 
     def begin(self) -> None:
-        """Clears away what a kill left, and writes what is known before the next shard."""
+        """Remove what a killed packing left unfinished, and write ``pack.json`` and the ledger of what is finished."""
         self._out.mkdir(parents=True, exist_ok=True)
-        for leftover in self._out.rglob(".tmp-*"):
-            leftover.unlink()
+        sweep(self._out)
         self._write({"status": "running"})
-        write_atomic(self._out / LEDGER, "".join(map(_line, self._lines)).encode())
+        self._ledger.write(self._lines)
 
     def skip(self, index: int, message: str) -> None:
-        """Notes that a sample was left out."""
+        """Note that a sample was left out."""
         self._skipped.append((index, ADDRESS.sub("", message)))
 
     def note(self, files: Mapping[str, str], images: int, following: int) -> None:
-        """Notes a finished shard, and waits until the note is on disk.
+        """Record a finished shard, and wait until the record is on disk.
 
         Args:
             files: SHA-256 by path.
-            images: How many it holds.
+            images: Number of images in the shard.
             following: Number of the first sample of the next shard, or of all samples.
         """
-        before = [entry for entry in self._skipped if entry[0] < following]
-        self._skipped = self._skipped[len(before) :]
-        line = {"files": dict(files), "images": images, "next": following, "skipped": before}
+        skipped = [entry for entry in self._skipped if entry[0] < following]
+        self._skipped = self._skipped[len(skipped) :]
+        line = {"files": dict(files), "images": images, "next": following, "skipped": skipped}
         self._lines.append(line)
         self.shards += 1
-        with (self._out / LEDGER).open("a", encoding="utf-8") as file:
-            file.write(_line(line))
-            file.flush()
-            os.fsync(file.fileno())
+        self._ledger.append(line)
 
     def finish(self) -> dict[str, Any]:
-        """Writes the whole of ``pack.json``, removes the ledger, and returns what was written."""
-        files = {path: sha for line in self._lines for path, sha in line["files"].items()}
+        """Write the whole of ``pack.json``, remove the ledger, and return what was written."""
+        files = {path: sha256 for line in self._lines for path, sha256 in line["files"].items()}
         skipped = [list(entry) for line in self._lines for entry in line["skipped"]]
         skipped += [list(entry) for entry in self._skipped]
-        written = self._write(
+        record = self._write(
             {
                 "status": "complete",
                 "images": sum(line["images"] for line in self._lines),
@@ -109,20 +106,18 @@ class PackRecord:
                 "files": dict(sorted(files.items())),
             }
         )
-        (self._out / LEDGER).unlink()
-        return written
+        self._ledger.remove()
+        return record
 
-    def _write(self, state: Mapping[str, Any]) -> dict[str, Any]:
+    def _write(self, state: Mapping[str, object]) -> dict[str, Any]:
         record = {**self._header, **state}
-        write_atomic(self._out / PACKED, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+        write_json(self._out / PACKED, record)
         return record
 
     def _read(self) -> dict[str, Any] | None:
         path = self._out / PACKED
         if not path.is_file():
-            if self._out.exists() and (
-                not self._out.is_dir() or any(not entry.name.startswith(".tmp-") for entry in self._out.iterdir())
-            ):
+            if not is_vacant(self._out):
                 raise RunMismatchError(
                     f"{self._out} is not empty and holds no {PACKED}: choose a new or an empty folder"
                 )
@@ -136,12 +131,3 @@ class PackRecord:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise FormatError(f"{path}: expected what dap writes beside packed shards ({error})") from error
         return dict(record)
-
-    def _read_ledger(self) -> list[dict[str, Any]]:
-        path = self._out / LEDGER
-        lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []  # the last was cut short, or is empty
-        return [json.loads(line) for line in lines]
-
-
-def _line(entry: Mapping[str, Any]) -> str:
-    return json.dumps(entry, ensure_ascii=False) + "\n"

@@ -16,8 +16,7 @@ from pathlib import Path
 from dap.data.names import some
 from dap.data.splits import ALL_SPLIT_NAMES, split_names
 from dap.errors import FormatError, SourceError
-from dap.storage.cache import SHARDS, cache_folder
-from dap.storage.files import atomic_path
+from dap.storage.cache import SHARDS, CacheEntry, cache_folder
 
 __all__ = ["PACKED", "SIDECAR", "find_shards", "is_url", "read_class_names", "shards_of_split"]
 
@@ -74,7 +73,7 @@ def find_shards(spec: str) -> list[Path]:
     """
     names = expand_braces(spec)
     if is_url(spec):
-        new = [name for name in names if not _cached_path(name).is_file()]
+        new = [name for name in names if not _cached(name).exists()]
         fetched = [_fetch(name) for name in names]
         for folder in dict.fromkeys(name.rpartition("/")[0] for name in new):
             for name in (PACKED, CLASSES):  # they have the class names; a set may have neither
@@ -145,25 +144,25 @@ def _names(value: object) -> list[str]:
     return value
 
 
-def _cached_path(url: str) -> Path:
-    """Where the cache keeps the copy of a URL: in one folder with others from the same remote folder."""
+def _cached(url: str) -> CacheEntry:
+    """Return the cache's entry of a URL: in one folder with others from the same remote folder."""
     folder, _, name = url.rpartition("/")
-    return cache_folder() / SHARDS / hashlib.sha256(folder.encode()).hexdigest()[:16] / name
+    return CacheEntry(cache_folder() / SHARDS / hashlib.sha256(folder.encode()).hexdigest()[:16] / name)
 
 
 def _fetch(url: str) -> Path:
-    """Downloads a file unless the cache has it; returns the path of the copy."""
-    copy = _cached_path(url)
-    if copy.is_file():
-        return copy
+    """Download a file unless the cache has it; return the path of the copy."""
+    entry = _cached(url)
+    if entry.exists():
+        return entry.path
     try:
         import fsspec
     except ImportError as error:
         raise SourceError(f"{url}: to read shards from URLs: pip install dap-distill[remote]") from error
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with atomic_path(copy) as temporary, fsspec.open(url, "rb") as remote, temporary.open("xb") as local:
-            shutil.copyfileobj(remote, local, 1 << 20)
-    except Exception as error:  # each protocol of fsspec raises its own errors
-        raise SourceError(f"{url}: cannot be fetched ({type(error).__name__}: {error})") from error
-    return copy
+    with entry.new_file() as temporary:
+        try:
+            with fsspec.open(url, "rb") as remote, temporary.open("xb") as local:
+                shutil.copyfileobj(remote, local, 1 << 20)
+        except Exception as error:  # each protocol of fsspec raises its own errors
+            raise SourceError(f"{url}: cannot be fetched ({type(error).__name__}: {error})") from error
+    return entry.path

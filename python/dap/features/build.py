@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from dap.priors import Prior
 
 __all__ = [
-    "LatentsOf", "choose_timesteps", "feature_width", "fill_index", "index_spec", "kept_latents", "prior_hash",
-    "schedule", "source_latents",
+    "LatentsOf", "choose_timesteps", "computed_by", "feature_width", "fill_index", "index_spec", "kept_latents",
+    "prior_hash", "schedule", "source_latents",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -110,6 +111,11 @@ def index_spec(
 def prior_hash(prior: Prior) -> str:
     """The hash of the prior's weights and configuration, as the manifest has it."""
     return str(prior.describe()["sha256"])
+
+
+def computed_by(prior: Prior) -> list[str]:
+    """Return what the last bits of the prior's results depend on, beside its weights: versions, device and dtype."""
+    return [version("torch"), version("diffusers"), prior.device.type, str(prior.dtype)]
 
 
 def source_latents(source: Source, prior: Prior, indices: dict[str, np.ndarray]) -> LatentsOf:
@@ -198,6 +204,4 @@ def fill_index(
                 seconds = (time.monotonic() - began) / (stop - start) * left
                 logger.info("%s: about %.0f s for %d images, by the first %d", writer.out, seconds, left, stop - start)
             bar.update(stop - start)
-    for leftover in writer.out.rglob(".tmp-*"):  # of a build that was killed while it wrote a small file
-        leftover.unlink()
     return writer.finish()

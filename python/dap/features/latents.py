@@ -1,20 +1,12 @@
 """Latents of all real images of each class, in the cache: encoded once, and read by every run that wants them.
 
-An entry is one safetensors file, named by a hash of all that its bytes depend on. It is written group by group beside
-its place and renamed into it, so that memory holds one group of images, and nobody sees a part of the file.
+An entry of the cache is one safetensors file, written in groups of rows: memory holds one group of images at a time.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import os
-import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,10 +15,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dap.errors import FormatError, OptionError
-from dap.features.build import LatentsOf, prior_hash, source_latents
+from dap.features.build import computed_by, prior_hash, source_latents
 from dap.features.index_checks import check_prior
 from dap.index import row_groups
-from dap.storage.cache import LATENTS, cache_folder, writing_cache
+from dap.storage.cache import LATENTS, CacheEntry
+from dap.storage.tensors import write_tensors
 
 if TYPE_CHECKING:
     from dap.data.classmap import ClassEntry
@@ -36,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RealLatents", "real_latents"]
 
-RULE = 1  # raised whenever dap encodes images to other bits: it then finds no file that an older one made
+RULE = 1  # raised whenever dap encodes images to other bits, so that it reads no entry of an older version
 
 
 @dataclass(frozen=True)
@@ -45,7 +38,7 @@ class RealLatents:
 
     Attributes:
         ids: The source's image ids by class name, in the order of the rows.
-        of_class: The latents of a class by its name, float32 (N, C, h, w) on the CPU.
+        of_class: Returns the latents of a class by its name, float32 (N, C, h, w) on the CPU.
     """
 
     ids: Mapping[str, Sequence[str]]
@@ -55,20 +48,22 @@ class RealLatents:
 def real_latents(
     source: Source, classes: Sequence[ClassEntry], prior: Prior, *, index: Index | None = None
 ) -> RealLatents:
-    """The latents of an index, or those of all images of a source; these are encoded when one is first asked for.
+    """Return the latents of all images of a source, or those of an index.
+
+    The images are encoded when the latents of a class are first asked for and the cache does not have them.
 
     Args:
-        source: The images. A changed source is known by its ``identity()``.
+        source: The images; its ``identity()`` tells whether they changed.
         classes: The class map; labels of ``source`` are positions in it.
-        prior: Whose VAE encodes.
-        index: A feature index whose latents are taken instead; no image is then touched.
+        prior: The prior whose VAE encodes them.
+        index: A feature index whose latents are returned instead; no image is then read.
 
     Returns:
-        Ids, and a function from a class's name to its latents. It raises OptionError if the cache cannot be written,
-        and FormatError if an image cannot be decoded or the file in the cache is damaged.
+        Ids, and a function from a class's name to its latents. The function raises OptionError if the cache cannot be
+        written, and FormatError if an image cannot be decoded or the file in the cache is damaged.
 
     Raises:
-        OptionError: The index is another prior's, or a part of one.
+        OptionError: The index is of another prior, or is one part of several.
 
     Example:
         >>> from dap.data.classmap import build_class_map
@@ -88,54 +83,29 @@ def real_latents(
         return RealLatents(ids, lambda name: torch.from_numpy(np.array(index.latents(name), np.float32)))
 
     indices = {entry.name: source.of_class(position) for position, entry in enumerate(classes)}
-    ids = {name: [source.ids[i] for i in own] for name, own in indices.items()}
-    numbers = {name: str(number) for number, name in enumerate(ids)}
-    path = cache_folder() / LATENTS / f"{_key(source, prior, ids)}.safetensors"
+    ids = {name: [source.ids[i] for i in rows] for name, rows in indices.items()}
+    content = [source.identity(), prior_hash(prior), list(prior.image_shape), ids, [RULE, *computed_by(prior)]]
+    entry = CacheEntry.of(LATENTS, content, ".safetensors")
+    numbers = {name: str(number) for number, name in enumerate(ids)}  # names of tensors: a class may have any name
 
     def of_class(name: str) -> Tensor:
-        if not path.is_file():
-            _write(path, [len(own) for own in ids.values()], prior, source_latents(source, prior, indices), list(ids))
+        if not entry.exists():
+            shapes = {numbers[name]: (len(rows), *prior.latent_shape) for name, rows in ids.items()}
+            with entry.new_file() as temporary:
+                write_tensors(temporary, shapes, _encoded(source, prior, indices))
         try:
-            with safe_open(path, framework="pt") as file:
+            with safe_open(entry.path, framework="pt") as file:
                 latents: Tensor = file.get_tensor(numbers[name])
         except SafetensorError as error:
-            raise FormatError(f"{path}: damaged ({error}); delete it, it is made again") from error
+            raise FormatError(f"{entry.path}: damaged ({error}); delete it, it is made again") from error
         return latents
 
     return RealLatents(ids, of_class)
 
 
-def _key(source: Source, prior: Prior, ids: Mapping[str, Sequence[str]]) -> str:
-    """The entry's name. Other devices, dtypes and versions encode the same images to other last bits."""
-    computed_by = [RULE, version("torch"), version("diffusers"), prior.device.type, str(prior.dtype)]
-    content = [source.identity(), prior_hash(prior), list(prior.image_shape), ids, computed_by]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def _write(path: Path, counts: Sequence[int], prior: Prior, latents_of: LatentsOf, names: Sequence[str]) -> None:
-    """A safetensors file with the latents of class number n as tensor "n": any name is then a class's name."""
-    stops = np.cumsum(counts) * math.prod(prior.latent_shape) * 4
-    layout = {
-        str(number): {
-            "dtype": "F32",
-            "shape": [count, *prior.latent_shape],
-            "data_offsets": [int(stops[number - 1]) if number else 0, int(stops[number])],
-        }
-        for number, count in enumerate(counts)
-    }
-    header = json.dumps(layout).encode()
-    header += b" " * (-len(header) % 8)  # the format's alignment
-    temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}")
-    with writing_cache():
-        path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with temporary.open("xb") as file:
-            file.write(len(header).to_bytes(8, "little") + header)
-            for name, count in zip(names, counts, strict=True):
-                for start, stop in row_groups(count):
-                    file.write(latents_of(name, start, stop).numpy().astype("<f4").tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _encoded(source: Source, prior: Prior, indices: dict[str, np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield the latents of all classes in order, a group of rows at a time."""
+    latents_of = source_latents(source, prior, indices)
+    for name, rows in indices.items():
+        for start, stop in row_groups(len(rows)):
+            yield latents_of(name, start, stop).numpy()

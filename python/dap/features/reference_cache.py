@@ -1,28 +1,17 @@
-"""The references of a run as an index in the cache: made once, and read by every run that wants the same.
-
-An entry is named by a hash of all that its bytes depend on, is built beside its place and renamed into it, and is never
-changed. So two processes that want the same one at once both succeed, and the first one's stays.
-"""
+"""The references of a run as an index in the cache: made once, and read by every run that needs the same ones."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
-import secrets
-import shutil
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dap.features.build import fill_index, index_spec, source_latents
+from dap.features.build import computed_by, fill_index, index_spec, source_latents
 from dap.features.pooling import Tap
-from dap.index import ClassRows, Index, IndexSpec, IndexWriter, open_index
-from dap.storage.cache import INDEXES, cache_folder, writing_cache
+from dap.index import ClassRows, Index, IndexWriter, open_index
+from dap.storage.cache import INDEXES, CacheEntry
 
 if TYPE_CHECKING:
     from dap.data.classmap import ClassEntry
@@ -33,7 +22,7 @@ __all__ = ["reference_index"]
 
 logger = logging.getLogger(__name__)
 
-RULE = 1  # raised whenever dap computes references to other bits: it then finds none that an older one made
+RULE = 1  # raised whenever dap computes references to other bits, so that it reads no entry of an older version
 
 
 def reference_index(
@@ -48,17 +37,17 @@ def reference_index(
     noise: str,
     seed: int,
 ) -> Index:
-    """An index of some images of a source, from the cache if it is there. Features and latents are float32.
+    """Return an index of some images of a source, from the cache if it is there. Features and latents are float32.
 
     Args:
-        source: The images. A changed source is known by its ``identity()``, so a file whose bytes were changed to as
-            many others goes unseen.
+        source: The images; its ``identity()`` tells whether they changed. A file that was replaced by one of the same
+            size is not noticed.
         classes: The class map.
         prior: The prior.
         indices: The images of each class, by its name; rows keep their order.
         tap: Where features are taken.
-        scheduler: Whose ``add_noise`` takes latents to the timesteps.
-        timesteps: Of its schedule.
+        scheduler: The diffusers scheduler whose ``add_noise`` takes latents to the timesteps.
+        timesteps: Some of its timesteps.
         noise: "own" or "shared".
         seed: Root seed of the noise.
 
@@ -74,32 +63,11 @@ def reference_index(
     rows = [
         ClassRows(entry.name, entry.prior_label, tuple(source.ids[i] for i in indices[entry.name])) for entry in classes
     ]
-    target = cache_folder() / INDEXES / _key(spec, rows, prior)
-    if target.is_dir():
-        return open_index(target)
-    numbers = {name: np.asarray(own, np.int64) for name, own in indices.items()}
-    temporary = target.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}")
-    with writing_cache():
-        temporary.mkdir(parents=True)
-    try:
-        fill_index(IndexWriter(temporary, spec, rows), prior, scheduler, source_latents(source, prior, numbers))
-        _take_place(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    logger.info("references kept in %s", target)
-    return open_index(target)
-
-
-def _key(spec: IndexSpec, rows: Sequence[ClassRows], prior: Prior) -> str:
-    """The entry's name. Other devices, dtypes and versions compute the same features to other last bits."""
-    computed_by = [RULE, version("torch"), version("diffusers"), prior.device.type, str(prior.dtype)]
-    content = [spec.to_json(), [(each.name, each.label, each.ids) for each in rows], computed_by]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def _take_place(temporary: Path, target: Path) -> None:
-    try:
-        os.rename(temporary, target)
-    except OSError:
-        if not target.is_dir():  # else another process was first, with the same bytes
-            raise
+    content = [spec.to_json(), [(entry.name, entry.label, entry.ids) for entry in rows], [RULE, *computed_by(prior)]]
+    cached = CacheEntry.of(INDEXES, content)
+    if not cached.exists():
+        latents_of = source_latents(source, prior, {name: np.asarray(own, np.int64) for name, own in indices.items()})
+        with cached.new_folder() as temporary:
+            fill_index(IndexWriter(temporary, spec, rows), prior, scheduler, latents_of)
+        logger.info("references kept in %s", cached.path)
+    return open_index(cached.path)

@@ -1,18 +1,18 @@
 """The feature index as a format: real images' latents and features on disk, by class and timestep.
 
-A folder with ``index.json``, and for each class ``features.safetensors`` (one tensor for each timestep),
-``latents.safetensors`` and ``ids.json``; ``docs/index.md`` has the format in full. Files are opened by memory map,
-lazily, and every field is checked before it is used: what is damaged or hostile gives one
-:class:`~dap.errors.FormatError` that names the file.
+An index is a folder with ``index.json``, and for each class ``features.safetensors`` (one tensor for each timestep),
+``latents.safetensors`` and ``ids.json``; ``docs/index.md`` describes the format in full. Files are mapped into memory
+when they are first used, and every field is checked before that: a damaged or hostile file raises one
+:class:`~dap.errors.FormatError` that names it.
 
-To read: :func:`open_index` gives an :class:`Index`. To write: an :class:`IndexWriter`, which continues a folder that a
-killed process left; :func:`merge` joins the parts that several machines built. Importing this package imports no torch.
+:func:`open_index` opens an :class:`Index`. An :class:`IndexWriter` writes one, and continues what a killed process
+left; :func:`merge` joins the parts that several machines built. Importing this package imports no torch.
 
     spec = IndexSpec(source={"name": "fashion-mini", "identity": "…"}, prior="…", block=4, pooling="mean", …)
     writer = IndexWriter(out, spec, [ClassRows("Dress", label=3, ids=("train/17", …)), …])
-    for each in writer.classes:
-        for start, stop in writer.pending(each.name):
-            writer.write(each.name, start, latents[start:stop], {t: features_at_t[start:stop], …})
+    for rows in writer.classes:
+        for start, stop in writer.pending(rows.name):
+            writer.write(rows.name, start, latents[start:stop], {t: features_at_t[start:stop], …})
     index = writer.finish()
     index.features("Dress", 980)
 """

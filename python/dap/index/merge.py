@@ -15,31 +15,31 @@ __all__ = ["merge"]
 
 
 def merge(parts: Sequence[str | Path | Index], out: str | Path) -> Index:
-    """The whole index of all n parts i/n, byte for byte what one machine would have built.
+    """Join all n parts i/n into the whole index, with the bytes that one machine would have written.
 
-    The parts are verified first, so that damage is not given a new hash.
+    All parts are verified first: otherwise damaged data would get new hashes and pass as sound.
 
     Args:
         parts: Folders or opened indexes: each part once, in any order.
-        out: Folder of the whole; a merge that was stopped is continued.
+        out: Folder of the whole index; a merge that was stopped is continued.
 
     Raises:
-        OptionError: Parts are missing, given twice, or of different builds; says which and what differs.
+        OptionError: Parts are missing, given twice, or of different builds; the message says what differs.
         FormatError: A part is damaged.
     """
-    opened = [part if isinstance(part, Index) else open_index(part) for part in parts]
-    opened.sort(key=lambda part: part.spec.shard or (0, 0))
-    _check_parts(opened)
-    for part in opened:
+    indexes = [part if isinstance(part, Index) else open_index(part) for part in parts]
+    indexes.sort(key=lambda part: part.spec.shard or (0, 0))
+    _check_parts(indexes)
+    for part in indexes:
         part.verify()
-    classes = [_whole_class(opened, position) for position in range(len(opened[0].classes))]
-    writer = IndexWriter(out, dataclasses.replace(opened[0].spec, shard=None), classes)
-    for each in writer.classes:
-        for start, stop in writer.pending(each.name):
-            part, first = _place(opened, start)
+    classes = [_joined_class(indexes, position) for position in range(len(indexes[0].classes))]
+    writer = IndexWriter(out, dataclasses.replace(indexes[0].spec, shard=None), classes)
+    for name in (entry.name for entry in classes):
+        for start, stop in writer.pending(name):
+            part, first = _place(indexes, start)
             rows = slice(first, first + stop - start)
-            features = {t: part.features(each.name, t)[rows] for t in part.timesteps}
-            writer.write(each.name, start, part.latents(each.name)[rows], features)
+            features = {t: part.features(name, t)[rows] for t in part.timesteps}
+            writer.write(name, start, part.latents(name)[rows], features)
     return writer.finish()
 
 
@@ -51,32 +51,36 @@ def _check_parts(parts: Sequence[Index]) -> None:
         raise OptionError(f"parts: expected each of the parts 1/n to n/n once, got {shown or 'none'}")
     first = parts[0]
     for part in parts[1:]:
-        mine, others = (dataclasses.replace(each.spec, shard=None).to_json() for each in (part, first))
+        mine, others = (dataclasses.replace(index.spec, shard=None).to_json() for index in (part, first))
         differing = [f"{key}: {others[key]!r} and {mine[key]!r}" for key in mine if mine[key] != others[key]]
-        if [(each.name, each.label) for each in part.classes] != [(each.name, each.label) for each in first.classes]:
+        if _names_and_labels(part) != _names_and_labels(first):
             differing.append("other classes")
         if differing:
             raise OptionError(f"parts: {first.path} and {part.path} are of different builds ({'; '.join(differing)})")
 
 
-def _whole_class(parts: Sequence[Index], position: int) -> ClassRows:
-    """The rows of a class, dealt back from its parts."""
-    each = parts[0].classes[position]
+def _names_and_labels(index: Index) -> list[tuple[str, int | None]]:
+    return [(entry.name, entry.label) for entry in index.classes]
+
+
+def _joined_class(parts: Sequence[Index], position: int) -> ClassRows:
+    """Return the rows of a class in the order of the whole index."""
+    entry = parts[0].classes[position]
     rows = [part.classes[position].rows for part in parts]
-    for number, found in enumerate(rows, 1):
+    for number, count in enumerate(rows, 1):
         expected = sum(stop - start for start, stop in row_groups(sum(rows), (number, len(parts))))
-        if found != expected:
+        if count != expected:
             raise OptionError(
-                f"parts: part {number} has {found} rows of class {each.name!r}, expected {expected} of {sum(rows)}"
+                f"parts: part {number} has {count} rows of class {entry.name!r}, expected {expected} of {sum(rows)}"
             )
-    by_part = [part.ids(each.name) for part in parts]
+    by_part = [part.ids(entry.name) for part in parts]
     ids: list[str] = []
     for start, stop in row_groups(sum(rows)):
         first = start // (GROUP_ROWS * len(parts)) * GROUP_ROWS
         ids += by_part[start // GROUP_ROWS % len(parts)][first : first + stop - start]
-    return ClassRows(each.name, each.label, tuple(ids))
+    return ClassRows(entry.name, entry.label, tuple(ids))
 
 
 def _place(parts: Sequence[Index], start: int) -> tuple[Index, int]:
-    """The part that has the group from row ``start`` of the whole, and its first row there."""
+    """Return the part that has the group from row ``start`` of the whole index, and the group's first row in it."""
     return parts[start // GROUP_ROWS % len(parts)], start // (GROUP_ROWS * len(parts)) * GROUP_ROWS

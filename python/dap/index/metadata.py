@@ -1,4 +1,4 @@
-"""``index.json``: written last, read with every field checked."""
+"""Reads and writes ``index.json``, which is written last; every field that is read is checked."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KEYS = SPEC_KEYS | {"schema", "block_bytes", "classes"}
 
 @dataclass(frozen=True)
 class FileRecord:
-    """Size of a file, and the SHA-256 of each ``BLOCK_BYTES`` of it."""
+    """Size of a file in bytes, and the SHA-256 of each block of ``BLOCK_BYTES``."""
 
     bytes: int
     blocks: tuple[str, ...]
@@ -46,7 +46,7 @@ class IndexClass:
         label: The prior's label, or None.
         folder: Name of its folder: the escaped name.
         rows: Number of images.
-        files: Sizes and hashes of its three files.
+        files: Sizes and hashes of its three files, by file name.
     """
 
     name: str
@@ -57,13 +57,13 @@ class IndexClass:
 
 
 def write_metadata(out: Path, spec: IndexSpec, classes: list[IndexClass]) -> None:
-    """Writes ``index.json``, whole or not at all."""
+    """Write ``index.json``, whole or not at all."""
     entries = [
         {
-            "name": each.name, "label": each.label, "folder": each.folder, "rows": each.rows,
-            "files": {name: {"bytes": file.bytes, "blocks": list(file.blocks)} for name, file in each.files.items()},
+            "name": entry.name, "label": entry.label, "folder": entry.folder, "rows": entry.rows,
+            "files": {name: {"bytes": file.bytes, "blocks": list(file.blocks)} for name, file in entry.files.items()},
         }
-        for each in classes
+        for entry in classes
     ]  # fmt: skip
     write_atomic(
         out / INDEX, dump({"schema": SCHEMA, **spec.to_json(), "block_bytes": BLOCK_BYTES, "classes": entries})
@@ -71,10 +71,10 @@ def write_metadata(out: Path, spec: IndexSpec, classes: list[IndexClass]) -> Non
 
 
 def read_metadata(path: Path) -> tuple[IndexSpec, tuple[IndexClass, ...], str]:
-    """What ``index.json`` says, once it agrees with itself and with the sizes of the files; and its SHA-256.
+    """Return the spec and the classes that ``index.json`` describes, and the file's SHA-256.
 
     Raises:
-        FormatError: It names the file that is missing, damaged or of another size.
+        FormatError: A field is missing or out of range, or a file is missing or of another size; names the file.
     """
     file = path / INDEX
     content = _read(file)
@@ -94,22 +94,22 @@ def read_metadata(path: Path) -> tuple[IndexSpec, tuple[IndexClass, ...], str]:
     if not isinstance(entries, list) or not entries:
         _refuse(file, "expected a list of at least one class")
     classes = tuple(_class(file, spec, entry) for entry in entries)
-    if len({each.name for each in classes}) != len(classes):
+    if len({entry.name for entry in classes}) != len(classes):
         _refuse(file, "two classes have one name")
-    for each in classes:
-        _check_sizes(path, each)
+    for entry in classes:
+        _check_sizes(path, entry)
     return spec, classes, hashlib.sha256(content).hexdigest()
 
 
 def read_ids(path: Path, rows: int) -> tuple[str, ...]:
-    """The ids of a class's images from its ``ids.json``."""
+    """Return the ids of a class's images from its ``ids.json``."""
     ids = _parse(path, _read(path))
-    if not isinstance(ids, list) or len(ids) != rows or not all(isinstance(each, str) for each in ids):
+    if not isinstance(ids, list) or len(ids) != rows or not all(isinstance(image_id, str) for image_id in ids):
         _refuse(path, f"expected a list of {rows} texts")
     return tuple(ids)
 
 
-def _class(file: Path, spec: IndexSpec, entry: Any) -> IndexClass:
+def _class(file: Path, spec: IndexSpec, entry: object) -> IndexClass:
     if not isinstance(entry, dict) or entry.keys() != {"name", "label", "folder", "rows", "files"}:
         _refuse(file, f"expected a class with name, label, folder, rows and files, got {_short(entry)}")
     name, label, folder, rows, files = (entry[key] for key in ("name", "label", "folder", "rows", "files"))
@@ -121,14 +121,14 @@ def _class(file: Path, spec: IndexSpec, entry: Any) -> IndexClass:
         _refuse(file, f"class {name!r}: expected a number of rows in [0, {MAX_ROWS}), got {_short(rows)}")
     if not isinstance(files, dict) or files.keys() != set(FILES):
         _refuse(file, f"class {name!r}: expected the files {some(FILES)}, got {_short(files)}")
-    records = {each: _record(file, f"{folder}/{each}", files[each]) for each in FILES}
-    for each, row_bytes in zip((FEATURES, LATENTS), spec.row_bytes(), strict=True):
-        if not rows * row_bytes + 8 <= records[each].bytes <= rows * row_bytes + MAX_HEADER:
-            _refuse(file, f"{folder}/{each}: {rows} rows do not make {records[each].bytes} bytes")
+    records = {file_name: _record(file, f"{folder}/{file_name}", files[file_name]) for file_name in FILES}
+    for file_name, row_bytes in zip((FEATURES, LATENTS), spec.row_bytes(), strict=True):
+        if not rows * row_bytes + 8 <= records[file_name].bytes <= rows * row_bytes + MAX_HEADER:
+            _refuse(file, f"{folder}/{file_name}: {rows} rows do not make {records[file_name].bytes} bytes")
     return IndexClass(name, label, folder, rows, records)
 
 
-def _record(file: Path, name: str, entry: Any) -> FileRecord:
+def _record(file: Path, name: str, entry: object) -> FileRecord:
     if not isinstance(entry, dict) or entry.keys() != {"bytes", "blocks"}:
         _refuse(file, f"{name}: expected bytes and blocks, got {_short(entry)}")
     size, blocks = entry["bytes"], entry["blocks"]
@@ -136,18 +136,18 @@ def _record(file: Path, name: str, entry: Any) -> FileRecord:
         _refuse(file, f"{name}: expected a number of bytes in [0, 2**63), got {_short(size)}")
     if not isinstance(blocks, list) or len(blocks) != -(-size // BLOCK_BYTES):
         _refuse(file, f"{name}: expected one hash for each {BLOCK_BYTES} of its {size} bytes")
-    if not all(isinstance(each, str) and HASH.fullmatch(each) for each in blocks):
+    if not all(isinstance(block, str) and HASH.fullmatch(block) for block in blocks):
         _refuse(file, f"{name}: expected hashes of 64 hexadecimal digits")
     return FileRecord(size, tuple(blocks))
 
 
-def _check_sizes(path: Path, each: IndexClass) -> None:
-    """Refuses a missing file, one of another size, and links, which could lead anywhere."""
-    folder = os.path.join(path, each.folder)
+def _check_sizes(path: Path, entry: IndexClass) -> None:
+    """Raise if a file is missing, has another size, or is a link, which could lead anywhere."""
+    folder = os.path.join(path, entry.folder)
     try:
         if not stat.S_ISDIR(os.lstat(folder).st_mode):
             _refuse(folder, "expected a folder, not a link or a file")
-        for name, record in each.files.items():
+        for name, record in entry.files.items():
             file = os.path.join(folder, name)
             status = os.lstat(file)
             if not stat.S_ISREG(status.st_mode):
@@ -167,11 +167,9 @@ def _read(file: Path) -> bytes:
             _refuse(file, f"expected a file of at most {MAX_JSON} bytes")
         return file.read_bytes()
     except OSError as error:
-        stopped = file.name == INDEX and file.with_name(LEDGER).exists()
-        what = (
-            "its build was stopped: build it again to continue" if stopped else f"no feature index ({error.strerror})"
-        )
-        raise FormatError(f"{file}: {what}") from error
+        if file.name == INDEX and file.with_name(LEDGER).exists():
+            raise FormatError(f"{file}: its build was stopped: build it again to continue") from error
+        raise FormatError(f"{file}: no feature index ({error.strerror})") from error
 
 
 def _parse(file: Path, content: bytes) -> Any:
@@ -181,7 +179,7 @@ def _parse(file: Path, content: bytes) -> Any:
         raise FormatError(f"{file}: expected JSON, got something else ({error}); copy or build it again") from error
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return repr(value)[:80]
 
 

@@ -1,4 +1,4 @@
-"""Mean and covariance of rows that are read once, a few at a time, and joined over parts.
+"""Mean and covariance of rows that are read once, a chunk at a time; those of several parts can be merged.
 
 The pairwise update of Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
 variances" (1979), in float64: for parts a and b with δ = μ_b − μ_a and n = n_a + n_b,
@@ -42,7 +42,7 @@ class Moments:
 
     @classmethod
     def of(cls, chunks: Iterable[npt.ArrayLike], columns: int) -> Moments:
-        """The moments of all rows of some chunks, each with shape (n, columns)."""
+        """Return the moments of all rows of some chunks, each with shape (n, columns)."""
         total = cls(0, np.zeros(columns), np.zeros((columns, columns)))
         for chunk in chunks:
             rows = np.asarray(chunk, np.float64)
@@ -53,7 +53,7 @@ class Moments:
         return total
 
     def merge(self, other: Moments) -> Moments:
-        """The moments of the rows of both."""
+        """Return the moments of the rows of both."""
         count = self.count + other.count
         if not self.count or not other.count:
             return self if self.count else other

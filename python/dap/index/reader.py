@@ -1,9 +1,9 @@
-"""Opens an index: checked metadata at once, the arrays by memory map when they are asked for."""
+"""Opens an index: reads and checks ``index.json`` at once, and maps the arrays when they are asked for."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 import dap._core as _core
+from dap.config import check_whole
 from dap.errors import FormatError, OptionError
 from dap.index import export
 from dap.index.metadata import IndexClass, read_ids, read_metadata
 from dap.index.moments import Moments
-from dap.index.spec import BLOCK_BYTES, DTYPES, FEATURES, IDS, LATENTS, IndexSpec, tensor_name
+from dap.index.spec import BLOCK_BYTES, DTYPES, FEATURES, IDS, LATENTS, FloatArray, IndexSpec, tensor_name
 from dap.registry import unknown_name_error
 
 __all__ = ["Index", "IndexClass", "open_index"]
@@ -31,52 +32,53 @@ class Index:
 
     Attributes:
         path: The folder.
-        spec: What it holds: source, prior, block, pooling, noise, schedule, shapes, dtypes.
+        spec: The options that its content depends on: source, prior, block, pooling, noise, schedule, shapes, dtypes.
         classes: Its classes, in order.
-        hash: SHA-256 (hexadecimal) of ``index.json``, which has the hashes of all other bytes.
+        hash: SHA-256 (hexadecimal) of ``index.json``, which holds the hashes of all other files.
     """
 
     path: Path
     spec: IndexSpec
     classes: tuple[IndexClass, ...]
     hash: str
-    _mapped: dict[tuple[str, str], dict[str, npt.NDArray[Any]]] = field(default_factory=dict, init=False)
+    _mapped: dict[tuple[str, str], dict[str, FloatArray]] = field(default_factory=dict, init=False)
 
     def __repr__(self) -> str:
         return f"Index({str(self.path)!r}, {len(self.classes)} classes, {len(self)} images, timesteps {self.timesteps})"
 
     def __len__(self) -> int:
         """The number of images."""
-        return sum(each.rows for each in self.classes)
+        return sum(entry.rows for entry in self.classes)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Maps do not travel: the other process opens the folder by itself."""
+    def __reduce__(self) -> tuple[Callable[[Path], Index], tuple[Path]]:
+        """Pickle as the path: another process cannot use the maps of this one, and opens the folder itself."""
         return open_index, (self.path,)
 
     @property
     def timesteps(self) -> tuple[int, ...]:
-        """The timesteps of which it has features, in the order of the file."""
+        """The timesteps of its features, in the order of the file."""
         return self.spec.timesteps
 
     @cached_property
     def _by_name(self) -> dict[str, IndexClass]:
-        return {each.name: each for each in self.classes}
+        return {entry.name: entry for entry in self.classes}
 
     def of_class(self, class_name: str) -> IndexClass:
-        """The class of this name.
+        """Return the class of this name.
 
         Raises:
-            OptionError: There is none; the message has those that there are.
+            OptionError: The index has no such class; the message lists its classes.
         """
         if class_name not in self._by_name:
             raise unknown_name_error("class", class_name, self._by_name)
         return self._by_name[class_name]
 
-    def features(self, class_name: str, timestep: int) -> npt.NDArray[Any]:
-        """φ(x_t, t) of a class's images: a view of the file with shape (rows, D), float16 or float32.
+    def features(self, class_name: str, timestep: int) -> FloatArray:
+        """Return φ(x_t, t) of a class's images: a view of the file with shape (rows, D), float16 or float32.
 
-        Nothing is read until an element is. The map is copy-on-write: ``torch.from_numpy`` takes it without a copy or
-        a warning, and what is written into it stays in this process. A file of which a view is held stays open.
+        The view is a memory map: elements are read from the file when they are used. It is copy-on-write:
+        ``torch.from_numpy`` takes it without a copy or a warning, and changes to it stay in this process. The file
+        stays open as long as a view of it is held.
 
         Args:
             class_name: A class of the index.
@@ -88,33 +90,32 @@ class Index:
         """
         if timestep not in self.timesteps:
             raise OptionError(f"timestep: this index has {', '.join(map(str, self.timesteps))}, got {timestep!r}")
-        names = [tensor_name(each) for each in self.timesteps]
+        names = [tensor_name(t) for t in self.timesteps]
         shape, dtype = self.spec.feature_shape, self.spec.dtype
         return self._map(self.of_class(class_name), FEATURES, names, shape, dtype)[tensor_name(timestep)]
 
-    def latents(self, class_name: str) -> npt.NDArray[Any]:
-        """Latents of a class's images: a view as of :meth:`features`, with shape (rows, C, h, w)."""
+    def latents(self, class_name: str) -> FloatArray:
+        """Return the latents of a class's images: a view like that of :meth:`features`, with shape (rows, C, h, w)."""
         shape, dtype = self.spec.latent_shape, self.spec.latent_dtype
         return self._map(self.of_class(class_name), LATENTS, ["latents"], shape, dtype)["latents"]
 
     def ids(self, class_name: str) -> tuple[str, ...]:
-        """The source's image id of each row."""
-        each = self.of_class(class_name)
-        return read_ids(self.path / each.folder / IDS, each.rows)
+        """Return the source's image id of each row."""
+        entry = self.of_class(class_name)
+        return read_ids(self.path / entry.folder / IDS, entry.rows)
 
-    def chunks(self, class_name: str, timestep: int, rows: int = 1024) -> Iterator[npt.NDArray[Any]]:
-        """Views of the features of up to ``rows`` rows each, in order."""
-        if rows < 1:
-            raise OptionError(f"rows: expected at least 1, got {rows}")
+    def chunks(self, class_name: str, timestep: int, rows: int = 1024) -> Iterator[FloatArray]:
+        """Return views of the features of up to ``rows`` rows each, in order."""
+        check_whole("rows", rows)
         features = self.features(class_name, timestep)
         return (features[start : start + rows] for start in range(0, len(features), rows))
 
     def moments(self, class_name: str, timestep: int) -> Moments:
-        """Count, mean and scatter of a class's features: one pass, in float64; those of parts and classes merge."""
+        """Return count, mean and scatter of a class's features, from one pass in float64; several can be merged."""
         return Moments.of(self.chunks(class_name, timestep), columns=self.spec.feature_shape[0])
 
     def mean(self, class_name: str, timestep: int) -> npt.NDArray[np.float64]:
-        """Mean of a class's features, with shape (D,)."""
+        """Return the mean of a class's features, with shape (D,)."""
         if not self.of_class(class_name).rows:
             raise OptionError(f"class {class_name!r} has no rows, and so no mean")
         total = np.zeros(self.spec.feature_shape)
@@ -123,36 +124,40 @@ class Index:
         return total / self.of_class(class_name).rows
 
     def covariance(self, class_name: str, timestep: int) -> npt.NDArray[np.float64]:
-        """Unbiased covariance of a class's features, with shape (D, D)."""
+        """Return the unbiased covariance of a class's features, with shape (D, D)."""
         return self.moments(class_name, timestep).covariance
 
     def verify(self) -> None:
-        """Reads every byte of every file.
+        """Read every byte of every file, and compare it with the hashes.
 
         Raises:
-            FormatError: Names the first file, and block of it, that is not what was written.
+            FormatError: A file is damaged; the message names it and its first damaged block.
         """
-        for each in self.classes:
-            for name, record in each.files.items():
-                file = self.path / each.folder / name
+        for entry in self.classes:
+            for name, record in entry.files.items():
+                file = self.path / entry.folder / name
                 try:
                     _core.verify_blocks(file, BLOCK_BYTES, list(record.blocks))
                 except OSError as error:
                     raise FormatError(f"{file}: cannot be read ({error.strerror})") from error
-            self.features(each.name, self.timesteps[0])
-            self.latents(each.name)
-            self.ids(each.name)
+            self.features(entry.name, self.timesteps[0])
+            self.latents(entry.name)
+            self.ids(entry.name)
 
     def to_numpy(self, class_name: str, timestep: int) -> npt.NDArray[np.float32]:
-        """The features of a class in memory: float32 with shape (rows, D)."""
+        """Return the features of a class in memory: float32 with shape (rows, D)."""
         return np.array(self.features(class_name, timestep), np.float32)
 
     def to_faiss(self, class_name: str, timestep: int) -> Any:
-        """A ``faiss.IndexFlatL2`` of a class's features; OptionError if faiss is not installed."""
+        """Return a ``faiss.IndexFlatL2`` of a class's features.
+
+        Raises:
+            OptionError: faiss is not installed.
+        """
         return export.to_faiss(self.chunks(class_name, timestep), self.spec.feature_shape[0])
 
     def to_parquet(self, path: str | Path) -> None:
-        """Writes one Parquet file: columns class, label, id, and the features of each timestep ("t0980") as float32.
+        """Write one Parquet file: columns class, label, id, and the features of each timestep ("t0980") as float32.
 
         Raises:
             OptionError: pyarrow is not installed.
@@ -160,34 +165,33 @@ class Index:
         export.to_parquet(self, Path(path))
 
     def _map(
-        self, each: IndexClass, name: str, tensors: list[str], shape: tuple[int, ...], dtype: str
-    ) -> dict[str, npt.NDArray[Any]]:
-        """Views of the tensors of a file, which is opened if it is not open."""
-        views = self._mapped.get((each.folder, name))
+        self, entry: IndexClass, name: str, tensors: list[str], shape: tuple[int, ...], dtype: str
+    ) -> dict[str, FloatArray]:
+        """Return views of the tensors of a file, which is mapped if it is not mapped yet."""
+        views = self._mapped.get((entry.folder, name))
         if views is None:
-            shape = (each.rows, *shape)
-            views = map_tensors(self.path / each.folder / name, tensors, shape, dtype)
-            self._mapped[each.folder, name] = views
+            views = map_tensors(self.path / entry.folder / name, tensors, (entry.rows, *shape), dtype)
+            self._mapped[entry.folder, name] = views
             for oldest in list(self._mapped)[:-MAX_OPEN]:
                 self._mapped.pop(oldest, None)
         return views
 
 
 def open_index(path: str | Path) -> Index:
-    """Opens an index; reads ``index.json`` and the sizes of the files, no more.
+    """Open an index. Only ``index.json`` and the sizes of the files are read.
 
     Args:
         path: The folder.
 
     Raises:
-        FormatError: Something is missing, damaged, or not what an index holds; names the file and what to do.
+        FormatError: A file is missing or damaged, or of another format; the message names it and says what to do.
     """
     path = Path(path).absolute()  # a view that is opened later, or elsewhere, is of the same folder
     return Index(path, *read_metadata(path))
 
 
-def map_tensors(file: Path, tensors: list[str], shape: tuple[int, ...], dtype: str) -> dict[str, npt.NDArray[Any]]:
-    """Maps a safetensors file that has just these tensors in this order, all of one shape and dtype."""
+def map_tensors(file: Path, tensors: list[str], shape: tuple[int, ...], dtype: str) -> dict[str, FloatArray]:
+    """Map a safetensors file that has exactly these tensors in this order, all of one shape and dtype."""
     try:
         layout = _core.read_layout(file)
         data = np.memmap(file, np.uint8, mode="c")
@@ -195,7 +199,7 @@ def map_tensors(file: Path, tensors: list[str], shape: tuple[int, ...], dtype: s
         raise FormatError(f"{file}: cannot be read ({error.strerror}); copy or build it again") from error
     itemsize = np.dtype(dtype).itemsize
     wanted = [(name, DTYPES[dtype], list(shape)) for name in tensors]
-    if [each[:3] for each in layout] != wanted or any(offset % itemsize for *_, offset in layout):
+    if [tensor[:3] for tensor in layout] != wanted or any(offset % itemsize for *_, offset in layout):
         raise FormatError(
             f"{file}: expected {', '.join(tensors)}, each {dtype} with shape {shape} and aligned to its values; "
             "copy or build it again"

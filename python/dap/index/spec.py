@@ -1,4 +1,4 @@
-"""What an index is made of: the options that its bytes depend on, its rows, its size, its file names."""
+"""The parts of an index: the options that its bytes depend on, its rows, its size, its file names."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from dap.errors import OptionError
 
-__all__ = ["GROUP_ROWS", "ClassRows", "IndexSpec", "index_bytes", "row_groups"]
+__all__ = ["GROUP_ROWS", "ClassRows", "FloatArray", "IndexSpec", "index_bytes", "row_groups"]
+
+FloatArray: TypeAlias = npt.NDArray[np.float16 | np.float32]
 
 SCHEMA = 1
 BLOCK_BYTES = 2**20  # of each of which index.json has the SHA-256
@@ -32,14 +37,14 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class IndexSpec:
-    """Everything that the content of an index depends on, beside its rows. Checked when made; equal specs fit together.
+    """The options that the content of an index depends on, beside its rows. Indexes of equal specs can be merged.
 
     Attributes:
-        source: Name and identity of the source: ``{"name": …, "identity": …}``.
+        source: Name and identity of the source of the images: ``{"name": …, "identity": …}``.
         prior: Hash of the prior's weights and configuration, as the manifest has it.
         block: Number of the denoiser's block at which features are taken, from 1.
         pooling: How tokens become one vector: "mean", "flat", "grid4", "sketch256", … (the name is all that is kept).
-        timesteps: t of each feature tensor, in the order of the tensors; each once.
+        timesteps: t of each feature tensor, in the order of the tensors; no t twice.
         feature_shape: (D,).
         latent_shape: (C, h, w).
         scheduler: Name of the scheduler whose ``add_noise`` was used; None for the prior's own.
@@ -98,13 +103,13 @@ class IndexSpec:
         parts = shard is None or (_are_whole(shard, 1, 2**31) and len(shard) == 2 and shard[0] <= shard[1])
         _expect("shard", shard, parts, "(i, n) with 1 <= i <= n, or None")
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields as ``index.json`` has them: tuples as lists."""
+    def to_json(self) -> dict[str, object]:
+        """Return the fields as ``index.json`` has them: tuples as lists."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def row_bytes(self) -> tuple[int, int]:
-        """Bytes of one image's features, of all timesteps together, and of its latent."""
+        """Return the bytes of one image's features, all timesteps together, and those of its latent."""
         features = len(self.timesteps) * math.prod(self.feature_shape) * ITEM_BYTES[self.dtype]
         return features, math.prod(self.latent_shape) * ITEM_BYTES[self.latent_dtype]
 
@@ -125,11 +130,11 @@ class ClassRows:
 
 
 def row_groups(rows: int, shard: tuple[int, int] | None = None) -> list[tuple[int, int]]:
-    """The rows (start, stop) of a class that are computed together, of which a shard has every n-th.
+    """Return the rows (start, stop) of each group of a class: those that are computed together.
 
     Args:
         rows: Rows of the whole class.
-        shard: (i, n), i from 1; None for all groups.
+        shard: (i, n) for every n-th group from the i-th on, i from 1; None for all groups.
 
     Example:
         >>> row_groups(600)
@@ -144,10 +149,10 @@ def row_groups(rows: int, shard: tuple[int, int] | None = None) -> list[tuple[in
 
 
 def index_bytes(spec: IndexSpec, rows: Sequence[int]) -> int:
-    """The bytes on disk of an index, but for the image ids and ``index.json``.
+    """Return about how many bytes an index takes on disk, without the image ids and ``index.json``.
 
     Args:
-        spec: What it holds.
+        spec: Its spec.
         rows: Number of rows of each class.
 
     Example:
@@ -161,23 +166,23 @@ def index_bytes(spec: IndexSpec, rows: Sequence[int]) -> int:
 
 
 def tensor_name(timestep: int) -> str:
-    """The name of a timestep's tensor: "t0980"."""
+    """Return the name of a timestep's tensor, such as "t0980"."""
     return f"t{timestep:04d}"
 
 
-def dump(value: Any) -> bytes:
-    """JSON in ASCII, so that any name that a file system or a dataset has can be written; the same bytes each time."""
+def dump(value: object) -> bytes:
+    """Return JSON in ASCII: so any name that a file system or a dataset has can be written, lone surrogates too."""
     return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode("ascii")
 
 
-def _is_whole(value: Any, least: int, limit: int) -> bool:
+def _is_whole(value: object, least: int, limit: int) -> bool:
     return type(value) is int and least <= value < limit
 
 
-def _are_whole(values: Any, least: int, limit: int) -> bool:
+def _are_whole(values: object, least: int, limit: int) -> bool:
     return isinstance(values, tuple) and all(_is_whole(value, least, limit) for value in values)
 
 
-def _expect(name: str, value: Any, fits: bool, expected: str) -> None:
+def _expect(name: str, value: object, fits: bool, expected: str) -> None:
     if not fits:
         raise OptionError(f"{name}: expected {expected}, got {str(value)[:100]!r}")

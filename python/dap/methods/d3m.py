@@ -18,12 +18,9 @@ warms up and falls linearly over the second half; gradients are clipped to norm 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -36,7 +33,7 @@ from dap.nets import optimise
 from dap.priors import TextPrior
 from dap.priors.learned_words import concept_file
 from dap.sampling import denoising_loss, draw_noised, sample
-from dap.storage.cache import CONCEPTS, cache_folder, writing_cache
+from dap.storage.cache import CONCEPTS, CacheEntry
 
 __all__ = ["D3M"]
 
@@ -124,10 +121,8 @@ class D3M:
             RULE, context.source.identity(), name, list(ids), described, asdict(self), context.seed, version("torch"),
             prior.device.type, str(prior.dtype),
         ]  # fmt: skip
-        key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-        checkpoint: Path = cache_folder() / CONCEPTS / f"{key}.safetensors"
-        with writing_cache():
-            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        entry = CacheEntry.of(CONCEPTS, content, ".safetensors")
+        entry.make_parent()
         word = prior.concept(name, self.vectors).requires_grad_()
         labels = torch.zeros(self.batch, dtype=torch.int64)  # the states come before them
 
@@ -139,6 +134,6 @@ class D3M:
 
         optimise(
             {"word": word}, loss, steps=self.steps, peak_lr=self.learning_rate, seed=(context.seed, "d3m", name),
-            checkpoint=checkpoint, title=f"word of {name}",
+            checkpoint=entry.path, title=f"word of {name}",
         )  # fmt: skip
         return word.detach()

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dap.errors import FormatError, OptionError
 from dap.priors.capabilities import ClassEmbeddingPrior
-from dap.storage.files import write_atomic
+from dap.storage.files import write_atomic, write_json
 
 if TYPE_CHECKING:
     from dap.priors.base import Prior
@@ -59,7 +59,7 @@ def write_adapter(
     held = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomic(folder / WEIGHTS, save(held))
     record = {"prior": prior, "sha256": sha256, "classes": list(learned), "rank": rank}
-    write_atomic(folder / ADAPTER, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+    write_json(folder / ADAPTER, record)
 
 
 def load_adapted(

@@ -24,7 +24,7 @@ from dap.data.manifest import (
 from dap.errors import RunMismatchError
 from dap.methods import Context, Method, Slot, Unit
 from dap.run.plan import plan
-from dap.storage.files import sha256_file, write_atomic
+from dap.storage.files import is_vacant, sha256_file, sweep, write_atomic
 
 __all__ = ["Run", "slot_path"]
 
@@ -41,7 +41,7 @@ def slot_path(folder: str, number: int) -> str:
 class Run:
     """One output folder and the plan that fills it.
 
-    Opening reads and checks what is there; it writes nothing but to cut a torn last line off the ledger.
+    Opening reads and checks what is there; it writes nothing.
 
     Args:
         out: The output folder; made when the first file is written.
@@ -67,7 +67,7 @@ class Run:
         couples: Any,
     ) -> None:
         before = read_manifest(out)
-        if before is None and out.is_dir() and any(not path.name.startswith(".tmp-") for path in out.iterdir()):
+        if before is None and not is_vacant(out):
             raise RunMismatchError(f"{out} is not empty and holds no dap.json: choose an empty or a new folder")
         self.out = out
         stages = list(before["ipc_stages"]) if before else []
@@ -117,7 +117,7 @@ class Run:
             seconds: Time already spent on earlier stages, for the manifest.
         """
         self.out.mkdir(parents=True, exist_ok=True)
-        self._sweep()
+        sweep(self.out)
         self._manifest["record"] = method.record(context, artefact)
         if hasattr(method, "files"):
             for path, data in method.files(context, artefact).items():
@@ -158,12 +158,7 @@ class Run:
             self._write(complete=True)
             self._finished = True
         (self.out / LEDGER).unlink(missing_ok=True)
-        self._sweep()
-
-    def _sweep(self) -> None:
-        """Removes the temporary files of a run that was killed while it wrote."""
-        for leftover in self.out.rglob(".tmp-*"):
-            leftover.unlink()
+        sweep(self.out)
 
     def _path(self, slot: Slot) -> str:
         return slot_path(self._folders[slot.class_index], slot.number)

@@ -1,1 +1,1 @@
-"""Files that appear whole or not at all, and the cache."""
+"""How dap writes to disk: files that appear whole, the ledger, the cache, and tensors that are too large for memory."""

@@ -1,18 +1,22 @@
-"""The cache: a folder of things that can be made again, which users may delete at any time.
+"""The cache: a folder of files that can be made again, which users may delete at any time.
 
 ``$DAP_CACHE`` names it; without that it is ``dap`` in the platform's own place for caches.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from dap.errors import OptionError
+from dap.storage.files import atomic_folder, atomic_path
 
 __all__ = [
     "CONCEPTS",
@@ -20,10 +24,10 @@ __all__ = [
     "LATENTS",
     "SHARDS",
     "SURROGATES",
+    "CacheEntry",
     "cache_folder",
     "cache_size",
     "clear_cache",
-    "writing_cache",
 ]
 
 CONCEPTS, INDEXES, LATENTS, SHARDS, SURROGATES = (
@@ -35,8 +39,84 @@ CONCEPTS, INDEXES, LATENTS, SHARDS, SURROGATES = (
 )  # the folders in the cache that dap fills
 
 
+@dataclass(frozen=True)
+class CacheEntry:
+    """A file or folder of the cache that is written once, under a name that says all that its content depends on.
+
+    It appears whole. If two processes make the same entry at once, both succeed, and that of the first one stays.
+
+    Attributes:
+        path: Where it is, or will be.
+
+    Example:
+        >>> entry = CacheEntry.of(LATENTS, ["source", "prior"], ".safetensors")
+        >>> if not entry.exists():  # doctest: +SKIP
+        ...     entry.write(b"content")
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, kind: str, content: object, suffix: str = "") -> CacheEntry:
+        """Return the entry of a content, whether it is in the cache or not.
+
+        Args:
+            kind: The folder in the cache, such as ``LATENTS``.
+            content: All that the entry's bytes depend on, as JSON: versions, options, hashes of the input.
+            suffix: Of the name, such as ".safetensors".
+        """
+        key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return cls(cache_folder() / kind / f"{key}{suffix}")
+
+    def exists(self) -> bool:
+        """Return whether it is in the cache."""
+        return self.path.exists()
+
+    def make_parent(self) -> None:
+        """Make the folder that the entry lies in.
+
+        Raises:
+            OptionError: The cache cannot be written.
+        """
+        with _writing():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(self, data: bytes) -> None:
+        """Put a file of these bytes into the cache.
+
+        Raises:
+            OptionError: The cache cannot be written.
+        """
+        self.make_parent()
+        with _writing(), atomic_path(self.path, replace=False) as temporary:
+            temporary.write_bytes(data)
+
+    @contextmanager
+    def new_file(self) -> Iterator[Path]:
+        """Yield the name of a temporary file, which becomes the entry when the block ends without an error.
+
+        Raises:
+            OptionError: The cache cannot be written.
+        """
+        self.make_parent()
+        with atomic_path(self.path, replace=False) as temporary:
+            yield temporary
+
+    @contextmanager
+    def new_folder(self) -> Iterator[Path]:
+        """Yield a new folder, which becomes the entry when the block ends without an error.
+
+        Raises:
+            OptionError: The cache cannot be written.
+        """
+        with ExitStack() as stack:
+            with _writing():
+                temporary = stack.enter_context(atomic_folder(self.path))
+            yield temporary
+
+
 def cache_folder() -> Path:
-    """Where the cache is, or will be.
+    """Return the folder of the cache, which may not exist yet.
 
     Example:
         >>> import os
@@ -53,36 +133,32 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dap"
 
 
-@contextmanager
-def writing_cache() -> Iterator[None]:
-    """Whatever goes wrong while something is put into the cache becomes one error that says what to do.
+def cache_size() -> int:
+    """Return the bytes of all files in the cache."""
+    total = 0
+    for folder, _, files in os.walk(cache_folder()):
+        for file in files:
+            try:
+                total += os.lstat(os.path.join(folder, file)).st_size
+            except FileNotFoundError:  # another process has just removed it
+                continue
+    return total
 
-    Raises:
-        OptionError: The cache cannot be written.
-    """
+
+def clear_cache() -> int:
+    """Delete all entries of the cache, and nothing else; return the bytes that were freed."""
+    before = cache_size()
+    for kind in (CONCEPTS, INDEXES, LATENTS, SHARDS, SURROGATES):
+        shutil.rmtree(cache_folder() / kind, ignore_errors=True)
+    return before - cache_size()
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Turn every OSError into one error that says what to do."""
     try:
         yield
     except OSError as error:
         raise OptionError(
             f"the cache {cache_folder()} cannot be written ({error}): set DAP_CACHE to a folder that can"
         ) from error
-
-
-def cache_size() -> int:
-    """Bytes of all files in the cache."""
-    total = 0
-    for folder, _, files in os.walk(cache_folder()):
-        for file in files:
-            try:
-                total += os.lstat(os.path.join(folder, file)).st_size
-            except FileNotFoundError:  # another process is at work here
-                continue
-    return total
-
-
-def clear_cache() -> int:
-    """Deletes what dap put into the cache, and nothing else; returns the bytes that were freed."""
-    before = cache_size()
-    for folder in (CONCEPTS, INDEXES, LATENTS, SHARDS, SURROGATES):
-        shutil.rmtree(cache_folder() / folder, ignore_errors=True)
-    return before - cache_size()

@@ -1,22 +1,30 @@
-"""Files that appear whole or not at all, and their hashes."""
+"""Files and folders that appear whole or not at all, and the hashes of files.
+
+Until it is finished, a file or folder has a temporary name beside its final one, ``.tmp-<process>-<random>``. A killed
+process leaves it behind; :func:`sweep` removes it.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["atomic_path", "sha256_file", "write_atomic"]
+__all__ = ["atomic_folder", "atomic_path", "is_vacant", "move", "sha256_file", "sweep", "write_atomic", "write_json"]
+
+PREFIX = ".tmp-"  # of all temporary names
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
-    """Writes a file so that nobody ever sees a part of it, even when the machine stops.
+    """Write a file so that nobody ever sees a part of it, even when the machine stops.
 
-    The bytes go to ``.tmp-…`` in the same folder, which is synced and renamed; then the folder is synced. After an
-    error the temporary file is gone and the old file, if there was one, is untouched.
+    The bytes go to a temporary file in the same folder, which is synced and renamed; then the folder is synced. After
+    an error the temporary file is gone and the old file, if there was one, is untouched.
 
     Args:
         path: The file; its folder exists. A file of that name is replaced.
@@ -36,9 +44,21 @@ def write_atomic(path: str | Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def write_json(path: str | Path, value: object) -> None:
+    """Write a value as indented JSON in UTF-8 with a line break at the end, as :func:`write_atomic` writes."""
+    write_atomic(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """For writers that want a file's name: what is written to the one given here appears as ``path`` at the end.
+def atomic_path(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
+    """Yield the name of a temporary file, which becomes ``path`` when the block ends without an error.
+
+    Args:
+        path: The file; its folder exists.
+        replace: Whether a file of that name is replaced; otherwise it stays, and the new one is thrown away.
+
+    Raises:
+        OSError: As :func:`write_atomic`.
 
     Example:
         >>> import tempfile
@@ -49,24 +69,96 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         'whole'
     """
     path = Path(path)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}")
+    temporary = _temporary(path)
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if replace or not path.exists():
+            os.replace(temporary, path)
+        else:
+            temporary.unlink()
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is durable without it
-        folder = os.open(path.parent, os.O_RDONLY)
+    _sync_folder(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder, which becomes ``path`` when the block ends without an error.
+
+    If another process makes ``path`` in the meantime, its folder stays and this one is thrown away.
+
+    Args:
+        path: The folder; missing parents are made. The files that are put in should be synced by who writes them.
+
+    Raises:
+        OSError: The parent cannot be written, or ``path`` is a file.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     with atomic_folder(Path(parent, "x")) as temporary:
+        ...         write_atomic(temporary / "y.txt", b"whole")
+        ...     [file.name for file in Path(parent, "x").iterdir()]
+        ['y.txt']
+    """
+    temporary = _temporary(path)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            os.rename(temporary, path)
+        except OSError:
+            if not path.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _sync_folder(path.parent)
+
+
+def move(path: Path, target: Path) -> None:
+    """Rename a finished file or folder to ``target`` on the same disk, and remove what had that name before."""
+    if target.is_dir():
+        shutil.rmtree(target)
+    os.replace(path, target)
+
+
+def is_vacant(folder: Path) -> bool:
+    """Return whether a new result may be written there: nothing of that name, or a folder with only leftovers."""
+    if not folder.exists():
+        return True
+    return folder.is_dir() and all(entry.name.startswith(PREFIX) for entry in folder.iterdir())
+
+
+def sweep(folder: Path) -> None:
+    """Remove all temporary files and folders below ``folder``.
+
+    Only a process that alone writes there may call it: the temporary files of a living one go as well.
+    """
+    for leftover in list(folder.rglob(f"{PREFIX}*")):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def sha256_file(path: str | Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal; reads in blocks."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal. The file is read in blocks."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable."""
+    if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is durable without it
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -8,7 +8,6 @@ last: a folder without it is not finished, and moving goes on after a kill.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from typing import Any
 
 from dap.data.manifest import check_same_run
 from dap.errors import FormatError, RunMismatchError
-from dap.storage.files import write_atomic
+from dap.storage.files import is_vacant, move, write_atomic
 
 __all__ = ["FINISHED", "check_folder", "training_folder"]
 
@@ -39,7 +38,7 @@ def check_folder(out: Path, identity: Mapping[str, Any]) -> bool:
                 raise FormatError(f"{record}: expected JSON ({error})") from error
             check_same_run(out, before if isinstance(before, dict) else {}, identity)
             return record.name == RECORD
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not is_vacant(out):
         raise RunMismatchError(f"{out} is not an empty folder and holds no training: choose an empty or a new folder")
     return False
 
@@ -53,9 +52,6 @@ def training_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
     yield workshop
     finished = workshop / FINISHED
     for path in sorted(finished.iterdir()):
-        target = out / path.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(path, target)
-    os.replace(workshop / "identity.json", out / RECORD)
+        move(path, out / path.name)
+    move(workshop / "identity.json", out / RECORD)
     shutil.rmtree(workshop)

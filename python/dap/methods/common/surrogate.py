@@ -15,8 +15,6 @@ is trained by :func:`dap.nets.train_classifier` (AdamW, one cycle) where the pap
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -36,8 +34,7 @@ from dap.nets import create_net, list_nets, train_classifier
 from dap.registry import unknown_name_error
 from dap.rng import generator
 from dap.selection import random_per_class
-from dap.storage.cache import SURROGATES, cache_folder, writing_cache
-from dap.storage.files import write_atomic
+from dap.storage.cache import SURROGATES, CacheEntry
 
 if TYPE_CHECKING:
     from dap.methods.base import Context
@@ -138,15 +135,12 @@ def prepare_surrogate(context: Context, training: SurrogateTraining) -> Surrogat
         RULE, context.source.identity(), names, context.size, context.channels, context.seed, asdict(training),
         version("torch"), device.type,
     ]  # fmt: skip
-    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    path = cache_folder() / SURROGATES / f"{key}.safetensors"
-    if path.is_file():
-        tensors = _read(path)
+    entry = CacheEntry.of(SURROGATES, content, ".safetensors")
+    if entry.exists():
+        tensors = _read(entry.path)
     else:
         tensors = _train(context, training, net)
-        with writing_cache():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, save(tensors))
+        entry.write(save(tensors))
     return Surrogate(net, tuple(tensors["epochs"].tolist()), tensors["weights"].to(device), tensors["gradients"])
 
 

@@ -1,0 +1,98 @@
+"""The append-only ledger of finished work: a file of JSON lines, each on disk before the next piece of work starts.
+
+A process that is killed while it writes leaves a last line without an end. Reading drops that line, so its work is done
+again; the next append cuts it off the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dap.errors import FormatError
+from dap.storage.files import write_atomic
+
+__all__ = ["Ledger"]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """A ledger on disk, whether it is there already or not. One process at a time may write it.
+
+    Attributes:
+        path: The file; its folder exists when a line is written.
+        ascii: Whether characters beyond ASCII are escaped: then any text can be written, lone surrogates too.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     ledger = Ledger(Path(folder, "ledger.jsonl"))
+        ...     ledger.append({"files": 1})
+        ...     _ = ledger.path.write_bytes(ledger.path.read_bytes() + b'{"fil')  # killed here
+        ...     ledger.append({"files": 2})
+        ...     ledger.read()
+        [{'files': 1}, {'files': 2}]
+    """
+
+    path: Path
+    ascii: bool = False
+
+    def exists(self) -> bool:
+        """Return whether the file is there."""
+        return self.path.is_file()
+
+    def write(self, entries: Iterable[Mapping[str, object]]) -> None:
+        """Write the whole ledger, in place of the one that is there."""
+        write_atomic(self.path, b"".join(map(self._line, entries)))
+
+    def append(self, entry: Mapping[str, object]) -> None:
+        """Add a line, in a new file if there is none, and wait until it is on disk."""
+        with self.path.open("a+b") as file:
+            _cut_torn_line(file)
+            file.write(self._line(entry))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return the entries of all lines that were finished; none where there is no file.
+
+        Raises:
+            FormatError: A finished line is not a JSON object.
+        """
+        if not self.exists():
+            return []
+        *lines, _ = self.path.read_bytes().split(b"\n")
+        entries = []
+        for number, line in enumerate(lines, 1):
+            try:
+                entries.append(json.loads(line))
+            except (ValueError, RecursionError) as error:
+                raise self.damaged(f"line {number} is not JSON") from error
+        if not all(isinstance(entry, dict) for entry in entries):
+            raise self.damaged("a line is not a JSON object")
+        return entries
+
+    def remove(self) -> None:
+        """Delete the file if it is there."""
+        self.path.unlink(missing_ok=True)
+
+    def damaged(self, reason: str) -> FormatError:
+        """Return the error for a ledger whose lines are not what they should be."""
+        return FormatError(f"{self.path}: damaged ({reason}); delete {self.path.parent} and start again")
+
+    def _line(self, entry: Mapping[str, object]) -> bytes:
+        return json.dumps(entry, ensure_ascii=self.ascii).encode() + b"\n"
+
+
+def _cut_torn_line(file: BinaryIO) -> None:
+    """Cut the file behind its last line break, if it does not end with one."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return
+    file.seek(-1, os.SEEK_END)
+    if file.read() != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)

@@ -1,0 +1,53 @@
+"""Writes safetensors files that are larger than memory: the shapes are known, the values come in blocks.
+
+A file is the header's length (u64, little-endian), the header (JSON, padded by spaces to a multiple of 8 bytes) and the
+values of all tensors, one after the other. Format: https://huggingface.co/docs/safetensors
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["write_tensors"]
+
+
+def write_tensors(path: Path, shapes: Mapping[str, Sequence[int]], blocks: Iterable[npt.NDArray[np.float32]]) -> None:
+    """Write a safetensors file of float32 tensors, holding one block of values in memory at a time.
+
+    Args:
+        path: The file, which does not exist.
+        shapes: The shape of each tensor by its name, in the order of the file.
+        blocks: The values of all tensors in that order, in blocks of any shape.
+
+    Raises:
+        ValueError: The blocks have more or fewer values than the shapes.
+        OSError: The file exists or cannot be written, or the disk is full.
+
+    Example:
+        >>> import tempfile
+        >>> from safetensors.numpy import load_file
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_tensors(Path(folder, "x"), {"a": (2, 2), "b": (1,)}, [np.ones((2, 2)), np.zeros(1)])
+        ...     load_file(Path(folder, "x"))["a"]
+        array([[1., 1.],
+               [1., 1.]], dtype=float32)
+    """
+    layout, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + math.prod(shape) * 4
+        layout[name] = {"dtype": "F32", "shape": [*shape], "data_offsets": [begin, end]}
+    header = json.dumps(layout).encode()
+    header += b" " * (-len(header) % 8)
+    written = 0
+    with path.open("xb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for block in blocks:
+            written += file.write(np.asarray(block, "<f4").tobytes())
+    if written != end:
+        raise ValueError(f"{path}: expected values of {end} bytes by the shapes, got {written}")

@@ -1,0 +1,307 @@
+"""Files and folders that appear whole, the ledger, entries of the cache, and tensors that are written in blocks."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from dap.errors import FormatError, OptionError
+from dap.storage.cache import LATENTS, CacheEntry, cache_folder, clear_cache
+from dap.storage.files import (
+    atomic_folder,
+    atomic_path,
+    is_vacant,
+    move,
+    sha256_file,
+    sweep,
+    write_atomic,
+    write_json,
+)
+from dap.storage.ledger import Ledger
+from dap.storage.tensors import write_tensors
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_write_atomic_replaces_the_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    write_atomic(path, b"a longer first version")
+    write_atomic(path, b"second")
+    assert path.read_bytes() == b"second"
+    assert [file.name for file in tmp_path.iterdir()] == ["x.bin"]
+    assert sha256_file(path) == hashlib.sha256(b"second").hexdigest()
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(b"old")
+    seen: list[str] = []
+
+    def fail(*_: object) -> None:
+        seen.extend(file.name for file in tmp_path.iterdir() if file != path)
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(os, failing, fail)
+    with pytest.raises(OSError, match="no space"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    assert len(seen) == 1 and seen[0].startswith(".tmp-") and not seen[0].endswith(".png")
+
+
+def test_write_atomic_syncs_before_it_renames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (calls.append("fsync"), fsync(handle))[1])
+    monkeypatch.setattr(os, "replace", lambda *paths: (calls.append("replace"), replace(*paths))[1])
+    write_atomic(tmp_path / "x", b"1")
+    assert calls == (["fsync", "replace", "fsync"] if os.name == "posix" else ["fsync", "replace"])
+
+
+def test_json_is_indented_utf8_with_a_line_break(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"é": [1]})
+    assert (tmp_path / "x.json").read_bytes() == '{\n "é": [\n  1\n ]\n}\n'.encode()
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_in_the_block_leaves_the_old_file_or_folder_alone(tmp_path: Path, error: type[BaseException]) -> None:
+    write_atomic(tmp_path / "file", b"old")
+    with pytest.raises(error), atomic_path(tmp_path / "file") as temporary:
+        temporary.write_bytes(b"half a ne")
+        raise error
+    with pytest.raises(error), atomic_folder(tmp_path / "folder") as temporary:
+        (temporary / "part").write_bytes(b"x")
+        assert names(tmp_path) == [temporary.name, f"{temporary.name}/part", "file"]
+        raise error
+    assert names(tmp_path) == ["file"] and (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_the_first_of_two_that_make_a_file_or_folder_at_once_stays(tmp_path: Path) -> None:
+    file, folder = tmp_path / "file", tmp_path / "new" / "folder"
+    with atomic_path(file, replace=False) as first, atomic_path(file, replace=False) as second:
+        first.write_bytes(b"outer, published last")
+        second.write_bytes(b"inner, published first")
+    with atomic_folder(folder) as first, atomic_folder(folder) as second:
+        (first / "last").touch()
+        (second / "first").touch()
+    assert file.read_bytes() == b"inner, published first"
+    assert names(tmp_path) == ["file", "new", "new/folder", "new/folder/first"]
+
+
+def test_a_folder_does_not_replace_a_file(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"mine")
+    with pytest.raises(OSError, match="x"), atomic_folder(tmp_path / "x"):
+        pass
+    assert names(tmp_path) == ["x"] and (tmp_path / "x").read_bytes() == b"mine"
+
+
+def test_move_replaces_files_and_folders(tmp_path: Path) -> None:
+    for folder in ("old", "new"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{folder}.txt").touch()
+    move(tmp_path / "new", tmp_path / "old")
+    move(tmp_path / "old" / "new.txt", tmp_path / "x")
+    assert names(tmp_path) == ["old", "x"]
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from dap.storage.files import atomic_folder, atomic_path
+with atomic_folder(Path("folder")) as folder, atomic_path("sub/file") as file:
+    (folder / "part").write_bytes(b"x")
+    file.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_leftovers_of_a_killed_process_are_vacant_and_swept(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    killed = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    left = names(tmp_path)
+    assert len(left) == 4 and sum(".tmp-" in name for name in left) == 3
+    assert is_vacant(tmp_path / "missing") and is_vacant(tmp_path / "sub") and not is_vacant(tmp_path)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "mine").touch()
+    (tmp_path / "sub" / ".tmp-1-link").symlink_to(tmp_path / "linked", target_is_directory=True)
+    sweep(tmp_path)
+    assert names(tmp_path) == ["linked", "linked/mine", "sub"]
+    assert not is_vacant(tmp_path / "linked" / "mine")
+
+
+# The ledger
+
+
+@pytest.mark.parametrize("ascii", [False, True])
+def test_a_torn_last_line_is_dropped_wherever_it_was_torn(tmp_path: Path, ascii: bool) -> None:
+    ledger = Ledger(tmp_path / "x.jsonl", ascii=ascii)
+    assert ledger.read() == [] and not ledger.exists()
+    first, second, third = {"a/é": "1"}, {"é": "2", "c": [3]}, {"d": 4}
+    ledger.append(first)
+    start = ledger.path.stat().st_size
+    ledger.append(second)
+    content = ledger.path.read_bytes()
+    assert content.isascii() == ascii and content.count(b"\n") == 2
+    for size in range(len(content)):
+        ledger.path.write_bytes(content[:size])
+        kept = [first] if size >= start else []
+        assert ledger.read() == kept
+        assert ledger.path.read_bytes() == content[:size], "reading does not write"
+        ledger.append(third)
+        assert ledger.read() == [*kept, third]
+        assert ledger.path.read_bytes() == content[: start * len(kept)] + b'{"d": 4}\n'
+
+
+def test_a_ledger_is_written_whole_and_synced_line_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(tmp_path / "x.jsonl", ascii=True)
+    ledger.write([{"a": 1}, {"b": "\ud800"}])
+    assert ledger.path.read_bytes() == b'{"a": 1}\n{"b": "\\ud800"}\n'
+    sizes, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (sizes.append(os.fstat(handle).st_size), fsync(handle))[1])
+    ledger.append({"c": 3})
+    assert sizes == [ledger.path.stat().st_size] and len(ledger.read()) == 3
+    ledger.write([])
+    assert ledger.read() == [] and ledger.exists()
+    ledger.remove()
+    ledger.remove()
+    assert not ledger.exists()
+
+
+@pytest.mark.parametrize("line", [b"not json", b"[1]", b"3", b"\xff", b"", b"[" * 100_000])
+def test_a_damaged_line_is_refused_and_the_file_named(tmp_path: Path, line: bytes) -> None:
+    ledger = Ledger(tmp_path / "x.jsonl")
+    ledger.path.write_bytes(b'{"a": 1}\n' + line + b'\n{"b": 2}\n')
+    with pytest.raises(FormatError, match=r"x\.jsonl: damaged .*; delete .* and start again"):
+        ledger.read()
+
+
+# The cache
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own."""
+    monkeypatch.setenv("DAP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_an_entry_is_named_by_its_content(cache: Path) -> None:
+    content = ["source", {"é": [1, 2.5, None]}]
+    entry = CacheEntry.of(LATENTS, content, ".safetensors")
+    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    assert entry.path == cache / "latents" / f"{key}.safetensors"
+    assert CacheEntry.of(LATENTS, [*content, 1]).path != entry.path
+    assert not entry.exists() and not cache.exists()
+
+
+def test_an_entry_appears_whole_and_the_first_one_stays(cache: Path) -> None:
+    file, other, folder = (CacheEntry.of(LATENTS, number) for number in range(3))
+    with file.new_file() as temporary:
+        temporary.write_bytes(b"last")
+        assert not file.exists()
+        file.write(b"first")
+    file.write(b"last")
+    with pytest.raises(KeyboardInterrupt), other.new_file() as temporary:
+        temporary.write_bytes(b"x")
+        raise KeyboardInterrupt
+    with folder.new_folder() as temporary, folder.new_folder() as inner:
+        (temporary / "last").touch()
+        (inner / "first").touch()
+    assert file.path.read_bytes() == b"first" and not other.exists()
+    assert names(cache / LATENTS) == sorted([file.path.name, folder.path.name, f"{folder.path.name}/first"])
+    assert clear_cache() == 5 and not file.exists()
+
+
+def publish(number, barrier, results):
+    """Makes the same two entries as another process, at the same time."""
+    file, folder = CacheEntry.of(LATENTS, "file"), CacheEntry.of(LATENTS, "folder")
+    with file.new_file() as path, folder.new_folder() as parent:
+        path.write_bytes(bytes([number]) * 100_000)
+        (parent / "a").write_bytes(bytes([number]))
+        (parent / "b").write_bytes(bytes([number]))
+        barrier.wait(60)
+    results.put([file.path.read_bytes(), (folder.path / "a").read_bytes() + (folder.path / "b").read_bytes()])
+
+
+def test_two_processes_publish_an_entry_once(cache: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(2), context.Queue()
+    processes = [context.Process(target=publish, args=(number, barrier, results)) for number in (1, 2)]
+    for process in processes:
+        process.start()
+    seen = [results.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    for file, folder in seen:
+        assert len(file) == 100_000 and len(set(file)) == 1
+        assert folder in (b"\1\1", b"\2\2") and folder == seen[0][1]
+    assert len(list((cache / LATENTS).iterdir())) == 2
+
+
+def test_a_cache_that_cannot_be_written_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("DAP_CACHE", str(tmp_path / "file"))
+    entry = CacheEntry.of(LATENTS, 1)
+    message = r"the cache .*file cannot be written .*: set DAP_CACHE"
+    with pytest.raises(OptionError, match=message):
+        entry.write(b"x")
+    with pytest.raises(OptionError, match=message), entry.new_file():
+        pass
+    with pytest.raises(OptionError, match=message), entry.new_folder():
+        pass
+    assert cache_folder().read_text() == "mine"
+
+
+def test_an_error_of_who_fills_an_entry_is_not_one_of_the_cache(cache: Path) -> None:
+    entry = CacheEntry.of(LATENTS, 1)
+    for new in (entry.new_file, entry.new_folder):
+        with pytest.raises(FileNotFoundError), new():
+            (cache / "an image that somebody deleted").read_bytes()
+    assert names(cache) == [LATENTS]
+
+
+# Tensors
+
+
+def test_tensors_in_blocks_are_the_file_that_the_package_reads(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tensors = {"a": rng.random((5, 3), np.float32), "é": np.zeros((0, 2), np.float32), "0": rng.random(7, np.float32)}
+    blocks = [tensors["a"][:2], tensors["a"][2:], tensors["0"].astype(np.float64)]
+    write_tensors(tmp_path / "x", {name: array.shape for name, array in tensors.items()}, blocks)
+    read = load_file(tmp_path / "x")
+    assert list(read.keys() ^ tensors.keys()) == []
+    for name, array in tensors.items():
+        np.testing.assert_array_equal(read[name], array, strict=True)
+    (length,) = struct.unpack("<Q", (tmp_path / "x").read_bytes()[:8])
+    assert length % 8 == 0
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_blocks_that_do_not_fill_the_shapes_are_refused(tmp_path: Path, rows: int) -> None:
+    with pytest.raises(ValueError, match=f"expected values of 16 bytes by the shapes, got {8 * rows}"):
+        write_tensors(tmp_path / "x", {"a": (2, 2)}, [np.zeros((rows, 2), np.float32)])
+
+
+def test_writing_tensors_does_not_replace_a_file(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"mine")
+    with pytest.raises(FileExistsError):
+        write_tensors(tmp_path / "x", {}, [])
+    assert (tmp_path / "x").read_bytes() == b"mine"
