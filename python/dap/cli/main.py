@@ -9,7 +9,6 @@ import traceback
 import click
 
 from dap._core import build_info
-from dap.cli.bench import bench
 from dap.cli.cache import cache
 from dap.cli.distill import distill
 from dap.cli.evaluate import evaluate
@@ -30,7 +29,7 @@ def dap(debug: bool) -> None:
     """Distils a labelled image dataset into a few images per class, with a diffusion model as prior."""
 
 
-for _command in (bench, cache, distill, evaluate, index, info, methods, pack, prior):
+for _command in (cache, distill, evaluate, index, info, methods, pack, prior):
     dap.add_command(_command)
 
 
