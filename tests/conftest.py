@@ -111,7 +111,7 @@ def own_tables(monkeypatch):
 
     for table in (METHODS, TERMS):
         list(table)
-        monkeypatch.setattr(table, "_things", dict(table._things))
+        monkeypatch.setattr(table, "_entries", dict(table._entries))
 
 
 @pytest.fixture

@@ -254,7 +254,7 @@ def test_another_run_is_refused_in_one_line(run, tree, tmp_path):
         (["TREE", "--test", "fashion-mimi"], "did you mean 'fashion-mini'"),
         (["TREE", "--test", "TREE", "--protocol", "smal"], "did you mean 'small'"),
         (["TREE", "--test", "TREE", "--network", "convnet4"], "did you mean 'convnet3'"),
-        (["TREE", "--test", "TREE", "--repeats", "0"], "repeats must be at least 1"),
+        (["TREE", "--test", "TREE", "--repeats", "0"], "repeats: expected a whole number of at least 1"),
         (["TREE", "--test", "TREE", "--judge"], "judge"),
         (["TREE", "--test", "TREE", "--device", "gpu"], "device"),
         (["TREE", "--test", "TREE", "--json", "/nowhere/result.json"], "/nowhere/result.json"),

@@ -229,7 +229,7 @@ class TestEvaluateSets:
             evaluate_sets({"a": sets[0]}, sets[1], **(options | changes))
 
         for changes, message in (
-            ({"repeats": 0}, "repeats must be at least 1, got 0"),
+            ({"repeats": 0}, "repeats: expected a whole number of at least 1, got 0"),
             ({"protocol": "large"}, "unknown protocol 'large'"),
             ({"networks": ["convnet3", "convnet4"]}, "unknown network 'convnet4'; did you mean 'convnet3'"),
             ({"networks": "convnet3"}, "expected a list of different network names, got 'convnet3'"),

@@ -152,7 +152,7 @@ class TestTree:
         found = dap.load(tmp_path)
         assert found.take(2).files == ["a/00000.png", "a/00001.png", "b/00000.png", "b/00001.png"]
         assert found.take(2).take(1).labels.tolist() == [0, 1]
-        with pytest.raises(OptionError, match="expected 1 to 2 images per class"):
+        with pytest.raises(OptionError, match="take: expected a whole number from 1 to 2"):
             found.take(3)
 
     @pytest.mark.parametrize("kind", ["missing", "empty"])

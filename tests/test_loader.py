@@ -249,7 +249,7 @@ class TestLoader:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+            ({"batch_size": 0}, "batch_size: expected a whole number of at least 1, got 0"),
             ({"augment": "flop"}, "unknown augmentation 'flop'; did you mean 'flip'"),
             ({"mean": [0.5] * 3}, "expected both, 3 numbers each"),
             ({"mean": [0.5], "std": [0.5]}, "expected both, 3 numbers each"),

@@ -172,13 +172,13 @@ def test_a_part_of_a_part_is_a_prefix(distilled):
     part = distilled.take(4)
     assert part.take(2).files == distilled.take(2).files
     assert set(part.files[:2]) == set(distilled.take(2).files[:2])
-    with pytest.raises(OptionError, match="take: expected 1 to 4 images per class, as many as there are, got 5"):
+    with pytest.raises(OptionError, match="take: expected a whole number from 1 to 4, got 5"):
         part.take(5)
 
 
 @pytest.mark.parametrize("n", [0, -1, 6, 2.0, True, "2"])
 def test_more_than_there_are_or_no_number_is_refused(distilled, n):
-    with pytest.raises(OptionError, match=f"take: expected 1 to 5 images per class, as many as there are, got {n!r}"):
+    with pytest.raises(OptionError, match=f"take: expected a whole number from 1 to 5, got {n!r}"):
         distilled.take(n)
 
 

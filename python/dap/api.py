@@ -23,7 +23,7 @@ from dap.data import classmap
 from dap.data.builtin import BUILTIN
 from dap.data.classmap import LabelMap
 from dap.data.image_files import read_image
-from dap.data.label_order import ClassMap, reorder_labels
+from dap.data.label_order import LabelOrder, reorder_labels
 from dap.data.manifest import SCHEMA, read_manifest
 from dap.data.names import escape
 from dap.data.open import SourceLike, open_source
@@ -52,7 +52,7 @@ SHEET = "contact_sheet.png"
 MAX_BATCH = 100
 
 
-def load(path: SourceLike, *, class_map: ClassMap | None = None) -> DistilledDataset:
+def load(path: SourceLike, *, class_map: LabelOrder | None = None) -> DistilledDataset:
     """Opens a distilled dataset: a run of :func:`distill`, or a set that another method's authors released.
 
     Args:

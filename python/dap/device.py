@@ -1,4 +1,4 @@
-"""Where torch code runs."""
+"""Torch devices by name."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["named_device", "resolve_device"]
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
-    """The device that is named; for None the GPU, or the CPU where there is none.
+    """The named device; for None the GPU if there is one, else the CPU.
 
     Raises:
-        OptionError: There is no such kind of device, or no GPU.
+        OptionError: The name is not a device's, or there is no such GPU.
 
     Example:
         >>> resolve_device("cpu")
@@ -21,19 +21,19 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found = named_device(device)
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+    resolved = named_device(device)
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
         raise OptionError(
             f"device={device}: torch sees {torch.cuda.device_count()} GPUs here; leave it out or use 'cpu'"
         )
-    return found
+    return resolved
 
 
 def named_device(device: str | torch.device) -> torch.device:
-    """The device of that name, whether it is there or not.
+    """The device with that name, which need not exist on this machine.
 
     Raises:
-        OptionError: There is no such kind of device.
+        OptionError: The name is not a device's.
     """
     try:
         return torch.device(device)

@@ -26,16 +26,16 @@ class SourceError(DapError, ValueError):
 
 
 class FormatError(DapError, ValueError):
-    """A file is corrupt or not of the format that its name promises."""
+    """A file is damaged, or its format is not that of its name."""
 
 
 class ClassMapError(DapError, ValueError):
-    """The source has classes that the prior does not know, and nothing says how to map them."""
+    """Classes cannot be matched: to the labels of a prior, or to the class map of a set that is loaded."""
 
 
 class RunMismatchError(DapError, ValueError):
-    """An output folder holds another run, or files that do not match its manifest."""
+    """An output folder holds another run, or files that differ from the hashes in its manifest."""
 
 
 class DivergedError(DapError, ArithmeticError):
-    """Sampling produced a value that is not finite."""
+    """Sampling produced a value that is infinite or not a number."""

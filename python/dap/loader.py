@@ -1,4 +1,4 @@
-"""Batches of a set that lies on the device as a whole: drawn, augmented and made float there, with seeds of its own."""
+"""Batches of a set that is kept on the device: drawn, augmented and converted to float there, seeded by epoch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dap import rng
+from dap.config import check_whole
 from dap.device import resolve_device
 from dap.errors import OptionError
 from dap.nets import Augmentation, get_augmentation
@@ -23,25 +24,25 @@ Augment = str | Augmentation | Callable[[Tensor, torch.Generator], Tensor]
 class Loader:
     """Iterates over augmented batches; made by :meth:`dap.DistilledDataset.loader`.
 
-    An epoch's batches depend on the seed and the number of the epoch alone. Each ``iter()`` takes the epoch that
-    ``epoch`` says and adds one to it; set it to go on with a stopped training or to see an epoch again.
+    The batches of an epoch depend on the seed and the epoch's number alone. Each ``iter()`` starts the epoch with the
+    number ``epoch`` and increments it; set ``epoch`` to resume a training or to repeat an epoch.
 
     Args:
         images: uint8 with shape (N, C, H, W), C = 1 or 3.
         labels: int64 with shape (N,).
         batch_size: Images of a batch, at least 1; the last batch of an epoch may have fewer.
         augment: None or one of the names of :func:`dap.nets.get_augmentation`; a :class:`dap.nets.Augmentation`; or a
-            function of uint8 images with shape (B, C, H, W) on the device and a CPU generator for its draws, which
-            returns images, uint8 or float in [0, 1].
-        seed: Root of the order and of all draws.
-        device: Where images lie and batches are made; the GPU if there is one.
-        shuffle: Whether each epoch has an order of its own.
+            function of uint8 images with shape (B, C, H, W) on the device and a CPU generator for its random numbers,
+            which returns images, uint8 or float in [0, 1].
+        seed: Root of the order and of all random numbers.
+        device: Device of the images and batches; None: the GPU if there is one.
+        shuffle: Whether to shuffle the images anew in each epoch.
         drop_last: Whether to leave out a last batch that is not full.
-        mean: Of each channel, what batches are normalised with: (x − mean) / std. None: values stay in [0, 1].
-        std: Of each channel; goes with ``mean``.
+        mean: Mean of each channel, for normalisation (x − mean) / std; None: values stay in [0, 1].
+        std: Standard deviation of each channel; given together with ``mean``.
 
     Attributes:
-        epoch: Number of the epoch that the next ``iter()`` gives, from 0.
+        epoch: Number of the epoch that the next ``iter()`` starts, from 0.
 
     Raises:
         OptionError: A value is out of range, or the images do not fit on the device.
@@ -69,8 +70,7 @@ class Loader:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        if not batch_size >= 1:
-            raise OptionError(f"batch_size: expected at least 1, got {batch_size}")
+        check_whole("batch_size", batch_size)
         if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
             raise OptionError(f"expected uint8 images (N, 1 or 3, H, W), got {images.dtype} {tuple(images.shape)}")
         if labels.shape != images.shape[:1]:
@@ -90,7 +90,7 @@ class Loader:
             ) from error
 
     def __len__(self) -> int:
-        """The number of batches of an epoch."""
+        """The number of batches in an epoch."""
         full, rest = divmod(len(self.images), self.batch_size)
         return full + (rest > 0 and not self.drop_last)
 
@@ -104,25 +104,25 @@ class Loader:
         count, _, height, width = self.images.shape
         order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
         for indices in order.split(self.batch_size)[: len(self)]:
-            here = indices.to(self.device)
+            rows = indices.to(self.device)
             if isinstance(self.augment, Augmentation):
-                draws = self.augment.draw(len(here), height, width, generator)
-                images = self._buffers.empty(torch.Size((len(here), *self.images.shape[1:])), self.device)
+                draws = self.augment.draw(len(rows), height, width, generator)
+                images = self._buffers.empty(torch.Size((len(rows), *self.images.shape[1:])), self.device)
                 self.augment.apply(self.images, draws, images, rows=indices, normal=self._normal)
             else:
-                images = self.augment(self.images.index_select(0, here), generator)
+                images = self.augment(self.images.index_select(0, rows), generator)
                 images = images.float() if images.is_floating_point() else images / 255
                 if self._normal is not None:
                     centre, spread = self._normal.to(self.device)[:, :, None, None].unbind(1)
                     images = (images - centre) / spread
-            yield images, self.labels[here]
+            yield images, self.labels[rows]
 
 
 class _Buffers:
-    """Memory of batches on the CPU that nobody holds any more: new pages cost more than what is written to them.
+    """Reuses the CPU memory of batches that are no longer referenced: new memory pages cost more than filling them.
 
-    The storage of a tensor from an array, which all its views share, holds that array; when the array is gone, so are
-    they. NumPy asks for huge pages, torch does not.
+    A tensor made from an array, and each view of it, keeps a reference to that array: once the array is collected, no
+    tensor uses the memory. The memory is NumPy's because NumPy requests huge pages and torch does not.
     """
 
     def __init__(self) -> None:
@@ -130,10 +130,10 @@ class _Buffers:
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[_Buffers], tuple[()]]:
-        return _Buffers, ()  # for a process of its own
+        return _Buffers, ()  # another process starts with no memory to reuse
 
     def empty(self, shape: torch.Size, device: torch.device) -> Tensor:
-        """A batch of this shape, float32, with any values."""
+        """A float32 batch of this shape with arbitrary values."""
         if device.type != "cpu":
             return torch.empty(shape, device=device)
         with self._lock:
@@ -147,12 +147,12 @@ class _Buffers:
                 return lent
         memory = np.empty(size, np.float32)
         lent = memory[:]
-        self._lent = [*self._lent[-1:], (memory, weakref.ref(lent))]  # a loop holds a batch while the next is made
+        self._lent = [*self._lent[-1:], (memory, weakref.ref(lent))]  # two: a loop holds a batch during the next
         return lent
 
 
 def _normal(channels: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Tensor | None:
-    """Mean and deviation of each channel, float32 (channels, 2)."""
+    """Mean and standard deviation of each channel, float32 (channels, 2); None if neither is given."""
     if mean is None and std is None:
         return None
     if mean is None or std is None or len(mean) != channels or len(std) != channels or not min(std) > 0:

@@ -1,9 +1,10 @@
-"""Tables from names to things, and what is said when a name is unknown."""
+"""Name registries with did-you-mean errors."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator
+from types import FunctionType
 from typing import Generic, TypeVar
 
 from dap.errors import OptionError
@@ -14,7 +15,7 @@ T = TypeVar("T")
 
 
 def unknown_name_error(kind: str, name: object, known: Iterable[str]) -> OptionError:
-    """The error for a name that is not known: it lists the known ones and offers the nearest.
+    """The error for an unknown name: it lists the known names and suggests the nearest.
 
     Example:
         >>> str(unknown_name_error("method", "dapp", ["dap", "dit"]))
@@ -27,34 +28,48 @@ def unknown_name_error(kind: str, name: object, known: Iterable[str]) -> OptionE
 
 
 class Registry(Generic[T]):
-    """Names of one kind of thing ("method", "kernel"), in the order in which they were registered.
+    """Maps names to entries of one kind, such as kernels, in the order in which they were registered.
 
     Args:
-        kind: What a thing is called in errors.
-        discover: Registers what other packages bring; called once, when the table is first read.
+        kind: The word for an entry in error messages, such as "kernel".
+        discover: Registers the entries of other packages; called once, when the registry is first read.
+
+    Example:
+        >>> shapes: Registry[type] = Registry("shape")
+        >>> @shapes.register("circle")
+        ... class Circle: ...
+        >>> list(shapes), shapes["circle"] is Circle
+        (['circle'], True)
+        >>> shapes["circel"]
+        Traceback (most recent call last):
+        dap.errors.OptionError: unknown shape 'circel'; did you mean 'circle'? Known: circle
     """
 
     def __init__(self, kind: str, discover: Callable[[], None] | None = None) -> None:
         self.kind = kind
         self._discover = discover
-        self._things: dict[str, T] = {}
+        self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that enters a thing under ``name``; a name that another thing has is an error."""
+        """Returns a decorator that registers an entry under ``name``.
 
-        def enter(thing: T) -> T:
-            if name in self._things and _definition(thing) != _definition(self._things[name]):
+        Raises:
+            OptionError: When it is applied, if another entry has that name.
+        """
+
+        def add(entry: T) -> T:
+            if name in self._entries and _definition(entry) != _definition(self._entries[name]):
                 raise OptionError(f"a {self.kind} named {name!r} is registered already")
-            self._things[name] = thing
-            return thing
+            self._entries[name] = entry
+            return entry
 
-        return enter
+        return add
 
     def __getitem__(self, name: str) -> T:
-        things = self._read()
-        if name not in things:
-            raise unknown_name_error(self.kind, name, things)
-        return things[name]
+        entries = self._read()
+        if name not in entries:
+            raise unknown_name_error(self.kind, name, entries)
+        return entries[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._read())
@@ -63,9 +78,9 @@ class Registry(Generic[T]):
         discover, self._discover = self._discover, None
         if discover is not None:
             discover()
-        return self._things
+        return self._entries
 
 
-def _definition(thing: object) -> object:
-    """Where a class or function was written, so that a notebook's cell can be run again; a value is itself."""
-    return (thing.__module__, thing.__qualname__) if hasattr(thing, "__qualname__") else thing
+def _definition(entry: object) -> object:
+    """The module and name of a class or function, which stay the same when a notebook cell is run again."""
+    return (entry.__module__, entry.__qualname__) if isinstance(entry, type | FunctionType) else entry

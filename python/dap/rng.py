@@ -1,8 +1,8 @@
-"""Every random draw in dap comes from a generator that is named by what it is for, never from global state.
+"""Seeds and generators derived from what they are used for; dap never draws from global random state.
 
-A seed is the first 63 bits of the SHA-256 of its parts, for example ``(root seed, "sample", class name, slot)``. So a
-slot's randomness depends neither on the batch that it is in nor on the order of work. Generators live on the CPU,
-whatever the device: the same seed then gives the same noise everywhere.
+A seed is the first 63 bits of the SHA-256 of its parts, for example ``(root seed, "sample", class name, slot)``. So the
+random numbers of a slot depend neither on its batch nor on the order of work. Generators are always on the CPU, so that
+a seed gives the same noise on every device.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["derive_seed", "generator"]
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A seed in [0, 2**63) that depends on every part and on nothing else.
+    """A seed in [0, 2**63) that depends on all parts and on nothing else.
 
     Example:
         >>> derive_seed(0, "sample", "Dress", 3) == derive_seed(0, "sample", "Dress", 3)

@@ -9,12 +9,12 @@ __all__ = ["cache"]
 
 @click.group()
 def cache() -> None:
-    """The references that runs made for themselves; they are made again when they are wanted."""
+    """Shows or clears the cache: feature indexes, latents and downloads that dap can make again."""
 
 
 @cache.command()
 def info() -> None:
-    """Shows where the cache is and what it takes."""
+    """Shows the cache's folder and size."""
     from dap.storage.cache import cache_folder, cache_size
 
     click.echo(f"{cache_size() / 1e6:.1f} MB in {cache_folder()}")
@@ -22,7 +22,7 @@ def info() -> None:
 
 @cache.command()
 def clear() -> None:
-    """Deletes what dap has put there."""
+    """Deletes all that dap has stored in the cache."""
     from dap.storage.cache import cache_folder, clear_cache
 
     click.echo(f"{clear_cache() / 1e6:.1f} MB deleted from {cache_folder()}")

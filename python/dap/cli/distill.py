@@ -11,26 +11,42 @@ __all__ = ["distill"]
 
 @click.command()
 @click.argument("source", required=False)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to fill; a stopped run continues.")
-@click.option("--method", default="dap", show_default=True, help='Name, or preset such as "dap:paper".')
-@click.option("--ipc", default=10, show_default=True, help="Images per class.")
-@click.option("--seed", default=0, show_default=True, help="Root of all randomness.")
 @click.option(
-    "--prior", default="fashion-dit", show_default=True, help="Built-in name, a pipeline's folder, or hub id."
+    "--out", required=True, type=click.Path(path_type=Path), help="Output folder; a stopped run is continued."
+)
+@click.option("--method", default="dap", show_default=True, help='Method, or a preset such as "dap:paper".')
+@click.option("--ipc", default=10, show_default=True, help="Images per class.")
+@click.option("--seed", default=0, show_default=True, help="Root seed of all random numbers.")
+@click.option(
+    "--prior", default="fashion-dit", show_default=True, help="Built-in name, folder of a pipeline, or hub id."
 )
 @click.option("--prior-set", "prior_assignments", multiple=True, metavar="NAME=VALUE",
-              help='An option of the prior, such as template="a photo of a {}"; repeatable.')  # fmt: skip
-@click.option("--index", type=click.Path(path_type=Path), help="A feature index; SOURCE may be left out.")
+              help='Option of the prior, such as template="a photo of a {}"; repeatable.')  # fmt: skip
+@click.option(
+    "--index", type=click.Path(path_type=Path), help="Feature index of the real images; SOURCE is then optional."
+)
 @click.option("--classes", help="Classes to distil, separated by commas; all if left out.")
 @click.option("--label", "labels", multiple=True, metavar="CLASS=LABEL",
-              help="The prior's label for a class that it does not know, or nothing for none; repeatable.")  # fmt: skip
-@click.option("--batch-size", type=int, help="Slots made together; by memory, at most 100, if left out.")
-@click.option("--num-inference-steps", type=int, help="Denoising steps; as the prior recommends, or 50.")
-@click.option("--guidance-scale", type=float, help="Classifier-free guidance; as the prior recommends, or 4.")
+              help="The prior's label for an unknown class; empty for the null condition; repeatable.")  # fmt: skip
+@click.option(
+    "--batch-size", type=int, help="Images sampled together; if left out, as many as fit into memory, at most 100."
+)
+@click.option("--num-inference-steps", type=int, help="Denoising steps; if left out, the prior's recommendation or 50.")
+@click.option(
+    "--guidance-scale",
+    type=float,
+    help="Scale of classifier-free guidance; if left out, the prior's recommendation or 4.",
+)
 @click.option("--scheduler", help='"ddpm", "ddim", "dpm++", "euler" or "heun"; the prior\'s own if left out.')
-@click.option("--eta", type=float, help="DDIM's eta.")
-@click.option("--device", help='"cpu", "cuda", "cuda:1"; the GPU if there is one.')
-@click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="An option of the method; repeatable.")
+@click.option("--eta", type=float, help="Noise level of the DDIM sampler, from 0 to 1.")
+@click.option("--device", help='"cpu", "cuda" or "cuda:1"; if left out, the GPU if there is one.')
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Option of the method, such as scale=0.3; repeatable.",
+)
 def distill(
     source: str | None,
     out: Path,
@@ -57,7 +73,7 @@ def distill(
     from dap.cli.labels import parse_labels
     from dap.config import parse_assignments
 
-    diffusers_logging.set_verbosity_error()  # what it says while it loads a pipeline is not about the user's command
+    diffusers_logging.set_verbosity_error()  # its messages about loading do not concern the user
     diffusers_logging.disable_progress_bar()
     distilled = run(
         source, out=out, prior=prior, prior_options=parse_assignments(prior_assignments) or None, method=method,

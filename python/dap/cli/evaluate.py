@@ -12,14 +12,17 @@ __all__ = ["evaluate"]
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--test", required=True, help="Real images to test on: a built-in name or a class-per-folder tree.")
-@click.option("--real", help="Real training images to compare with; those of the manifest if left out.")
-@click.option("--protocol", default="small", show_default=True)
-@click.option("--network", "networks", multiple=True, default=("convnet3",), show_default=True, help="Repeatable.")
-@click.option("--repeats", default=3, show_default=True, help="Number of training seeds.")
+@click.option("--real", help="Real training images to compare with; if left out, the source that the manifest names.")
+@click.option("--protocol", default="small", show_default=True, help="Evaluation protocol.")
+@click.option("--network", "networks", multiple=True, default=("convnet3",), show_default=True,
+              help="Network to train; repeatable.")  # fmt: skip
+@click.option("--repeats", default=3, show_default=True, help="Trainings of each network on each set.")
 @click.option("--seed", default=0, show_default=True, help="Root seed of the trainings.")
-@click.option("--judge", is_flag=True, help="Also say how many images a classifier of real images recognises.")
+@click.option(
+    "--judge", is_flag=True, help="Also report the share of images that a classifier trained on real images recognises."
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the result to this file.")
-@click.option("--device", help="The GPU if there is one.")
+@click.option("--device", help='"cpu", "cuda" or "cuda:1"; if left out, the GPU if there is one.')
 def evaluate(
     folder: Path,
     test: str,

@@ -14,32 +14,44 @@ FOLDER = click.Path(path_type=Path)
 
 @click.group()
 def index() -> None:
-    """Feature indexes: real images' features, computed once and read by every run."""
+    """Builds, shows, checks and merges feature indexes of real images."""
 
 
 @index.command()
 @click.argument("source")
-@click.option("--out", required=True, type=FOLDER, help="Folder of the index; a stopped build continues.")
+@click.option("--out", required=True, type=FOLDER, help="Folder of the index; a stopped build is continued.")
 @click.option(
-    "--prior", default="fashion-dit", show_default=True, help="Built-in name, a pipeline's folder, or hub id."
+    "--prior", default="fashion-dit", show_default=True, help="Built-in name, folder of a pipeline, or hub id."
 )
 @click.option("--prior-set", "prior_assignments", multiple=True, metavar="NAME=VALUE",
-              help='An option of the prior, such as template="a photo of a {}"; repeatable.')  # fmt: skip
-@click.option("--block", help="The denoiser's block, from 1, or its name; as method dap takes it if left out.")
-@click.option("--pooling", default="sketch1024", show_default=True, help='"sketch1024", "mean", "flat", "grid4".')
-@click.option("--timesteps", default="8", show_default=True, help="How many, or which of the schedule: 980,500,20.")
-@click.option("--num-inference-steps", type=int, help="Steps of the schedule; as the prior recommends, or 50.")
+              help='Option of the prior, such as template="a photo of a {}"; repeatable.')  # fmt: skip
+@click.option("--block", help="Denoiser block, a number from 1 or a name; if left out, that of method dap.")
+@click.option(
+    "--pooling",
+    default="sketch1024",
+    show_default=True,
+    help='How tokens are reduced: "sketch1024", "mean", "flat", "grid4".',
+)
+@click.option(
+    "--timesteps",
+    default="8",
+    show_default=True,
+    help="A number of timesteps, or a list of those of the schedule: 980,500,20.",
+)
+@click.option(
+    "--num-inference-steps", type=int, help="Steps of the schedule; if left out, the prior's recommendation or 50."
+)
 @click.option("--scheduler", help='"ddpm", "ddim", "dpm++", "euler" or "heun"; the prior\'s own if left out.')
-@click.option("--noise", default="own", show_default=True, help='"own" for each image, or "shared".')
-@click.option("--seed", default=0, show_default=True, help="Root of the noise.")
+@click.option("--noise", default="own", show_default=True, help='"own" noise for each image, or "shared" noise.')
+@click.option("--seed", default=0, show_default=True, help="Root seed of the noise.")
 @click.option("--classes", help="Classes, separated by commas; all if left out.")
 @click.option("--label", "labels", multiple=True, metavar="CLASS=LABEL",
-              help="The prior's label for a class that it does not know, or nothing for none; repeatable.")  # fmt: skip
-@click.option("--max-per-class", type=int, help="Images of each class, drawn at random; all if left out.")
-@click.option("--shard", metavar="I/N", help="Part I of N, from 1, to be joined by dap index merge.")
-@click.option("--dtype", default="float16", show_default=True, help='"float16" or "float32".')
-@click.option("--latents", type=FOLDER, help="An index of the same images whose latents are used again.")
-@click.option("--device", help='"cpu", "cuda", "cuda:1"; the GPU if there is one.')
+              help="The prior's label for an unknown class; empty for the null condition; repeatable.")  # fmt: skip
+@click.option("--max-per-class", type=int, help="Random images of each class to use; all if left out.")
+@click.option("--shard", metavar="I/N", help="Build only part I of N, from 1; dap index merge joins the parts.")
+@click.option("--dtype", default="float16", show_default=True, help='Number format: "float16" or "float32".')
+@click.option("--latents", type=FOLDER, help="Index of the same images whose latents are reused.")
+@click.option("--device", help='"cpu", "cuda" or "cuda:1"; if left out, the GPU if there is one.')
 def build(
     source: str,
     out: Path,
@@ -67,7 +79,7 @@ def build(
     from dap.cli.labels import parse_labels
     from dap.config import parse_assignments
 
-    diffusers_logging.set_verbosity_error()  # what it says while it loads a pipeline is not about the user's command
+    diffusers_logging.set_verbosity_error()  # its messages about loading do not concern the user
     diffusers_logging.disable_progress_bar()
     logging.getLogger("dap").setLevel(logging.INFO)
     built = build_index(
@@ -95,17 +107,17 @@ def _timesteps(text: str) -> int | list[int]:
 @index.command()
 @click.argument("folder", type=FOLDER)
 def info(folder: Path) -> None:
-    """Shows what the index in FOLDER holds."""
+    """Shows the options, classes and size of the index in FOLDER."""
     from dap.index import index_bytes, open_index
 
-    opened = open_index(folder)
-    rows = [each.rows for each in opened.classes]
-    for name, value in opened.spec.to_json().items():
+    features = open_index(folder)
+    rows = [entry.rows for entry in features.classes]
+    for name, value in features.spec.to_json().items():
         text = ", ".join(map(str, value)) if isinstance(value, list) else value
         click.echo(f"{name:<20} {' '.join(text.values()) if isinstance(text, dict) else text}")
     click.echo(f"{'classes':<20} {len(rows)}, of {min(rows)} to {max(rows)} images")
-    click.echo(f"{'images':<20} {len(opened)}")
-    click.echo(f"{'size':<20} {index_bytes(opened.spec, rows) / 1e6:.1f} MB")
+    click.echo(f"{'images':<20} {len(features)}")
+    click.echo(f"{'size':<20} {index_bytes(features.spec, rows) / 1e6:.1f} MB")
 
 
 @index.command()
@@ -114,14 +126,14 @@ def verify(folder: Path) -> None:
     """Reads every byte of the index in FOLDER and compares it with the recorded hashes."""
     from dap.index import open_index
 
-    opened = open_index(folder)
-    opened.verify()
-    click.echo(f"{folder}: all {len(opened)} images are as they were written")
+    features = open_index(folder)
+    features.verify()
+    click.echo(f"{folder}: all {len(features)} images are as they were written")
 
 
 @index.command()
 @click.argument("parts", nargs=-1, required=True, type=FOLDER)
-@click.option("--out", required=True, type=FOLDER, help="Folder of the whole index.")
+@click.option("--out", required=True, type=FOLDER, help="Folder of the joined index.")
 def merge(parts: tuple[Path, ...], out: Path) -> None:
     """Joins PARTS that were built with --shard."""
     from dap.index import merge as join

@@ -14,7 +14,7 @@ PACKAGES = ("torch", "diffusers", "timm", "numpy", "safetensors", "Pillow", "dat
 
 @click.command()
 def info() -> None:
-    """Shows versions, how the Rust core was built, devices, and the cache."""
+    """Shows versions, the build of the Rust core, devices, and the cache."""
     import torch
 
     from dap._core import build_info

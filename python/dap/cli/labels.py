@@ -1,4 +1,4 @@
-"""``--label CLASS=LABEL``, which several commands take."""
+"""The option ``--label CLASS=LABEL`` of several commands."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["parse_labels"]
 
 
 def parse_labels(texts: Sequence[str]) -> dict[str, str | int | None]:
-    """The prior's label by class; digits are an id, and nothing is the null condition.
+    """The prior's label of each class: digits are a number, other text is a name, no text is the null condition.
 
     Raises:
-        OptionError: There is no ``=``, or a class comes twice.
+        OptionError: There is no ``=``, or a class is given twice.
 
     Example:
         >>> parse_labels(["my cat=tabby", "lorry=867"])
@@ -21,10 +21,10 @@ def parse_labels(texts: Sequence[str]) -> dict[str, str | int | None]:
         >>> parse_labels(["anorak="])
         {'anorak': None}
     """
-    found: dict[str, str | int | None] = {}
+    labels: dict[str, str | int | None] = {}
     for text in texts:
         name, equals, label = text.rpartition("=")
-        if not equals or not name or name in found:
+        if not equals or not name or name in labels:
             raise OptionError(f"--label: expected CLASS=LABEL, each class once, got {text!r}")
-        found[name] = int(label) if label.isdecimal() else label or None
-    return found
+        labels[name] = int(label) if label.isdecimal() else label or None
+    return labels

@@ -1,4 +1,4 @@
-"""``dap``: the command line. Words and defaults are those of the Python functions."""
+"""``dap``: the command line. Option names and defaults are those of the Python functions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ for _command in (cache, distill, evaluate, index, info, methods, pack, prior):
 
 
 def main() -> None:
-    """Runs the command; an error is one line on standard error.
+    """Runs the command, and prints an error as one line on standard error.
 
     Exit codes: 2 for bad input, 1 for other errors, 130 for Ctrl-C.
     """

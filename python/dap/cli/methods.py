@@ -6,7 +6,6 @@ import dataclasses
 import inspect
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
@@ -16,14 +15,15 @@ __all__ = ["methods"]
 @click.command()
 @click.argument("name", required=False)
 def methods(name: str | None) -> None:
-    """Lists the methods; with NAME, the options of one, their defaults, and its presets."""
+    """Lists the methods, or shows the options, defaults and presets of the method NAME."""
     from dap.methods import METHODS, list_methods
 
     if name is None:
         rows = [["method", "year", "couples", "needs", "presets", "paper"]]
-        for each in list_methods():
-            lists = [" ".join(words) or "-" for words in (each.needs, each.presets)]
-            rows.append([each.name, str(each.year or "-"), each.couples, *lists, each.paper])
+        for method_info in list_methods():
+            lists = [" ".join(words) or "-" for words in (method_info.needs, method_info.presets)]
+            year = str(method_info.year or "-")
+            rows.append([method_info.name, year, method_info.couples, *lists, method_info.paper])
         _table(rows)
         return
     method = METHODS[name]
@@ -34,12 +34,12 @@ def methods(name: str | None) -> None:
         click.echo(f"{name}:{preset}  " + " ".join(f"{option}={_text(value)}" for option, value in options.items()))
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
+def _default(field: dataclasses.Field[object]) -> object:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def _text(value: Any) -> str:
-    """A value as ``--set`` reads it."""
+def _text(value: object) -> str:
+    """A value as text that ``--set`` reads."""
     from dap.config import to_json
 
     return value if isinstance(value, str) else json.dumps(value, default=to_json)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -13,11 +12,15 @@ __all__ = ["pack"]
 @click.command()
 @click.argument("source")
 @click.option("--to", "format", required=True, help="imagefolder, webdataset, parquet or safetensors.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder; stopped packing continues.")
-@click.option("--split", default="train", show_default=True, help="Which split of SOURCE.")
-@click.option("--classes", help="Classes, separated by commas; all if left out.")
-@click.option("--codec", help="png, jpeg or webp (lossless); as the files are, and PNG for pixels, if left out.")
-@click.option("--quality", default=95, show_default=True, help="Of JPEG.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Output folder; stopped packing is continued."
+)
+@click.option("--split", default="train", show_default=True, help="Split of SOURCE to pack.")
+@click.option("--classes", help="Classes to pack, separated by commas; all if left out.")
+@click.option(
+    "--codec", help="png, jpeg or webp (lossless); if left out, files keep their format and pixels become PNG."
+)
+@click.option("--quality", default=95, show_default=True, help="JPEG quality, from 1 to 100.")
 @click.option("--maxcount", default=100_000, show_default=True, help="Most images of a shard.")
 @click.option("--maxsize", default=500_000_000, show_default=True, help="Most bytes of a shard's images.")
 @click.option("--on-error", type=click.Choice(["raise", "skip"]), default="raise", show_default=True,
@@ -34,21 +37,20 @@ def pack(
     maxsize: int,
     on_error: str,
 ) -> None:
-    """Packs SOURCE, a distilled set or any images that dap reads, into another format."""
+    """Packs SOURCE, a distilled set or any other labelled images that dap reads, into another format."""
     from dap.api import load
     from dap.data.manifest import MANIFEST
     from dap.data.open import open_source
-    from dap.data.packing import pack_source
+    from dap.data.packing import PackOptions, pack_source
 
-    options: dict[str, Any] = {
-        "format": format, "codec": codec, "quality": quality, "maxcount": maxcount, "maxsize": maxsize,
-        "on_error": on_error,
+    options: PackOptions = {
+        "codec": codec, "quality": quality, "maxcount": maxcount, "maxsize": maxsize, "on_error": on_error,
     }  # fmt: skip
     if Path(source, MANIFEST).is_file() and classes is None:
-        packed = load(source).save(out, **options)
+        packed = load(source).save(out, format=format, **options)
     else:
-        opened = open_source(source, split=split, classes=classes.split(",") if classes else None)
-        packed = pack_source(opened, out, split=split, **options)
+        images = open_source(source, split=split, classes=classes.split(",") if classes else None)
+        packed = pack_source(images, out, format=format, split=split, **options)
     for _, message in packed["skipped"]:
         click.echo(f"dap: skipped: {message}", err=True)
     skipped = f", {len(packed['skipped'])} skipped" if packed["skipped"] else ""

@@ -13,18 +13,20 @@ FOLDER = click.Path(path_type=Path)
 
 @click.group()
 def prior() -> None:
-    """Diffusion models of one's own: trained from images, or taught new classes."""
+    """Trains a prior on your own images, or adapts a prior to new classes."""
 
 
 @prior.command()
 @click.argument("source")
-@click.option("--out", required=True, type=FOLDER, help="Folder of the prior; a stopped training continues.")
-@click.option("--size", type=int, help="Side in pixels, a multiple of 8; the images' own, at most 64, if left out.")
-@click.option("--autoencoder-steps", default=2000, show_default=True, help="Of 64 images.")
-@click.option("--denoiser-steps", default=5000, show_default=True, help="Of 128 latents.")
-@click.option("--classes", help="Classes, separated by commas; all if left out.")
-@click.option("--seed", default=0, show_default=True, help="Root of all randomness.")
-@click.option("--device", help='"cpu", "cuda", "cuda:1"; the GPU if there is one.')
+@click.option("--out", required=True, type=FOLDER, help="Folder of the prior; a stopped training is continued.")
+@click.option("--size", type=int, help="Side in pixels, a multiple of 8; if left out, that of the images, at most 64.")
+@click.option("--autoencoder-steps", default=2000, show_default=True,
+              help="Training steps of the autoencoder, with 64 images each.")  # fmt: skip
+@click.option("--denoiser-steps", default=5000, show_default=True,
+              help="Training steps of the denoiser, with 128 latents each.")  # fmt: skip
+@click.option("--classes", help="Classes to train on, separated by commas; all if left out.")
+@click.option("--seed", default=0, show_default=True, help="Root seed of all random numbers.")
+@click.option("--device", help='"cpu", "cuda" or "cuda:1"; if left out, the GPU if there is one.')
 def train(
     source: str,
     out: Path,
@@ -40,7 +42,7 @@ def train(
 
     from dap.training import train_prior
 
-    diffusers_logging.set_verbosity_error()  # what it says while it loads a pipeline is not about the user's command
+    diffusers_logging.set_verbosity_error()  # its messages about loading do not concern the user
     diffusers_logging.disable_progress_bar()
     train_prior(
         source, out=out, size=size, autoencoder_steps=autoencoder_steps, denoiser_steps=denoiser_steps,
@@ -51,13 +53,26 @@ def train(
 
 @prior.command()
 @click.argument("source")
-@click.option("--out", required=True, type=FOLDER, help="Folder of the adapter; a stopped training continues.")
-@click.option("--prior", "base", default="fashion-dit", show_default=True, help="Built-in name, folder, or hub id.")
-@click.option("--classes", help="Classes to learn, by commas; those that the prior does not know if left out.")
-@click.option("--rank", default=8, show_default=True, help="Of low-rank changes; 0: the classes' embeddings alone.")
-@click.option("--steps", default=600, show_default=True, help="Of 64 images.")
-@click.option("--seed", default=0, show_default=True, help="Root of all randomness.")
-@click.option("--device", help='"cpu", "cuda", "cuda:1"; the GPU if there is one.')
+@click.option("--out", required=True, type=FOLDER, help="Folder of the adapter; a stopped training is continued.")
+@click.option(
+    "--prior",
+    "base",
+    default="fashion-dit",
+    show_default=True,
+    help="Prior to adapt: built-in name, folder, or hub id.",
+)
+@click.option(
+    "--classes", help="Classes to learn, separated by commas; if left out, those that the prior does not know."
+)
+@click.option(
+    "--rank",
+    default=8,
+    show_default=True,
+    help="Rank of the low-rank weight changes; 0 trains only the classes' embeddings.",
+)
+@click.option("--steps", default=600, show_default=True, help="Training steps, with 64 images each.")
+@click.option("--seed", default=0, show_default=True, help="Root seed of all random numbers.")
+@click.option("--device", help='"cpu", "cuda" or "cuda:1"; if left out, the GPU if there is one.')
 def adapt(
     source: str, out: Path, base: str, classes: str | None, rank: int, steps: int, seed: int, device: str | None
 ) -> None:
@@ -66,7 +81,7 @@ def adapt(
 
     from dap.training import adapt_prior
 
-    diffusers_logging.set_verbosity_error()  # what it says while it loads a pipeline is not about the user's command
+    diffusers_logging.set_verbosity_error()  # its messages about loading do not concern the user
     diffusers_logging.disable_progress_bar()
     adapt_prior(
         source, out=out, prior=base, classes=classes.split(",") if classes else None, rank=rank, steps=steps,

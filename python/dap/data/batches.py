@@ -1,4 +1,4 @@
-"""Images a batch at a time: decoded in threads, and a source's in order."""
+"""Batches of images: decoded in threads, or all images of a source in order."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dap.config import check_choice, check_whole
 from dap.data.codecs import MAX_PIXELS, decode_square
 from dap.data.pixels import CropFilter
 from dap.errors import FormatError
@@ -25,10 +26,13 @@ CHUNK = 8  # images that a thread takes at once
 
 @dataclass(eq=False)
 class Batches:
-    """What :meth:`Source.batches` returns.
+    """All images of a source in order, in batches; made by :meth:`dap.data.source.Source.batches`.
 
     Attributes:
-        skipped: (id, message) of the images that the last iteration left out so far.
+        skipped: (id, message) of each image that the current or last iteration has left out.
+
+    Raises:
+        OptionError: A value is out of range.
     """
 
     source: Source
@@ -36,8 +40,14 @@ class Batches:
     size: int
     channels: int
     start: int
-    skip: bool
+    on_error: str
     skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        check_whole("batch_size", self.batch_size)
+        check_whole("start", self.start, 0, len(self.source))
+        check_choice("on_error", self.on_error, ("raise", "skip"))
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         self.skipped = []
@@ -46,12 +56,11 @@ class Batches:
             try:
                 images = self._images(indices)
             except FormatError:
-                if not self.skip:
+                if self.on_error == "raise":
                     raise
-                kept = [index for index in indices if self._decodes(int(index))]
-                if not kept:
+                indices = np.array([index for index in indices if self._decodes(int(index))], np.int64)
+                if not len(indices):
                     continue
-                indices = np.array(kept)
                 images = self._images(indices)
             yield images, self.source.labels[indices]
 
@@ -68,10 +77,10 @@ class Batches:
 
 
 class ImageError(FormatError):
-    """One image of a batch cannot be read.
+    """An image of a batch cannot be read or decoded.
 
     Attributes:
-        index: The index that was given to ``read``.
+        index: Its index, as given to ``read``.
     """
 
     def __init__(self, index: int, message: str) -> None:
@@ -92,15 +101,15 @@ def decode_batch(
 ) -> np.ndarray:
     """Reads files and decodes them in threads, each as :func:`decode_square` does.
 
-    The calling thread alone calls ``read``, in order, and only a little ahead of what is being decoded. The result does
-    not depend on the number of threads, nor does which error comes first.
+    Only the calling thread calls ``read``, in order, a few chunks ahead of decoding. Neither the result nor the error
+    that is raised depends on the number of threads.
 
     Args:
-        read: Gives the bytes of the file with this index.
+        read: Returns the bytes of the file with this index.
         indices: n indices.
         size: Side in pixels, at least 1.
         channels: 1 for grey, 3 for RGB.
-        threads: How many threads decode; None: as many as this process may run at once.
+        threads: Number of threads that decode; None: the number of CPUs that this process may use.
         filter: See :func:`decode_square`.
         dct_scaling: See :func:`decode_square`.
         max_pixels: See :func:`decode_square`.
@@ -126,18 +135,18 @@ def decode_batch(
             return read(index)
         except MemoryError:
             raise
-        except Exception as error:  # raised when its turn comes: an earlier image may be damaged
+        except Exception as error:  # raised in its turn, after errors of earlier images
             message = str(error) if isinstance(error, FormatError) else f"{type(error).__name__}: {error}"
             return ImageError(index, message)
 
     def read_chunks() -> Iterator[list[tuple[int, bytes | ImageError, np.ndarray]]]:
         for start in range(0, len(indices), step):
             part: list[tuple[int, bytes | ImageError, np.ndarray]] = []
-            for place in range(start, min(start + step, len(indices))):
-                part.append((int(indices[place]), attempt(int(indices[place])), out[place]))
+            for position in range(start, min(start + step, len(indices))):
+                part.append((int(indices[position]), attempt(int(indices[position])), out[position]))
                 if isinstance(part[-1][1], ImageError):
                     yield part
-                    return  # what comes later is not asked for, and may take as long to fail
+                    return  # reading the rest would be wasted, and might take long to fail
             yield part
 
     def work(chunk: list[tuple[int, bytes | ImageError, np.ndarray]]) -> None:

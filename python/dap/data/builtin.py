@@ -1,8 +1,8 @@
-"""The sources that have a name of their own, and the idx files (MNIST and its kin) that they are stored in.
+"""The built-in sources, and folders of idx files (MNIST and similar sets), which they are stored in.
 
 ``fashion-mini`` ships with dap: 1,000 train images a class and the 10,000 test images of Fashion-MNIST (Xiao, Rasul and
 Vollgraf, 2017, arXiv 1708.07747; MIT licence), made by ``examples/fashion_mini/make.py``. ``fashion-mnist`` is the full
-set, where Debian's package has put it. Images of 28×28 are padded with 2 black pixels on each side, to 32×32.
+set, if Debian's package is installed. Images of 28×28 are padded with 2 black pixels on each side, to 32×32.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dap.config import check_choice
 from dap.data.from_labels import source_from_labels
 from dap.data.idx import read_idx
 from dap.data.source import Source
 from dap.errors import FormatError, SourceError
-from dap.registry import unknown_name_error
 
 __all__ = ["BUILTIN", "FASHION_CLASSES", "is_idx_folder", "open_builtin", "open_idx_folder"]
 
@@ -51,10 +51,8 @@ def open_builtin(name: str, *, split: str = "train") -> Source:
         >>> len(open_builtin("fashion-mini", split="test"))
         10000
     """
-    if name not in BUILTIN:
-        raise unknown_name_error("built-in source", name, BUILTIN)
-    if split not in IDX_PREFIX:
-        raise unknown_name_error("split", split, IDX_PREFIX)
+    check_choice("built-in source", name, BUILTIN)
+    check_choice("split", split, IDX_PREFIX)
     if name == "fashion-mini":
         return _fashion_mini(split)
     if not is_idx_folder(DEBIAN_FOLDER):
@@ -73,27 +71,26 @@ def _fashion_mini(split: str) -> Source:
 
 
 def is_idx_folder(path: Path) -> bool:
-    """Whether a folder holds idx images under the names that MNIST gave them."""
+    """Whether a folder holds idx images with MNIST's file names."""
     return any(_find(path, f"{prefix}-images-idx3-ubyte") for prefix in IDX_PREFIX.values())
 
 
 def open_idx_folder(path: Path, *, split: str = "train", name: str | None = None) -> Source:
     """Opens a folder with MNIST's four files, each plain or compressed (``.gz``, ``.xz``).
 
-    Fashion-MNIST is known by its labels and gets its class names; other sets get their labels' numbers.
+    Fashion-MNIST is recognised by its labels and gets its class names; in other sets the labels are the class names.
 
     Args:
         path: The folder: ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and the same with ``t10k``.
         split: ``"train"`` or ``"test"``.
-        name: What the manifest calls it; None: the path.
+        name: The source's name in the manifest; None: the path.
 
     Raises:
         OptionError: Another split.
         SourceError: A file is missing.
         FormatError: A file is damaged, or images and labels differ in number.
     """
-    if split not in IDX_PREFIX:
-        raise unknown_name_error("split", split, IDX_PREFIX)
+    check_choice("split", split, IDX_PREFIX)
     stems = [f"{IDX_PREFIX[split]}-{stem}" for stem in ("images-idx3-ubyte", "labels-idx1-ubyte")]
     images, labels = (_find(path, stem) for stem in stems)
     if images is None or labels is None:

@@ -1,4 +1,4 @@
-"""The idx format of MNIST and its kin: a big-endian header, then the raw array.
+"""The idx format of MNIST and similar sets: a big-endian header, then the raw array.
 
 Format: http://yann.lecun.com/exdb/mnist/ — two zero bytes, a type code (8 = uint8), the number of dimensions, each
 dimension as a 32-bit big-endian integer, then the values in row-major order. Plain, gzip- or xz-compressed.
@@ -20,7 +20,7 @@ from dap.errors import FormatError
 
 __all__ = ["read_idx"]
 
-MAX_BYTES = 800_000_000  # a header may lie, and zeros compress well; EMNIST, the largest in this format, has 550 MB
+MAX_BYTES = 800_000_000  # limit against forged headers; EMNIST, the largest set in this format, has 550 MB
 BLOCK_BYTES = 1 << 20
 
 
@@ -71,7 +71,7 @@ def _open(path: Path) -> IO[bytes] | gzip.GzipFile | lzma.LZMAFile:
 
 
 def _read_at_most(file: IO[bytes] | gzip.GzipFile | lzma.LZMAFile, size: int) -> bytearray:
-    """Reads block by block: one large read would allocate what the header claims before the file has shown it."""
+    """Reads block by block: one large read would allocate what the header claims, even if the file is short."""
     values = bytearray()
     while len(values) < size and (block := file.read(min(size - len(values), BLOCK_BYTES))):
         values += block

@@ -1,4 +1,4 @@
-"""Image files: which there are, and how they are read and written."""
+"""Image files: their extensions, reading one, and encoding a PNG."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def read_image(path: str | Path | IO[bytes]) -> Image.Image:
-    """Decodes a PNG, JPEG, WebP or BMP file whole; of an animation, the first frame.
+    """Decodes a PNG, JPEG, WebP or BMP file; of an animation, the first frame.
 
     Raises:
-        Exception: What Pillow raises for a file that is missing, damaged, of another format or a decompression bomb;
+        Exception: Pillow's own error for a file that is missing, damaged, of another format or a decompression bomb;
             :meth:`dap.data.source.Source.images` turns it into a :class:`~dap.errors.FormatError` that names the file.
     """
     with Image.open(path, formats=FORMATS) as image:

@@ -1,7 +1,9 @@
-"""Class maps: which label a folder of images has, where its place among the sorted folders does not say so.
+"""``class_map=`` of :func:`dap.load`: the label order of a distilled set, where it is not that of its sorted folders.
 
-The label of a class is its place in a list that the authors of a set give with it: ImageNet's wnids in an order of
-their own, or the names that belong to folders ``00000``, ``00001``, …
+Authors of a set may publish a list of its classes: ImageNet's wnids in their own order, or the class names of folders
+``00000``, ``00001``, … The label of a class is then its position in that list.
+
+How classes are matched to the labels of a *prior* is another matter: see :mod:`dap.data.classmap`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -18,44 +20,44 @@ from dap.data.names import some
 from dap.data.source import Source
 from dap.errors import ClassMapError, FormatError
 
-__all__ = ["ClassMap", "reorder_labels"]
+__all__ = ["LabelOrder", "reorder_labels"]
 
-ClassMap: TypeAlias = Sequence[str] | Mapping[str, int] | str | Path
+LabelOrder: TypeAlias = Sequence[str] | Mapping[str, int] | str | Path
 
 
-def reorder_labels(source: Source, class_map: ClassMap) -> Source:
-    """The same images under the labels of a class map; classes of the map that have no images keep their labels.
+def reorder_labels(source: Source, class_map: LabelOrder) -> Source:
+    """The same images with the labels that ``class_map`` gives their classes.
 
     Args:
         source: Labelled images.
-        class_map: Class names in the order of their labels; or the label of each name, together 0, 1, …; or a file with
-            one of the two as JSON, or with one name a line. Where
-            the map has none of the source's names and all of those are numbers, they are taken for labels.
+        class_map: Class names in the order of their labels; or the label, 0, 1, …, of each name; or a file with one of
+            the two as JSON, or with one name a line. It may have classes without images. If it has none of the source's
+            class names and all of those are numbers, they are the labels.
 
     Raises:
-        ClassMapError: A class of the source is not in the map, or the map is not one label per name.
-        FormatError: The file is not of that form.
+        ClassMapError: A class of the source is not in the map, or the map does not give each name its own label.
+        FormatError: The file has another form.
 
     Example:
-        >>> from dap.data.open import open_source
-        >>> reorder_labels(open_source("fashion-mini", classes=["Dress", "Bag"]), ["Bag", "Dress"]).class_names
+        >>> import dap
+        >>> reorder_labels(dap.open_source("fashion-mini", classes=["Dress", "Bag"]), ["Bag", "Dress"]).class_names
         ('Bag', 'Dress')
     """
     names = _names(_read(Path(class_map)) if isinstance(class_map, str | Path) else class_map)
-    places: Mapping[str, int] = {name: label for label, name in enumerate(names)}
-    if not places.keys() & set(source.class_names) and all(name.isdecimal() for name in source.class_names):
-        places = {name: int(name) for name in source.class_names if int(name) < len(names)}
-    if missing := [name for name in source.class_names if name not in places]:
+    label_of: Mapping[str, int] = {name: label for label, name in enumerate(names)}
+    if not label_of.keys() & set(source.class_names) and all(name.isdecimal() for name in source.class_names):
+        label_of = {name: int(name) for name in source.class_names if int(name) < len(names)}
+    if missing := [name for name in source.class_names if name not in label_of]:
         raise ClassMapError(
             f"{source.name}: the class map has {len(names)} names ({some(names)}), but not {some(missing)}; add them"
         )
-    labels = np.array([places[name] for name in source.class_names], np.int64)
+    labels = np.array([label_of[name] for name in source.class_names], np.int64)
     if len(set(labels.tolist())) < len(labels):
         raise ClassMapError(f"{source.name}: two of the folders {some(source.class_names)} are the same number")
     return replace(source, class_names=tuple(names), source_ids=tuple(names), labels=labels[source.labels], digest=None)
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> object:
     try:
         text = path.read_text(encoding="utf-8")
         return (
@@ -67,7 +69,7 @@ def _read(path: Path) -> Any:
         raise ClassMapError(f"{path}: expected a file with a class map ({error.strerror})") from error
 
 
-def _names(class_map: Any) -> list[str]:
+def _names(class_map: object) -> list[str]:
     """The names in the order of their labels."""
     if isinstance(class_map, Mapping):
         if sorted(map(repr, class_map.values())) != sorted(map(repr, range(len(class_map)))):

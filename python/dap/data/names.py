@@ -1,7 +1,7 @@
 """Class names as folder names, and short lists of names for messages.
 
-A class name may hold any characters, a folder name may not. :func:`escape` percent-encodes (UTF-8) what some file
-system refuses or reads in its own way; :func:`unescape` undoes it. A folder that dap did not name stays as it is.
+A class name may have any characters, a folder name may not. :func:`escape` percent-encodes (UTF-8) the characters that
+some file system rejects or interprets; :func:`unescape` reverses it and leaves other folder names as they are.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 __all__ = ["escape", "some", "unescape"]
 
-EMPTY = "%"  # a percent sign is always escaped, so that this stands for no other name
+EMPTY = "%"  # folder name of the class name ""; unambiguous, since other percent signs are escaped
 UNSAFE = re.compile(r'[/\\:*?"<>|%\x00-\x1f\x7f-\x9f\ud800-\udfff]|^\.|[. ]\Z')
 RESERVED = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(?:\.|\Z)", re.IGNORECASE)
 ESCAPED = re.compile(r"(?:%[0-9A-F]{2})+")
@@ -39,7 +39,7 @@ def escape(name: str) -> str:
 
 
 def unescape(folder: str) -> str:
-    """The class name of a folder: undoes :func:`escape`, and keeps a folder name that ``escape`` never gives.
+    """The class name of a folder: reverses :func:`escape`, and keeps a name that ``escape`` never returns.
 
     Example:
         >>> unescape("T-shirt%2Ftop"), unescape("100%"), unescape("%41")

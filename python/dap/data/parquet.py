@@ -36,6 +36,7 @@ CACHED_GROUPS = 2
 GROUP_ROWS, GROUP_BYTES = 1000, 1 << 25  # size of the row groups that are written
 
 T = TypeVar("T")
+Features = Mapping[str, Mapping[str, object]]  # of ``datasets``, by column
 
 
 def open_parquet(files: Sequence[Path], *, name: str) -> Source:
@@ -79,16 +80,14 @@ class _File:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        metadata = self._try(lambda parquet: (parquet.metadata, parquet.schema_arrow))
-        groups, self.schema = metadata
+        groups, self.schema = self._try(lambda parquet: (parquet.metadata, parquet.schema_arrow))
         self.rows: int = groups.num_rows
         sizes = [groups.row_group(group).num_rows for group in range(groups.num_row_groups)]
         if sum(sizes) != self.rows or min(sizes, default=0) < 0:
             raise FormatError(f"{path}: claims {self.rows} rows, its row groups have {sum(sizes)}")
         self.ends = np.cumsum(sizes)
         for group in range(groups.num_row_groups):
-            size = groups.row_group(group).total_byte_size
-            if not 0 <= size <= MAX_GROUP:
+            if not 0 <= (size := groups.row_group(group).total_byte_size) <= MAX_GROUP:
                 raise FormatError(f"{path}: row group {group} claims {size} bytes, expected at most {MAX_GROUP}")
         features = self._features()
         self.image_column = self._column("image", features, "Image", _holds_bytes)
@@ -99,8 +98,7 @@ class _File:
         self._lock = threading.Lock()  # pyarrow's reader is not safe for two threads
 
     def __getstate__(self) -> dict[str, object]:
-        """The state without the cache and the lock: each worker process makes its own."""
-        return {**self.__dict__, "_groups": OrderedDict(), "_lock": None}
+        return {**self.__dict__, "_groups": OrderedDict(), "_lock": None}  # each worker process makes its own
 
     def __setstate__(self, state: Mapping[str, object]) -> None:
         self.__dict__.update(state)
@@ -163,26 +161,18 @@ class _File:
                 raise
             raise FormatError(f"{self.path}: damaged, or no Parquet file ({' '.join(str(error).split())})") from error
 
-    def _features(self) -> dict[str, dict[str, object]]:
+    def _features(self) -> Features:
         """The features in the metadata, by column; empty if ``datasets`` did not write the file."""
         try:
             metadata = json.loads((self.schema.metadata or {}).get(b"huggingface", b"{}"))
             features = metadata.get("info", {}).get("features", {})
             return {str(name): value for name, value in features.items() if isinstance(value, dict)}
         except (ValueError, AttributeError, RecursionError) as error:
-            raise FormatError(
-                f"{self.path}: expected features as JSON in its metadata 'huggingface' ({error})"
-            ) from error
+            raise FormatError(f"{self.path}: expected JSON in 'huggingface' of its metadata ({error})") from error
 
-    def _column(
-        self,
-        usual_name: str,
-        features: Mapping[str, Mapping[str, object]],
-        feature: str,
-        fits: Callable[[pa.DataType], bool],
-    ) -> str:
+    def _column(self, usual_name: str, features: Features, kind: str, fits: Callable[[pa.DataType], bool]) -> str:
         fitting: list[str] = [field.name for field in self.schema if fits(field.type)]
-        declared = [name for name in fitting if features.get(name, {}).get("_type") == feature]
+        declared = [name for name in fitting if features.get(name, {}).get("_type") == kind]
         for choice in (declared, fitting):
             if usual_name in choice:
                 return usual_name
@@ -194,18 +184,18 @@ class _File:
         )
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
+def _holds_bytes(dtype: pa.DataType) -> bool:
     import pyarrow.types as types
 
-    if types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
-    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+    if types.is_struct(dtype):
+        return dtype.get_field_index("bytes") >= 0 and _holds_bytes(dtype.field("bytes").type)
+    return bool(types.is_binary(dtype) or types.is_large_binary(dtype))
 
 
-def _is_label(kind: pa.DataType) -> bool:
+def _is_label(dtype: pa.DataType) -> bool:
     import pyarrow.types as types
 
-    return bool(types.is_integer(kind) or types.is_string(kind) or types.is_large_string(kind))
+    return bool(types.is_integer(dtype) or types.is_string(dtype) or types.is_large_string(dtype))
 
 
 class ParquetWriter(ShardWriter):
@@ -225,8 +215,7 @@ class ParquetWriter(ShardWriter):
         metadata = {"huggingface": json.dumps({"info": {"features": features}})}
         self._schema = pa.schema([("image", image), ("label", pa.int64())], metadata=metadata)
         self._file = atomic_path(folder / self.name)
-        # images are compressed already
-        self._writer = pq.ParquetWriter(
+        self._writer = pq.ParquetWriter(  # without compression: images are compressed already
             self._file.__enter__(), self._schema, compression="none", use_dictionary=False, write_page_checksum=True
         )
         self._rows: list[Record] = []

@@ -1,7 +1,7 @@
-"""A source: real images with class names, whatever they are stored in.
+"""A source: labelled images, however they are stored.
 
-Three things are kept apart: a class's *name* (``"Dress"``), the source's own *id* of it (a folder name, a dataset's
-label), and the prior's label, which :mod:`dap.data.classmap` finds. ``labels`` number the classes of this source.
+A class has three identifiers: its *name* ("Dress"), the source's own *id* of it (a folder name, a dataset's label), and
+the prior's label, which :mod:`dap.data.classmap` finds. ``labels`` are indices into the classes of this source.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Literal, TypeVar
 import numpy as np
 from PIL import Image
 
+from dap.config import check_choice, check_whole
 from dap.data.batches import Batches, ImageError, decode_batch
 from dap.data.codecs import decode
 from dap.data.names import some
 from dap.data.pixels import is_grey, to_pixels, to_upright
 from dap.errors import FormatError, OptionError, SourceError
-from dap.registry import unknown_name_error
 
 __all__ = ["Source"]
 
@@ -32,17 +32,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Labelled images that are decoded when they are asked for. Made by :func:`dap.data.open.open_source`.
+    """Labelled images, each decoded when it is used. Opened by :func:`dap.open_source`.
 
     Attributes:
-        name: What the manifest calls it: a built-in name, a folder, a dataset's id or class.
+        name: The source's name in the manifest: a built-in name, a folder, a dataset's id or class.
         class_names: Name of each class, all different, in the source's own order.
         source_ids: The source's own id of each class: the folder name or the dataset's label.
         labels: Class of each image, an index into ``class_names``; int64 with shape (N,), read-only.
         ids: Stable name of each image inside the source: a path below the folder, or a number.
         load: Decodes image number i, in any mode and size.
-        digest: Names the content with few reads; None: :meth:`identity` reads every image.
-        read: The encoded bytes of image number i, from any thread; None where the source holds no encoded files.
+        digest: Returns a hash of the content with few reads; None: :meth:`identity` reads every image.
+        read: Returns the encoded bytes of image number i, from any thread; None: the source has no encoded files.
     """
 
     name: str
@@ -55,24 +55,20 @@ class Source:
     read: Callable[[int], bytes] | None = None
 
     def __post_init__(self) -> None:
-        """Checks that no two classes share a name, and protects the labels."""
         repeated = [name for name, count in Counter(self.class_names).items() if count > 1]
         if repeated:
             raise SourceError(f"{self.name}: more than one class is called {some(repeated)}; names must differ")
         self.labels.setflags(write=False)
 
     def __len__(self) -> int:
-        """The number of images."""
         return len(self.labels)
 
     def of_class(self, label: int) -> np.ndarray:
-        """Indices of a class's images in the source's order, int64 with shape (n,)."""
+        """Indices of the images of a class in the source's order, int64 with shape (n,)."""
         return np.flatnonzero(self.labels == label)
 
     def images(self, indices: Sequence[int] | np.ndarray, *, size: int, channels: int) -> np.ndarray:
-        """Decodes images and brings them to one shape; :func:`dap.data.pixels.to_pixels` says how.
-
-        Encoded files are decoded in threads, without the GIL.
+        """Decodes images, and resizes and crops them to one shape as :func:`dap.data.pixels.to_pixels` does.
 
         Args:
             indices: n image indices, each in [0, N).
@@ -87,8 +83,8 @@ class Source:
             OptionError: ``size`` or ``channels`` is out of range.
 
         Example:
-            >>> from dap.data.open import open_source
-            >>> open_source("fashion-mini").images([0, 1], size=32, channels=1).shape
+            >>> import dap
+            >>> dap.open_source("fashion-mini").images([0, 1], size=32, channels=1).shape
             (2, 1, 32, 32)
         """
         if size < 1 or channels not in (1, 3):
@@ -97,8 +93,8 @@ class Source:
             try:
                 return decode_batch(self.read, indices, size=size, channels=channels)
             except ImageError as error:
-                where = f"{self.name}/{self.ids[error.index]}"
-                raise FormatError(f"{where}: cannot be read as an image ({error})") from error
+                name = f"{self.name}/{self.ids[error.index]}"
+                raise FormatError(f"{name}: cannot be read as an image ({error})") from error
         pixels = np.empty((len(indices), channels, size, size), np.uint8)
         for row, index in zip(pixels, indices, strict=True):
             with self._naming(int(index)):
@@ -106,7 +102,7 @@ class Source:
         return pixels
 
     def native_shape(self) -> tuple[int, int]:
-        """Short side in pixels, and number of channels (1 or 3), of the first image.
+        """The short side in pixels and the number of channels (1 or 3) of the first image.
 
         Raises:
             FormatError: It cannot be decoded.
@@ -119,81 +115,71 @@ class Source:
         return min(image.size), 1 if is_grey(image) else 3
 
     def pixels(self, index: int) -> np.ndarray:
-        """One image in its own size, upright and flattened as :func:`dap.data.pixels.to_upright` does it.
-
-        Returns:
-            uint8 with shape (C, H, W), C = 1 or 3.
+        """One image in its own size, upright (:func:`dap.data.pixels.to_upright`): uint8 (C, H, W), C = 1 or 3.
 
         Raises:
             FormatError: It cannot be decoded; the message names it.
         """
         with self._naming(index):
             upright = to_upright(self.load(index)) if self.read is None else decode(self.read(index))
-        return upright.transpose(2, 0, 1).copy()  # writable, and of its own
+        return upright.transpose(2, 0, 1).copy()  # writable, and not shared
 
     @contextmanager
     def _naming(self, index: int) -> Iterator[None]:
-        """Turns whatever goes wrong with an image into one error that names it."""
+        """Turns every error of an image into a FormatError that names the image."""
         try:
             yield
         except MemoryError:
             raise
         except Exception as error:  # decoders raise almost anything when a file is damaged or hostile
-            where = f"{self.name}/{self.ids[index]}"
-            raise FormatError(f"{where}: cannot be read as an image ({type(error).__name__}: {error})") from error
+            name = f"{self.name}/{self.ids[index]}"
+            raise FormatError(f"{name}: cannot be read as an image ({type(error).__name__}: {error})") from error
 
     def subset(self, classes: Collection[str]) -> Source:
         """The images of some classes; the classes keep the source's order.
 
         Raises:
-            OptionError: A name is unknown, or there is none.
+            OptionError: A name is unknown, or ``classes`` is empty.
         """
         wanted = {classes} if isinstance(classes, str) else set(classes)
         if not wanted:
             raise OptionError("classes= is empty; name at least one class, or leave it out for all")
         for name in sorted(wanted.difference(self.class_names)):
-            raise unknown_name_error("class", name, self.class_names)
-        kept = [label for label, name in enumerate(self.class_names) if name in wanted]
-        if len(kept) == len(self.class_names):
+            check_choice("class", name, self.class_names)
+        class_labels = [label for label, name in enumerate(self.class_names) if name in wanted]
+        if len(class_labels) == len(self.class_names):
             return self
-        indices = np.flatnonzero(np.isin(self.labels, kept))
-        names = tuple(self.class_names[label] for label in kept)
+        indices = np.flatnonzero(np.isin(self.labels, class_labels))
+        names = tuple(self.class_names[label] for label in class_labels)
         return replace(
             self.select(indices),
             class_names=names,
-            source_ids=tuple(self.source_ids[label] for label in kept),
-            labels=np.searchsorted(kept, self.labels[indices]).astype(np.int64),
+            source_ids=tuple(self.source_ids[label] for label in class_labels),
+            labels=np.searchsorted(class_labels, self.labels[indices]).astype(np.int64),
             digest=partial(_selection_digest, self, list(names)),
         )
 
     def shard(self, index: int, count: int) -> Source:
-        """Every ``count``-th image, from image number ``index`` on: part ``index`` of ``count`` that make the whole.
+        """Part ``index`` of ``count``: every ``count``-th image, from image number ``index`` on.
 
-        The parts differ by at most one image in length; classes and labels stay those of the whole, so that a class may
-        have no image in a part.
+        The lengths of the parts differ by at most one image. Classes and labels stay the same, so that a class may have
+        no image in a part.
 
         Args:
-            index: Which part, from 0 to ``count`` - 1.
-            count: How many parts.
-
-        Raises:
-            OptionError: There is no such part.
+            index: Number of the part, from 0 to ``count`` - 1.
+            count: Number of parts.
 
         Example:
-            >>> from dap.data.open import open_source
-            >>> open_source("fashion-mini", split="test").shard(0, 3).ids[:3]
+            >>> import dap
+            >>> dap.open_source("fashion-mini", split="test").shard(0, 3).ids[:3]
             ['test/0', 'test/3', 'test/6']
         """
-        if not 0 <= index < count:
-            raise OptionError(f"shard: expected a part from 0 to count - 1, got part {index} of {count}")
+        check_whole("shard: count", count)
+        check_whole("shard: index", index, 0, count - 1)
         return self.select(np.arange(index, len(self), count))
 
     def select(self, indices: Sequence[int] | np.ndarray) -> Source:
-        """The images with these numbers, in this order; the classes stay, though some may lose all their images.
-
-        Args:
-            indices: Image indices, each in [0, N).
-        """
+        """The images with these indices, each in [0, N), in this order; all classes stay, even without images."""
         numbers = np.asarray(indices, np.int64).tolist()
         return replace(
             self,
@@ -213,41 +199,33 @@ class Source:
         start: int = 0,
         on_error: Literal["raise", "skip"] = "raise",
     ) -> Batches:
-        """All images in order, ``batch_size`` at a time, as (uint8 (n, channels, size, size), int64 (n,)) pairs.
+        """All images in order, as batches (images, labels), which can be iterated over repeatedly.
 
         Args:
             batch_size: Images decoded together, at least 1.
             size: Side in pixels, at least 1.
             channels: 1 for grey, 3 for RGB.
-            start: Number of the first image, to go on where an iteration stopped.
-            on_error: "skip" leaves out an image that cannot be decoded, so that its batch is shorter; it is then found
-                in ``skipped``, a list of (id, message), of what is returned.
+            start: Number of the first image, from 0 to N.
+            on_error: "skip" leaves out images that cannot be decoded, and lists them in ``skipped`` of the result.
 
         Returns:
-            An iterable of batches, which can be gone through again.
-
-        Raises:
-            OptionError: An argument is out of range.
-            FormatError: While it is iterated, for the first image that cannot be decoded, if those are not skipped.
+            An iterable of uint8 images (n, channels, size, size) and int64 labels (n,). Iterating raises a FormatError
+            at the first image that cannot be decoded, unless those are skipped.
 
         Example:
-            >>> from dap.data.open import open_source
-            >>> images, labels = next(iter(open_source("fashion-mini").batches(64, size=32, channels=1)))
+            >>> import dap
+            >>> images, labels = next(iter(dap.open_source("fashion-mini").batches(64, size=32, channels=1)))
             >>> images.shape, labels.shape
             ((64, 1, 32, 32), (64,))
         """
-        if batch_size < 1 or not 0 <= start <= len(self):
-            raise OptionError(f"expected batch_size >= 1 and start from 0 to {len(self)}, got {batch_size} and {start}")
-        if on_error not in ("raise", "skip"):
-            raise unknown_name_error("on_error", on_error, ("raise", "skip"))
-        return Batches(self, batch_size, size, channels, start, on_error == "skip")
+        return Batches(self, batch_size, size, channels, start, on_error)
 
     def identity(self) -> str:
-        """SHA-256 (hexadecimal) that names the content, so that a run is not continued with other images.
+        """SHA-256 (hexadecimal) of the content, by which a run recognises that it is continued with the same images.
 
-        Folders: the sorted relative paths and file sizes, so a change of content that keeps a file's size goes unseen.
-        Hugging Face datasets: their fingerprint. Others: class names, labels and the pixels of every image, which takes
-        one pass over the source. Found once, when first asked for.
+        Folders: the sorted relative paths and file sizes; a change that keeps a file's size is not noticed. Hugging
+        Face datasets: the fingerprint. Others: class names, labels and the pixels of every image, which takes one pass
+        over the source. Computed once, at the first call.
         """
         return self._identity
 

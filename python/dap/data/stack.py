@@ -13,17 +13,17 @@ __all__ = ["stack_images"]
 
 
 def stack_images(source: Source, size: int | None = None) -> np.ndarray:
-    """All images, in order.
+    """All images of a source, in order.
 
     Args:
         source: The images.
-        size: Side in pixels that all are brought to, grey or RGB as the first one; None: they are of one size.
+        size: Side in pixels to which all are resized, grey or RGB like the first one; None: all have one size already.
 
     Returns:
         uint8 with shape (N, C, H, W).
 
     Raises:
-        OptionError: They differ in size or channels and ``size`` is not given, or are more than fits into memory.
+        OptionError: They differ in size or channels and ``size`` is not given, or they do not fit into memory.
         FormatError: An image cannot be decoded; the message names it.
     """
     shape = source.pixels(0).shape if size is None else (source.native_shape()[1], size, size)
@@ -32,7 +32,7 @@ def stack_images(source: Source, size: int | None = None) -> np.ndarray:
     if needed > memory:
         raise OptionError(
             f"{source.name}: {len(source)} images of {shape} take {needed / 1e9:.0f} GB, this machine has "
-            f"{memory / 1e9:.0f} GB: give a smaller size=, or go through DistilledDataset.source in parts"
+            f"{memory / 1e9:.0f} GB: give a smaller size=, or read DistilledDataset.source in parts"
         )
     if size is not None:
         return source.images(range(len(source)), size=size, channels=shape[0])
@@ -42,7 +42,7 @@ def stack_images(source: Source, size: int | None = None) -> np.ndarray:
         if image.shape != shape:
             raise OptionError(
                 f"{source.name}: images differ in shape, {source.ids[0]} is {shape} and {source.ids[index]} is "
-                f"{image.shape}: give size= to bring them to one"
+                f"{image.shape}: give size= to resize them all"
             )
         images[index] = image
     return images

@@ -1,4 +1,4 @@
-"""How well a distilled set teaches a classifier, tested on real images."""
+"""Trains classifiers on distilled sets and tests them on real images."""
 
 from __future__ import annotations
 

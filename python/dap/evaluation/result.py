@@ -1,11 +1,10 @@
-"""What an evaluation found: one row per set and network, as a table and as JSON."""
+"""The result of an evaluation: a row for each set and network, as a table and as JSON."""
 
 from __future__ import annotations
 
 import json
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from dap.evaluation.statistics import Difference, Summary, summary
 
@@ -20,9 +19,9 @@ class Row:
         set_name: Name of the set.
         network: Name of the network.
         images: Number of images in the set.
-        last: Test accuracy at the end of each repeat: the headline.
-        best: The best accuracy measured on the way of each repeat.
-        difference: ``last`` minus that of the first set with this network, paired by repeat; None for the first set.
+        last: Test accuracy at the end of each repeat: the number to report.
+        best: The best test accuracy measured during each repeat.
+        difference: ``last`` minus ``last`` of the first set, paired by repeat; None for the first set.
     """
 
     set_name: str
@@ -54,8 +53,8 @@ class EvaluationResult:
         test_images: Number of test images.
         class_names: Names of the classes, in label order.
         rows: One per set and network.
-        recognised: Share of the set's images, in [0, 1], that the judge takes for their class; None without a judge.
-        recognised_per_class: The same by class name.
+        recognised: Share of the set's images, in [0, 1], that the judge assigns to their class; None without a judge.
+        recognised_per_class: The same share of each class, by its name.
     """
 
     protocol: str
@@ -109,25 +108,25 @@ class EvaluationResult:
             text.append(f"recognised by the judge: {100 * self.recognised:.1f} %")
         return "\n".join(text)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything in JSON's types; what is not finite (an error or interval of one repeat) becomes None."""
-        plain = asdict(self)
-        for row, found in zip(self.rows, plain["rows"], strict=True):
-            found["last_summary"] = asdict(row.last_summary)
-            found["best_summary"] = asdict(row.best_summary)
-        finite: dict[str, Any] = _finite(plain)
-        return finite
+    def to_dict(self) -> dict[str, object]:
+        """The result in JSON's types; values that are not finite (the standard error of one repeat) become None."""
+        values = asdict(self)
+        for row, row_values in zip(self.rows, values["rows"], strict=True):
+            row_values["last_summary"] = asdict(row.last_summary)
+            row_values["best_summary"] = asdict(row.best_summary)
+        return {name: _finite(value) for name, value in values.items()}
 
     def to_json(self) -> str:
         """:meth:`to_dict` as text."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
 
 
-def _with_error(found: Summary) -> str:
-    return f"{found.mean:.1f}" if math.isnan(found.standard_error) else f"{found.mean:.1f} ± {found.standard_error:.1f}"
+def _with_error(accuracy: Summary) -> str:
+    error = "" if math.isnan(accuracy.standard_error) else f" ± {accuracy.standard_error:.1f}"
+    return f"{accuracy.mean:.1f}{error}"
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Trains classifiers on sets of images and tests them on real ones, in repeats that are paired across the sets."""
+"""Trains classifiers on sets of images and tests them on real images; repeats are paired across the sets."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from dap import rng
+from dap.config import check_choice, check_whole
 from dap.device import resolve_device
 from dap.errors import OptionError
 from dap.evaluation.result import EvaluationResult, Row
 from dap.evaluation.small import Outcome, Small
 from dap.evaluation.statistics import paired_difference
 from dap.nets import list_nets
-from dap.registry import unknown_name_error
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["PROTOCOLS", "LabelledImages", "check_options", "evaluate_sets", "run_protocol"]
 
-PROTOCOLS = {protocol.name: protocol for protocol in (Small(),)}
+PROTOCOLS: dict[str, Small] = {protocol.name: protocol for protocol in (Small(),)}
 
 LabelledImages = tuple[np.ndarray, np.ndarray]
 
@@ -48,18 +48,18 @@ def run_protocol(
         test_images: uint8 with shape (M, C, S, S).
         test_labels: Integers in [0, classes) with shape (M,).
         classes: Number of classes.
-        protocol: Name of the recipe.
+        protocol: Name of the protocol.
         network: Name of the classifier, one of :func:`dap.nets.list_nets`.
-        seed: Root seed. Weights, order and augmentation follow from it, the network's name and ``repeat``, so that two
-            sets of one size meet the same ones.
+        seed: Root seed. Together with the network's name and ``repeat`` it decides initial weights, order and
+            augmentation, which are therefore the same for two sets of one size.
         repeat: Number of the repeat.
-        device: Where to train; None means CUDA where it is there, else the CPU.
+        device: Where to train; None: the GPU if there is one.
 
     Returns:
         Test accuracies in per cent.
 
     Raises:
-        OptionError: An unknown name, or images or labels that are not of that form.
+        OptionError: A name is unknown, or images or labels have another shape or dtype.
 
     Example:
         >>> images, labels = np.zeros((4, 1, 8, 8), np.uint8), np.array([0, 0, 1, 1])
@@ -67,7 +67,8 @@ def run_protocol(
         >>> run_protocol(images, labels, images, labels, classes=2).last
         100.0
     """
-    return _protocol(protocol).run(
+    check_choice("protocol", protocol, PROTOCOLS)
+    return PROTOCOLS[protocol].run(
         train_images,
         train_labels,
         test_images,
@@ -93,22 +94,22 @@ def evaluate_sets(
     """Trains every network on every set, ``repeats`` times, and compares the sets with the first one.
 
     Args:
-        sets: Images and labels (as for :func:`run_protocol`) by the set's name; or a function from the number of the
-            repeat to them, for a set that is drawn anew in each repeat. The first set is what others are compared with.
+        sets: Images and labels (as for :func:`run_protocol`) by the set's name. For a set that is drawn anew in each
+            repeat: a function that returns them for the number of the repeat. All sets are compared with the first.
         test: Images and labels to test on.
         class_names: Name of each class, in label order.
-        protocol: Name of the recipe.
+        protocol: Name of the protocol.
         networks: Names of the classifiers, all different.
         repeats: Trainings of each network on each set, at least 1.
         seed: Root seed of all repeats.
-        device: Where to train; None means CUDA where it is there, else the CPU.
+        device: Where to train; None: the GPU if there is one.
 
     Returns:
-        One row per network and set. Repeat r starts from the same generator for every set, so differences are paired.
+        One row per network and set. Repeat r uses the same seed for every set, so that differences are paired.
 
     Raises:
-        OptionError: An unknown name, no set, no network, a network named twice, fewer than one repeat, or images or
-            labels of another form.
+        OptionError: A name is unknown, a network is named twice, there is no set or network, ``repeats`` is less than
+            1, or images or labels have another shape or dtype.
     """
     check_options(protocol, networks, repeats)
     if not sets:
@@ -117,10 +118,10 @@ def evaluate_sets(
     with tqdm(total=len(networks) * len(sets) * repeats, desc="evaluate", unit="training", disable=None) as progress:
         for network in networks:
             first: tuple[float, ...] | None = None
-            for name, given in sets.items():
+            for name, labelled_images in sets.items():
                 outcomes = []
                 for repeat in range(repeats):
-                    images, labels = given(repeat) if callable(given) else given
+                    images, labels = labelled_images(repeat) if callable(labelled_images) else labelled_images
                     outcomes.append(
                         run_protocol(
                             images,
@@ -135,30 +136,22 @@ def evaluate_sets(
                         )
                     )
                     progress.update()
-                last, best = tuple(found.last for found in outcomes), tuple(found.best for found in outcomes)
+                last, best = (tuple(accuracies) for accuracies in zip(*outcomes, strict=True))
                 difference = None if first is None else paired_difference(last, first)
                 first = last if first is None else first
                 rows.append(Row(name, network, len(images), last, best, difference))
     return EvaluationResult(protocol, seed, repeats, len(test[0]), tuple(class_names), tuple(rows))
 
 
-def _protocol(name: str) -> Small:
-    if name not in PROTOCOLS:
-        raise unknown_name_error("protocol", name, PROTOCOLS)
-    return PROTOCOLS[name]
-
-
 def check_options(protocol: str, networks: Sequence[str], repeats: int) -> None:
-    """Finds at once what would else be found after the first training or after all images are decoded.
+    """Checks the options of an evaluation before any image is decoded.
 
     Raises:
-        OptionError: An unknown name, no network or one named twice, or fewer than one repeat.
+        OptionError: A name is unknown, a network is named twice or there is none, or ``repeats`` is less than 1.
     """
-    _protocol(protocol)
+    check_choice("protocol", protocol, PROTOCOLS)
     if isinstance(networks, str) or not networks or len(set(networks)) < len(networks):
         raise OptionError(f"expected a list of different network names, got {networks!r}")
     for network in networks:
-        if network not in list_nets():
-            raise unknown_name_error("network", network, list_nets())
-    if repeats < 1:
-        raise OptionError(f"repeats must be at least 1, got {repeats}")
+        check_choice("network", network, list_nets())
+    check_whole("repeats", repeats)

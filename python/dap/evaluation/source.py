@@ -1,4 +1,4 @@
-"""Evaluates a labelled source on real test images, beside a real random subset of the same size."""
+"""Evaluates a set of labelled images on real test images, in comparison with random real images."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ def evaluate_source(
     size: int | None = None,
     channels: int | None = None,
 ) -> EvaluationResult:
-    """Evaluates a labelled source (a distilled set, or any other) on real test images; classes are matched by name.
+    """Evaluates a source (a distilled set, or any other) on real test images; classes are matched by name.
 
     Args:
-        train: The set to evaluate, row ``"distilled"``.
+        train: The set to evaluate, in the row "distilled".
         test: Real test images. Classes that ``train`` does not have are left out, with a warning in the log.
-        real: Real training images. Given, a random subset of as many images of each class as ``train`` has (or all,
-            where there are fewer) is drawn in each repeat; it makes the row ``"random real"``, the first one, and
-            what the other is compared with.
-        protocol: Name of the recipe.
+        real: Real training images. In each repeat a random subset is drawn from them with as many images of each class
+            as ``train`` has, or all if there are fewer. It is the first row, "random real", with which the set is
+            compared.
+        protocol: Name of the protocol.
         networks: Names of the classifiers.
         repeats: Trainings of each network on each set, at least 1.
         seed: Root seed of all repeats.
-        device: Where to train; None means CUDA where it is there, else the CPU.
-        judge: Whether to train the judge on all of ``real`` and report what share of ``train`` it recognises.
-        size: Side in pixels to which all images are brought; None: the short side of the first image of ``train``.
-        channels: 1 for grey, 3 for RGB; None: as the first image of ``train``.
+        device: Where to train; None: the GPU if there is one.
+        judge: Whether to train the judge on all of ``real``, and report the share of ``train`` that it recognises.
+        size: Side in pixels to which all images are resized; None: the short side of the first image of ``train``.
+        channels: 1 for grey, 3 for RGB; None: like the first image of ``train``.
 
     Raises:
-        OptionError: An unknown name, a value out of range, or a judge without ``real``.
+        OptionError: A name is unknown, a value is out of range, or ``judge`` is set without ``real``.
         SourceError: ``test`` or ``real`` lacks a class of ``train``, or a source is empty.
         FormatError: An image cannot be read.
     """
@@ -78,9 +78,9 @@ def evaluate_source(
     distilled = load(train)
     sets: dict[str, LabelledImages | Callable[[int], LabelledImages]] = {"distilled": distilled}
     if real is not None:
-        _require(real, names)
+        _require_classes(real, names)
         counts = {name: len(train.of_class(label)) for label, name in enumerate(train.class_names)}
-        source = real  # of a type that the checker knows in the function below
+        source = real  # mypy does not narrow ``real`` inside the function
 
         def random_real(repeat: int) -> LabelledImages:
             return load(source, random_per_class(source, counts, rng.derive_seed(seed, "evaluate", "real", repeat)))
@@ -98,12 +98,12 @@ def evaluate_source(
     )
     if real is None or not judge:
         return result
-    found = recognised(train_judge(*load(real), len(names), seed, device), *distilled, device)
-    per_class = {names[label]: share for label, share in found.per_class.items()}
-    return replace(result, recognised=found.share, recognised_per_class=per_class)
+    recognition = recognised(train_judge(*load(real), len(names), seed, device), *distilled, device)
+    per_class = {names[label]: share for label, share in recognition.per_class.items()}
+    return replace(result, recognised=recognition.share, recognised_per_class=per_class)
 
 
-def _require(source: Source, names: Sequence[str]) -> None:
+def _require_classes(source: Source, names: Sequence[str]) -> None:
     if missing := [name for name in names if name not in source.class_names]:
         raise SourceError(
             f"{source.name}: has no class {some(missing)}, which the set to evaluate has; classes are matched by name, "
@@ -112,7 +112,7 @@ def _require(source: Source, names: Sequence[str]) -> None:
 
 
 def _shared_classes(train: Source, test: Source) -> tuple[str, ...]:
-    _require(test, train.class_names)
+    _require_classes(test, train.class_names)
     if dropped := [name for name in test.class_names if name not in train.class_names]:
         logger.warning("%s: test images of %s are left out, %s has no such class", test.name, some(dropped), train.name)
     return train.class_names
@@ -121,7 +121,7 @@ def _shared_classes(train: Source, test: Source) -> tuple[str, ...]:
 def _load(
     source: Source, indices: np.ndarray | None = None, *, names: Sequence[str], size: int, channels: int
 ) -> LabelledImages:
-    """Images of the named classes, labelled by their place in ``names``; all of them, or those of the indices."""
+    """Images of the named classes, labelled by their position in ``names``: all, or those with the given indices."""
     numbers = {name: number for number, name in enumerate(names)}
     renumber = np.array([numbers.get(name, -1) for name in source.class_names], np.int64)
     if indices is None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from dap.errors import OptionError
 
@@ -39,7 +39,7 @@ class Difference:
 
 
 def summary(values: Sequence[float]) -> Summary:
-    """Mean and standard error. One value tells nothing of its spread: its standard error is NaN.
+    """The mean and its standard error, which is NaN for a single value.
 
     Raises:
         OptionError: There is no value.
@@ -65,10 +65,10 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> Difference:
         2.0
     """
     if len(a) != len(b):
-        raise OptionError(f"paired values come in equal numbers, got {len(a)} and {len(b)}")
-    found = summary([x - y for x, y in zip(a, b, strict=True)])
-    half = student_t_quantile(0.95, found.n - 1) * found.standard_error if found.n > 1 else math.inf
-    return Difference(found.mean, found.mean - half, found.mean + half, found.n)
+        raise OptionError(f"expected as many values on both sides, got {len(a)} and {len(b)}")
+    mean, error, n = astuple(summary([x - y for x, y in zip(a, b, strict=True)]))
+    half = student_t_quantile(0.95, n - 1) * error if n > 1 else math.inf
+    return Difference(mean, mean - half, mean + half, n)
 
 
 def student_t_quantile(share: float, freedom: int) -> float:
@@ -82,7 +82,7 @@ def student_t_quantile(share: float, freedom: int) -> float:
         >>> round(student_t_quantile(0.95, 23), 3)
         2.069
     """
-    low, high = 0.0, math.pi / 2  # of θ, in which the probability grows from 0 to 1
+    low, high = 0.0, math.pi / 2  # of θ: the probability grows from 0 to 1
     while low < (middle := (low + high) / 2) < high:
         if _central_probability(middle, freedom) < share:
             low = middle
@@ -92,7 +92,7 @@ def student_t_quantile(share: float, freedom: int) -> float:
 
 
 def _central_probability(theta: float, freedom: int) -> float:
-    """P(|T| < √ν tan θ), by the two forms at the top."""
+    """P(|T| < √ν tan θ), by the formulas in the module's docstring."""
     odd = freedom % 2
     term = math.cos(theta) if odd else 1.0
     total = 0.0

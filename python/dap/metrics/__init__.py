@@ -1,4 +1,4 @@
-"""What can be said of a distilled set without training a classifier."""
+"""Representativeness, diversity and coverage of a distilled set, measured without training a classifier."""
 
 from __future__ import annotations
 

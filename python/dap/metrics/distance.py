@@ -6,18 +6,18 @@ of its real ones:
     representativeness = 1/(n N) Σ_i Σ_j D_k(x_i, y_j)              lower is better
     diversity          = 1/(n (n−1)) Σ_i Σ_{j≠i} D_k(x_i, x_j)      higher is more diverse
     coverage           = share of the y_j with an x_i inside the ball    higher is better
-                         around y_j that reaches its k-th nearest y
+                         around y_j that reaches its k-th nearest other y
 
 Coverage is that of Naeem et al., "Reliable Fidelity and Diversity Metrics for Generative Models", ICML 2020, arXiv
 2002.09797 (equation 5), with k = 5 and Euclidean distances.
 
-The features that dap reports are the prior's hidden state at its tap, mean-pooled over tokens, of latents noised to
-step t = 100; the kernel is linear, so D_k is the Euclidean distance. Both names come from Su et al., "Diffusion Models
-as Dataset Distillation Priors", ICLR 2026, arXiv 2510.17421: representativeness is the energy that its guidance
-descends (equations 6 and 7). How the paper's figure 1 computes its two numbers is not published, so these figures are
-dap's own and are not to be set beside the paper's; there, higher representativeness is better.
+:func:`dap.metrics.measure` takes as features the prior's hidden state at its recommended block, mean-pooled over
+tokens, of latents noised to step t = 100; with the linear kernel D_k is the Euclidean distance. Representativeness and
+diversity are named after Su et al., "Diffusion Models as Dataset Distillation Priors", ICLR 2026, arXiv 2510.17421:
+representativeness is the energy that its guidance descends (equations 6 and 7). The paper does not say how its figure 1
+computes the two numbers, so they cannot be compared with these; there, higher representativeness is better.
 
-A set's figure is the mean of its classes' figures.
+The value of a set is the mean over its classes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def representativeness(features: np.ndarray, real: np.ndarray, kernel: Kernel = 
         kernel: The kernel whose distance is taken.
 
     Raises:
-        OptionError: A side is empty.
+        OptionError: ``features`` or ``real`` is empty.
 
     Example:
         >>> representativeness(np.zeros((1, 2), np.float32), np.array([[3, 4], [6, 8]], np.float32))
@@ -76,12 +76,12 @@ def diversity(features: np.ndarray, kernel: Kernel = LINEAR) -> float:
 
 
 def coverage(features: np.ndarray, real: np.ndarray, k: int = 5) -> float:
-    """Share of the real images of a class that have a distilled one in their neighbourhood; higher is better.
+    """Share of the real images of a class with a distilled image in their neighbourhood; higher is better.
 
     Args:
         features: Distilled, float32 with shape (n, D), n at least 1.
         real: Real, float32 with shape (N, D), N more than k.
-        k: The neighbourhood of a real image reaches its k-th nearest other real image, and includes it.
+        k: The neighbourhood of a real image is the closed ball that reaches its k-th nearest other real image.
 
     Raises:
         OptionError: There are no distilled features, or no more than k real ones.

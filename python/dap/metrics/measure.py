@@ -1,4 +1,4 @@
-"""The metrics of a whole set, in the features that the design fixes: the prior at its tap, t = 100, mean-pooled."""
+"""The metrics of a set, in mean-pooled features of the prior at its recommended block and step t = 100."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ["Measures", "measure"]
 
 @dataclass(frozen=True)
 class Measures:
-    """Means over the classes, with the kernel distance of :mod:`dap.metrics.distance`.
+    """Means over the classes of the metrics in :mod:`dap.metrics.distance`.
 
     Attributes:
         representativeness: Mean distance to the class's real images; lower is better.
         diversity: Mean distance between images of a class; higher is more diverse.
-        coverage: Share of the class's real images that have a distilled one among their 5 nearest (of fewer than 6
-            real ones: among all); higher is better.
+        coverage: Share of the class's real images with a distilled image no farther away than their fifth-nearest real
+            image (the farthest, if there are fewer than 6 real images); higher is better.
     """
 
     representativeness: float
@@ -41,19 +41,19 @@ def measure(distilled: Source, real: Source, prior: Prior, *, seed: int = 0) -> 
     Args:
         distilled: The set, for example ``open_source("distilled")``.
         real: Real images with the same class names, for example ``open_source("fashion-mini")``.
-        prior: Whose features are used, at the block that it recommends.
-        seed: Of the noise that takes images to t = 100.
+        prior: The prior that computes the features, at the block that it recommends.
+        seed: Seed of the noise that is added to images for step t = 100.
 
     Raises:
         OptionError: ``real`` lacks a class of ``distilled``.
         ClassMapError: The prior does not know a class.
 
     Example:
-        >>> from dap.data.open import open_source
+        >>> import dap
         >>> from dap.priors import load_prior
-        >>> real = open_source("fashion-mini", split="test", classes=["Dress"])
-        >>> found = measure(real, real, load_prior("fashion-dit"))
-        >>> 0 < found.representativeness < found.diversity
+        >>> real = dap.open_source("fashion-mini", split="test", classes=["Dress"])
+        >>> measures = measure(real, real, load_prior("fashion-dit"))
+        >>> 0 < measures.representativeness < measures.diversity
         True
     """
     real = real.subset(distilled.class_names)
@@ -68,14 +68,11 @@ def measure(distilled: Source, real: Source, prior: Prior, *, seed: int = 0) -> 
         return real_features(prior, images, ids, label=label, tap=tap, seed=seed).numpy()
 
     pairs = [
-        (
-            features(distilled, entry.name, entry.label),
-            features(real, entry.name, entry.label),
-        )
+        (features(distilled, entry.name, entry.label), features(real, entry.name, entry.label))
         for entry in build_class_map(distilled, prior.labels_of(distilled.class_names))
     ]
     return Measures(
-        float(np.mean([representativeness(own, class_real) for own, class_real in pairs])),
-        float(np.mean([diversity(own) for own, _ in pairs])),
-        float(np.mean([coverage(own, class_real, min(5, len(class_real) - 1)) for own, class_real in pairs])),
+        float(np.mean([representativeness(rows, real_rows) for rows, real_rows in pairs])),
+        float(np.mean([diversity(rows) for rows, _ in pairs])),
+        float(np.mean([coverage(rows, real_rows, min(5, len(real_rows) - 1)) for rows, real_rows in pairs])),
     )

@@ -1,5 +1,5 @@
-"""What a person looks at."""
+"""Contact sheets."""
 
-from dap.report.contact_sheet import contact_sheet
+from dap.report.contact_sheet import contact_sheet, source_sheet
 
-__all__ = ["contact_sheet"]
+__all__ = ["contact_sheet", "source_sheet"]

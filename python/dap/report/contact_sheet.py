@@ -1,12 +1,15 @@
-"""The contact sheet: one row for each class, its slots from left to right."""
+"""The contact sheet: one picture with a row of images for each class."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["contact_sheet"]
+from dap.data.source import Source
+
+__all__ = ["contact_sheet", "source_sheet"]
 
 MAX_CLASSES, MAX_SLOTS, GAP, MIN_TILE = 20, 20, 2, 64
 
@@ -15,10 +18,10 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Callable[[], Image.Image]]]
     """Draws the first 20 images of the first 20 classes.
 
     Args:
-        rows: Class name, and what decodes each image, for each class.
+        rows: For each class its name, and for each of its images a function that decodes it.
 
     Returns:
-        An RGB image; small images are enlarged by a whole factor, pixels kept square.
+        An RGB image. Images less than 64 pixels wide are enlarged by a whole factor.
     """
     rows = [(name, images[:MAX_SLOTS]) for name, images in rows[:MAX_CLASSES]]
     width = rows[0][1][0]().width
@@ -35,3 +38,9 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Callable[[], Image.Image]]]
             enlarged = image().convert("RGB").resize((tile, tile), Image.Resampling.NEAREST)
             sheet.paste(enlarged, (margin + column * (tile + GAP), top))
     return sheet
+
+
+def source_sheet(source: Source) -> Image.Image:
+    """The contact sheet of a source's images; classes without images have no row."""
+    rows = [(name, source.of_class(label).tolist()) for label, name in enumerate(source.class_names)]
+    return contact_sheet([(name, [partial(source.load, index) for index in row]) for name, row in rows if row])
