@@ -82,9 +82,9 @@ def test_types_and_seeds():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n_clusters": 0}, "from 1 to the number of rows, 4; got 0"),
-        ({"n_clusters": 5}, "from 1 to the number of rows, 4; got 5"),
-        ({"n_init": 0}, "n_init must be 1 or more, got 0"),
+        ({"n_clusters": 0}, "n_clusters: expected a whole number from 1 to 4, got 0"),
+        ({"n_clusters": 5}, "from 1 to 4, got 5"),
+        ({"n_init": 0}, "n_init: expected a whole number of at least 1, got 0"),
         ({"features": np.full((4, 2), np.inf)}, "features must be finite"),
     ],
 )

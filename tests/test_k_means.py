@@ -132,15 +132,15 @@ def test_medoids_of_equal_rows_are_different():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n_clusters": 0}, "count must be a whole number from 1 to the number of rows, 4; got 0"),
-        ({"n_clusters": 5}, "from 1 to the number of rows, 4; got 5"),
+        ({"n_clusters": 0}, "n_clusters: expected a whole number from 1 to 4, got 0"),
+        ({"n_clusters": 5}, "from 1 to 4, got 5"),
         ({"features": np.full((4, 2), np.nan)}, "features must be finite"),
-        ({"init": "random"}, "init must be"),
+        ({"init": "random"}, "init: expected"),
         ({"init": np.zeros((3, 2))}, r"finite centres with shape \(2, 2\), got shape \(3, 2\)"),
         ({"init": np.full((2, 2), np.inf)}, "finite centres"),
-        ({"init": np.zeros((2, 2)), "n_init": 2}, "n_init must be 1"),
-        ({"max_iter": 0}, "must be 1 or more"),
-        ({"tol": -1.0}, "tol 0 or more"),
+        ({"init": np.zeros((2, 2)), "n_init": 2}, "n_init: expected 1, since"),
+        ({"max_iter": 0}, "max_iter: expected a whole number of at least 1, got 0"),
+        ({"tol": -1.0}, "tol: expected a number of at least 0"),
     ],
 )
 def test_refusals(change, message):

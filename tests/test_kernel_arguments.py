@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import kernel_oracle as oracle
 import numpy as np
@@ -14,7 +15,12 @@ import torch
 from dap import kernels as K
 from dap.config import to_json
 from dap.errors import OptionError
-from dap.kernels import choice, reductions
+from dap.kernels import backend_choice, checks
+from dap.kernels.backend_base import Backend
+from dap.kernels.backend_numpy import NumpyBackend
+from dap.kernels.backend_rust import RustBackend
+from dap.kernels.backend_torch import TorchBackend
+from dap.kernels.base import KERNELS
 from dap.methods import DAP
 
 BACKENDS = ["numpy", "torch", "rust"]
@@ -28,7 +34,7 @@ def draw(n, m, d, seed=0):
 
 
 def test_nearest_finds_the_bad_row_in_any_part(monkeypatch):
-    monkeypatch.setattr(reductions, "_FINITE_BLOCK", 7)  # 3 rows of 2
+    monkeypatch.setattr(checks, "_FINITE_BLOCK", 7)  # 3 rows of 2
     for bad in range(8):
         for kind in (np.array, torch.tensor):
             x = kind([[0.0, 0.0]] * 8)
@@ -150,7 +156,7 @@ def test_unfit_arguments_are_refused(backend):
         with pytest.raises(OptionError, match="x has no rows"):
             reduction(x[:0], backend=backend)
     for k in (0, 5, True, 1.0, "1"):
-        with pytest.raises(OptionError, match="k must be an integer from 1 to the number of rows to search, 4"):
+        with pytest.raises(OptionError, match="k: expected a whole number from 1 to 4"):
             K.nearest(x, k=k, backend=backend)
     for weights, message in [
         (np.zeros(4), "weights must have 2 dimensions"),
@@ -163,7 +169,7 @@ def test_unfit_arguments_are_refused(backend):
     with pytest.raises(OptionError, match="unknown kernel 'rbff'; did you mean 'rbf'"):
         K.gram(x, kernel="rbff", backend=backend)
     for kernel in (K.RBF, 3, None):
-        with pytest.raises(OptionError, match="kernel must be a kernel or the name of one"):
+        with pytest.raises(OptionError, match="kernel: expected a name, a kernel or"):
             K.gram(x, kernel=kernel, backend=backend)
     with pytest.raises(OptionError, match="not finite"):
         K.row_sums(x, np.full((3, 3), np.nan), "rbf", backend)
@@ -183,10 +189,11 @@ def test_bandwidth_rules_look_at_y(backend):
     )
 
 
-class Foreign:
-    """A kernel of the user's own, 4 x·y; no dataclass, no Rust."""
+@dataclass(frozen=True)
+class Foreign(K.Kernel):
+    """A kernel of the user's own, 4 x·y, which Rust does not know."""
 
-    name = "foreign"
+    name: str = "foreign"
 
     def resolve(self, y):
         return self
@@ -198,6 +205,7 @@ class Foreign:
         return 4 * pairs.squared
 
 
+@dataclass(frozen=True)
 class Doubled(K.Linear):
     """A subclass may compute something else than its base, so that Rust does not know it."""
 
@@ -217,23 +225,20 @@ def test_auto_chooses_by_gradient_device_kernel_and_size(monkeypatch):
         assert K.explain(x, y, kernel).backend == "torch"
         assert K.explain(x.numpy(), y.numpy(), kernel).backend == "numpy"
         with monkeypatch.context() as patch:
-            patch.setattr(choice, "SMALL", 3 * 40 * 30)
+            patch.setattr(backend_choice, "SMALL", 3 * 40 * 30)
             assert K.explain(x.numpy(), y.numpy(), kernel).backend == "numpy"
-            patch.setattr(choice, "SMALL", 3 * 40 * 30 - 1)
+            patch.setattr(backend_choice, "SMALL", 3 * 40 * 30 - 1)
             assert K.explain(x.numpy(), y.numpy(), kernel).backend == "torch"
     assert K.explain(x, y, backend="numpy") == K.Choice("numpy", "it was asked for")
 
 
 def test_the_choice_is_what_computes(monkeypatch):
-    from dap.kernels import backend_numpy, backend_rust, backend_torch
-
     x = draw(3, 0, 4)[0]
     leaf = torch.from_numpy(x).requires_grad_()
     weights = torch.ones(3, 1, requires_grad=True)
     used = []
-    for module in (backend_numpy, backend_rust, backend_torch):
-        name = module.__name__.rpartition("_")[2]
-        monkeypatch.setattr(module, "row_sums", lambda *_, name=name: used.append(name) or np.zeros(3))
+    for kind, name in ((NumpyBackend, "numpy"), (RustBackend, "rust"), (TorchBackend, "torch")):
+        monkeypatch.setattr(kind, "row_sums", lambda *_, name=name: used.append(name) or np.zeros(3))
     for backend in BACKENDS:
         K.row_sums(x, backend=backend)
     K.row_sums(x)
@@ -295,3 +300,37 @@ def test_the_matrix_of_arrays_has_the_dtype_that_is_computed_in(dtype, computed,
 def test_a_kernel_without_what_it_needs_is_refused():
     with pytest.raises(OptionError, match="sum kernel needs kernels"):
         K.gram(np.zeros((2, 3)), kernel="sum")
+
+
+PARTS = {"name": "mine", **{part: vars(Foreign)[part] for part in ("resolve", "value", "squared_distance")}}
+
+
+@pytest.mark.parametrize("missing", PARTS)
+def test_a_kernel_that_lacks_a_part_is_refused_when_it_is_made_and_when_it_is_registered(missing):
+    parts = {part: value for part, value in PARTS.items() if part != missing}
+    kind = dataclass(frozen=True)(type("Mine", (K.Kernel,), parts))
+    for refused in (kind, lambda: KERNELS.register("mine")(kind)):
+        with pytest.raises(OptionError, match=f"kernel Mine lacks {missing}$"):
+            refused()
+    assert "mine" not in KERNELS
+
+
+def test_a_kernel_that_is_no_frozen_dataclass_is_refused():
+    kind = type("Mine", (K.Kernel,), PARTS)
+    for refused in (kind, lambda: KERNELS.register("mine")(kind)):
+        with pytest.raises(OptionError, match=r"kernel Mine: write @dataclass\(frozen=True\) directly above the class"):
+            refused()
+    with pytest.raises(TypeError, match="non-frozen"):
+        dataclass(type("Mine", (K.Kernel,), PARTS))
+    with pytest.raises(OptionError, match=r"expected a subclass of dap\.kernels\.Kernel"):
+        KERNELS.register("mine")(type("Mine", (), PARTS))
+    with pytest.raises(OptionError, match="kernel Mine lacks name: give the field a default"):
+        dataclass(frozen=True)(type("Mine", (K.Kernel,), {**PARTS, "name": 3}))()
+
+
+@pytest.mark.parametrize("missing", sorted(Backend.__abstractmethods__))
+def test_a_backend_that_lacks_a_reduction_cannot_be_made(missing):
+    parts = {part: vars(NumpyBackend)[part] for part in Backend.__abstractmethods__ if part != missing}
+    with pytest.raises(TypeError, match=f"abstract method '?{missing}"):
+        type("Mine", (Backend,), parts)()
+    assert NumpyBackend() and RustBackend() and TorchBackend()

@@ -234,7 +234,7 @@ def test_seeds_make_permutations():
     assert K.permutation_test(x, y, seed=3) == K.permutation_test(x, y, seed=3)
     assert len({K.permutation_test(x, y, permutations=200, seed=seed).p_value for seed in range(5)}) > 1
     for permutations in (0, 1.5, True):
-        with pytest.raises(OptionError, match="permutations must be a positive integer"):
+        with pytest.raises(OptionError, match="permutations: expected a whole number of at least 1"):
             K.permutation_test(x, y, permutations=permutations)
 
 

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dap.errors import OptionError
-from dap.kernels import backend_numpy, backend_torch, by_name, list_kernels, torch_pairs
+from dap.kernels import by_name, list_kernels, torch_pairs
+from dap.kernels.backend_numpy import NUMPY
+from dap.kernels.backend_torch import TORCH
 from dap.kernels.cosine import Cosine
 from dap.kernels.distance import Distance
 from dap.kernels.exponential import Exponential
@@ -45,7 +47,7 @@ def backend(request, monkeypatch):
     if request.param == "torch by products":  # as for large rows
         monkeypatch.setattr(torch_pairs, "_SMALL", -1)
         monkeypatch.setattr(torch_pairs, "_GATHERED", 40)
-    return backend_numpy if request.param == "numpy" else backend_torch
+    return NUMPY if request.param == "numpy" else TORCH
 
 
 def draw(n, m, d, dtype=torch.float64, offset=0.0, seed=0):
@@ -68,7 +70,7 @@ def sizes(x, y, kernel):
 
 
 def epsilon(backend, dtype):
-    return 1e-12 if backend is backend_numpy or dtype == torch.float64 else 3e-6
+    return 1e-12 if backend is NUMPY or dtype == torch.float64 else 3e-6
 
 
 def check(got, expected, error):
@@ -85,7 +87,7 @@ def test_values_follow_the_definition(kernel, offset, backend):
         x, y = draw(*shape, dtype, offset)
         got = backend.gram(x, y, kernel)
         result = torch.float64 if dtype == torch.float64 else torch.float32
-        assert got.dtype == (np.float64 if backend is backend_numpy else result)
+        assert got.dtype == (np.float64 if backend is NUMPY else result)
         x, y = x.double(), y.double()
         check(got, oracle.gram(x, y, spec), epsilon(backend, dtype) * sizes(x, y, kernel) + 1e-300)
 
@@ -119,7 +121,7 @@ def test_distances_of_near_points_do_not_cancel(kernel, backend):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @every_kernel
 def test_reductions_follow_the_definition(kernel, dtype, backend, monkeypatch):
-    monkeypatch.setattr(backend_torch, "_SIDE", 8)
+    monkeypatch.setattr(torch_pairs, "_SIDE", 8)
     x, y = draw(19, 33, 6, dtype)
     weights = torch.from_numpy(np.random.default_rng(1).standard_normal((33, 3)))
     spec, error = dataclasses.asdict(kernel), 2 * epsilon(backend, dtype) * sizes(x, y, kernel)
@@ -163,7 +165,7 @@ def test_no_rows_make_empty_results(backend):
 
 @pytest.mark.parametrize("kernel", [None, Linear(), RBF(2.0), Laplacian(3.0)], ids=str)
 def test_nearest_takes_the_lowest_of_equal_rows(kernel, backend, monkeypatch):
-    monkeypatch.setattr(backend_torch, "_SIDE", 8)
+    monkeypatch.setattr(torch_pairs, "_SIDE", 8)
     random = np.random.default_rng(0)
     x, y = (random.integers(-2, 3, (rows, 3)).astype(np.float32) for rows in (20, 50))  # exact, many ties
     monkeypatch.setattr(torch_pairs, "_SMALL", 1 << 22)
@@ -187,7 +189,7 @@ def test_nearest_finds_the_nearest_by_products(backend):
 
 
 def test_equal_rows_are_equally_far_in_every_block(backend, monkeypatch):
-    monkeypatch.setattr(backend_torch, "_SIDE", 64)
+    monkeypatch.setattr(torch_pairs, "_SIDE", 64)
     x, y = draw(30, 50, 24, torch.float32, offset=3.0)
     values, indices = backend.nearest(x, torch.cat([y, y.flip(0), y]), None, 6)
     values, indices = (np.asarray(part).reshape(30, 2, 3) for part in (values, indices))
@@ -212,12 +214,12 @@ def test_a_row_that_is_not_finite_counts_as_nan(kernel, backend):
 
 @pytest.mark.parametrize("kind", ["array", "memmap", "tensor"])
 def test_gram_writes_into_out_block_by_block(kind, backend, monkeypatch, tmp_path):
-    monkeypatch.setattr(backend_torch, "_SIDE", 4)
+    monkeypatch.setattr(torch_pairs, "_SIDE", 4)
     x, y = draw(6, 9, 3)
     if kind == "memmap":
         out = np.memmap(tmp_path / "gram", np.float64, "w+", shape=(6, 9))
     else:
-        out = np.full((6, 9), np.nan) if kind == "array" or backend is backend_numpy else torch.full((6, 9), torch.nan)
+        out = np.full((6, 9), np.nan) if kind == "array" or backend is NUMPY else torch.full((6, 9), torch.nan)
     assert backend.gram(x.requires_grad_(), y, Matern(2.5, 2.0), out) is out
     np.testing.assert_allclose(out, oracle.gram(x.detach(), y, dataclasses.asdict(Matern(2.5, 2.0))), rtol=1e-6)
 
@@ -244,7 +246,7 @@ def form(request, monkeypatch):
     if request.param != "small":
         monkeypatch.setattr(torch_pairs, "_SMALL", -1)
     if request.param == "blocks":
-        monkeypatch.setattr(backend_torch, "_SIDE", 2)
+        monkeypatch.setattr(torch_pairs, "_SIDE", 2)
 
 
 @pytest.mark.parametrize("small", [-1, 1 << 22])
@@ -256,38 +258,39 @@ def test_gradients_match_finite_differences(kernel, small, monkeypatch):
     inputs = tuple(each.requires_grad_() for each in (x, y, weights))
 
     def reductions(x, y, weights):
-        sums = backend_torch.row_sums(x, y, kernel), backend_torch.row_sums(x, y, kernel, weights)
-        more = backend_torch.mean_distance(x, y, kernel), backend_torch.diagonal(x, kernel)
-        return (*sums, *more, backend_torch.gram(x, y, kernel), *backend_torch.pair_sums(x, y, kernel))
+        sums = TORCH.row_sums(x, y, kernel), TORCH.row_sums(x, y, kernel, weights)
+        more = TORCH.mean_distance(x, y, kernel), TORCH.diagonal(x, kernel)
+        return (*sums, *more, TORCH.gram(x, y, kernel), *TORCH.pair_sums(x, y, kernel))
 
     assert torch.autograd.gradcheck(reductions, inputs)
-    assert torch.autograd.gradcheck(lambda x: backend_torch.gram(x, None, kernel), (x,))
+    assert torch.autograd.gradcheck(lambda x: TORCH.gram(x, None, kernel), (x,))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @every_kernel
 def test_gradients_are_finite_at_ties_and_zeros(kernel, dtype, form):
     x, y = (rows.requires_grad_() for rows in draw(5, 40, 4, dtype))
-    backend_torch.mean_distance(x, y, kernel).sum().backward()
-    backend_torch.gram(x, None, kernel).sum().backward()
-    backend_torch.gram(x, y, kernel).square().sum().backward()
+    TORCH.mean_distance(x, y, kernel).sum().backward()
+    TORCH.gram(x, None, kernel).sum().backward()
+    TORCH.gram(x, y, kernel).square().sum().backward()
     assert x.grad.isfinite().all() and y.grad.isfinite().all()
 
 
 def test_gradients_are_finite_far_away(form):
     for kernel in STATIONARY:
         x = torch.full((1, 2), 1e6, requires_grad=True)
-        backend_torch.mean_distance(x, torch.zeros(3, 2), kernel).sum().backward()
+        TORCH.mean_distance(x, torch.zeros(3, 2), kernel).sum().backward()
         assert x.grad.isfinite().all()
 
 
 def test_the_gradient_at_distance_zero_is_zero_for_any_kernel():
+    @dataclasses.dataclass(frozen=True)
     class Dot(Linear):
         def squared_distance(self, pairs):
             return pairs.dot  # zero for the first row without a gradient of zero, below zero for the second
 
     x = torch.tensor([[1.0, 0.0], [0.0, -1.0], [0.0, 4.0]], requires_grad=True)
-    distances = backend_torch.mean_distance(x, torch.tensor([[0.0, 1.0]]), Dot())
+    distances = TORCH.mean_distance(x, torch.tensor([[0.0, 1.0]]), Dot())
     distances.sum().backward()
     assert distances.tolist() == [0.0, 0.0, 2.0]
     assert x.grad.tolist() == [[0.0, 0.0], [0.0, 0.0], [0.0, 0.25]]
@@ -298,17 +301,17 @@ def test_the_gradient_at_distance_zero_is_zero_for_any_kernel():
 def test_the_distance_has_no_gradient_where_points_coincide(kernel, value, form):
     x = torch.full((3, 4), value, dtype=torch.float64, requires_grad=True)
     y = torch.full((3, 4), value, dtype=torch.float64)
-    backend_torch.mean_distance(x, y, kernel).sum().backward()
+    TORCH.mean_distance(x, y, kernel).sum().backward()
     assert (x.grad == 0).all()
     if kernel in STATIONARY:
-        backend_torch.row_sums(x, y, kernel).sum().backward()
+        TORCH.row_sums(x, y, kernel).sum().backward()
         assert (x.grad == 0).all()
 
 
 def test_the_gradient_at_a_row_of_zeros_is_zero(form):
     for kernel in (Cosine(), Distance()):
         x, y = torch.zeros(1, 3, requires_grad=True), torch.tensor([[1.0, 2.0, 3.0]])
-        backend_torch.gram(x, y, kernel).sum().backward()
+        TORCH.gram(x, y, kernel).sum().backward()
         expected = torch.zeros(1, 3) if kernel == Cosine() else y / y.norm()  # that of −‖x − y‖ alone
         torch.testing.assert_close(x.grad, expected)
 
@@ -319,13 +322,13 @@ def test_blocks_make_the_whole_with_its_gradient(kernel, monkeypatch):
 
     def results():
         x, y = (rows.requires_grad_() for rows in draw(11, 13, 4))
-        parts = [backend_torch.row_sums(x, y, kernel), backend_torch.mean_distance(x, y, kernel)]
-        parts += [*backend_torch.pair_sums(x, y, kernel), backend_torch.gram(x, y, kernel)]
+        parts = [TORCH.row_sums(x, y, kernel), TORCH.mean_distance(x, y, kernel)]
+        parts += [*TORCH.pair_sums(x, y, kernel), TORCH.gram(x, y, kernel)]
         torch.cat([part.flatten().cos() for part in parts]).sum().backward()
         return [*(part.detach() for part in parts), x.grad, y.grad]
 
     whole = results()
-    monkeypatch.setattr(backend_torch, "_SIDE", int(random.integers(2, 5)))
+    monkeypatch.setattr(torch_pairs, "_SIDE", int(random.integers(2, 5)))
     for got, expected in zip(results(), whole, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
 
@@ -346,7 +349,7 @@ def saved(function):
 @pytest.mark.parametrize("reduce", ["row_sums", "mean_distance", "pair_sums"])
 @pytest.mark.parametrize("kernel", [Cosine(), Polynomial(3), Laplacian(6.0), Matern(2.5, 9.0)], ids=str)
 def test_the_backward_pass_keeps_the_rows_alone(kernel, reduce, monkeypatch):
-    monkeypatch.setattr(backend_torch, "_SIDE", 16)
+    monkeypatch.setattr(torch_pairs, "_SIDE", 16)
     blocks = []
     original = torch_pairs.TorchPairs.__init__
     monkeypatch.setattr(
@@ -355,7 +358,7 @@ def test_the_backward_pass_keeps_the_rows_alone(kernel, reduce, monkeypatch):
         lambda self, x, y: (blocks.append(len(x) * len(y)), original(self, x, y))[1],
     )
     x, y = draw(96, 96, 2, torch.float32)
-    result, kept = saved(lambda: getattr(backend_torch, reduce)(x.requires_grad_(), y, kernel))
+    result, kept = saved(lambda: getattr(TORCH, reduce)(x.requires_grad_(), y, kernel))
     assert kept <= 4 * (x.nbytes + y.nbytes) < 96 * 96  # far from 4 bytes a pair
     (result[2] if reduce == "pair_sums" else result.sum()).backward()
     assert x.grad.isfinite().all() and max(blocks) == 16 * 16
@@ -386,10 +389,10 @@ def test_autocast_and_lower_precision_change_nothing(monkeypatch):
     matmul = torch.backends.cuda.matmul
     x, y = draw(50, 60, 2000, torch.float32)
     x.requires_grad_()
-    expected = backend_torch.mean_distance(x, y, Polynomial())
+    expected = TORCH.mean_distance(x, y, Polynomial())
     (slope,) = torch.autograd.grad(expected.sum(), x)
     with torch.autocast("cpu", torch.bfloat16):
-        got = backend_torch.mean_distance(x, y, Polynomial())
+        got = TORCH.mean_distance(x, y, Polynomial())
         assert torch.equal(got, expected) and torch.equal(torch.autograd.grad(got.sum(), x)[0], slope)
     before = matmul.fp32_precision
     try:
@@ -411,7 +414,7 @@ rows = arrays(np.float64, st.tuples(st.integers(2, 7), st.integers(1, 4)), eleme
 @every_kernel
 @given(rows=rows)
 def test_grams_are_positive_and_distances_metric(kernel, rows):
-    for backend in (backend_numpy, backend_torch):
+    for backend in (NUMPY, TORCH):
         gram = np.asarray(backend.gram(rows, None, kernel))
         np.testing.assert_allclose(gram, gram.T, rtol=1e-13, atol=1e-13)
         assert np.linalg.eigvalsh(gram).min() >= -1e-11 * max(1.0, abs(gram).max())
@@ -466,7 +469,7 @@ def test_several_bandwidths_are_the_sum_of_the_kernels():
     assert Sum((RBF((1, 2)), RBF(), Linear())).resolve(y) == Sum((RBF(1.0), RBF(2.0), RBF(1.0), Linear()))
     for kernel in (RBF(), RBF([1.0, 2.0]), Laplacian("mean"), Matern()):
         with pytest.raises(OptionError, match=r"kernel.resolve\(y\)"):
-            backend_numpy.gram(y, y, kernel)
+            NUMPY.gram(y, y, kernel)
 
 
 @pytest.mark.parametrize("kind", [RBF, Laplacian, Exponential, RationalQuadratic, Matern])

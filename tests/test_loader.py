@@ -153,7 +153,7 @@ class TestAugmentation:
             ({"scale": (0.0, 1.0)}, "scale: expected shares"),
             ({"scale": (0.5, 0.4)}, "scale: expected shares"),
             ({"shift": 0.1, "scale": (0.5, 1.0)}, "got both"),
-            ({"contrast": -0.1}, "contrast: expected at least 0"),
+            ({"contrast": -0.1}, "contrast: expected a number of at least 0"),
         ],
     )
     def test_bad_options(self, options: dict[str, object], message: str) -> None:

@@ -60,10 +60,10 @@ def test_equal_candidates_and_distances_that_round_to_zero():
 @pytest.mark.parametrize(
     ("x", "y", "count", "message"),
     [
-        (rows(3, 2, 0), rows(4, 2, 0), 4, "count must be a whole number from 1 to the number of rows, 3"),
+        (rows(3, 2, 0), rows(4, 2, 0), 4, "count: expected a whole number from 1 to 3, got 4"),
         (rows(3, 2, 0), rows(4, 3, 0), 1, "candidates have 2 columns and targets 3"),
         (rows(3, 2, 0) * np.nan, rows(4, 2, 0), 1, "finite"),
-        (rows(3, 2, 0), rows(0, 2, 0), 1, "count must be"),
+        (rows(3, 2, 0), rows(0, 2, 0), 1, "count: expected"),
     ],
 )
 def test_bad_input(x, y, count, message):

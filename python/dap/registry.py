@@ -33,6 +33,7 @@ class Registry(Generic[T]):
     Args:
         kind: The word for an entry in error messages, such as "kernel".
         discover: Registers the entries of other packages; called once, when the registry is first read.
+        check: Raises unless an entry is fit to be registered; called with each entry.
 
     Example:
         >>> shapes: Registry[type] = Registry("shape")
@@ -45,8 +46,11 @@ class Registry(Generic[T]):
         dap.errors.OptionError: unknown shape 'circel'; did you mean 'circle'? Known: circle
     """
 
-    def __init__(self, kind: str, discover: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, kind: str, discover: Callable[[], None] | None = None, *, check: Callable[[T], None] | None = None
+    ) -> None:
         self.kind = kind
+        self._check = check
         self._discover = discover
         self._entries: dict[str, T] = {}
 
@@ -54,10 +58,12 @@ class Registry(Generic[T]):
         """Returns a decorator that registers an entry under ``name``.
 
         Raises:
-            OptionError: When it is applied, if another entry has that name.
+            OptionError: When it is applied, if another entry has that name or ``check`` refuses the entry.
         """
 
         def add(entry: T) -> T:
+            if self._check is not None:
+                self._check(entry)
             if name in self._entries and _definition(entry) != _definition(self._entries[name]):
                 raise OptionError(f"a {self.kind} named {name!r} is registered already")
             self._entries[name] = entry

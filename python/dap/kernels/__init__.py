@@ -1,4 +1,4 @@
-"""Mercer kernels on features, the reductions of their matrices, and what is estimated with them.
+"""Mercer kernels on features, reductions of their matrices, and two-sample estimates.
 
 A kernel k(x, y) has the distance D(x, y) = √(k(x,x) + k(y,y) − 2 k(x,y)), the pseudometric of DAP's energy (Su et al.,
 "Diffusion Models as Dataset Distillation Priors", ICLR 2026, https://arxiv.org/abs/2510.17421, Eq. 6). Importing this
@@ -16,16 +16,17 @@ Example:
 
 from __future__ import annotations
 
-from dap.kernels.base import Kernel, Pairs, by_name, list_kernels
-from dap.kernels.choice import Choice, explain
+from dap.kernels.backend_choice import Choice, explain
+from dap.kernels.base import Kernel, by_name, list_kernels
 from dap.kernels.cosine import Cosine
 from dap.kernels.distance import Distance
-from dap.kernels.estimators import energy_distance, mmd2, mmd2_variance
 from dap.kernels.exponential import Exponential
 from dap.kernels.inverse_multiquadric import InverseMultiquadric
 from dap.kernels.laplacian import Laplacian
 from dap.kernels.linear import Linear
 from dap.kernels.matern import Matern
+from dap.kernels.mmd import energy_distance, mmd2, mmd2_variance
+from dap.kernels.pairs import Pairs
 from dap.kernels.permutation import PermutationTest, permutation_test
 from dap.kernels.polynomial import Polynomial
 from dap.kernels.rational_quadratic import RationalQuadratic

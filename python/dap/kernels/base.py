@@ -1,141 +1,119 @@
-"""What a kernel is, what it is computed from, and the table of the kernels' names."""
+"""The base class of the kernels, and the registry of their names."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
+from dap.config import check_number
 from dap.errors import OptionError
+from dap.kernels.pairs import ArrayT, Pairs
 from dap.registry import Registry, unknown_name_error
 
-__all__ = ["KERNELS", "DiagonalPairs", "Kernel", "Pairs", "as_kernel", "by_name", "list_kernels", "positive"]
+if TYPE_CHECKING:
+    from typing import Self
+
+    from dap.kernels.arrays import Array
+
+__all__ = ["KERNELS", "Kernel", "as_kernel", "by_name", "list_kernels", "positive"]
 
 
-class Pairs(Protocol):
-    """All pairs of rows (x_i, y_j), as a backend computes them: arrays with shape (n, m) unless stated.
+@dataclass(frozen=True)
+class Kernel(ABC):
+    """A positive semi-definite kernel k(x, y). Its subclasses are frozen dataclasses whose fields are its options.
 
-    In torch all are differentiable, with a gradient of zero where points coincide or a vector is zero.
-    """
-
-    @property
-    def xp(self) -> Any:
-        """The module with ``exp``, ``expm1``, ``where`` and so on for these arrays: numpy or torch."""
-
-    @property
-    def dot(self) -> Any:
-        """x_i·y_j."""
-
-    @property
-    def squared(self) -> Any:
-        """‖x_i − y_j‖², for near points from the differences."""
-
-    @property
-    def distance(self) -> Any:
-        """‖x_i − y_j‖."""
-
-    @property
-    def manhattan(self) -> Any:
-        """‖x_i − y_j‖₁."""
-
-    @property
-    def x_norm(self) -> Any:
-        """‖x_i‖ with shape (n, 1)."""
-
-    @property
-    def y_norm(self) -> Any:
-        """‖y_j‖ with shape (1, m)."""
-
-    @property
-    def unit(self) -> Pairs:
-        """The pairs of the rows over their norms; a row of zeros stays zero."""
-
-
-@runtime_checkable
-class Kernel(Protocol):
-    """A positive semi-definite k(x, y): a frozen dataclass, JSON-able by ``dataclasses.asdict``."""
-
-    @property
-    def name(self) -> str:
-        """The name it is registered under."""
-
-    def resolve(self, y: Any) -> Kernel:
-        """The same kernel with every parameter that depends on the data as a number; ``y`` has shape (m, d)."""
-
-    def value(self, pairs: Pairs) -> Any:
-        """k(x_i, y_j) with shape (n, m)."""
-
-    def squared_distance(self, pairs: Pairs) -> Any:
-        """D(x_i, y_j)² with shape (n, m), in a form that does not cancel where the points are near."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DiagonalPairs:
-    """Each row paired with itself, (x_i, x_i): pairs with shape (n, 1) and no distance.
-
-    Args:
-        xp: numpy or torch.
-        dot: ‖x_i‖² with shape (n, 1).
-        norm: ‖x_i‖ with shape (n, 1).
-    """
-
-    xp: Any
-    dot: Any
-    norm: Any
-
-    @property
-    def squared(self) -> Any:
-        """Zero, or NaN for a row of NaN."""
-        return self.xp.where(self.norm == self.norm, 0.0, self.norm)
-
-    distance = manhattan = squared
-
-    @property
-    def x_norm(self) -> Any:
-        """‖x_i‖."""
-        return self.norm
-
-    y_norm = x_norm
-
-    @property
-    def unit(self) -> DiagonalPairs:
-        """Each row over its norm: of norm 1, or 0 for a row of zeros."""
-        ones = self.xp.where(self.norm > 0, 1.0, self.norm)
-        return DiagonalPairs(self.xp, ones, ones)
-
-
-KERNELS: Registry[type[Any]] = Registry("kernel")
-
-
-def by_name(name: str, **options: Any) -> Kernel:
-    """The kernel registered as ``name``, made with its options.
+    A subclass has the parts ``name``, ``resolve``, ``value`` and ``squared_distance``. One that lacks a part is refused
+    when an object is made of it, and when it is registered.
 
     Raises:
-        OptionError: If the name, an option's name or an option's value is unknown, or an option is missing.
+        OptionError: The class lacks a part, or is not a frozen dataclass.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Doubled(Kernel):
+        ...     name: str = "doubled"
+        ...     def resolve(self, y):
+        ...         return self
+        ...     def value(self, pairs):
+        ...         return 2 * pairs.dot
+        >>> Doubled()
+        Traceback (most recent call last):
+        dap.errors.OptionError: kernel Doubled lacks squared_distance
+    """
+
+    def __new__(cls, *arguments: object, **options: object) -> Self:
+        """Make an object, if the class has all parts."""
+        check_kernel(cls)
+        return super().__new__(cls)
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name under which it is registered; subclasses have it as a field, so that it is in their JSON."""
+
+    @abstractmethod
+    def resolve(self, y: Array) -> Kernel:
+        """Return the kernel with a number for each option that depends on the data ``y``, with shape (m, d)."""
+
+    @abstractmethod
+    def value(self, pairs: Pairs[ArrayT]) -> ArrayT:
+        """Return k(x_i, y_j) with shape (n, m)."""
+
+    @abstractmethod
+    def squared_distance(self, pairs: Pairs[ArrayT]) -> ArrayT:
+        """Return k(x_i, x_i) + k(y_j, y_j) − 2 k(x_i, y_j) with shape (n, m), without cancellation for near points."""
+
+
+def check_kernel(kind: type[Kernel]) -> None:
+    """Raise unless a kernel can be made of this class.
+
+    Raises:
+        OptionError: It names what is missing.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, Kernel)):
+        raise OptionError(f"expected a subclass of dap.kernels.Kernel, got {kind!r}")
+    if missing := sorted(kind.__abstractmethods__):
+        raise OptionError(f"kernel {kind.__name__} lacks {', '.join(missing)}")
+    if not isinstance(kind.name, str):
+        raise OptionError(f"kernel {kind.__name__} lacks name: give the field a default")
+    if "__dataclass_params__" not in vars(kind):  # Python itself refuses a dataclass that is not frozen
+        raise OptionError(f"kernel {kind.__name__}: write @dataclass(frozen=True) directly above the class")
+
+
+KERNELS: Registry[type[Kernel]] = Registry("kernel", check=check_kernel)
+
+
+def by_name(name: str, **options: object) -> Kernel:
+    """Make the kernel that is registered as ``name`` with these options.
+
+    Raises:
+        OptionError: The name, an option's name or an option's value is unknown, or an option is missing.
 
     Example:
         >>> by_name("rbf", bandwidth=2.0)
         RBF(bandwidth=2.0, name='rbf')
     """
     kind = KERNELS[name]
-    known = [field.name for field in dataclasses.fields(kind) if field.init]
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     for option in options:
-        if option not in known:
-            raise unknown_name_error(f"option of the {name} kernel", option, known)
-    required = [field.name for field in dataclasses.fields(kind) if field.init and field.default is dataclasses.MISSING]
+        if option not in fields:
+            raise unknown_name_error(f"option of the {name} kernel", option, fields)
+    required = [option for option, field in fields.items() if field.default is dataclasses.MISSING]
     if missing := [option for option in required if option not in options]:
         raise OptionError(f"the {name} kernel needs {' and '.join(missing)}: by_name({name!r}, {missing[0]}=...)")
-    kernel: Kernel = kind(**options)
-    return kernel
+    return kind(**options)
 
 
-def as_kernel(kernel: Any) -> Kernel:
-    """The kernel that an option names.
+def as_kernel(kernel: object) -> Kernel:
+    """Return the kernel that an option describes.
 
     Args:
-        kernel: A name, a dict with a name and options, or a kernel, which is given back.
+        kernel: A name, a dict with a name and options, or a kernel, which is returned as it is.
 
     Raises:
         OptionError: It is none of these, or :func:`by_name` refuses it.
@@ -153,7 +131,7 @@ def as_kernel(kernel: Any) -> Kernel:
 
 
 def list_kernels() -> list[str]:
-    """The names of the kernels.
+    """Return the names of the kernels.
 
     Example:
         >>> list_kernels()[:3]
@@ -162,16 +140,16 @@ def list_kernels() -> list[str]:
     return sorted(KERNELS)
 
 
-def positive(name: str, value: Any) -> float:
-    """The value of a kernel's parameter as a number.
+def positive(name: str, value: object) -> float:
+    """Return an option's value as a float; raise unless it is a positive finite number.
 
     Raises:
-        OptionError: If it is not a positive finite number.
+        OptionError: It names the option and the value.
 
     Example:
         >>> positive("alpha", 2)
         2.0
     """
-    if isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 < float(value) < math.inf:
-        return float(value)
-    raise OptionError(f"{name} must be a positive finite number, got {value!r}")
+    number = value.item() if isinstance(value, np.generic) else value
+    check_number(name, number, above=0)
+    return float(cast(float, number))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from dap.kernels.base import KERNELS, Pairs
+from dap.kernels.arrays import Array
+from dap.kernels.base import KERNELS, Kernel
+from dap.kernels.pairs import ArrayT, Pairs
 
 __all__ = ["Cosine"]
 
 
 @KERNELS.register("cosine")
 @dataclass(frozen=True)
-class Cosine:
-    """k(x, y) = x·y / ‖x‖‖y‖: the linear kernel of the rows over their norms, where a row of zeros stays zero.
+class Cosine(Kernel):
+    """k(x, y) = x·y / ‖x‖‖y‖: the linear kernel of the rows divided by their norms; a row of zeros stays zero.
 
     Example:
         >>> import numpy as np
@@ -24,14 +25,14 @@ class Cosine:
 
     name: str = field(default="cosine", init=False)
 
-    def resolve(self, y: Any) -> Cosine:
-        """Itself: nothing depends on the data."""
+    def resolve(self, y: Array) -> Cosine:
+        """Return the kernel itself: no option depends on the data."""
         return self
 
-    def value(self, pairs: Pairs) -> Any:
-        """x_i·y_j / ‖x_i‖‖y_j‖."""
+    def value(self, pairs: Pairs[ArrayT]) -> ArrayT:
+        """Return x_i·y_j / ‖x_i‖‖y_j‖."""
         return pairs.unit.dot
 
-    def squared_distance(self, pairs: Pairs) -> Any:
-        """‖x_i/‖x_i‖ − y_j/‖y_j‖‖²."""
+    def squared_distance(self, pairs: Pairs[ArrayT]) -> ArrayT:
+        """Return ‖x_i/‖x_i‖ − y_j/‖y_j‖‖²."""
         return pairs.unit.squared

@@ -1,23 +1,24 @@
 """The distance kernel: k(x, y) = ‖x‖ + ‖y‖ − ‖x − y‖, D(x, y)² = 2 ‖x − y‖.
 
 Its MMD² is the energy distance (Sejdinovic, Sriperumbudur, Gretton, Fukumizu, "Equivalence of distance-based and
-RKHS-based statistics in hypothesis testing", 2013, https://arxiv.org/abs/1207.6076; theirs is half of this k).
+RKHS-based statistics in hypothesis testing", 2013, https://arxiv.org/abs/1207.6076; their k is half of this one).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from dap.kernels.base import KERNELS, Pairs
+from dap.kernels.arrays import Array
+from dap.kernels.base import KERNELS, Kernel
+from dap.kernels.pairs import ArrayT, Pairs
 
 __all__ = ["Distance"]
 
 
 @KERNELS.register("distance")
 @dataclass(frozen=True)
-class Distance:
-    """k(x, y) = ‖x‖ + ‖y‖ − ‖x − y‖, the kernel that distances to the origin induce.
+class Distance(Kernel):
+    """k(x, y) = ‖x‖ + ‖y‖ − ‖x − y‖: the distance-induced kernel with the origin as its centre.
 
     Example:
         >>> import numpy as np
@@ -28,14 +29,14 @@ class Distance:
 
     name: str = field(default="distance", init=False)
 
-    def resolve(self, y: Any) -> Distance:
-        """Itself: nothing depends on the data."""
+    def resolve(self, y: Array) -> Distance:
+        """Return the kernel itself: no option depends on the data."""
         return self
 
-    def value(self, pairs: Pairs) -> Any:
-        """‖x_i‖ + ‖y_j‖ − ‖x_i − y_j‖."""
+    def value(self, pairs: Pairs[ArrayT]) -> ArrayT:
+        """Return ‖x_i‖ + ‖y_j‖ − ‖x_i − y_j‖."""
         return pairs.x_norm + pairs.y_norm - pairs.distance
 
-    def squared_distance(self, pairs: Pairs) -> Any:
-        """2 ‖x_i − y_j‖."""
+    def squared_distance(self, pairs: Pairs[ArrayT]) -> ArrayT:
+        """Return 2 ‖x_i − y_j‖."""
         return 2.0 * pairs.distance

@@ -6,23 +6,24 @@ With s = ‖x − y‖² and r = √(c² + s): D² = 2/c − 2/r = 2s / (c r (r 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from dap.kernels.base import KERNELS, Pairs, positive
+from dap.kernels.arrays import Array
+from dap.kernels.base import KERNELS, Kernel, positive
+from dap.kernels.pairs import ArrayT, Pairs
 
 __all__ = ["InverseMultiquadric"]
 
 
 @KERNELS.register("inverse_multiquadric")
 @dataclass(frozen=True)
-class InverseMultiquadric:
+class InverseMultiquadric(Kernel):
     """k(x, y) = (c² + ‖x − y‖²)^−½.
 
     Args:
         c: A positive finite number in the units of the features; k(x, x) = 1/c.
 
     Raises:
-        OptionError: If c is not one.
+        OptionError: c is not a positive finite number.
 
     Example:
         >>> import numpy as np
@@ -35,18 +36,18 @@ class InverseMultiquadric:
     name: str = field(default="inverse_multiquadric", init=False)
 
     def __post_init__(self) -> None:
-        """Refuses a c that is not positive."""
+        """Convert c to float, and check it."""
         object.__setattr__(self, "c", positive("c", self.c))
 
-    def resolve(self, y: Any) -> InverseMultiquadric:
-        """Itself: nothing depends on the data."""
+    def resolve(self, y: Array) -> InverseMultiquadric:
+        """Return the kernel itself: no option depends on the data."""
         return self
 
-    def value(self, pairs: Pairs) -> Any:
-        """(c² + ‖x_i − y_j‖²)^−½."""
+    def value(self, pairs: Pairs[ArrayT]) -> ArrayT:
+        """Return (c² + ‖x_i − y_j‖²)^−½."""
         return 1.0 / pairs.xp.sqrt(self.c**2 + pairs.squared)
 
-    def squared_distance(self, pairs: Pairs) -> Any:
-        """The form above."""
+    def squared_distance(self, pairs: Pairs[ArrayT]) -> ArrayT:
+        """Return 2s / (c r (r + c)), as the module derives it."""
         r = pairs.xp.sqrt(self.c**2 + pairs.squared)
         return 2.0 * pairs.squared / (self.c * r * (r + self.c))

@@ -3,7 +3,7 @@
     ν = 3/2:  k = (1 + z) e^−z               1 − k = Σ_{n≥2} (−1)^n (n−1)/n! z^n
     ν = 5/2:  k = (1 + z + z²/3) e^−z        1 − k = Σ_{n≥2} (−1)^(n+1) (n−1)(n−3)/(3 n!) z^n
 
-D² = 2 (1 − k) cancels for near points, so below z = ½ it is taken from the series, whose terms past n = 19 are less
+D² = 2 (1 − k) cancels for near points, so below z = ½ it is computed from the series, whose terms past n = 19 are less
 than 10⁻¹⁷ of the sum there. (Rasmussen & Williams, "Gaussian Processes for Machine Learning", 2006, Eq. 4.17.)
 """
 
@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 from dap.errors import OptionError
-from dap.kernels.bandwidth import Bandwidth, check_bandwidth, number, resolve_bandwidth
-from dap.kernels.base import KERNELS, Kernel, Pairs
+from dap.kernels.bandwidth import Bandwidth, BandwidthKernel
+from dap.kernels.base import KERNELS
+from dap.kernels.pairs import ArrayT, Pairs
 
 __all__ = ["Matern"]
 
@@ -28,16 +28,16 @@ _SERIES = {
 
 @KERNELS.register("matern")
 @dataclass(frozen=True)
-class Matern:
+class Matern(BandwidthKernel):
     """k(x, y) = (1 + z) e^−z for ν = 1.5 and (1 + z + z²/3) e^−z for ν = 2.5, with z = √(2ν) ‖x − y‖ / σ.
 
     Args:
-        nu: ν, 1.5 or 2.5: how smooth (ν = ½ is :class:`~dap.kernels.exponential.Exponential`).
+        nu: ν, 1.5 or 2.5: the larger, the smoother (ν = ½ is :class:`~dap.kernels.exponential.Exponential`).
         bandwidth: σ > 0 in the units of the features; "median" or "mean" of the Euclidean distances between rows of y
-            (which form is meant: :mod:`dap.kernels.bandwidth`); or a list of σ, for the sum of the kernels.
+            (:mod:`dap.kernels.bandwidth` has the exact rule); or a list of σ, for the sum of the kernels.
 
     Raises:
-        OptionError: If an argument is none of these.
+        OptionError: An option is outside its range.
 
     Example:
         >>> import numpy as np
@@ -51,31 +51,27 @@ class Matern:
     name: str = field(default="matern", init=False)
 
     def __post_init__(self) -> None:
-        """Refuses options outside their range."""
+        """Check the options, and convert the bandwidth to float."""
         if self.nu not in tuple(_SERIES):
-            raise OptionError(f"nu must be 1.5 or 2.5, got {self.nu!r}")
-        object.__setattr__(self, "bandwidth", check_bandwidth(self.bandwidth))
+            raise OptionError(f"nu: expected 1.5 or 2.5, got {self.nu!r}")
+        super().__post_init__()
 
-    def resolve(self, y: Any) -> Kernel:
-        """The kernel with its bandwidth as a number; ``y`` is a numpy array or torch tensor with shape (m, d)."""
-        return resolve_bandwidth(self, y)
-
-    def value(self, pairs: Pairs) -> Any:
-        """The kernel above."""
+    def value(self, pairs: Pairs[ArrayT]) -> ArrayT:
+        """Return k(x_i, y_j) by the formula of the module."""
         return self._value(pairs, self._z(pairs))
 
-    def squared_distance(self, pairs: Pairs) -> Any:
-        """2 − 2 k(x_i, y_j), for near points by the series above."""
+    def squared_distance(self, pairs: Pairs[ArrayT]) -> ArrayT:
+        """Return 2 − 2 k(x_i, y_j), for near points by the series of the module."""
         z, xp = self._z(pairs), pairs.xp
-        near = xp.clip(z, None, 0.5)  # the powers of a large z would overflow, and spoil the gradient
-        series = 0.0
+        near = xp.clip(z, None, 0.5)  # the powers of a large z would overflow, and make the gradient NaN
+        series: ArrayT | float = 0.0
         for factor in reversed(_SERIES[self.nu]):
             series = series * near + factor
         return 2.0 * xp.where(z < 0.5, series * near * near, 1.0 - self._value(pairs, z))
 
-    def _z(self, pairs: Pairs) -> Any:
-        return pairs.distance * (math.sqrt(2.0 * self.nu) / number(self.bandwidth))
+    def _z(self, pairs: Pairs[ArrayT]) -> ArrayT:
+        return pairs.distance * (math.sqrt(2.0 * self.nu) / self.sigma)
 
-    def _value(self, pairs: Pairs, z: Any) -> Any:
+    def _value(self, pairs: Pairs[ArrayT], z: ArrayT) -> ArrayT:
         polynomial = 1.0 + z if self.nu == 1.5 else 1.0 + z * (1.0 + z / 3.0)
         return polynomial * pairs.xp.exp(-z)

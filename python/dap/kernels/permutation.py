@@ -12,24 +12,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from dap.errors import OptionError
-from dap.kernels.arrays import detached, give_back, is_double, is_tensor, to_numpy
+from dap.config import check_whole
+from dap.kernels.arrays import Array, Rows, detached, give_back, is_double, is_tensor, to_numpy
+from dap.kernels.backend_base import Backend
 from dap.kernels.base import Kernel
 from dap.kernels.rbf import RBF
-from dap.kernels.samples import prepare, stack
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-    import torch
+from dap.kernels.two_samples import prepare, stack
 
 __all__ = ["PermutationTest", "permutation_test"]
-
-Rows = TypeVar("Rows", "npt.NDArray[Any]", "torch.Tensor")
 
 _RBF = RBF()
 _WEIGHTS = 1 << 23
@@ -42,7 +37,7 @@ class PermutationTest:
 
     Attributes:
         statistic: The unbiased MMD² of the samples.
-        p_value: Share of the permutations, with the samples themselves as one, whose MMD² is not smaller.
+        p_value: Share of the permutations whose MMD² is not smaller; the samples themselves count as one of them.
         kernel: The kernel with the bandwidth that was used.
     """
 
@@ -60,22 +55,21 @@ def permutation_test(
     permutations: int = 1000,
     seed: int = 0,
 ) -> PermutationTest:
-    """Tests whether x and y come from one distribution: the unbiased MMD² against that of permuted samples.
+    """Test whether x and y come from one distribution, by the unbiased MMD² of permuted samples.
 
-    With z the pooled rows and w ∈ {0, 1} saying which are in the first sample, each MMD² follows from k(Z, Z)·w, so
-    that many permutations share one pass over the pairs. The p-value counts the samples themselves as a permutation:
-    (1 + #{not smaller}) / (1 + permutations), so the test keeps its level (Phipson and Smyth 2010).
+    The p-value counts the samples themselves as a permutation, (1 + #{not smaller}) / (1 + permutations): then the test
+    keeps its level (Phipson and Smyth 2010). The module says how many permutations share one pass over the pairs.
 
     Args:
         x: Real numbers with shape (n, d), n ≥ 2.
         y: Real numbers with shape (m, d), m ≥ 2.
         kernel: A kernel or its name; its bandwidth rules look at x and y pooled.
         backend: "auto" (see :func:`dap.kernels.explain`), "torch", "rust" or "numpy".
-        permutations: How many are drawn, at least 1.
-        seed: Of the permutations.
+        permutations: The number of permutations that are drawn, at least 1.
+        seed: The seed of the permutations.
 
     Raises:
-        OptionError: As :func:`mmd2`, or if ``permutations`` is not a positive integer.
+        OptionError: As :func:`~dap.kernels.mmd2`, or ``permutations`` is not a positive integer.
 
     Example:
         >>> import numpy as np
@@ -83,40 +77,41 @@ def permutation_test(
         >>> permutation_test(x, y + 1, permutations=99).p_value
         0.01
     """
-    if isinstance(permutations, bool) or not isinstance(permutations, int) or permutations < 1:
-        raise OptionError(f"permutations must be a positive integer, got {permutations!r}")
+    check_whole("permutations", permutations)
     x, y = detached(x), detached(y)
-    kernel, module = prepare(x, y, kernel, backend, least=2)
+    resolved, computation = prepare(x, y, kernel, backend, least=2)
     n, rows = len(x), stack(x, y)
-    diagonal = to_numpy(module.diagonal(rows, kernel), np.float64)
+    diagonal = to_numpy(computation.diagonal(rows, resolved), np.float64)
     random = np.random.default_rng(seed)
     first = np.arange(len(rows)) < n
     masks = itertools.chain([first], (random.permutation(first) for _ in range(permutations)))
-    values = np.concatenate(list(_mmd2_of_masks(masks, rows, n, diagonal, kernel, module)))
+    values = np.concatenate(list(_mmd2_of_masks(masks, rows, n, diagonal, resolved, computation)))
     statistic = float(values[0])
-    # The same split, found again, may round differently.
+    # A permutation that gives the same split may round differently.
     rounding = 16 * np.finfo(np.float64 if is_double(rows) else np.float32).eps * np.abs(diagonal).mean()
     p_value = float((values >= statistic - rounding).mean()) if np.isfinite(statistic) else float("nan")
-    return PermutationTest(statistic, p_value, kernel)
+    return PermutationTest(statistic, p_value, resolved)
 
 
 def _mmd2_of_masks(
     masks: Iterator[npt.NDArray[np.bool_]],
-    rows: Any,
+    rows: Array,
     n: int,
     diagonal: npt.NDArray[np.float64],
     kernel: Kernel,
-    module: ModuleType,
+    backend: Backend[Any],
 ) -> Iterator[npt.NDArray[np.float64]]:
-    """The unbiased MMD² of rows[mask], n of them, against the others, for each mask with shape (n + m,)."""
+    """Yield the unbiased MMD² between the n rows in the mask and the others, for a block of masks of shape (n + m,)."""
     total, m = len(rows), len(rows) - n
     while block := list(itertools.islice(masks, max(1, _WEIGHTS // total))):
         weights = np.stack([np.ones(total), *block], axis=1)
-        given = give_back(weights, rows) if is_tensor(rows) else weights
-        sums = to_numpy(module.row_sums(rows, None, kernel, given), np.float64)
+        columns = give_back(weights, rows) if is_tensor(rows) else weights
+        sums = to_numpy(backend.row_sums(rows, None, kernel, columns), np.float64)
         w = weights[:, 1:]
         within = np.einsum("ib,ib->b", w, sums[:, 1:])
         between = sums[:, 0] @ w - within
         without = sums[:, 0].sum() - within - 2 * between
-        own = diagonal @ w
-        yield (within - own) / (n * (n - 1)) + (without - diagonal.sum() + own) / (m * (m - 1)) - 2 * between / (n * m)
+        diagonals = diagonal @ w
+        first = (within - diagonals) / (n * (n - 1))
+        second = (without - diagonal.sum() + diagonals) / (m * (m - 1))
+        yield first + second - 2 * between / (n * m)

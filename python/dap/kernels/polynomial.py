@@ -9,27 +9,29 @@ v = b − g = (b − a + s)/2 with u + v = s, the binomial theorem gives a form 
 from __future__ import annotations
 
 import math
-import numbers
 from dataclasses import dataclass, field
-from typing import Any
 
-from dap.errors import OptionError
-from dap.kernels.base import KERNELS, Pairs
+import numpy as np
+
+from dap.config import check_number, check_whole
+from dap.kernels.arrays import Array
+from dap.kernels.base import KERNELS, Kernel
+from dap.kernels.pairs import ArrayT, Pairs
 
 __all__ = ["Polynomial"]
 
 
 @KERNELS.register("polynomial")
 @dataclass(frozen=True)
-class Polynomial:
+class Polynomial(Kernel):
     """k(x, y) = (x·y + c)^degree.
 
     Args:
         degree: A whole number, 1 or more.
-        c: A finite number, 0 or more: how much the lower degrees count.
+        c: A finite number, 0 or more: the weight of the lower degrees.
 
     Raises:
-        OptionError: If an argument is outside its range.
+        OptionError: An option is outside its range.
 
     Example:
         >>> import numpy as np
@@ -43,25 +45,23 @@ class Polynomial:
     name: str = field(default="polynomial", init=False)
 
     def __post_init__(self) -> None:
-        """Refuses options outside their range."""
-        if not isinstance(self.degree, numbers.Integral) or isinstance(self.degree, bool) or self.degree < 1:
-            raise OptionError(f"degree must be a whole number, 1 or more, got {self.degree!r}")
-        number = isinstance(self.c, numbers.Real) and not isinstance(self.c, bool)
-        if not number or not 0 <= float(self.c) < math.inf:
-            raise OptionError(f"c must be a finite number, 0 or more, got {self.c!r}")
-        object.__setattr__(self, "degree", int(self.degree))
-        object.__setattr__(self, "c", float(self.c))
+        """Convert the numbers to int and float, and check them."""
+        degree, c = (number.item() if isinstance(number, np.generic) else number for number in (self.degree, self.c))
+        check_whole("degree", degree)
+        check_number("c", c, 0)
+        object.__setattr__(self, "degree", degree)
+        object.__setattr__(self, "c", float(c))
 
-    def resolve(self, y: Any) -> Polynomial:
-        """Itself: nothing depends on the data."""
+    def resolve(self, y: Array) -> Polynomial:
+        """Return the kernel itself: no option depends on the data."""
         return self
 
-    def value(self, pairs: Pairs) -> Any:
-        """(x_i·y_j + c)^p."""
+    def value(self, pairs: Pairs[ArrayT]) -> ArrayT:
+        """Return (x_i·y_j + c)^p."""
         return (pairs.dot + self.c) ** self.degree
 
-    def squared_distance(self, pairs: Pairs) -> Any:
-        """The form above."""
+    def squared_distance(self, pairs: Pairs[ArrayT]) -> ArrayT:
+        """Return D(x_i, y_j)² by the binomial form of the module."""
         p, g, s = self.degree, pairs.dot + self.c, pairs.squared
         difference = (pairs.x_norm - pairs.y_norm) * (pairs.x_norm + pairs.y_norm)  # a − b
         u, v = (s + difference) / 2, (s - difference) / 2

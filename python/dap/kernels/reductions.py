@@ -1,10 +1,10 @@
 """Reductions of the matrix k(x_i, y_j), which is never held, and that matrix itself.
 
-All take arrays or tensors with shapes (n, d) and (m, d), y = None for y = x (computed by half in Rust), and a kernel or
-the name of one, whose bandwidth rules look at y. Sums of arrays are float64 arrays. The matrix itself, and all that
-tensors give, on their device, has the dtype that is computed in: float32 for float16, bfloat16 and float32, and
-float64 where x or y is float64, integer or bool. Rows that are not C-contiguous are copied; read-only and
-memory-mapped ones are fine.
+All take arrays or tensors with shapes (n, d) and (m, d), y = None for y = x (Rust then computes half), and a kernel or
+its name; bandwidth rules look at y. Sums of arrays are float64 arrays. The matrix itself, and all results of tensors,
+have the dtype of the computation: float32 for float16, bfloat16 and float32, and float64 where x or y is float64,
+integer or bool. Tensors stay on their device. Rows that are not C-contiguous are copied; read-only and memory-mapped
+ones are fine.
 
 A row that holds NaN or infinity counts as a row of NaN: NaN in its own result, and, in y, in every result.
 :func:`nearest` refuses such rows.
@@ -12,41 +12,23 @@ A row that holds NaN or infinity counts as a row of NaN: NaN in its own result, 
 
 from __future__ import annotations
 
-import operator
-from typing import TYPE_CHECKING, Any, TypeVar, cast
-
 import numpy as np
 
+from dap.config import check_whole
 from dap.errors import OptionError
-from dap.kernels.arrays import (
-    check_one_kind,
-    check_rows,
-    detached,
-    dtype_name,
-    give_back,
-    is_double,
-    is_tensor,
-    to_numpy,
-)  # fmt: skip
-from dap.kernels.base import Kernel
-from dap.kernels.choice import LINEAR, Choice, as_kernel, choose, module_of
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-    import torch
+from dap.kernels.arrays import Array, Rows, give_back, is_tensor, to_numpy
+from dap.kernels.backend_choice import Choice, choose
+from dap.kernels.base import Kernel, as_kernel
+from dap.kernels.checks import check_finite, check_out, check_rows, check_weights, computed_dtype, row_count
+from dap.kernels.linear import LINEAR
 
 __all__ = ["gram", "mean_distance", "nearest", "row_means", "row_sums"]
-
-Rows = TypeVar("Rows", "npt.NDArray[Any]", "torch.Tensor")
-
-_FINITE_BLOCK = 1 << 22
-"""Numbers that are looked at together in the search for NaN and infinity."""
 
 
 def gram(
     x: Rows, y: Rows | None = None, kernel: Kernel | str = LINEAR, backend: str = "auto", *, out: Rows | None = None
 ) -> Rows:
-    """k(x_i, y_j) for all pairs: the Gram matrix.
+    """Return k(x_i, y_j) for all pairs: the Gram matrix.
 
     Args:
         x: Real numbers with shape (n, d).
@@ -54,14 +36,14 @@ def gram(
         kernel: A kernel or its name.
         backend: "auto" (see :func:`dap.kernels.explain`), "torch", "rust" or "numpy".
         out: Where to write, block by block, for example a memory-mapped array: shape (n, m), C-contiguous, of the kind
-            and device of x and of the dtype that is computed in (float32, or float64 if x or y is float64 or integer).
+            and device of x and of the dtype of the computation (float32, or float64 if x or y is float64 or integer).
 
     Returns:
-        Shape (n, m), of the dtype that is computed in, arrays too; ``out`` itself where that is given.
+        Shape (n, m), arrays too in the dtype of the computation; ``out`` itself where that is given.
 
     Raises:
-        OptionError: If the shapes, types, devices, ``out`` or the backend do not fit, or ``out`` is given and a
-            gradient is needed.
+        OptionError: The shapes, types, devices, ``out`` or the backend do not fit, or ``out`` is given and a gradient
+            is needed.
 
     Example:
         >>> import numpy as np
@@ -70,16 +52,14 @@ def gram(
     """
     check_rows(x=x, y=y)
     if out is not None:
-        _check_out(out, x, y)
-    kernel = as_kernel(kernel).resolve(x if y is None else y)
-    choice = choose(kernel, backend, x, y)
-    module = module_of(choice)
-    if out is None:
-        matrix: Any = module.gram(x, y, kernel)
-        matrix = give_back(matrix, x, y) if is_tensor(x) else to_numpy(matrix, _computed(x, y))
-        return cast("Rows", matrix)
-    module.gram(x, y, kernel, _for_backend(out, choice))
-    return out
+        check_out(out, x, y)
+    resolved = as_kernel(kernel).resolve(x if y is None else y)
+    choice = choose(resolved, backend, x, y)
+    if out is not None:
+        choice.load().gram(x, y, resolved, _for_backend(out, choice))
+        return out
+    matrix = choice.load().gram(x, y, resolved)
+    return give_back(matrix, x, y) if is_tensor(x) else to_numpy(matrix, computed_dtype(x, y))
 
 
 def row_sums(
@@ -90,21 +70,21 @@ def row_sums(
     *,
     weights: Rows | None = None,
 ) -> Rows:
-    """Σ_j k(x_i, y_j) for each row of x, or k(X, Y)·W for weights W.
+    """Return Σ_j k(x_i, y_j) for each row of x, or k(X, Y)·W for weights W.
 
     Args:
         x: Real numbers with shape (n, d).
         y: Real numbers with shape (m, d), m ≥ 0; None for x.
         kernel: A kernel or its name.
         backend: "auto" (see :func:`dap.kernels.explain`), "torch", "rust" or "numpy".
-        weights: Real numbers with shape (m, C), of the kind and device of x; in float64 beside the rust and numpy
-            backends. None for one column of ones.
+        weights: Real numbers with shape (m, C), of the kind and device of x; the rust and numpy backends convert them
+            to float64. None for one column of ones.
 
     Returns:
         Shape (n,), or (n, C) for weights. With the torch backend differentiable in x, y and weights.
 
     Raises:
-        OptionError: If the shapes, types, devices or the backend do not fit.
+        OptionError: The shapes, types, devices or the backend do not fit.
 
     Example:
         >>> import numpy as np
@@ -116,15 +96,14 @@ def row_sums(
     """
     check_rows(x=x, y=y)
     if weights is not None:
-        _check_weights(weights, x, y)
-    kernel = as_kernel(kernel).resolve(x if y is None else y)
-    module = module_of(choose(kernel, backend, x, y, weights))
-    sums: Rows = give_back(module.row_sums(x, y, kernel, weights), x, y)
-    return sums
+        check_weights(weights, x, y)
+    resolved = as_kernel(kernel).resolve(x if y is None else y)
+    computation = choose(resolved, backend, x, y, weights).load()
+    return give_back(computation.row_sums(x, y, resolved, weights), x, y)
 
 
 def row_means(x: Rows, y: Rows | None = None, kernel: Kernel | str = LINEAR, backend: str = "auto") -> Rows:
-    """(1/m) Σ_j k(x_i, y_j) for each row of x: the mean embedding of y at x.
+    """Return (1/m) Σ_j k(x_i, y_j) for each row of x: the mean embedding of y at x.
 
     Arguments, result and errors are those of :func:`mean_distance`.
 
@@ -134,11 +113,9 @@ def row_means(x: Rows, y: Rows | None = None, kernel: Kernel | str = LINEAR, bac
         array([6.5])
     """
     check_rows(x=x, y=y)
-    count = _count(x, y)
-    kernel = as_kernel(kernel).resolve(x if y is None else y)
-    module = module_of(choose(kernel, backend, x, y))
-    means: Rows = give_back(module.row_sums(x, y, kernel) / count, x, y)
-    return means
+    count = row_count(x, y)
+    resolved = as_kernel(kernel).resolve(x if y is None else y)
+    return give_back(choose(resolved, backend, x, y).load().row_sums(x, y, resolved) / count, x, y)
 
 
 def mean_distance(
@@ -149,7 +126,7 @@ def mean_distance(
     *,
     weights: Rows | None = None,
 ) -> Rows:
-    """(1/m) Σ_j D(x_i, y_j) for each row of x, with D(x, y) = √(k(x,x) + k(y,y) − 2 k(x,y)).
+    """Return (1/m) Σ_j D(x_i, y_j) for each row of x, with D(x, y) = √(k(x,x) + k(y,y) − 2 k(x,y)).
 
     The energy of one slot in DAP (Su et al., ICLR 2026, Eq. 6) when x holds features of slots and y those of real
     images. D is computed in a form that does not cancel where the points are near.
@@ -159,15 +136,15 @@ def mean_distance(
         y: Real numbers with shape (m, d), m ≥ 1; None for x (where D(x_i, x_i) = 0 is one of the m).
         kernel: A kernel or its name.
         backend: "auto" (see :func:`dap.kernels.explain`), "torch", "rust" or "numpy".
-        weights: w with shape (m,), of the kind and device of x, for Σ_j w_j D(x_i, y_j): rows that stand for many. None
-            for 1/m each.
+        weights: w with shape (m,), of the kind and device of x, for Σ_j w_j D(x_i, y_j), where a row of y stands for
+            many. None for 1/m each.
 
     Returns:
         Shape (n,). With the torch backend differentiable in x, y and weights; the gradient of D is taken as zero at
         D = 0.
 
     Raises:
-        OptionError: If the shapes, types, devices or the backend do not fit, or y has no rows.
+        OptionError: The shapes, types, devices or the backend do not fit, or y has no rows.
 
     Example:
         >>> import numpy as np
@@ -175,21 +152,20 @@ def mean_distance(
         array([3.])
     """
     check_rows(x=x, y=y)
-    _count(x, y)
-    kernel = as_kernel(kernel).resolve(x if y is None else y)
+    row_count(x, y)
+    resolved = as_kernel(kernel).resolve(x if y is None else y)
     if weights is not None:
         if weights.ndim != 1:
             raise OptionError(f"weights must have 1 dimension (rows of y), got shape {tuple(weights.shape)}")
-        _check_weights(weights[:, None], x, y)
-    module = module_of(choose(kernel, backend, x, y, weights))
-    means: Rows = give_back(module.mean_distance(x, y, kernel, weights), x, y)
-    return means
+        check_weights(weights[:, None], x, y)
+    computation = choose(resolved, backend, x, y, weights).load()
+    return give_back(computation.mean_distance(x, y, resolved, weights), x, y)
 
 
 def nearest(
     x: Rows, y: Rows | None = None, k: int = 1, kernel: Kernel | str | None = None, backend: str = "auto"
 ) -> tuple[Rows, Rows]:
-    """The k rows of y that are nearest to each row of x, by distance or by kernel; ties to the lowest index.
+    """Return the k rows of y nearest to each row of x, by distance or by kernel; of equal ones the lowest index.
 
     Args:
         x: Finite real numbers with shape (n, d).
@@ -199,11 +175,11 @@ def nearest(
         backend: "auto" (see :func:`dap.kernels.explain`), "torch", "rust" or "numpy".
 
     Returns:
-        Distances in ascending, or values of the kernel in descending order, with shape (n, k); and the indices of
-        their rows in y, int64 with shape (n, k).
+        Distances in ascending order, or values of the kernel in descending order, with shape (n, k); and the indices
+        of their rows in y, int64 with shape (n, k).
 
     Raises:
-        OptionError: If the shapes, types, devices or the backend do not fit, k is out of range, or a row holds NaN or
+        OptionError: The shapes, types, devices or the backend do not fit, k is out of range, or a row holds NaN or
             infinity.
 
     Example:
@@ -214,72 +190,24 @@ def nearest(
     """
     check_rows(x=x, y=y)
     rows = x if y is None else y
-    if isinstance(k, bool) or not hasattr(k, "__index__") or not 1 <= operator.index(k) <= len(rows):
-        raise OptionError(f"k must be an integer from 1 to the number of rows to search, {len(rows)}; got {k!r}")
-    for name, each in (("x", x), ("y", y)):
-        if each is not None:
-            _check_finite(name, each)
-    kernel = None if kernel is None else as_kernel(kernel).resolve(rows)
-    module = module_of(choose(kernel, backend, x, y))
-    values, indices = module.nearest(x, y, kernel, operator.index(k))
+    count = int(k) if isinstance(k, np.integer) else k
+    check_whole("k", count, 1, len(rows))
+    for name, side in (("x", x), ("y", y)):
+        if side is not None:
+            check_finite(name, side)
+    resolved = None if kernel is None else as_kernel(kernel).resolve(rows)
+    values, indices = choose(resolved, backend, x, y).load().nearest(x, y, resolved, count)
     return give_back(values, x, y), give_back(indices, x, y)
 
 
-def _count(x: Any, y: Any) -> int:
-    count = len(x if y is None else y)
-    if not count:
-        raise OptionError(f"{'x' if y is None else 'y'} has no rows: a mean over nothing is not defined")
-    return count
-
-
-def _check_weights(weights: Any, x: Any, y: Any) -> None:
-    check_rows(weights=weights)
-    check_one_kind("x", x, "weights", weights)
-    count = len(x if y is None else y)
-    if len(weights) != count:
-        raise OptionError(f"weights must have one row for each of the {count} rows of y, got {len(weights)}")
-
-
-def _computed(x: Any, y: Any) -> str:
-    return "float64" if is_double(x, y) else "float32"
-
-
-def _check_out(out: Any, x: Any, y: Any) -> None:
-    check_rows(out=out)
-    check_one_kind("x", x, "out", out)
-    shape = (len(x), len(x if y is None else y))
-    dtype = _computed(x, y)
-    contiguous = out.is_contiguous() if is_tensor(out) else out.flags.c_contiguous
-    if tuple(out.shape) != shape or not contiguous or dtype_name(out) != dtype:
-        raise OptionError(
-            f"out must be C-contiguous {dtype} with shape {shape}, the dtype that these rows are computed in; "
-            f"got {'' if contiguous else 'non-contiguous '}{out.dtype} with shape {tuple(out.shape)}"
-        )
-    if is_tensor(out):
-        import torch
-
-        if torch.is_grad_enabled() and any(each.requires_grad for each in (x, y, out) if each is not None):
-            raise OptionError("gram has no gradient when it writes into out: detach x, y and out, or leave out away")
-    elif not out.flags.writeable:
-        raise OptionError("out is read-only: give an array that may be written to")
-
-
-def _for_backend(out: Any, choice: Choice) -> Any:
-    """The same memory as the backend writes it."""
+def _for_backend(out: Array, choice: Choice) -> Array:
+    """Return ``out``, or a view of its memory, as the backend writes to it."""
     if choice.backend == "torch":
         import torch
 
         return out if is_tensor(out) else torch.from_numpy(out)
-    if is_tensor(out) and out.device.type != "cpu":
+    if not is_tensor(out):
+        return out
+    if out.device.type != "cpu":
         raise OptionError(f"the {choice.backend} backend cannot write to {out.device}: use backend='torch', or no out")
-    return detached(out).numpy() if is_tensor(out) else out
-
-
-def _check_finite(name: str, rows: Any) -> None:
-    step = max(1, _FINITE_BLOCK // max(1, rows.shape[1]))
-    for start in range(0, len(rows), step):
-        block = rows[start : start + step]
-        finite = block.isfinite().all(1) if is_tensor(block) else np.isfinite(block).all(1)
-        if not finite.all():
-            row = start + finite.tolist().index(False)
-            raise OptionError(f"{name} must be finite to be searched, row {row} holds NaN or infinity: drop such rows")
+    return out.detach().numpy()

@@ -32,7 +32,8 @@ import torch
 from torch import Tensor
 
 from dap.features import Tap
-from dap.kernels import Kernel, mean_distance
+from dap.kernels import Kernel
+from dap.kernels.torch_pairs import Blocks, mean_distance
 from dap.methods.base import Context, Unit
 from dap.methods.common.feature_guide import FeatureGuide, References
 from dap.methods.guided import TERMS, SingleGuide
@@ -113,13 +114,10 @@ class KernelDistanceTerm:
         features = self.tap.pool(state.features[self.tap.block])
         energies = features.new_zeros(len(features))
         for label in state.labels.unique().tolist():
-            own = torch.nonzero(state.labels == label).flatten()
+            slots = torch.nonzero(state.labels == label).flatten()
             references = self.references[state.step, label].to(features.device)
             kernel = self.kernel.resolve(references)
             weights = self.weights.get((state.step, label))
-            energy = mean_distance(
-                features[own], references, kernel, backend="torch",
-                weights=None if weights is None else weights.to(features),
-            )  # fmt: skip
-            energies = energies.index_put((own,), energy)
+            energy = mean_distance(Blocks(features[slots], references), kernel, weights)
+            energies = energies.index_put((slots,), energy)
         return energies

@@ -42,7 +42,7 @@ import torch
 from torch import Tensor
 
 from dap.errors import OptionError
-from dap.kernels import Linear
+from dap.kernels.linear import LINEAR
 from dap.methods.base import Context, Slot, Unit
 from dap.methods.common.feature_guide import FeatureGuide, References
 from dap.methods.common.set_energy import ClassSet, LatentSetEnergyTerm, SetEnergyTerm, Sets, set_size
@@ -53,8 +53,6 @@ from dap.sampling import SamplingSettings, check_settings, sample
 from dap.selection import k_means, medoids_towards
 
 __all__ = ["DAPSet", "SetEnergy"]
-
-LINEAR = Linear()
 
 
 @TERMS.register("set_energy")

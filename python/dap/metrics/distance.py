@@ -25,11 +25,10 @@ from __future__ import annotations
 import numpy as np
 
 from dap.errors import OptionError
-from dap.kernels import Kernel, Linear, mean_distance, nearest
+from dap.kernels import Kernel, mean_distance, nearest
+from dap.kernels.linear import LINEAR
 
 __all__ = ["coverage", "diversity", "representativeness"]
-
-LINEAR = Linear()
 
 
 def representativeness(features: np.ndarray, real: np.ndarray, kernel: Kernel = LINEAR) -> float:

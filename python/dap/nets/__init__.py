@@ -1,10 +1,9 @@
-"""Classifiers for small images, their batched augmentation and training loop; the loop for everything else."""
+"""Classifiers for small images, their augmentation and training loop, and a resumable loop for other trainings."""
 
 from __future__ import annotations
 
-from dap.nets.augment import shift_flip
-from dap.nets.augmentation import AUGMENTATIONS, Augmentation, Draws, get_augmentation
-from dap.nets.convnet import ConvNet, create_net, list_nets
+from dap.nets.augmentation import AUGMENTATIONS, Augmentation, Draws, get_augmentation, shift_flip
+from dap.nets.convnet import ConvNet, Network, create_net, list_nets
 from dap.nets.optimisation import Trained, optimise
 from dap.nets.train import accuracy, one_cycle, predict, train_classifier
 
@@ -13,6 +12,7 @@ __all__ = [
     "Augmentation",
     "ConvNet",
     "Draws",
+    "Network",
     "Trained",
     "accuracy",
     "create_net",

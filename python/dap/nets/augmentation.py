@@ -1,8 +1,8 @@
-"""Random crops, mirror images and colour jitter of whole batches, as torchvision defines them for one image.
+"""Augmentation of batches: shifts and flips of floats; crops, flips and colour jitter of uint8 images as torchvision's.
 
-What is drawn and what is done with it are two steps: the draws are made on the CPU, so that a seed gives the same
-images on every device. A CPU goes over each image once, in Rust (``dap-core/src/images/augment.rs``); torch does it
-on other devices, and resizes on all.
+All randomness is drawn on the CPU, so that a seed gives the same images on every device. :class:`Augmentation` first
+draws and then applies: on a CPU in Rust, in one pass over each image (``dap-core/src/images/augment.rs``), on other
+devices in torch, which also resizes on all.
 
 Sources: torchvision's ``RandomCrop``, ``RandomResizedCrop`` (Szegedy et al., "Going Deeper with Convolutions", 2015,
 arXiv 1409.4842) and ``ColorJitter``; the luma weights are those of ITU-R 601 as torchvision rounds them. One deviation:
@@ -20,24 +20,55 @@ from torch import Tensor
 from torch.nn import functional
 
 from dap import _core
+from dap.config import check_choice, check_number
 from dap.errors import OptionError
-from dap.registry import unknown_name_error
 
-__all__ = ["AUGMENTATIONS", "Augmentation", "Draws", "get_augmentation"]
+__all__ = ["AUGMENTATIONS", "Augmentation", "Draws", "get_augmentation", "shift_flip"]
 
-LUMA = (0.2989, 0.587, 0.114)
-RATIO = (3 / 4, 4 / 3)
-TRIES = 10
+LUMA, RATIO, TRIES = (0.2989, 0.587, 0.114), (3 / 4, 4 / 3), 10
+
+
+def shift_flip(images: Tensor, generator: torch.Generator, max_shift: int = 3) -> Tensor:
+    """Mirror each image left to right with probability 1/2, then shift it by whole pixels.
+
+    The shifts of the two axes are independent and uniform on {-max_shift, ..., max_shift}. New pixels are -1, black,
+    which is the background of the embedded images.
+
+    Args:
+        images: Float images in [-1, 1] with shape (B, C, H, W).
+        generator: CPU generator.
+        max_shift: Largest shift in pixels, at least 0.
+
+    Returns:
+        New images of the same shape, dtype and device.
+
+    Example:
+        >>> shift_flip(torch.full((4, 1, 8, 8), -1.0), torch.Generator()).unique()
+        tensor([-1.])
+    """
+    count, channels, height, width = images.shape
+    shifts = torch.randint(-max_shift, max_shift + 1, (count, 2), generator=generator)
+    flips = torch.rand(count, generator=generator) < 0.5
+
+    # The result at (y, x) is the padded image at (y - dy, x - dx), with x mirrored in a flipped image.
+    rows = max_shift + torch.arange(height) - shifts[:, :1]
+    columns = max_shift + torch.arange(width) - shifts[:, 1:]
+    padded_width = width + 2 * max_shift
+    columns = torch.where(flips[:, None], padded_width - 1 - columns, columns)
+    places = (rows[:, :, None] * padded_width + columns[:, None, :]).reshape(count, 1, height * width)
+
+    padded = functional.pad(images, (max_shift,) * 4, value=-1.0).flatten(2)
+    return padded.gather(2, places.to(images.device).expand(-1, channels, -1)).reshape(images.shape)
 
 
 class Draws(NamedTuple):
-    """What was drawn for B images, on the CPU.
+    """The random draws for B images, on the CPU.
 
     Attributes:
-        boxes: The part of each image that is kept: top, left, height, width; int64 with shape (B, 4). What lies outside
-            the image is black; a part of another size than the image is resized to it.
-        flips: Which images are mirrored left to right, after they were cropped; bool with shape (B,).
-        factors: Of brightness, contrast and saturation, as torchvision's ``adjust_*`` take them; float32, shape (B, 3).
+        boxes: The part of each image that is shown: top, left, height, width; int64 with shape (B, 4). Outside the
+            image it is black; a part of another size than the image is resized to the image's size.
+        flips: Whether an image is mirrored left to right, after it was cropped; bool with shape (B,).
+        factors: The factors of brightness, contrast and saturation of torchvision's ``adjust_*``; float32 (B, 3).
     """
 
     boxes: Tensor
@@ -47,17 +78,17 @@ class Draws(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is drawn for each image of a batch. Made by name through :func:`get_augmentation`, or by hand.
+    """Random changes of each image of a batch; :func:`get_augmentation` has the usual ones by name.
 
     Attributes:
         shift: Largest shift along each axis, as a share of the side, in [0, 1): whole pixels, both axes independent,
-            black comes in (``RandomCrop`` with padding).
-        scale: Smallest and largest share of the area that a random part of the image has, which is then resized to the
-            whole (``RandomResizedCrop``; bilinear, aspect ratios from 3/4 to 4/3); None: the whole image.
-        flip: Whether to mirror with probability 1/2.
+            new pixels are black (``RandomCrop`` with padding).
+        scale: Smallest and largest share of the area of a random part of the image, which is then resized to the size
+            of the image (``RandomResizedCrop``; bilinear, aspect ratios from 3/4 to 4/3). None: the whole image.
+        flip: Whether to mirror left to right with probability 1/2.
         brightness: Factors are uniform in [max(0, 1 − brightness), 1 + brightness]; at least 0.
         contrast: As brightness.
-        saturation: As brightness; grey images have none.
+        saturation: As brightness; grey images do not change.
 
     Raises:
         OptionError: A value is out of range, or both ``shift`` and ``scale`` are given.
@@ -78,26 +109,19 @@ class Augmentation:
     saturation: float = 0.0
 
     def __post_init__(self) -> None:
-        """Checks the ranges."""
+        """Check the ranges."""
         if not 0 <= self.shift < 1:
             raise OptionError(f"shift: expected a share of the side in [0, 1), got {self.shift!r}")
         if self.scale is not None and not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise OptionError(f"scale: expected shares of the area, 0 < smallest <= largest <= 1, got {self.scale!r}")
         if self.shift and self.scale is not None:
-            raise OptionError("expected shift or scale, got both: an image is shifted or a part of it is enlarged")
-        for name in ("brightness", "contrast", "saturation"):
-            if getattr(self, name) < 0:
-                raise OptionError(f"{name}: expected at least 0, got {getattr(self, name)!r}")
+            raise OptionError("expected shift or scale, got both: give one of them")
+        check_number("brightness", self.brightness, 0)
+        check_number("contrast", self.contrast, 0)
+        check_number("saturation", self.saturation, 0)
 
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Draws:
-        """Draws for ``count`` images of ``height`` × ``width`` pixels.
-
-        Args:
-            count: Number of images.
-            height: Of the images.
-            width: Of the images.
-            generator: CPU generator.
-        """
+        """Draw for ``count`` images of ``height`` × ``width`` pixels from a CPU generator."""
         if self.scale is not None:
             boxes = _resized_boxes(count, height, width, self.scale, generator)
         else:
@@ -113,13 +137,13 @@ class Augmentation:
     def apply(
         self, images: Tensor, draws: Draws, out: Tensor, *, rows: Tensor | None = None, normal: Tensor | None = None
     ) -> Tensor:
-        """Does what was drawn.
+        """Apply the draws to images.
 
         Args:
             images: uint8 with shape (N, C, H, W), C = 1 or 3.
-            draws: Of B images.
-            out: Where the result goes: float32 with shape (B, C, H, W), contiguous, on the images' device.
-            rows: Which images, int64 with shape (B,), on the CPU; None: all.
+            draws: The draws for B images.
+            out: The result is written here: float32 with shape (B, C, H, W), contiguous, on the images' device.
+            rows: The indices of the images, int64 with shape (B,), on the CPU; None for all.
             normal: Mean and standard deviation of each channel, float32 (C, 2), on the CPU: x becomes (x − mean) / std.
 
         Returns:
@@ -130,8 +154,8 @@ class Augmentation:
         rows = torch.arange(len(images)) if rows is None else rows
         if images.device.type == "cpu":
             if self.scale is not None:
-                images, draws = _crop_flip(images[rows], draws.boxes, draws.flips), _whole(draws)
-                rows = torch.arange(len(images))
+                images, rows = _crop_flip(images[rows], draws.boxes, draws.flips), torch.arange(len(rows))
+                draws = draws._replace(boxes=torch.zeros_like(draws.boxes), flips=torch.zeros_like(draws.flips))
             _core.augment(
                 images.contiguous().numpy(), rows.contiguous().numpy(),
                 draws.boxes[:, :2].contiguous().numpy(), draws.flips.numpy(),
@@ -144,23 +168,15 @@ class Augmentation:
 
 def _by_torch(images: Tensor, draws: Draws, factors: Tensor | None, normal: Tensor, out: Tensor) -> Tensor:
     out.copy_(_crop_flip(images, draws.boxes, draws.flips))
-    if factors is None:
-        out.mul_(1 / 255)
-    else:
-        _jitter(out, factors.to(out.device))
+    out = out.mul_(1 / 255) if factors is None else _jitter(out, factors.to(out.device))
     centre, spread = normal.to(out.device)[:, :, None, None].unbind(1)
     return out.sub_(centre).div_(spread)
-
-
-def _whole(draws: Draws) -> Draws:
-    """The same draws for images that are cropped and mirrored already."""
-    return draws._replace(boxes=torch.zeros_like(draws.boxes), flips=torch.zeros_like(draws.flips))
 
 
 def _resized_boxes(
     count: int, height: int, width: int, scale: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
-    """The first of ten draws whose box fits into the image; or the largest box in the middle of an allowed ratio."""
+    """Return the first of ten draws whose box fits into the image, or the largest allowed box in the middle."""
     areas = height * width * (scale[0] + torch.rand(count, TRIES, generator=generator) * (scale[1] - scale[0]))
     low, high = math.log(RATIO[0]), math.log(RATIO[1])
     ratios = torch.exp(low + torch.rand(count, TRIES, generator=generator) * (high - low))
@@ -176,12 +192,10 @@ def _resized_boxes(
 
 
 def _crop_flip(images: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
-    """Slices image by image: on a CPU several times as quick as a gather, whose indices are eight times the pixels."""
-    size = images.shape[-2:]
-    cropped = torch.zeros_like(images)
-    for image, target, (top, left, height, width), flip in zip(
-        images, cropped, boxes.tolist(), flips.tolist(), strict=True
-    ):
+    """Crop and mirror image by image: quicker than a gather, whose indices are eight times as large as the pixels."""
+    size, cropped = images.shape[-2:], torch.zeros_like(images)
+    changes = zip(images, cropped, boxes.tolist(), flips.tolist(), strict=True)
+    for image, target, (top, left, height, width), flip in changes:
         part = image[:, max(top, 0) : top + height, max(left, 0) : left + width]
         if (height, width) != size:
             part = _resize(part, size)
@@ -193,14 +207,14 @@ def _crop_flip(images: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
 
 
 def _resize(image: Tensor, size: torch.Size) -> Tensor:
-    """Bilinear; a CPU resizes uint8, other devices round to it, as torchvision does."""
+    """Resize bilinearly: a CPU in uint8, other devices in floats that are rounded, as torchvision does."""
     batch = image[None] if image.device.type == "cpu" else image[None].float()
     resized = functional.interpolate(batch, tuple(size), mode="bilinear", antialias=True)
     return (resized if resized.dtype == torch.uint8 else resized.round().clamp(0, 255).to(torch.uint8))[0]
 
 
 def _jitter(images: Tensor, factors: Tensor) -> Tensor:
-    """Brightness, contrast and saturation of float images in [0, 255], which are changed in place to [0, 1]."""
+    """Change brightness, contrast and saturation of float images in [0, 255] in place; the result is in [0, 1]."""
     brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)
     channels = images.shape[1]
     luma = images.new_tensor(LUMA if channels == 3 else (1.0,))
@@ -222,12 +236,12 @@ AUGMENTATIONS = {
 
 
 def get_augmentation(name: str) -> Augmentation:
-    """An augmentation by name.
+    """Return an augmentation by name.
 
     Args:
         name: "none"; "flip": mirror; "crop": shift by up to an eighth of the side (4 of CIFAR's 32 pixels), and mirror;
-            "standard": what the field trains hard labels with (the code of Minimax Diffusion, Gu et al., CVPR 2024, and
-            its successors): a random half or more of the area, mirror, colour jitter of 0.4.
+            "standard": a random half or more of the area, mirror, colour jitter of 0.4, with which the code of Minimax
+            Diffusion (Gu et al., CVPR 2024) and its successors train on hard labels.
 
     Raises:
         OptionError: Another name.
@@ -236,6 +250,5 @@ def get_augmentation(name: str) -> Augmentation:
         >>> get_augmentation("crop").shift
         0.125
     """
-    if name not in AUGMENTATIONS:
-        raise unknown_name_error("augmentation", name, AUGMENTATIONS)
+    check_choice("augmentation", name, AUGMENTATIONS)
     return AUGMENTATIONS[name]

@@ -1,13 +1,15 @@
-"""The ConvNet of the dataset-distillation literature, and the table of network names.
+"""The ConvNet of the dataset-distillation literature, and the registry of networks.
 
-Architecture: Gidaris and Komodakis, "Dynamic Few-Shot Visual Learning without Forgetting", CVPR 2018; as the peers use
-it (protocols.md, B.1): depth x [3x3 convolution, padding 1 -> GroupNorm(C, C), which is instance normalisation with an
-affine map -> ReLU -> 2x2 average pooling], flattened into one linear layer.
+Architecture: Gidaris and Komodakis, "Dynamic Few-Shot Visual Learning without Forgetting", CVPR 2018, in the form that
+dataset distillation uses since Zhao, Mopuri and Bilen, "Dataset Condensation with Gradient Matching", ICLR 2021: depth
+times [3×3 convolution, padding 1 → GroupNorm(C, C), which is instance normalisation with an affine map → ReLU → 2×2
+average pooling], then one linear layer.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import torch
@@ -16,14 +18,26 @@ from torch import Tensor, nn
 from dap.errors import OptionError
 from dap.registry import Registry
 
-__all__ = ["ConvNet", "create_net", "list_nets"]
+__all__ = ["ConvNet", "Network", "create_net", "list_nets"]
 
 
-class ConvNet(nn.Module):
+class Network(nn.Module, ABC):
+    """A classifier of square images. A subclass that lacks a part cannot be made: Python names the missing part."""
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (B, classes) of float images in [-1, 1] with shape (B, channels, size, size)."""
+
+    @abstractmethod
+    def features(self, images: Tensor) -> Tensor:
+        """Return the input of the last layer, with shape (B, D), for images as in :meth:`forward`."""
+
+
+class ConvNet(Network):
     """``depth`` blocks of convolution, normalisation, ReLU and pooling, then one linear layer.
 
-    The weights are drawn from ``generator`` alone, by PyTorch's default rule; global random state is neither read nor
-    moved. They lie in channels-last order, which is the quicker one on a CPU.
+    The weights are drawn from ``generator`` alone, by PyTorch's default rule; the global random state is not used.
+    They are in channels-last order, which is quicker on a CPU.
 
     Args:
         depth: Number of blocks; each halves the side (odd sides are rounded down).
@@ -34,7 +48,7 @@ class ConvNet(nn.Module):
         generator: CPU generator of the initial weights.
 
     Raises:
-        OptionError: The images are too small for so many poolings.
+        OptionError: The images are too small for ``depth`` poolings.
 
     Example:
         >>> net = ConvNet(depth=3, width=32, channels=1, classes=10, size=32, generator=torch.Generator())
@@ -48,9 +62,11 @@ class ConvNet(nn.Module):
         super().__init__()
         side = size // 2**depth
         if side < 1:
-            raise OptionError(f"a ConvNet of depth {depth} needs images of at least {2**depth} pixels, got {size}")
+            raise OptionError(
+                f"size: a ConvNet of depth {depth} needs images of at least {2**depth} pixels, got {size}"
+            )
         layers: list[nn.Module] = []
-        with torch.device("meta"):  # no memory and no random number is spent on weights that are overwritten below
+        with torch.device("meta"):  # without memory and random numbers for weights that are overwritten below
             for block in range(depth):
                 layers += [
                     nn.Conv2d(channels if block == 0 else width, width, 3, padding=1),
@@ -76,40 +92,38 @@ class ConvNet(nn.Module):
                 layer.reset_parameters()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits with shape (B, classes) of float images in [-1, 1] with shape (B, channels, size, size)."""
+        """Return the logits, with shape (B, classes)."""
         logits: Tensor = self.layers(images.contiguous(memory_format=torch.channels_last))
         return logits
 
     def features(self, images: Tensor) -> Tensor:
-        """What the last layer sees of images, with shape (B, width · side²)."""
+        """Return the input of the last layer, with shape (B, width · side²)."""
         hidden: Tensor = self.layers[:-1](images.contiguous(memory_format=torch.channels_last))
         return hidden
 
 
 class NetBuilder(Protocol):
-    """Builds one named network; its initial weights come from the generator alone."""
+    """Builds a network; its initial weights are drawn from the generator alone."""
 
     def __call__(
         self, *, width: int, channels: int, classes: int, size: int, generator: torch.Generator
-    ) -> nn.Module: ...
+    ) -> Network: ...
 
 
 _NETS: Registry[NetBuilder] = Registry("network")
 
 
 @_NETS.register("convnet3")
-def _convnet3(*, width: int, channels: int, classes: int, size: int, generator: torch.Generator) -> nn.Module:
+def _convnet3(*, width: int, channels: int, classes: int, size: int, generator: torch.Generator) -> Network:
     return ConvNet(depth=3, width=width, channels=channels, classes=classes, size=size, generator=generator)
 
 
-def create_net(
-    name: str, *, width: int, channels: int, classes: int, size: int, generator: torch.Generator
-) -> nn.Module:
-    """Builds a network by name, on the CPU.
+def create_net(name: str, *, width: int, channels: int, classes: int, size: int, generator: torch.Generator) -> Network:
+    """Build a network by name, on the CPU.
 
     Args:
         name: One of :func:`list_nets`.
-        width: Channels of a block; the protocol states it.
+        width: Channels of a block.
         channels: Channels of the images.
         classes: Number of classes.
         size: Side of the square images in pixels.
@@ -127,5 +141,5 @@ def create_net(
 
 
 def list_nets() -> list[str]:
-    """Names that :func:`create_net` knows."""
+    """Return the names that :func:`create_net` knows."""
     return list(_NETS)

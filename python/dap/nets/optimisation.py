@@ -1,8 +1,8 @@
-"""One resumable loop for whatever is trained beside classifiers: priors, embeddings, low-rank adapters.
+"""A resumable training loop for priors, embeddings and low-rank adapters.
 
 AdamW (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019) with gradients clipped to norm 1; the
-learning rate warms up, stays, and falls linearly over the second half. What is drawn in a step comes from a generator
-of that step alone, so that training which was stopped goes on with the same bytes.
+learning rate warms up, stays, and falls linearly over the second half. Each step has a generator of its own, so that a
+resumed training gives the same bytes as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -24,18 +24,24 @@ from dap.storage.files import write_atomic
 
 __all__ = ["Trained", "learning_rate", "optimise"]
 
-MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's
-SAVE_SECONDS, HISTORY = 60.0, 100  # between two checkpoints; steps whose losses make one entry of the history
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""The names of the moments in AdamW's state."""
+
+SAVE_SECONDS = 60.0
+"""Seconds between two checkpoints."""
+
+HISTORY = 100
+"""Steps whose mean loss is one entry of :attr:`Trained.losses`."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What :func:`optimise` tells of a training.
+    """The result of :func:`optimise`.
 
     Attributes:
-        average: The moving average of each parameter; empty where none was asked for.
-        losses: Mean loss of each 100 steps.
-        seconds: Spent on all steps, in this process and earlier ones.
+        average: The moving average of each parameter; empty if ``average`` was None.
+        losses: The mean loss of each 100 steps.
+        seconds: The time of all steps, in this process and earlier ones.
     """
 
     average: Mapping[str, Tensor]
@@ -44,7 +50,7 @@ class Trained:
 
 
 def learning_rate(step: int, steps: int, warm_up: int) -> float:
-    """The learning rate of a step, counted from 0, as a share of the peak.
+    """Return the learning rate of a step, counted from 0, as a share of the peak.
 
     Example:
         >>> [learning_rate(step, 8, 2) for step in (0, 1, 4, 7)]
@@ -68,49 +74,49 @@ def optimise(
     title: str = "training",
     progress: bool = False,
 ) -> Trained:
-    """Trains parameters in place, from a checkpoint if there is one; it is written about once a minute and at the end.
+    """Train parameters in place, resuming from the checkpoint if it exists; it is written every minute and at the end.
 
     Args:
         parameters: Leaf tensors by name, float32.
-        loss: The scalar loss of one step, from a CPU generator for what it draws.
+        loss: The scalar loss of one step; it draws from the CPU generator that it is given.
         steps: Number of steps.
         peak_lr: The largest learning rate.
-        seed: Names the training: with the step's number it seeds each step's generator.
-        checkpoint: A safetensors file; its folder exists.
-        warm_up: Steps in which the learning rate rises.
-        betas: AdamW's.
-        weight_decay: AdamW's, decoupled.
-        average: Decay of the exponential moving average of the parameters, in [0, 1); it is lower in the first steps.
-        title: Of the progress bar.
-        progress: Whether to show one.
+        seed: The name of the training; with the step's number it seeds the step's generator.
+        checkpoint: The path of a safetensors file in an existing folder.
+        warm_up: Number of steps in which the learning rate rises.
+        betas: The betas of AdamW.
+        weight_decay: The decoupled weight decay of AdamW.
+        average: Decay of the moving average of the parameters, in [0, 1), lower in the first steps; None for none.
+        title: The title of the progress bar.
+        progress: Whether to show a progress bar.
 
     Raises:
-        FormatError: The checkpoint is not of these parameters.
+        FormatError: The checkpoint is damaged, or of other parameters.
         DivergedError: A loss is not finite.
     """
     optimizer = torch.optim.AdamW(parameters.values(), lr=peak_lr, betas=betas, weight_decay=weight_decay)
-    means = {} if average is None else {name: each.detach().clone() for name, each in parameters.items()}
+    means = {} if average is None else {name: parameter.detach().clone() for name, parameter in parameters.items()}
     done, before, history = 0, 0.0, torch.zeros(0)
     if checkpoint.is_file():
-        kept, notes = _read(checkpoint, list(parameters), averaged=average is not None)
-        done, before, history = int(notes["step"]), float(notes["seconds"]), kept["history"]
-        for name, each in parameters.items():
-            each.data.copy_(kept[f"parameter {name}"])
-            moments = {key: kept[f"{key} {name}"].to(each) for key in MOMENTS}
-            optimizer.state[each] = {"step": torch.tensor(float(done)), **moments}
+        saved_tensors, notes = _read(checkpoint, list(parameters), averaged=average is not None)
+        done, before, history = int(notes["step"]), float(notes["seconds"]), saved_tensors["history"]
+        for name, parameter in parameters.items():
+            parameter.data.copy_(saved_tensors[f"parameter {name}"])
+            moments = {key: saved_tensors[f"{key} {name}"].to(parameter) for key in MOMENTS}
+            optimizer.state[parameter] = {"step": torch.tensor(float(done)), **moments}
         for name, mean in means.items():
-            mean.copy_(kept[f"average {name}"])
+            mean.copy_(saved_tensors[f"average {name}"])
 
     start = saved = time.monotonic()
 
     def save_all() -> None:
         tensors = {"history": history} | {f"average {name}": mean for name, mean in means.items()}
-        for name, each in parameters.items():
-            moments = optimizer.state[each]
-            tensors |= {f"parameter {name}": each.detach()} | {f"{key} {name}": moments[key] for key in MOMENTS}
+        for name, parameter in parameters.items():
+            moments = optimizer.state[parameter]
+            tensors |= {f"parameter {name}": parameter.detach()} | {f"{key} {name}": moments[key] for key in MOMENTS}
         notes = {"step": str(done), "seconds": f"{before + time.monotonic() - start:.1f}"}
-        held = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        write_atomic(checkpoint, save(held, metadata=notes))
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        write_atomic(checkpoint, save(tensors, metadata=notes))
 
     with tqdm(total=steps, initial=done, desc=title, unit="step", disable=not progress) as bar:
         while done < steps:
@@ -127,7 +133,8 @@ def optimise(
             done += 1
             if average is not None:
                 decay = min(average, (1 + done) / (10 + done))
-                torch._foreach_lerp_(list(means.values()), [each.detach() for each in parameters.values()], 1 - decay)
+                current = [parameter.detach() for parameter in parameters.values()]
+                torch._foreach_lerp_(list(means.values()), current, 1 - decay)
             bar.update()
             if time.monotonic() - saved > SAVE_SECONDS or done == steps:
                 save_all()

@@ -10,22 +10,23 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR
 
 from dap.device import resolve_device
-from dap.nets.augment import shift_flip
+from dap.nets.augmentation import shift_flip
 
 __all__ = ["accuracy", "one_cycle", "predict", "train_classifier"]
 
-PREDICT_BATCH = 64  # the activations of so few images stay in a CPU's cache: more than twice as quick as 250
+PREDICT_BATCH = 64
+"""Few images, whose activations stay in a CPU's cache: more than twice as quick as 250."""
 
 
 def one_cycle(
     net: nn.Module, *, peak_lr: float, weight_decay: float, steps: int
 ) -> tuple[torch.optim.AdamW, OneCycleLR]:
-    """AdamW under torch's default one-cycle schedule.
+    """Return AdamW and torch's default one-cycle schedule.
 
     Over the first 30 % of the steps the learning rate rises from peak / 25 to the peak, then it falls to
-    peak / 250,000, both along a cosine; the first beta runs against it, 0.95 to 0.85 and back.
+    peak / 250,000, both along a cosine; meanwhile the first beta falls from 0.95 to 0.85 and rises again.
 
-    Source: Smith and Topin, "Super-Convergence", 2017, arXiv 1708.07120; Loshchilov and Hutter, "Decoupled Weight
+    Sources: Smith and Topin, "Super-Convergence", 2017, arXiv 1708.07120; Loshchilov and Hutter, "Decoupled Weight
     Decay Regularization", ICLR 2019.
     """
     optimizer = torch.optim.AdamW(net.parameters(), lr=peak_lr, weight_decay=weight_decay, fused=True)
@@ -46,21 +47,21 @@ def train_classifier(
     max_shift: int = 3,
     after_step: Callable[[nn.Module, int], None] | None = None,
 ) -> None:
-    """Trains ``net`` in place with cross-entropy in float32; :func:`one_cycle` says how it is optimised.
+    """Train ``net`` in place with cross-entropy in float32, by the optimiser and the schedule of :func:`one_cycle`.
 
-    Batches are cut from an endless row of seeded permutations, so that every image is used equally often and every
-    batch has the same size. Each is augmented by :func:`dap.nets.shift_flip`.
+    Batches are consecutive parts of seeded permutations, so that every image is used equally often and every batch has
+    the same size. Each is augmented by :func:`dap.nets.shift_flip`.
 
     Args:
         net: Maps float images in [-1, 1] to logits; moved to the device.
         images: uint8 images with shape (N, C, H, W).
         labels: int64 class numbers with shape (N,).
         steps: Number of optimiser steps, at least 2.
-        batch_size: Images a step, at most N.
+        batch_size: Images in a step.
         peak_lr: The largest learning rate of the cycle.
         weight_decay: Decoupled weight decay, on all parameters.
         generator: CPU generator of the order and the augmentation.
-        device: Where to train; None means CUDA where it is there, else the CPU.
+        device: Where to train; None for CUDA if it is available, else the CPU.
         max_shift: Largest shift of the augmentation in pixels.
         after_step: Called as ``after_step(net, step)`` after each step, counted from 1.
     """
@@ -81,12 +82,12 @@ def train_classifier(
 
 @torch.no_grad()
 def predict(net: nn.Module, images: Tensor, device: str | torch.device | None = None) -> Tensor:
-    """The likeliest class of each image.
+    """Return the likeliest class of each image.
 
     Args:
-        net: Maps float images in [-1, 1] to logits; moved to the device, its train or eval mode is kept.
+        net: Maps float images in [-1, 1] to logits; moved to the device; its train or eval mode does not change.
         images: uint8 images with shape (N, C, H, W).
-        device: Where to compute; None means CUDA where it is there, else the CPU.
+        device: Where to compute; None for CUDA if it is available, else the CPU.
 
     Returns:
         int64 class numbers with shape (N,), on the CPU.
@@ -94,13 +95,13 @@ def predict(net: nn.Module, images: Tensor, device: str | torch.device | None = 
     device = resolve_device(device)
     training = net.training
     net.to(device).eval()
-    found = [net(_to_float(batch.to(device))).argmax(1).cpu() for batch in images.split(PREDICT_BATCH)]
+    classes = [net(_to_float(batch.to(device))).argmax(1).cpu() for batch in images.split(PREDICT_BATCH)]
     net.train(training)
-    return torch.cat(found)
+    return torch.cat(classes)
 
 
 def accuracy(net: nn.Module, images: Tensor, labels: Tensor, device: str | torch.device | None = None) -> float:
-    """The share of images, in [0, 1], whose label :func:`predict` finds."""
+    """Return the share of images, in [0, 1], whose label is the class that :func:`predict` returns."""
     return (predict(net, images, device) == labels.cpu()).double().mean().item()
 
 

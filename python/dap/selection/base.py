@@ -1,4 +1,4 @@
-"""What a selection of rows is, and how far its mean embedding is from that of all rows.
+"""The result of a selection of rows, and its error: how far its mean embedding is from that of all rows.
 
 With the kernel k, μ(x) = (1/N) Σ_n k(x, x_n) over all rows, and weights w (1/count where there are none), the error of
 a selection S is its maximum mean discrepancy (Gretton et al., JMLR 13 (2012), Eq. 5, for a weighted sample)
@@ -9,20 +9,23 @@ a selection S is its maximum mean discrepancy (Gretton et al., JMLR 13 (2012), E
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from dap.config import check_whole
 from dap.errors import OptionError
-from dap.kernels import Distance, Kernel, by_name, row_means, row_sums
-from dap.kernels.arrays import check_rows, dtype_name, is_double, is_tensor, to_numpy
+from dap.kernels import Distance, Kernel, row_means, row_sums
+from dap.kernels.arrays import Array, dtype_name, is_double, is_tensor, to_numpy
 from dap.kernels.backend_rust import supports
+from dap.kernels.base import as_kernel
+from dap.kernels.checks import check_rows
 
-__all__ = ["DISTANCE", "Embedding", "Selection", "as_rows", "compiled"]
+__all__ = ["DISTANCE", "Embedding", "Selection", "Selector", "as_rows", "compiled"]
 
 DISTANCE = Distance()
-"""The kernel whose MMD² is the energy distance: that of the paper's energy."""
+"""The default kernel: its MMD² is the energy distance, as in the paper's energy."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,11 @@ class Selection:
     """Rows that stand for all.
 
     Attributes:
-        indices: The rows, int64 (count,), in the order of the choice.
-        weights: What each stands for, float64 (count,); None for equal shares.
+        indices: The rows, int64 (count,), in the order in which they were chosen.
+        weights: The share of all rows for which each stands, float64 (count,); None for equal shares.
         error: The MMD, not squared, to all rows.
-        kernel: The kernel of the error, with numbers for its parameters.
-        points: Where the points that stand for all are no rows: float64 (count, D); ``indices`` are the nearest rows.
+        kernel: The kernel of the error, with numbers for its options.
+        points: Where other points than rows stand for all: float64 (count, D); ``indices`` are the nearest rows.
     """
 
     indices: npt.NDArray[np.int64]
@@ -44,39 +47,57 @@ class Selection:
     points: npt.NDArray[np.float64] | None = None
 
 
-def as_rows(features: Any, count: int) -> npt.NDArray[Any]:
-    """The features as an array that is read in place: float16, float32 or float64; others are converted.
+class Selector(Protocol):
+    """The signature that all selectors share; a selector may have more options."""
+
+    def __call__(self, features: Array, count: int, *, kernel: Kernel | str = DISTANCE, seed: int = 0) -> Selection:
+        """Choose rows.
+
+        Args:
+            features: Finite real numbers with shape (N, D), array or tensor.
+            count: The number of rows, 1 ≤ count ≤ N.
+            kernel: The kernel of the error, or its name.
+            seed: The seed of whatever is drawn.
+        """
+
+
+def as_rows(features: Array, count: int, name: str = "count") -> np.ndarray:
+    """Return the features as an array, in place if they are float16, float32 or float64, else converted.
+
+    Args:
+        features: Shape (N, D).
+        count: The number of rows that are chosen.
+        name: The name of ``count`` in errors.
 
     Raises:
-        OptionError: If they are not finite rows of numbers, or ``count`` is not from 1 to their number.
+        OptionError: The features are not finite rows of numbers, or ``count`` is not from 1 to N.
 
     Example:
         >>> as_rows(np.zeros((3, 2), np.int64), count=2).dtype
         dtype('float64')
     """
     check_rows(features=features)
-    if isinstance(count, bool) or not isinstance(count, int | np.integer) or not 1 <= count <= len(features):
-        raise OptionError(f"count must be a whole number from 1 to the number of rows, {len(features)}; got {count!r}")
+    check_whole(name, int(count) if isinstance(count, np.integer) else count, 1, len(features))
     if not bool(features.isfinite().all() if is_tensor(features) else np.isfinite(features).all()):
-        raise OptionError("features must be finite, they hold NaN or infinity: drop such rows")
-    name = dtype_name(features)
-    return to_numpy(features, "float64" if is_double(features) else "float32" if name == "bfloat16" else name)
+        raise OptionError("features must be finite, and hold NaN or infinity: drop such rows")
+    dtype = dtype_name(features)
+    return to_numpy(features, "float64" if is_double(features) else "float32" if dtype == "bfloat16" else dtype)
 
 
 def compiled(kernel: Kernel | str) -> Kernel:
-    """The kernel itself or the one of that name, if Rust can compute it.
+    """Return the kernel, or the one of that name; raise unless Rust can compute it.
 
     Raises:
-        OptionError: If it is no kernel of :mod:`dap.kernels`.
+        OptionError: It is not a kernel, or not one of :mod:`dap.kernels`.
 
     Example:
         >>> compiled("distance")
         Distance(name='distance')
     """
-    found = by_name(kernel) if isinstance(kernel, str) else kernel
-    if not isinstance(found, Kernel) or not supports(found):
-        raise OptionError(f"kernel must be one of dap.kernels, or the name of one, got {kernel!r}")
-    return found
+    checked = as_kernel(kernel)
+    if not supports(checked):
+        raise OptionError(f"kernel: selection needs a kernel of dap.kernels, which Rust computes, got {kernel!r}")
+    return checked
 
 
 @dataclass(frozen=True)
@@ -85,17 +106,17 @@ class Embedding:
 
     Attributes:
         rows: All rows, (N, D).
-        kernel: The kernel with numbers.
+        kernel: The kernel with numbers for its options.
         means: μ of each row, float64 (N,).
     """
 
-    rows: npt.NDArray[Any]
+    rows: np.ndarray
     kernel: Kernel
     means: npt.NDArray[np.float64]
 
     @classmethod
-    def of(cls, rows: npt.NDArray[Any], kernel: Kernel | str) -> Embedding:
-        """Sums the kernel over all pairs of rows; a bandwidth rule looks at all rows.
+    def of(cls, rows: np.ndarray, kernel: Kernel | str) -> Embedding:
+        """Compute the embedding of all rows; a bandwidth rule looks at them.
 
         Example:
             >>> Embedding.of(np.array([[1.0], [3.0]]), "linear").means
@@ -104,8 +125,13 @@ class Embedding:
         resolved = compiled(kernel).resolve(rows)
         return cls(rows, resolved, row_means(rows, None, resolved))
 
-    def error(self, points: npt.NDArray[Any], means: Any, weights: Any = None) -> float:
-        """The MMD of weighted points, (count, D), at which μ has the values ``means``, (count,).
+    def error(self, points: np.ndarray, means: npt.ArrayLike, weights: np.ndarray | None = None) -> float:
+        """Return the MMD of weighted points.
+
+        Args:
+            points: Shape (count, D).
+            means: μ at the points, (count,).
+            weights: Shape (count,); None for equal shares.
 
         Example:
             >>> rows = np.array([[1.0], [3.0]])
@@ -118,8 +144,8 @@ class Embedding:
         squared = self.means.mean() + shares @ within - 2 * shares @ np.asarray(means)
         return float(np.sqrt(max(squared, 0.0)))
 
-    def select(self, indices: npt.NDArray[np.int64], weights: Any = None) -> Selection:
-        """The selection of these rows, with its error.
+    def select(self, indices: npt.NDArray[np.int64], weights: npt.NDArray[np.float64] | None = None) -> Selection:
+        """Return the selection of these rows, with its error.
 
         Example:
             >>> Embedding.of(np.array([[1.0], [3.0]]), "linear").select(np.array([0, 1])).error

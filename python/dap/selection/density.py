@@ -1,21 +1,21 @@
-"""Representatives from where rows are dense: UMAP, HDBSCAN, and what to do where it finds too many clusters or too few.
+"""Density-based clusters by UMAP and HDBSCAN, exactly as many as are asked for, and a row that represents each.
 
 McInnes, Healy and Melville, "UMAP: Uniform Manifold Approximation and Projection for Dimension Reduction", 2018,
 https://arxiv.org/abs/1802.03426; Campello, Moulavi and Sander, "Density-based clustering based on hierarchical density
 estimates", 2013. The steps and their order are those of CoDA's released code (:mod:`dap.methods.coda`):
 
-1. Columns are standardised and embedded by UMAP with a minimal distance of 0; all that follows is in the embedding.
-2. HDBSCAN. The row of a cluster with the largest membership stands for it, the first of equal ones.
-3. Too many clusters: the largest are kept.
-4. Too few: the largest cluster of at least twice ``min_cluster_size`` rows is split as often as is needed. HDBSCAN of
-   its rows has to find two clusters or more; k-means with k = 2 then starts at the rows that stand for two of the
-   three largest, whichever pair leaves the smallest inertia. The row nearest to its centre stands for a half.
-5. Still too few, and at least 5 rows of noise for each cluster that is lacking (3 from 11 clusters, 1 from 51): k-means
-   of the noise, with as many clusters as are lacking.
-6. Still too few, and less noise: as 4, with a ``min_cluster_size`` that falls by a quarter until a cluster splits.
+1. The columns are standardised and embedded by UMAP with a minimal distance of 0; the next steps use the embedding.
+2. HDBSCAN clusters the rows. The row with the largest membership represents a cluster, the first of equal ones.
+3. If there are too many clusters, the largest are kept.
+4. If there are too few, the largest cluster of at least twice ``min_cluster_size`` rows is split, as often as needed.
+   HDBSCAN must find two clusters or more in its rows; k-means with k = 2 then starts at the representatives of two of
+   the three largest, the pair that leaves the smallest inertia. The row nearest to its centre represents a half.
+5. If there are still too few, and at least 5 rows of noise for each missing cluster (3 from 11 clusters, 1 from 51),
+   k-means divides the noise into the missing clusters.
+6. If there is less noise, step 4 is repeated; ``min_cluster_size`` falls by a quarter until a cluster splits.
 
-Where the released code fails, which small classes do, there is more: without any cluster all rows are noise for step 5
-however few they are, and what step 6 cannot split is halved by 2-means, the largest cluster first.
+The released code fails on small classes. Here, without any cluster, all rows are the noise of step 5, however few they
+are; and clusters that step 6 cannot split are halved by 2-means, the largest first.
 """
 
 from __future__ import annotations
@@ -29,22 +29,24 @@ import numpy as np
 import numpy.typing as npt
 
 from dap.errors import OptionError
+from dap.kernels.arrays import Array
 from dap.rng import derive_seed
 from dap.selection.base import as_rows
 from dap.selection.k_means import k_means
 
 __all__ = ["DensityClusters", "density_clusters", "gather", "load_libraries", "umap_embedding"]
 
-SEEDS, SHRINK = 3, 0.75  # clusters whose pairs a split starts from; of min_cluster_size where a split is forced
+SEEDS = 3  # largest clusters whose pairs are tried as the start of a split
+SHRINK = 0.75  # factor of min_cluster_size from one forced split to the next
 
 
 @dataclass(frozen=True)
 class DensityClusters:
-    """What :func:`density_clusters` found; the largest cluster is the first.
+    """The result of :func:`density_clusters`; the largest cluster is the first.
 
     Attributes:
-        indices: The row that stands for each cluster, int64 (n_clusters,); all different.
-        labels: The cluster of each row, int64 (N,); −1: it is in none.
+        indices: The row that represents each cluster, int64 (n_clusters,); all different.
+        labels: The cluster of each row, int64 (N,); −1 for a row in none.
     """
 
     indices: npt.NDArray[np.int64]
@@ -53,14 +55,14 @@ class DensityClusters:
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """Rows of a cluster, int64 (n,), and the one that stands for it."""
+    """The rows of a cluster, int64 (n,), and the row that represents it."""
 
     rows: npt.NDArray[np.int64]
-    row: int
+    representative: int
 
 
 def load_libraries() -> tuple[Any, Any]:
-    """The classes UMAP and HDBSCAN, whose import takes seconds.
+    """Import the classes UMAP and HDBSCAN, which takes seconds.
 
     Raises:
         OptionError: umap-learn or scikit-learn is not installed.
@@ -78,7 +80,7 @@ def load_libraries() -> tuple[Any, Any]:
 
 
 def density_clusters(
-    features: Any,
+    features: Array,
     n_clusters: int,
     *,
     n_components: int = 50,
@@ -87,43 +89,44 @@ def density_clusters(
     min_samples: int = 3,
     seed: int = 0,
 ) -> DensityClusters:
-    """Finds so many clusters where rows are dense, and a row that stands for each.
+    """Find ``n_clusters`` clusters where rows are dense, and a row that represents each.
 
     Args:
         features: Finite real numbers with shape (N, D), array or tensor.
-        n_clusters: How many clusters, 1 ≤ n_clusters ≤ N.
-        n_components: As of :func:`umap_embedding`.
-        n_neighbors: As of :func:`umap_embedding`.
-        min_cluster_size: Rows of a cluster, at least 2. In fewer than twice as many rows there is none.
-        min_samples: Which neighbour's distance is the inverse of a row's density, at least 1; the row itself does not
-            count, as in the package hdbscan. At most N − 1 where there are fewer rows.
-        seed: Of UMAP and of k-means.
+        n_clusters: The number of clusters, 1 ≤ n_clusters ≤ N.
+        n_components: As in :func:`umap_embedding`.
+        n_neighbors: As in :func:`umap_embedding`.
+        min_cluster_size: The smallest number of rows of a cluster, at least 2; HDBSCAN finds no cluster in fewer than
+            twice as many rows.
+        min_samples: The number k of the neighbour whose distance is the inverse of a row's density, at least 1; the
+            row itself does not count, as in the package hdbscan. It is limited to N − 1.
+        seed: The seed of UMAP and of k-means.
 
     Returns:
-        Representatives and labels.
+        The representatives and the labels.
 
     Raises:
-        OptionError: Rows and their number do not fit, or a library is missing.
+        OptionError: An argument is outside its range, or a library is missing.
 
     Example:
         >>> rows = np.repeat(np.eye(2), 20, 0) + 0.01 * np.arange(40)[:, None]
-        >>> found = density_clusters(rows, 2, n_neighbors=10, min_cluster_size=8)
-        >>> np.bincount(found.labels)
+        >>> clusters = density_clusters(rows, 2, n_neighbors=10, min_cluster_size=8)
+        >>> np.bincount(clusters.labels)
         array([20, 20])
     """
-    rows = as_rows(features, n_clusters)
+    rows = as_rows(features, n_clusters, "n_clusters")
     points = umap_embedding(rows, n_components=n_components, n_neighbors=n_neighbors, seed=derive_seed(seed, "umap"))
     return gather(points, n_clusters, min_cluster_size=min_cluster_size, min_samples=min_samples, seed=seed)
 
 
-def umap_embedding(rows: npt.NDArray[Any], *, n_components: int, n_neighbors: int, seed: int) -> npt.NDArray[Any]:
-    """Standardised rows (N, D), embedded; float32 (N, n), and as they are, (N, D), where N is below 4.
+def umap_embedding(rows: np.ndarray, *, n_components: int, n_neighbors: int, seed: int) -> np.ndarray:
+    """Standardise rows, (N, D), and embed them by UMAP: float32 (N, n). Fewer than 4 rows stay standardised, (N, D).
 
     Args:
-        rows: Finite real numbers; a column that does not vary becomes 0.
-        n_components: n, at most N − 2, since the spectral start of UMAP has no more.
-        n_neighbors: Neighbours of a row in UMAP's graph, itself included, at most N − 1.
-        seed: Of UMAP, which takes 32 bits of it.
+        rows: Finite real numbers; a constant column becomes 0.
+        n_components: n, limited to N − 2, which the spectral start of UMAP needs.
+        n_neighbors: The number of neighbours of a row in UMAP's graph, with itself; limited to N − 1.
+        seed: The seed of UMAP, which takes 32 bits of it.
     """
     import torch
 
@@ -142,25 +145,25 @@ def umap_embedding(rows: npt.NDArray[Any], *, n_components: int, n_neighbors: in
     threads = torch.get_num_threads()
     try:
         with warnings.catch_warnings():
-            # rows that fall apart into several graphs; as an error, one of these would be caught, and change the start
+            # UMAP warns about a graph in several parts; as an error, UMAP would catch it and start differently
             warnings.simplefilter("ignore")
-            embedded: npt.NDArray[Any] = model.fit_transform(points)
+            embedded: np.ndarray = model.fit_transform(points)
     finally:
-        torch.set_num_threads(threads)  # numba's pool sets OpenMP's threads, torch's with them, to all processors
+        torch.set_num_threads(threads)  # numba's pool sets the threads of OpenMP, and so of torch, to all processors
     return embedded
 
 
 def gather(
-    points: npt.NDArray[Any], n_clusters: int, *, min_cluster_size: int, min_samples: int, seed: int
+    points: np.ndarray, n_clusters: int, *, min_cluster_size: int, min_samples: int, seed: int
 ) -> DensityClusters:
-    """As :func:`density_clusters`, of points (N, d) that are embedded already: steps 2 to 6 of the module."""
+    """Run steps 2 to 6 of the module on embedded points (N, d); see :func:`density_clusters`."""
     groups = _dense(points, np.arange(len(points)), min_cluster_size, min_samples)
     _split(points, groups, n_clusters, [min_cluster_size], min_samples)
-    if lacking := max(0, n_clusters - len(groups)):
+    if missing := max(0, n_clusters - len(groups)):
         noise = np.setdiff1d(np.arange(len(points)), np.concatenate([np.zeros(0, np.int64), *(g.rows for g in groups)]))
         enough = 5 if n_clusters <= 10 else 3 if n_clusters <= 50 else 1
-        if not groups or len(noise) >= enough * lacking:
-            groups += _by_k_means(points, noise, lacking, seed)
+        if not groups or len(noise) >= enough * missing:
+            groups += _by_k_means(points, noise, missing, seed)
         else:
             _split(points, groups, n_clusters, _smaller(min_cluster_size), min_samples)
             _halve(points, groups, noise, n_clusters, seed)
@@ -168,58 +171,56 @@ def gather(
     labels = np.full(len(points), -1, np.int64)
     for number, group in enumerate(groups):
         labels[group.rows] = number
-    return DensityClusters(np.array([group.row for group in groups], np.int64), labels)
+    return DensityClusters(np.array([group.representative for group in groups], np.int64), labels)
 
 
-def _dense(points: npt.NDArray[Any], rows: npt.NDArray[np.int64], size: int, min_samples: int) -> list[_Group]:
-    """HDBSCAN of some rows: none, or two groups and more."""
+def _dense(points: np.ndarray, rows: npt.NDArray[np.int64], size: int, min_samples: int) -> list[_Group]:
+    """Cluster some rows by HDBSCAN: no group, or two and more."""
     if len(rows) < 2 * size:
         return []
     _, hdbscan = load_libraries()
-    # scikit-learn counts the row itself
+    # scikit-learn counts the row itself as a neighbour
     model = hdbscan(min_cluster_size=size, min_samples=min(min_samples + 1, len(rows)), copy=True).fit(points[rows])
-    found = [np.flatnonzero(model.labels_ == number) for number in range(model.labels_.max() + 1)]
-    return [_Group(rows[own], int(rows[own[model.probabilities_[own].argmax()]])) for own in found]
+    clusters = [np.flatnonzero(model.labels_ == number) for number in range(model.labels_.max() + 1)]
+    return [_Group(rows[part], int(rows[part[model.probabilities_[part].argmax()]])) for part in clusters]
 
 
-def _in_two(points: npt.NDArray[Any], group: _Group, size: int, min_samples: int) -> list[_Group]:
-    """The halves of a group that has two dense parts or more, or nothing."""
+def _in_two(points: np.ndarray, group: _Group, size: int, min_samples: int) -> list[_Group]:
+    """Return the halves of a group that has two dense parts or more, else nothing."""
     parts = sorted(_dense(points, group.rows, size, min_samples), key=lambda part: -len(part.rows))[:SEEDS]
-    own = points[group.rows]
-    splits = [k_means(own, 2, init=points[[one.row, other.row]]) for one, other in itertools.combinations(parts, 2)]
+    starts = [[first.representative, second.representative] for first, second in itertools.combinations(parts, 2)]
+    splits = [k_means(points[group.rows], 2, init=points[start]) for start in starts]
     if not splits:
         return []
-    best = min(splits, key=lambda each: each.inertia)
+    best = min(splits, key=lambda split: split.inertia)
     return _groups(points, group.rows, best.labels, best.cluster_centers)
 
 
-def _groups(
-    points: npt.NDArray[Any], rows: npt.NDArray[np.int64], labels: npt.NDArray[Any], centers: npt.NDArray[Any]
-) -> list[_Group]:
-    """The clusters of k-means; nothing if one is empty, as it is among equal rows."""
-    found = []
+def _groups(points: np.ndarray, rows: npt.NDArray[np.int64], labels: np.ndarray, centers: np.ndarray) -> list[_Group]:
+    """Return the clusters of k-means as groups; nothing if one is empty, which happens where rows are equal."""
+    groups = []
     for number, center in enumerate(centers):
-        own = rows[labels == number]
-        if not len(own):
+        members = rows[labels == number]
+        if not len(members):
             return []
-        found.append(_Group(own, int(own[((points[own] - center) ** 2).sum(1).argmin()])))
-    return found
+        groups.append(_Group(members, int(members[((points[members] - center) ** 2).sum(1).argmin()])))
+    return groups
 
 
-def _by_k_means(points: npt.NDArray[Any], rows: npt.NDArray[np.int64], count: int, seed: int) -> list[_Group]:
-    """Groups of some rows by k-means, or, of rows that are too alike, by their order."""
-    found = k_means(points[rows], count, seed=derive_seed(seed, "k-means"))
-    groups = _groups(points, rows, found.labels, found.cluster_centers)
+def _by_k_means(points: np.ndarray, rows: npt.NDArray[np.int64], count: int, seed: int) -> list[_Group]:
+    """Divide some rows by k-means, or by their order where too many of them are equal."""
+    clusters = k_means(points[rows], count, seed=derive_seed(seed, "k-means"))
+    groups = _groups(points, rows, clusters.labels, clusters.cluster_centers)
     return groups or [_Group(part, int(part[0])) for part in np.array_split(rows, count)]
 
 
-def _split(points: npt.NDArray[Any], groups: list[_Group], count: int, sizes: list[int], min_samples: int) -> None:
-    """Splits groups in place, each by the first size that does it, until there are enough or none is left to split."""
+def _split(points: np.ndarray, groups: list[_Group], count: int, sizes: list[int], min_samples: int) -> None:
+    """Split groups in place, each by the first size that can, until there are enough or no group can be split."""
     waiting = [group for group in groups if len(group.rows) >= 2 * sizes[-1]]
     while len(groups) < count and waiting:
         parent = _largest(waiting)
         waiting.remove(parent)
-        halves = next((own for size in sizes if (own := _in_two(points, parent, size, min_samples))), [])
+        halves = next((pair for size in sizes if (pair := _in_two(points, parent, size, min_samples))), [])
         if halves:
             groups.remove(parent)
             groups += halves
@@ -227,7 +228,7 @@ def _split(points: npt.NDArray[Any], groups: list[_Group], count: int, sizes: li
 
 
 def _smaller(size: int) -> list[int]:
-    """The sizes by which a split is forced: each three quarters of the one before, down to 2."""
+    """Return the sizes of forced splits: each is three quarters of the one before, down to 2."""
     sizes, least = list[int](), float(size)
     while least > 2:
         least *= SHRINK
@@ -235,8 +236,8 @@ def _smaller(size: int) -> list[int]:
     return sizes or [2]
 
 
-def _halve(points: npt.NDArray[Any], groups: list[_Group], noise: npt.NDArray[np.int64], count: int, seed: int) -> None:
-    """What is still lacking: the largest group by 2-means, or, where all have one row, groups of the noise."""
+def _halve(points: np.ndarray, groups: list[_Group], noise: npt.NDArray[np.int64], count: int, seed: int) -> None:
+    """Add the missing groups: halve the largest by 2-means, or divide the noise where all groups have one row."""
     while len(groups) < count:
         parent = _largest(groups)
         if len(parent.rows) == 1:

@@ -1,30 +1,30 @@
 """Kernel herding: rows whose mean embedding follows that of all rows.
 
 Chen, Welling, Smola, "Super-samples from kernel herding", UAI 2010, https://arxiv.org/abs/1203.3472. The t-th row is
-the one, of those not chosen yet, that makes the MMD of the t rows smallest:
+the one that makes the MMD of the t rows smallest, among those not chosen yet:
 
     argmax_x  μ(x) − (Σ_{s<t} k(x, x_s) + k(x, x) / 2) / t.
 
-Theirs lacks k(x, x), which is constant for most kernels but not for the distance kernel, and may take a row twice.
+The paper's rule has no k(x, x), which is constant for most kernels but not for the distance kernel, and it may choose
+a row twice.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dap import _core
 from dap.kernels import Kernel, gram, row_sums
-from dap.kernels.backend_rust import diagonal, specification
+from dap.kernels.arrays import Array
+from dap.kernels.backend_rust import RUST, specification
 from dap.selection.base import DISTANCE, Embedding, Selection, as_rows, compiled
 
 __all__ = ["embedding_weights", "herding", "order_towards"]
 
 
 def herding(
-    features: Any,
+    features: Array,
     count: int,
     *,
     kernel: Kernel | str = DISTANCE,
@@ -32,23 +32,23 @@ def herding(
     simplex: bool = True,
     seed: int = 0,
 ) -> Selection:
-    """Chooses rows one after another, so that their mean embedding is nearest to that of all; deterministic.
+    """Choose rows one after another, so that their mean embedding is nearest to that of all; nothing is drawn.
 
-    The first rows of a larger choice are those of the smaller one.
+    The first rows of a larger choice are those of a smaller one.
 
     Args:
         features: Finite real numbers with shape (N, D), array or tensor.
-        count: How many rows, 1 ≤ count ≤ N.
+        count: The number of rows, 1 ≤ count ≤ N.
         kernel: A kernel of :mod:`dap.kernels` or its name; the default is that of the energy distance.
-        weighted: Also weigh the rows, so that few stand for many (see :func:`embedding_weights`).
+        weighted: Compute weights too, so that fewer rows reach the same error (:func:`embedding_weights`).
         simplex: Weights of at least 0 that sum to 1; False for any weights.
-        seed: Nothing is drawn: it is taken so that all selectors are called alike.
+        seed: Ignored; all selectors share one signature.
 
     Returns:
         The selection, with the MMD to all rows as its error.
 
     Raises:
-        OptionError: If features, count or kernel do not fit.
+        OptionError: The features, the count or the kernel do not fit.
 
     Example:
         >>> rows = np.array([[-2.0], [-1.0], [0.0], [1.0], [5.0]])
@@ -59,51 +59,52 @@ def herding(
     """
     embedding = Embedding.of(as_rows(features, count), kernel)
     rows, resolved = embedding.rows, embedding.kernel
-    indices = _core.herding(rows, specification(resolved), embedding.means, diagonal(rows, resolved), int(count))
+    diagonal = RUST.diagonal(rows, resolved)
+    indices = _core.herding(rows, specification(resolved), embedding.means, diagonal, int(count))
     return embedding.select(indices, embedding_weights(embedding, indices, simplex) if weighted else None)
 
 
 def order_towards(
-    candidates: Any, targets: Any, *, kernel: Kernel | str = DISTANCE, weights: Any = None
+    candidates: Array, targets: Array, *, kernel: Kernel | str = DISTANCE, weights: npt.ArrayLike | None = None
 ) -> npt.NDArray[np.int64]:
-    """Herding towards the mean embedding of other rows: all candidates, so ordered that each prefix stands for them.
+    """Order all candidates by herding towards the mean embedding of the targets, so that each prefix stands for them.
 
-    The t-th is the one that makes the MMD between the first t candidates and the targets smallest.
+    The t-th candidate is the one that makes the MMD between the first t candidates and the targets smallest.
 
     Args:
         candidates: Finite real numbers with shape (n, D).
         targets: Finite real numbers with shape (N, D), of the same type; a bandwidth rule looks at them.
         kernel: A kernel of :mod:`dap.kernels` or its name; the default is that of the energy distance.
-        weights: What each target stands for, (N,), with sum 1; None for equal shares.
+        weights: The share of each target, (N,), with sum 1; None for equal shares.
 
     Returns:
         A permutation of 0 to n − 1, int64.
 
     Raises:
-        OptionError: If the rows or the kernel do not fit.
+        OptionError: The rows or the kernel do not fit.
 
     Example:
         >>> order_towards(np.array([[9.0], [1.0], [0.0]]), np.array([[-1.0], [0.0], [2.0]]))
         array([2, 1, 0])
     """
-    rows, wanted = as_rows(candidates, 1), as_rows(targets, 1)
-    resolved = compiled(kernel).resolve(wanted)
-    shares = np.full(len(wanted), 1 / len(wanted)) if weights is None else np.asarray(weights, np.float64)
-    means = row_sums(rows.astype(np.float64), wanted.astype(np.float64), resolved, weights=shares[:, None])[:, 0]
-    return _core.herding(rows, specification(resolved), means, diagonal(rows, resolved), len(rows))
+    rows, points = as_rows(candidates, 1), as_rows(targets, 1)
+    resolved = compiled(kernel).resolve(points)
+    shares = np.full(len(points), 1 / len(points)) if weights is None else np.asarray(weights, np.float64)
+    means = row_sums(rows.astype(np.float64), points.astype(np.float64), resolved, weights=shares[:, None])[:, 0]
+    return _core.herding(rows, specification(resolved), means, RUST.diagonal(rows, resolved), len(rows))
 
 
 def embedding_weights(
     embedding: Embedding, indices: npt.NDArray[np.int64], simplex: bool = True
 ) -> npt.NDArray[np.float64]:
-    """The weights of some rows with the smallest MMD to all rows: least squares in the kernel's feature space.
+    """Return the weights of some rows with the smallest MMD to all rows: least squares in the kernel's feature space.
 
-    On the simplex it is the point of smallest norm in the convex hull of φ(x_s) − μ, found by the algorithm of Wolfe,
+    On the simplex this is the point of smallest norm in the convex hull of φ(x_s) − μ, by the algorithm of Wolfe,
     "Finding the nearest point in a polytope", Mathematical Programming 11 (1976).
 
     Args:
-        embedding: All rows.
-        indices: The rows to weigh, int64 (count,).
+        embedding: The mean embedding of all rows.
+        indices: The rows that get weights, int64 (count,).
         simplex: Weights of at least 0 that sum to 1; False for any weights.
 
     Returns:
@@ -123,11 +124,11 @@ def embedding_weights(
 
 
 def _nearest_point(products: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Weights on the simplex of the point of smallest norm, of points with these inner products, (n, n)."""
+    """Return the weights on the simplex of the combination of smallest norm, for points with these inner products."""
     size = np.abs(products).max()
     weights = np.zeros(len(products))
     weights[products.diagonal().argmin()] = 1.0
-    for _ in range(10 * len(products)):  # far more than it takes; rounding could let it go round for ever
+    for _ in range(10 * len(products)):  # more rounds than it needs: by rounding it could run for ever
         slopes = products @ weights
         enters = int(slopes.argmin())
         if weights[enters] > 0 or slopes[enters] >= weights @ slopes - 1e-12 * size:
@@ -137,10 +138,10 @@ def _nearest_point(products: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]
             best = _affine(products[np.ix_(active, active)])
             if (best > 0).all():
                 break
-            old = weights[active]
+            before = weights[active]
             falling = best <= 0
-            step = (old[falling] / (old[falling] - best[falling])).min() if (old[falling] > 0).all() else 0.0
-            moved = np.maximum(old + step * (best - old), 0.0)
+            step = (before[falling] / (before[falling] - best[falling])).min() if (before[falling] > 0).all() else 0.0
+            moved = np.maximum(before + step * (best - before), 0.0)
             moved[falling & (moved <= 1e-15)] = 0.0
             keep = moved > 0
             if keep.all() or not keep.any():
@@ -154,7 +155,7 @@ def _nearest_point(products: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]
 
 
 def _affine(products: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Weights that sum to 1, of any sign, of the point of smallest norm."""
+    """Return the weights, of any sign and with sum 1, of the combination of smallest norm."""
     n = len(products)
     system = np.ones((n + 1, n + 1))
     system[:n, :n], system[n, n] = products, 0.0

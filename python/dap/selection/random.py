@@ -1,15 +1,16 @@
-"""A seeded random choice: of rows, and of real images within each class."""
+"""Seeded random choices: of rows, and of real images of each class."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dap import rng
 from dap.errors import SourceError
 from dap.kernels import Kernel
+from dap.kernels.arrays import Array
 from dap.selection.base import DISTANCE, Embedding, Selection, as_rows
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ __all__ = ["permutation", "random", "random_per_class"]
 
 
 def permutation(n: int, seed: int, class_name: str) -> np.ndarray:
-    """A random order of the n images of a class, which depends on n, the seed and the class's name alone.
+    """Return a random order of the n images of a class; it depends on n, the seed and the class's name alone.
 
     Returns:
         int64 with shape (n,), each of 0 … n−1 once.
@@ -35,16 +36,16 @@ def permutation(n: int, seed: int, class_name: str) -> np.ndarray:
 
 
 def random_per_class(source: Source, per_class: int | Mapping[str, int], seed: int) -> np.ndarray:
-    """Chooses images of each class at random; the first k of a larger choice are the choice of k.
+    """Choose images of each class at random; the first k of a larger choice are the choice of k.
 
     Args:
         source: The labelled images.
-        per_class: Images of every class; or of each class by its name, in the order in which the mapping lists them,
-            and none of the classes that it leaves out. A class with fewer images gives all that it has.
+        per_class: The number of images of every class; or a mapping from class names to numbers, which leaves out the
+            classes that it does not name. A class with fewer images gives all of them.
         seed: The same seed gives the same choice.
 
     Returns:
-        int64 indices into the source, class after class, each class's in the order of the choice.
+        int64 indices into the source: class after class, in the order of the mapping; in a class, in the drawn order.
 
     Raises:
         SourceError: The mapping names a class that the source does not have.
@@ -61,20 +62,20 @@ def random_per_class(source: Source, per_class: int | Mapping[str, int], seed: i
     return np.concatenate(chosen)
 
 
-def random(features: Any, count: int, *, kernel: Kernel | str = DISTANCE, seed: int = 0) -> Selection:
-    """Draws rows without replacement; the first rows of a larger choice are those of the smaller one.
+def random(features: Array, count: int, *, kernel: Kernel | str = DISTANCE, seed: int = 0) -> Selection:
+    """Draw rows without replacement; the first rows of a larger choice are those of a smaller one.
 
     Args:
         features: Finite real numbers with shape (N, D), array or tensor.
-        count: How many rows, 1 ≤ count ≤ N.
-        kernel: Of the error: a kernel of :mod:`dap.kernels` or its name. It does not change the choice.
-        seed: Of the draw.
+        count: The number of rows, 1 ≤ count ≤ N.
+        kernel: A kernel of :mod:`dap.kernels` or its name, for the error alone.
+        seed: The seed of the draw.
 
     Returns:
         The selection, with the MMD to all rows as its error.
 
     Raises:
-        OptionError: If features, count or kernel do not fit.
+        OptionError: The features, the count or the kernel do not fit.
 
     Example:
         >>> len(set(random(np.eye(5), 3).indices.tolist()))

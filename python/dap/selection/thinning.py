@@ -1,4 +1,4 @@
-"""Kernel thinning: of each pair of rows one is kept, by a coin that favours the mean embedding; then swaps.
+"""Kernel thinning: keep one row of each pair, by a coin that favours the mean embedding; then swap rows.
 
 Dwivedi and Mackey, "Kernel thinning", JMLR 25 (2024), https://arxiv.org/abs/2105.05842: KT-SPLIT, one half at a time,
 and KT-SWAP. In a round, for the i-th pair (x, x'), with S the rows kept and R those left so far,
@@ -6,21 +6,20 @@ and KT-SWAP. In a round, for the i-th pair (x, x'), with S the rows kept and R t
     b² = k(x,x) + k(x',x') − 2 k(x,x'),    a = max(b σ √(2 log(2/δ)), b²),    σ² += b² (1 + (b² − 2a) σ²/a²)₊
     α = Σ_R (k(·,x) − k(·,x')) − Σ_S (k(·,x) − k(·,x'));   x' is kept with probability min(1, (1 − α/a)₊ / 2), else x.
 
-The swaps put in the place of each kept row, one after another, the row of all that makes the MMD smallest. The MMD to
-what was halved falls as 1/count up to logarithms, against 1/√count of a random choice; the swaps matter where count is
-small.
+KT-SWAP replaces each kept row, one after another, by the row that makes the MMD smallest. The MMD to the halved rows
+falls as 1/count up to logarithms, that of a random choice as 1/√count; the swaps matter where count is small.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dap.kernels import Kernel, gram
-from dap.kernels.backend_rust import diagonal
+from dap.kernels.arrays import Array
+from dap.kernels.backend_rust import RUST
 from dap.selection.base import DISTANCE, Embedding, Selection, as_rows
 
 __all__ = ["thinning"]
@@ -29,20 +28,20 @@ _FAILURE = 0.5  # the paper's δ, of which each row gets its share
 _BLOCK = 512  # rows whose kernel values are held at once
 
 
-def thinning(features: Any, count: int, *, kernel: Kernel | str = DISTANCE, seed: int = 0) -> Selection:
-    """Halves count · 2^m randomly drawn rows, as many as there are, m times; then swaps rows for better ones.
+def thinning(features: Array, count: int, *, kernel: Kernel | str = DISTANCE, seed: int = 0) -> Selection:
+    """Draw count · 2^m rows, with the largest m that N allows, halve them m times, then swap rows for better ones.
 
     Args:
         features: Finite real numbers with shape (N, D), array or tensor.
-        count: How many rows, 1 ≤ count ≤ N; with count > N/2 there is nothing to halve, only to swap.
+        count: The number of rows, 1 ≤ count ≤ N; with count > N/2 rows are only swapped.
         kernel: A kernel of :mod:`dap.kernels` or its name.
-        seed: Of the rows drawn, their order and the coins.
+        seed: The seed of the drawn rows, their order and the coins.
 
     Returns:
         The selection, with the MMD to all rows as its error.
 
     Raises:
-        OptionError: If features, count or kernel do not fit.
+        OptionError: The features, the count or the kernel do not fit.
 
     Example:
         >>> rows = np.random.default_rng(0).standard_normal((512, 2))
@@ -53,20 +52,20 @@ def thinning(features: Any, count: int, *, kernel: Kernel | str = DISTANCE, seed
     random = np.random.default_rng(seed)
     rounds = int(math.log2(len(embedding.rows) // count))
     indices = random.permutation(len(embedding.rows))[: count << rounds].astype(np.int64)
-    own = diagonal(embedding.rows, embedding.kernel)
+    diagonal = RUST.diagonal(embedding.rows, embedding.kernel)
     for _ in range(rounds):
-        indices = indices[_halve(embedding.rows[indices], own[indices], embedding.kernel, random)]
-    return embedding.select(_swap(embedding, own, indices))
+        indices = indices[_halve(embedding.rows[indices], diagonal[indices], embedding.kernel, random)]
+    return embedding.select(_swap(embedding, diagonal, indices))
 
 
-def _swap(embedding: Embedding, own: npt.NDArray[np.float64], indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Each row in turn replaced by the one that makes the MMD smallest beside the others."""
+def _swap(embedding: Embedding, diagonal: np.ndarray, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Replace each row in turn by the one that makes the MMD smallest beside the others."""
     rows, kernel, chosen = embedding.rows, embedding.kernel, indices.copy()
     columns = gram(rows, rows[chosen], kernel)
     sums = columns.sum(1, dtype=np.float64)
     for slot, row in enumerate(indices):
         sums -= columns[:, slot]
-        scores = sums + own / 2 - len(chosen) * embedding.means
+        scores = sums + diagonal / 2 - len(chosen) * embedding.means
         scores[np.delete(chosen, slot)] = np.inf
         best = int(scores.argmin())
         if scores[best] < scores[row]:
@@ -77,10 +76,10 @@ def _swap(embedding: Embedding, own: npt.NDArray[np.float64], indices: npt.NDArr
 
 
 def _halve(
-    rows: npt.NDArray[Any], own: npt.NDArray[np.float64], kernel: Kernel, random: np.random.Generator
+    rows: np.ndarray, diagonal: np.ndarray, kernel: Kernel, random: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """One row of each pair of neighbours, int64 (N/2,); ``own`` is k(x, x)."""
-    signs = np.empty(len(rows))  # of the rows before: −1 kept, +1 left
+    """Return one row of each pair of neighbours, int64 (N/2,); ``diagonal`` is k(x, x)."""
+    signs = np.empty(len(rows))  # −1 for a row that was kept, +1 for one that was left
     log = 2 * math.log(2 * len(rows) / _FAILURE)
     variance, coins = 0.0, random.random(len(rows) // 2)
     for start in range(0, len(rows), _BLOCK):
@@ -88,7 +87,7 @@ def _halve(
         values = gram(rows[start:stop], rows[:stop], kernel).astype(np.float64)
         for x in range(start, stop, 2):
             first, second = values[x - start], values[x - start + 1]
-            squared = max(float(own[x] + own[x + 1] - 2 * first[x + 1]), 0.0)
+            squared = max(float(diagonal[x] + diagonal[x + 1] - 2 * first[x + 1]), 0.0)
             bound = max(math.sqrt(squared * variance * log), squared)
             swap = 0.5
             if bound > 0:

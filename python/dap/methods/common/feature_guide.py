@@ -7,8 +7,9 @@ it has, or else one of the references alone, float32 and with every guided step,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from dap.methods.guided import Guide
 from dap.registry import unknown_name_error
 from dap.rng import derive_seed
 from dap.sampling import Window
-from dap.selection import Selection, herding, k_medoids, order_towards, permutation, random_per_class, thinning
+from dap.selection import Selector, herding, k_medoids, order_towards, permutation, random_per_class, thinning
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,12 +45,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FeatureGuide", "GuidedSteps", "References"]
 
-SELECTORS: dict[str, Callable[[np.ndarray, int, int], Selection]] = {
-    "herding": lambda rows, count, seed: herding(rows, count, seed=seed),
-    "weighted_herding": lambda rows, count, seed: herding(rows, count, seed=seed, weighted=True),
-    "thinning": lambda rows, count, seed: thinning(rows, count, seed=seed),
-    "k_medoids": lambda rows, count, seed: k_medoids(rows, count, seed=seed),
-}
+SELECTORS: dict[str, Selector] = {
+    "herding": herding, "weighted_herding": partial(herding, weighted=True), "thinning": thinning,
+    "k_medoids": k_medoids,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ class FeatureGuide(Guide):
                 chosen[step, name] = ChosenRows(drawn, None, t)
                 if self.selection != "random":
                     seed = derive_seed(context.seed, "references", name, t)
-                    found = SELECTORS[self.selection](index.features(name, t), len(drawn), seed)
+                    found = SELECTORS[self.selection](index.features(name, t), len(drawn), seed=seed)
                     chosen[step, name] = ChosenRows(found.indices, found.weights, t)
             ids[name] = [own[row] for row in drawn]
             if self.selection != "random":

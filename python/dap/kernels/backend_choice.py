@@ -1,4 +1,4 @@
-"""Which backend computes a reduction, and why.
+"""The choice of the backend that computes a reduction.
 
 | backend | computes in | chosen by "auto" for |
 |---|---|---|
@@ -9,25 +9,25 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
+from dap.config import check_choice
 from dap.errors import OptionError
-from dap.kernels import backend_rust
-from dap.kernels.arrays import check_rows, is_tensor
-from dap.kernels.base import Kernel, by_name
-from dap.kernels.linear import Linear
-from dap.registry import unknown_name_error
+from dap.kernels.arrays import Array, is_tensor
+from dap.kernels.backend_base import Backend
+from dap.kernels.backend_numpy import NUMPY
+from dap.kernels.backend_rust import RUST, supports
+from dap.kernels.base import Kernel, as_kernel
+from dap.kernels.checks import check_rows
+from dap.kernels.linear import LINEAR
 
-__all__ = ["BACKENDS", "LINEAR", "Choice", "as_kernel", "choose", "explain", "module_of"]
+__all__ = ["BACKENDS", "Choice", "choose", "explain"]
 
 BACKENDS = ("auto", "numpy", "rust", "torch")
-LINEAR = Linear()
 
 SMALL = 1 << 24
-"""Numbers n·m·d up to which numpy, row by row, takes less time than the import of torch."""
+"""The size n·m·d up to which numpy, row by row, takes less time than the import of torch."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,17 @@ class Choice:
     def __str__(self) -> str:
         return f"The {self.backend} backend computes this: {self.reason}."
 
+    def load(self) -> Backend[Any]:
+        """Return the backend; torch is imported here, so that users of arrays need not wait for it."""
+        if self.backend == "torch":
+            from dap.kernels.backend_torch import TORCH
 
-def explain(x: Any, y: Any = None, kernel: Kernel | str = LINEAR, backend: str = "auto") -> Choice:
-    """The backend that a reduction of these arguments would use, and why; nothing is computed.
+            return TORCH
+        return RUST if self.backend == "rust" else NUMPY
+
+
+def explain(x: Array, y: Array | None = None, kernel: Kernel | str = LINEAR, backend: str = "auto") -> Choice:
+    """Return the backend that a reduction of these arguments would use, and why; nothing is computed.
 
     Args:
         x: Array or tensor with shape (n, d).
@@ -56,7 +64,7 @@ def explain(x: Any, y: Any = None, kernel: Kernel | str = LINEAR, backend: str =
         backend: "auto", "numpy", "rust" or "torch".
 
     Raises:
-        OptionError: Where the reduction would refuse these arguments or the backend.
+        OptionError: The reduction would refuse these arguments or the backend.
 
     Example:
         >>> import numpy as np
@@ -67,21 +75,12 @@ def explain(x: Any, y: Any = None, kernel: Kernel | str = LINEAR, backend: str =
     return choose(as_kernel(kernel), backend, x, y)
 
 
-def as_kernel(kernel: Kernel | str) -> Kernel:
-    """The kernel itself, or the one of that name with its defaults."""
-    found = by_name(kernel) if isinstance(kernel, str) else kernel
-    if isinstance(found, type) or not isinstance(found, Kernel):
-        raise OptionError(f"kernel must be a kernel or the name of one, got {kernel!r}: try dap.kernels.RBF()")
-    return found
-
-
-def choose(kernel: Kernel | None, backend: str, x: Any, *others: Any) -> Choice:
-    """The choice for arguments that are checked already; ``kernel`` None stands for the Euclidean distance."""
-    if backend not in BACKENDS:
-        raise unknown_name_error("backend", backend, BACKENDS)
-    rows = [x, *(each for each in others if each is not None)]
-    gradient = is_tensor(x) and _needs_gradient(*rows)
-    compiled = kernel is None or backend_rust.supports(kernel)
+def choose(kernel: Kernel | None, backend: str, x: Array, *others: Array | None) -> Choice:
+    """Return the choice for arguments that were checked; ``kernel`` None stands for the Euclidean distance."""
+    check_choice("backend", backend, BACKENDS)
+    arguments = [x, *(rows for rows in others if rows is not None)]
+    gradient = _needs_gradient(arguments)
+    compiled = kernel is None or supports(kernel)
     name = "the distance" if kernel is None else f"kernel {kernel.name!r}"
     if backend == "rust" and not compiled:
         raise OptionError(f"the rust backend has no {name}: use backend='torch' or 'numpy'")
@@ -97,18 +96,15 @@ def choose(kernel: Kernel | None, backend: str, x: Any, *others: Any) -> Choice:
         return Choice("rust", f"the rows are on the CPU and {name} is compiled")
     if is_tensor(x):
         return Choice("torch", f"{name} is not compiled and the rows are tensors")
-    size = len(x) * max(len(each) for each in rows) * x.shape[1]
+    size = len(x) * max(len(rows) for rows in arguments) * x.shape[1]
     if size <= SMALL:
         return Choice("numpy", f"{name} is not compiled and the arrays are small")
     return Choice("torch", f"{name} is not compiled and the arrays are large")
 
 
-def module_of(choice: Choice) -> ModuleType:
-    """The module with the chosen backend's reductions; imported here, so that numpy's users import no torch."""
-    return importlib.import_module(f"dap.kernels.backend_{choice.backend}")
-
-
-def _needs_gradient(*rows: Any) -> bool:
+def _needs_gradient(arguments: list[Array]) -> bool:
+    if not is_tensor(arguments[0]):
+        return False
     import torch
 
-    return torch.is_grad_enabled() and any(each.requires_grad for each in rows)
+    return torch.is_grad_enabled() and any(is_tensor(rows) and rows.requires_grad for rows in arguments)
