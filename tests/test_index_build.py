@@ -251,7 +251,7 @@ def test_other_options_in_the_same_folder_are_refused_by_name(build, tmp_path, m
         ({"block": 4}, "block: expected 1 to 3, got 4"),
         ({"pooling": "grid3"}, "grid3 does not divide the prior's tokens, which are 4 x 4"),
         ({"pooling": "sketch"}, "unknown pooling 'sketch'; did you mean 'sketch256'"),
-        ({"timesteps": 0}, "timesteps: expected a number of at least 1"),
+        ({"timesteps": 0}, "timesteps: expected a whole number of at least 1, got 0"),
         ({"timesteps": (500, 3)}, "750, 500, 250, 0; got 3"),
         ({"timesteps": ()}, "timesteps"),
         ({"noise": "none"}, "noise"),

@@ -218,7 +218,7 @@ def test_second_stage_touches_no_image(tree, tiny_folder, run, tmp_path):
     assert first.manifest["record"]["index"] == index.hash
     assert not cache_folder().exists()
     assert run(index=index, out="d", classes=["Dress"]).class_names == ("Dress",)
-    with pytest.raises(OptionError, match="needs the images themselves"):
+    with pytest.raises(OptionError, match="needs the images, and an index has none"):
         run(index=index, out="e", method="random")
     assert not (tmp_path / "e").exists()
 

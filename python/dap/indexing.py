@@ -23,10 +23,10 @@ from dap.features import (
     class_names,
     fill_index,
     index_spec,
-    kept_latents,
     schedule,
     source_latents,
     source_of_index,
+    stored_latents,
 )
 from dap.index import ClassRows, Index, IndexWriter, open_index, row_groups
 from dap.priors import Prior, load_prior
@@ -127,7 +127,7 @@ def build_index(
     latents_of = (
         source_latents(images, model, indices)
         if kept is None
-        else kept_latents(kept, {each.name: each.ids for each in rows})
+        else stored_latents(kept, {each.name: each.ids for each in rows})
     )
     return fill_index(IndexWriter(out, spec, rows), model, steps, latents_of, progress=progress)
 

@@ -1,6 +1,6 @@
-"""φ(x_t, t): features of images in the prior's own hidden states, and the indexes that hold them."""
+"""Features φ(x_t, t) of images, from the prior's own hidden states, and the indexes that hold them."""
 
-from dap.features.build import choose_timesteps, fill_index, index_spec, kept_latents, schedule, source_latents
+from dap.features.build import choose_timesteps, fill_index, index_spec, schedule, source_latents, stored_latents
 from dap.features.index_checks import check_prior, check_references, check_source, class_names, source_of_index
 from dap.features.latents import RealLatents, real_latents
 from dap.features.pooling import DEFAULT_POOLING, POOLINGS, Tap, block_number, check_block, default_block
@@ -26,7 +26,6 @@ __all__ = [
     "encode_images",
     "fill_index",
     "index_spec",
-    "kept_latents",
     "noised_features",
     "real_features",
     "real_latents",
@@ -34,4 +33,5 @@ __all__ = [
     "schedule",
     "source_latents",
     "source_of_index",
+    "stored_latents",
 ]  # fmt: skip

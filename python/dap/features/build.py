@@ -1,8 +1,8 @@
-"""Fills a feature index: images to latents, latents to features of every timestep, group by group of rows.
+"""Fills a feature index: images become latents, and latents become features of every timestep, in groups of rows.
 
-Features are taken of the latents as they are stored, and in groups of rows that the class's list of rows alone fixes.
-So an index has the same bytes whether its build was killed and continued, dealt out to several machines, or started
-from the kept latents of another index.
+Features are computed from the latents as they are stored, and a class's groups depend only on its number of rows. So an
+index has the same bytes whether its build was killed and continued, shared by several machines, or started from the
+latents of another index.
 """
 
 from __future__ import annotations
@@ -11,46 +11,51 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from dap.config import check_whole
 from dap.errors import OptionError
 from dap.features.pooling import Tap
 from dap.features.references import encode_images, noised_features
 from dap.index import Index, IndexSpec, IndexWriter, index_bytes
 
 if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+
     from dap.data.source import Source
     from dap.priors import Prior
 
 __all__ = [
-    "LatentsOf", "choose_timesteps", "computed_by", "feature_width", "fill_index", "index_spec", "kept_latents",
-    "prior_hash", "schedule", "source_latents",
+    "LatentsOf", "choose_timesteps", "computed_by", "feature_width", "fill_index", "index_spec", "prior_hash",
+    "schedule", "source_latents", "stored_latents",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
-LatentsOf = Callable[[str, int, int], Tensor]  # the latents of rows start to stop of a class, float32 (n, C, h, w)
+# from a class's name, start and stop: the latents of its rows start to stop, float32 (n, C, h, w)
+LatentsOf: TypeAlias = Callable[[str, int, int], Tensor]
 
 
-def schedule(scheduler: Any) -> list[int]:
-    """The timesteps of a diffusers scheduler, from noise to image."""
+def schedule(scheduler: SchedulerMixin) -> list[int]:
+    """Return the timesteps of a diffusers scheduler, from noise to image."""
     return [int(t) for t in scheduler.timesteps]
 
 
 def choose_timesteps(steps: Sequence[int], wanted: int | Sequence[int]) -> tuple[int, ...]:
-    """Timesteps of a schedule.
+    """Return some timesteps of a schedule.
 
     Args:
         steps: The schedule's timesteps, from noise to image.
-        wanted: How many, evenly spaced from the noisiest on, all of them where there are fewer; or some of them.
+        wanted: Either a number of timesteps, evenly spaced from the noisiest on (all of them if there are fewer), or
+            the timesteps themselves.
 
     Raises:
-        OptionError: None is wanted, or one that the schedule does not have.
+        OptionError: ``wanted`` is less than 1 or empty, or has a timestep that the schedule does not have.
 
     Example:
         >>> choose_timesteps([900, 700, 500, 300, 100], 2), choose_timesteps([900, 500, 100], [100, 900])
@@ -58,18 +63,22 @@ def choose_timesteps(steps: Sequence[int], wanted: int | Sequence[int]) -> tuple
     """
     steps = list(dict.fromkeys(steps))
     if isinstance(wanted, int):
-        if isinstance(wanted, bool) or wanted < 1:
-            raise OptionError(f"timesteps: expected a number of at least 1, or timesteps, got {wanted!r}")
+        check_whole("timesteps", wanted)
         count = min(wanted, len(steps))
         return tuple(steps[number * len(steps) // count] for number in range(count))
     if not wanted or not set(wanted) <= set(steps):
-        strange = ", ".join(str(t) for t in wanted if t not in steps) or "none"
-        raise OptionError(f"timesteps: expected some of the schedule's, {', '.join(map(str, steps))}; got {strange}")
+        unknown = ", ".join(str(t) for t in wanted if t not in steps) or "none"
+        raise OptionError(f"timesteps: expected some of the schedule's, {', '.join(map(str, steps))}; got {unknown}")
     return tuple(t for t in steps if t in set(wanted))
 
 
 def feature_width(prior: Prior, tap: Tap, label: int) -> int:
-    """D of the features, found by one pass up to the tapped block, under any label that the prior has.
+    """Return the length D of one feature vector, measured by one pass of the prior up to the tapped block.
+
+    Args:
+        prior: The prior.
+        tap: Where the features are taken.
+        label: Any label that the prior has.
 
     Raises:
         OptionError: The prior has no such block, or its tokens do not fit the pooling.
@@ -82,7 +91,7 @@ def feature_width(prior: Prior, tap: Tap, label: int) -> int:
 def index_spec(
     prior: Prior,
     tap: Tap,
-    scheduler: Any,
+    scheduler: SchedulerMixin,
     *,
     label: int,
     source: dict[str, str],
@@ -93,9 +102,9 @@ def index_spec(
     latent_dtype: str,
     shard: tuple[int, int] | None = None,
 ) -> IndexSpec:
-    """The spec of an index of features under the image's class; what is not here is read off prior and scheduler.
+    """Return the spec of an index; the fields that are no arguments are taken from the prior and its scheduler.
 
-    ``label`` is any that the prior has.
+    ``label`` is any label that the prior has. The other arguments are fields of :class:`dap.index.IndexSpec`.
 
     Raises:
         OptionError: A value outside its range; a block or pooling that the prior does not have.
@@ -109,7 +118,7 @@ def index_spec(
 
 
 def prior_hash(prior: Prior) -> str:
-    """The hash of the prior's weights and configuration, as the manifest has it."""
+    """Return the hash of the prior's weights and configuration, as the manifest records it."""
     return str(prior.describe()["sha256"])
 
 
@@ -119,12 +128,12 @@ def computed_by(prior: Prior) -> list[str]:
 
 
 def source_latents(source: Source, prior: Prior, indices: dict[str, np.ndarray]) -> LatentsOf:
-    """Latents that are encoded from the images of a source.
+    """Return a function that encodes the images of a source.
 
     Args:
         source: The images.
-        prior: Whose VAE encodes them.
-        indices: Of the rows of each class, by its name, int64 (rows,).
+        prior: The prior whose VAE encodes them.
+        indices: Image indices of the rows of each class, by class name, int64 (rows,).
     """
     channels, size, _ = prior.image_shape
 
@@ -135,25 +144,25 @@ def source_latents(source: Source, prior: Prior, indices: dict[str, np.ndarray])
     return encode
 
 
-def kept_latents(index: Index, ids: dict[str, tuple[str, ...]]) -> LatentsOf:
-    """Latents that another index keeps.
+def stored_latents(index: Index, ids: dict[str, tuple[str, ...]]) -> LatentsOf:
+    """Return a function that reads the latents of another index.
 
     Args:
         index: The index.
-        ids: Image ids of the rows of each class, by its name.
+        ids: Image ids of the rows of each class, by class name.
 
     Raises:
-        OptionError: It lacks a class, or an image.
+        OptionError: The index lacks a class or an image.
     """
     rows: dict[str, list[int]] = {}
     for name, wanted in ids.items():
-        places = {each: row for row, each in enumerate(index.ids(name))}
-        if missing := [each for each in wanted if each not in places]:
+        places = {image_id: row for row, image_id in enumerate(index.ids(name))}
+        if missing := [image_id for image_id in wanted if image_id not in places]:
             raise OptionError(
                 f"latents: {index.path} lacks {len(missing)} of the {len(wanted)} images of class {name!r}, such as "
                 f"{missing[0]!r}: choose an index of the same images, or leave it out"
             )
-        rows[name] = [places[each] for each in wanted]
+        rows[name] = [places[image_id] for image_id in wanted]
 
     def read(name: str, start: int, stop: int) -> Tensor:
         return torch.from_numpy(np.asarray(index.latents(name))[rows[name][start:stop]]).float()
@@ -162,15 +171,17 @@ def kept_latents(index: Index, ids: dict[str, tuple[str, ...]]) -> LatentsOf:
 
 
 def fill_index(
-    writer: IndexWriter, prior: Prior, scheduler: Any, latents_of: LatentsOf, *, progress: bool = False
+    writer: IndexWriter, prior: Prior, scheduler: SchedulerMixin, latents_of: LatentsOf, *, progress: bool = False
 ) -> Index:
-    """Computes what an index still lacks, and completes it. Says what it will take, before and after the first group.
+    """Compute the features that an index still lacks, and complete it.
+
+    The size is logged before the first group of rows, and the expected time after it.
 
     Args:
         writer: The index that is begun or continued.
         prior: The prior of the index.
         scheduler: Its scheduler, whose ``add_noise`` takes latents to the timesteps.
-        latents_of: Where latents come from.
+        latents_of: Returns the latents of rows; see :func:`source_latents` and :func:`stored_latents`.
         progress: Show a progress bar.
 
     Returns:
@@ -181,25 +192,25 @@ def fill_index(
         FormatError: An image cannot be decoded.
     """
     spec, tap = writer.spec, Tap(writer.spec.block, writer.spec.pooling)
-    groups = [(each, *rows) for each in writer.classes for rows in writer.pending(each.name)]
-    total, left = sum(len(each.ids) for each in writer.classes), sum(stop - start for _, start, stop in groups)
-    size = index_bytes(spec, [len(each.ids) for each in writer.classes])
+    groups = [(rows, start, stop) for rows in writer.classes for start, stop in writer.pending(rows.name)]
+    counts = [len(rows.ids) for rows in writer.classes]
+    total, left, size = sum(counts), sum(stop - start for _, start, stop in groups), index_bytes(spec, counts)
     logger.info(
         "%s: %d images, %d timesteps, %d numbers each: %.1f MB", writer.out, total, len(spec.timesteps),
         spec.feature_shape[0], size / 1e6,
     )  # fmt: skip
     began = time.monotonic()
     with tqdm(total=total, initial=total - left, unit=" images", disable=not progress) as bar:
-        for number, (each, start, stop) in enumerate(groups):
-            latents = latents_of(each.name, start, stop).to(getattr(torch, spec.latent_dtype))
+        for number, (rows, start, stop) in enumerate(groups):
+            latents = latents_of(rows.name, start, stop).to(getattr(torch, spec.latent_dtype))
             features = {
                 t: noised_features(
-                    prior, latents.float(), each.ids[start:stop], label=each.label or 0, tap=tap, scheduler=scheduler,
+                    prior, latents.float(), rows.ids[start:stop], label=rows.label or 0, tap=tap, scheduler=scheduler,
                     timestep=t, seed=spec.seed, shared_noise=spec.noise == "shared",
                 ).numpy()
                 for t in spec.timesteps
             }  # fmt: skip
-            writer.write(each.name, start, latents.numpy(), features)
+            writer.write(rows.name, start, latents.numpy(), features)
             if number == 0:
                 seconds = (time.monotonic() - began) / (stop - start) * left
                 logger.info("%s: about %.0f s for %d images, by the first %d", writer.out, seconds, left, stop - start)

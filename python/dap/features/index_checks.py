@@ -1,9 +1,9 @@
-"""Whether an index fits a run, and what stands for the source where a run has the index alone."""
+"""Checks that an index fits a run, and the source of a run that has an index but no images."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from dap.features.pooling import Tap
 from dap.registry import unknown_name_error
 
 if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+
     from dap.index import Index
     from dap.priors import Prior
 
@@ -21,30 +23,30 @@ __all__ = ["check_prior", "check_references", "check_source", "class_names", "so
 
 
 def check_source(index: Index, source: Source) -> None:
-    """Refuses an index of other images; ``source`` is the whole source, with all of its classes.
+    """Raise unless an index was built from the images of ``source``, which must have all of its classes.
 
     Raises:
-        OptionError: It says what differs.
+        OptionError: The identities differ.
     """
-    found, wanted = source.identity(), index.spec.source["identity"]
-    if found != wanted:
+    given, built_from = source.identity(), index.spec.source["identity"]
+    if given != built_from:
         raise OptionError(
-            f"index {index.path} was built from {index.spec.source['name']!r} with identity {wanted[:12]}…, the source "
-            f"{source.name!r} has {found[:12]}…: its images changed, or it is another one; build the index again"
+            f"index {index.path} was built from {index.spec.source['name']!r} with identity {built_from[:12]}…, the "
+            f"source {source.name!r} has {given[:12]}…: its images changed, or it is another one; build the index again"
         )
 
 
 def check_prior(index: Index, prior: Prior) -> None:
-    """Refuses an index of another prior's features and labels.
+    """Raise unless an index was built with this prior.
 
     Raises:
-        OptionError: It says what differs.
+        OptionError: The hashes of the priors differ.
     """
     _check(index, {"prior": prior_hash(prior)})
 
 
-def check_references(index: Index, tap: Tap, scheduler: Any, noise: str) -> None:
-    """Refuses an index whose features are not those that a run compares with.
+def check_references(index: Index, tap: Tap, scheduler: SchedulerMixin, noise: str) -> None:
+    """Raise unless the features of an index are those that a run needs.
 
     Args:
         index: The index.
@@ -53,7 +55,7 @@ def check_references(index: Index, tap: Tap, scheduler: Any, noise: str) -> None
         noise: "own" or "shared".
 
     Raises:
-        OptionError: It names each option that differs.
+        OptionError: The index is one part of several, or an option differs; the message names each one.
     """
     if index.spec.shard is not None:
         part, parts = index.spec.shard
@@ -64,12 +66,12 @@ def check_references(index: Index, tap: Tap, scheduler: Any, noise: str) -> None
     })  # fmt: skip
 
 
-def _check(index: Index, wanted: dict[str, Any]) -> None:
-    there = {name: getattr(index.spec, name) for name in wanted}
+def _check(index: Index, options: dict[str, object]) -> None:
+    recorded = index.spec.to_json()
     differing = [
-        f"{name} is {_short(there[name])} there, {_short(value)} here"
-        for name, value in wanted.items()
-        if there[name] != value
+        f"{name} is {_short(recorded[name])} there, {_short(value)} here"
+        for name, value in options.items()
+        if recorded[name] != value
     ]
     if differing:
         raise OptionError(
@@ -78,29 +80,29 @@ def _check(index: Index, wanted: dict[str, Any]) -> None:
         )
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 24 else f"{text[:13]}…'"
 
 
-class _LeftOut(Source):
-    """Classes, labels and ids of an index's images, without the images."""
+class _SourceWithoutImages(Source):
+    """Classes, labels and ids of an index's images; whatever needs the images themselves raises OptionError."""
 
     def images(self, indices: Sequence[int] | np.ndarray, *, size: int, channels: int) -> np.ndarray:
-        """Refuses."""
-        _refuse(size)
+        """Raise OptionError."""
+        _no_images()
 
     def native_shape(self) -> tuple[int, int]:
-        """Refuses."""
-        _refuse(0)
+        """Raise OptionError."""
+        _no_images()
 
 
-def _refuse(_: int) -> NoReturn:
-    raise OptionError("this method needs the images themselves, an index has none: name the source beside it")
+def _no_images(index: int = 0) -> NoReturn:
+    raise OptionError("this method needs the images, and an index has none: give the source as well as the index")
 
 
 def source_of_index(index: Index, classes: Collection[str] | None = None) -> Source:
-    """The source of an index without its images, which are refused when they are asked for.
+    """Return the source of an index, without images: asking for them raises OptionError.
 
     Args:
         index: The index.
@@ -110,25 +112,25 @@ def source_of_index(index: Index, classes: Collection[str] | None = None) -> Sou
         OptionError: The index does not have such a class.
     """
     names = set(class_names(index, classes))
-    chosen = [each for each in index.classes if each.name in names]
-    return _LeftOut(
+    entries = [entry for entry in index.classes if entry.name in names]
+    return _SourceWithoutImages(
         name=index.spec.source["name"],
-        class_names=tuple(each.name for each in chosen),
-        source_ids=tuple(each.name for each in chosen),
-        labels=np.repeat(np.arange(len(chosen), dtype=np.int64), [each.rows for each in chosen]),
-        ids=[image_id for each in chosen for image_id in index.ids(each.name)],
-        load=_refuse,
+        class_names=tuple(entry.name for entry in entries),
+        source_ids=tuple(entry.name for entry in entries),
+        labels=np.repeat(np.arange(len(entries), dtype=np.int64), [entry.rows for entry in entries]),
+        ids=[image_id for entry in entries for image_id in index.ids(entry.name)],
+        load=_no_images,
         digest=lambda: index.spec.source["identity"],
     )
 
 
 def class_names(index: Index, classes: Collection[str] | None) -> list[str]:
-    """Names of the classes of an index, all of them or those that are named.
+    """Return the names of the classes of an index: all of them, or those in ``classes``.
 
     Raises:
-        OptionError: None is named, or one that the index does not have.
+        OptionError: ``classes`` is empty, or has a name that the index does not have.
     """
-    known = [each.name for each in index.classes]
+    known = [entry.name for entry in index.classes]
     wanted = known if classes is None else [classes] if isinstance(classes, str) else list(classes)
     if not wanted:
         raise OptionError("classes= is empty; name at least one class, or leave it out for all")

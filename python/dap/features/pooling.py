@@ -1,4 +1,4 @@
-"""Where in the prior a feature is taken, and how its tokens become one vector.
+"""The tap: the block of the prior at which a feature is taken, and how the block's tokens become one vector.
 
 With T tokens h_1 … h_T of D numbers each, in the rows of an s × s picture:
 
@@ -9,13 +9,12 @@ With T tokens h_1 … h_T of D numbers each, in the rows of an s × s picture:
 
 A sketch keeps inner products: E⟨S x, S y⟩ = ⟨x, y⟩ over its random signs, with a variance of at most 2 ‖x‖² ‖y‖² / K
 (Charikar, Chen and Farach-Colton, "Finding frequent items in data streams", ICALP 2002; Weinberger et al., "Feature
-hashing for large scale multitask learning", ICML 2009). Its buckets are a random permutation cut into rows of K, hence
-of one size, and its signs are ±1: one pass over the tokens, no matrix. It depends on T · D and K alone, so that the
-sketches of every run and machine can be compared. Tokens of no more than K numbers are kept as they are.
+hashing for large scale multitask learning", ICML 2009). Its buckets are a random permutation cut into rows of K, so all
+have the same size, and its signs are ±1: it takes one pass over the tokens and no matrix. It depends only on T · D and
+K, so sketches of different runs and machines can be compared. Tokens of at most K numbers are kept as they are.
 
-The default is a sketch of 1,024: for DiT-XL/2 that is less than the mean over tokens takes (1,152), and the gradient of
-the guidance energy keeps most of its direction, where that of the mean has little to do with the whole one
-(``docs/index.md`` has the figures of ``examples/index_study.py``).
+The default is a sketch of 1,024 numbers. For DiT-XL/2 that is less than the mean over tokens has (1,152), and it keeps
+most of the direction of the guidance gradient, which the mean loses (``docs/index.md`` has the measurements).
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_POOLING", "POOLINGS", "Tap", "block_number", "check_block", "default_block"]
 
 DEFAULT_POOLING = "sketch1024"
-POOLINGS = ("mean", "flat", "grid2", "sketch256")  # any whole number may follow grid and sketch
+POOLINGS = ("mean", "flat", "grid2", "sketch256")  # for messages: any whole number may follow grid and sketch
 _SIZED = re.compile(r"(grid|sketch)([1-9][0-9]{0,6})")
 
 
@@ -50,7 +49,7 @@ class Tap:
     Attributes:
         block: Number of the block, counted from 1.
         pooling: "mean", "flat", "gridG" such as "grid4", or "sketchK" such as "sketch256"; the module's docstring
-            says what each keeps.
+            has the formula of each.
 
     Example:
         >>> import torch
@@ -66,7 +65,10 @@ class Tap:
             raise unknown_name_error("pooling", self.pooling, POOLINGS)
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Vectors, float32 with shape (B, numbers of the pooling), of tokens with shape (B, T, D).
+        """Return one vector for each image, float32 with shape (B, numbers of the pooling).
+
+        Args:
+            tokens: With shape (B, T, D).
 
         Raises:
             OptionError: The tokens do not fit the grid.
@@ -98,7 +100,7 @@ def _sketch(rows: Tensor, size: int) -> Tensor:
 
 @lru_cache(maxsize=4)
 def _buckets(numbers: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """A permutation of the coordinates, filled up to whole rows of ``size`` by coordinates of sign 0, and the signs."""
+    """Return a permutation of the coordinates, padded to whole rows of ``size`` by ones of sign 0, and the signs."""
     import torch
 
     generator = rng.generator("sketch", numbers, size)
@@ -110,12 +112,12 @@ def _buckets(numbers: int, size: int, device: torch.device) -> tuple[Tensor, Ten
 
 
 def default_block(prior: Prior) -> int:
-    """The block that a prior recommends, or the one at a third of its depth (DAP: blocks 4 to 12 of 28 are best)."""
+    """Return the block that a prior recommends, or the one at a third of its depth (DAP: 4 to 12 of 28 are best)."""
     return block_number(prior, prior.recommended.get("block") or max(1, round(len(prior.block_names) / 3)))
 
 
 def check_block(block: object) -> None:
-    """Refuses what no prior can have for a block: a number from 1, a name, or None.
+    """Raise unless ``block`` is None, a name or a positive integer.
 
     Raises:
         OptionError: It is something else.
@@ -125,7 +127,7 @@ def check_block(block: object) -> None:
 
 
 def block_number(prior: Prior, block: int | str | None) -> int:
-    """The number of a block that is given by number or by name; None: the default one.
+    """Return the number of a block that is given by number or by name, or of the default block for None.
 
     Raises:
         OptionError: The prior has no such block.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from dap.index import ClassRows, Index, IndexWriter, open_index
 from dap.storage.cache import INDEXES, CacheEntry
 
 if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+
     from dap.data.classmap import ClassEntry
     from dap.data.source import Source
     from dap.priors import Prior
@@ -32,7 +34,7 @@ def reference_index(
     indices: Mapping[str, Sequence[int]],
     *,
     tap: Tap,
-    scheduler: Any,
+    scheduler: SchedulerMixin,
     timesteps: tuple[int, ...],
     noise: str,
     seed: int,
@@ -44,7 +46,7 @@ def reference_index(
             size is not noticed.
         classes: The class map.
         prior: The prior.
-        indices: The images of each class, by its name; rows keep their order.
+        indices: Image indices of each class, by class name; the rows of the index have their order.
         tap: Where features are taken.
         scheduler: The diffusers scheduler whose ``add_noise`` takes latents to the timesteps.
         timesteps: Some of its timesteps.
@@ -66,7 +68,9 @@ def reference_index(
     content = [spec.to_json(), [(entry.name, entry.label, entry.ids) for entry in rows], [RULE, *computed_by(prior)]]
     cached = CacheEntry.of(INDEXES, content)
     if not cached.exists():
-        latents_of = source_latents(source, prior, {name: np.asarray(own, np.int64) for name, own in indices.items()})
+        latents_of = source_latents(
+            source, prior, {name: np.asarray(of_class, np.int64) for name, of_class in indices.items()}
+        )
         with cached.new_folder() as temporary:
             fill_index(IndexWriter(temporary, spec, rows), prior, scheduler, latents_of)
         logger.info("references kept in %s", cached.path)

@@ -1,4 +1,4 @@
-"""Features of references, read from an index as the steps ask for them."""
+"""Features of the references, read from an index when a step needs them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class ChosenRows:
 
 
 class ReferenceFeatures(Mapping[tuple[int, int], Tensor]):
-    """Features of the references by (step, prior label), each read from the index when it is asked for.
+    """Features of the references by (step, prior label).
 
-    So a step reads the rows of its references and nothing else, whatever the size of the index.
+    They are read from the index when they are used: a step reads the rows of its references and no others.
 
     Args:
         index: The index.

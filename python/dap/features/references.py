@@ -1,9 +1,9 @@
-"""Features of real images, noised to the steps at which guidance wants them."""
+"""Features of real images that are noised to a timestep."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from dap.index import GROUP_ROWS
 from dap.priors.schedulers import noised_input
 
 if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+
     from dap.priors import Prior
 
 __all__ = ["encode_images", "image_noise", "noised_features", "real_features"]
@@ -22,7 +24,7 @@ BATCH = GROUP_ROWS  # one fixed size, so that features do not depend on how many
 
 
 def image_noise(shape: tuple[int, ...], seed: int, image_id: str, timestep: int) -> Tensor:
-    """The noise of one real image at one step: it depends on (seed, image id, step) and on nothing else."""
+    """Return the noise of one real image at one timestep; it depends on seed, image id and timestep alone."""
     return torch.randn(shape, generator=rng.generator(seed, "feature", image_id, timestep))
 
 
@@ -34,23 +36,23 @@ def noised_features(
     *,
     label: int,
     tap: Tap,
-    scheduler: Any,
+    scheduler: SchedulerMixin,
     timestep: int,
     seed: int,
     shared_noise: bool = False,
 ) -> Tensor:
-    """φ(α_t z + σ_t ε, t) of real latents z under their class's label.
+    """Return φ(α_t z + σ_t ε, t) of the latents z of real images, under their class's label.
 
     Args:
         prior: The prior.
         latents: Latents of real images, (N, C, h, w).
-        image_ids: Their ids, which name their noise.
+        image_ids: Their ids; the noise of each image depends on its id.
         label: The prior's label for all of them.
         tap: Where the feature is taken.
-        scheduler: Whose ``add_noise`` takes the latents to ``timestep``.
+        scheduler: The diffusers scheduler whose ``add_noise`` takes the latents to ``timestep``.
         timestep: t of the noise schedule.
         seed: Root seed of the noise.
-        shared_noise: One noise for all images of this step, instead of one for each.
+        shared_noise: Use the same noise for all images, instead of one for each.
 
     Returns:
         Features with shape (N, D), float32, on the CPU.
@@ -69,14 +71,14 @@ def noised_features(
 
 
 def encode_images(prior: Prior, images: Tensor) -> Tensor:
-    """Latents with shape (N, C, h, w), float32 on the CPU, of uint8 images (N, channels, H, W)."""
+    """Return latents with shape (N, C, h, w), float32 on the CPU, of uint8 images (N, channels, H, W)."""
     return torch.cat([prior.encode(batch).cpu() for batch in images.split(BATCH)])
 
 
 def real_features(
     prior: Prior, images: Tensor, image_ids: Iterable[str], *, label: int, tap: Tap, timestep: int = 100, seed: int = 0
 ) -> Tensor:
-    """Features (N, D) of uint8 images (N, channels, H, W): the space in which metrics measure (t = 100 by default)."""
+    """Return features (N, D) of uint8 images (N, channels, H, W) at t = 100, the space in which metrics measure."""
     return noised_features(
         prior, encode_images(prior, images), list(image_ids), label=label, tap=tap,
         scheduler=prior.scheduler("ddpm", 1000), timestep=timestep, seed=seed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from dap.index.spec import FloatArray, tensor_name
 from dap.storage.files import atomic_path
 
 if TYPE_CHECKING:
+    import faiss
+
     from dap.index.reader import Index
 
 __all__ = ["to_faiss", "to_parquet"]
@@ -20,7 +22,7 @@ __all__ = ["to_faiss", "to_parquet"]
 ROWS = 1024  # of one row group
 
 
-def to_faiss(chunks: Iterable[FloatArray], columns: int) -> Any:
+def to_faiss(chunks: Iterable[FloatArray], columns: int) -> faiss.IndexFlatL2:
     """Return a ``faiss.IndexFlatL2`` of rows that come in chunks."""
     try:
         import faiss

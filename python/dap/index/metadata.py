@@ -10,7 +10,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from dap.data.names import escape, some
 from dap.errors import FormatError, OptionError
@@ -172,9 +172,10 @@ def _read(file: Path) -> bytes:
         raise FormatError(f"{file}: no feature index ({error.strerror})") from error
 
 
-def _parse(file: Path, content: bytes) -> Any:
+def _parse(file: Path, content: bytes) -> object:
     try:
-        return json.loads(content)
+        value: object = json.loads(content)
+        return value
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{file}: expected JSON, got something else ({error}); copy or build it again") from error
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ from dap.index.metadata import IndexClass, read_ids, read_metadata
 from dap.index.moments import Moments
 from dap.index.spec import BLOCK_BYTES, DTYPES, FEATURES, IDS, LATENTS, FloatArray, IndexSpec, tensor_name
 from dap.registry import unknown_name_error
+
+if TYPE_CHECKING:
+    import faiss
 
 __all__ = ["Index", "IndexClass", "open_index"]
 
@@ -148,7 +151,7 @@ class Index:
         """Return the features of a class in memory: float32 with shape (rows, D)."""
         return np.array(self.features(class_name, timestep), np.float32)
 
-    def to_faiss(self, class_name: str, timestep: int) -> Any:
+    def to_faiss(self, class_name: str, timestep: int) -> faiss.IndexFlatL2:
         """Return a ``faiss.IndexFlatL2`` of a class's features.
 
         Raises:
