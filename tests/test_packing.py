@@ -199,7 +199,7 @@ def test_parts_and_batches(tmp_path: Path) -> None:
     assert parts[1].read(2) == source.read(11)
     assert parts[1].subset(["bird"]).read is not None
     for index, count in ((-1, 2), (2, 2), (0, 0)):
-        with pytest.raises(OptionError, match="shard: .*expected a whole number"):
+        with pytest.raises(OptionError, match=r"shard: .*expected a whole number"):
             source.shard(index, count)
     whole = source.images(range(12), size=16, channels=3)
     for start in (0, 3):
