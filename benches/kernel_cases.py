@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from turns import thread_count
+from turns import named
 
 from dap import kernels as K
 
@@ -31,9 +31,7 @@ class Case:
 
     def __str__(self) -> str:
         dtype = "" if self.dtype == "float32" else f", {self.dtype}"
-        threads = thread_count()
-        size = f"{self.n:,} × {self.m:,} × {self.d:,}{dtype}"
-        return f"{self.reduction} {self.kernel}, {size}, {threads} thread{'s' * (threads > 1)}"
+        return named(f"{self.reduction} {self.kernel}", f"{self.n:,} × {self.m:,} × {self.d:,}{dtype}")
 
     @property
     def bandwidth(self) -> float:

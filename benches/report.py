@@ -3,7 +3,7 @@
     pytest benches --benchmark-only --benchmark-json=bench.json
     python benches/report.py bench.json                       # one table for each file of benches
     python benches/report.py bench.json --file kernels --plot docs/kernels.png
-    python benches/report.py one.json two.json --all          # rows of several runs; every contender of every group
+    python benches/report.py one.json two.json                # the groups of several runs, with one thread and with two
 
 The ratio is the best rival's time over dap's: above 1, dap is faster. The share is the limit's time over dap's: what
 this machine needs for the bare product or copy.
@@ -49,20 +49,6 @@ def summary(rows: Sequence[Row]) -> str:
         cells = [rival["extra_info"]["contender"], times(rival), f"**{ratio(dap, rival):.2f}**"] if rival else [""] * 3
         share = dap["extra_info"]["share_of_limit"]
         lines.append(" | ".join([f"| {name}", times(dap), *cells, f"{share:.0%} |" if share else " |"]))
-    return "\n".join(lines)
-
-
-def full(rows: Sequence[Row]) -> str:
-    """Return one line for each contender, the fastest of a group first."""
-    lines = ["| group | contender | rounds | median (quartiles) | × dap | share of the limit |", "|---|" + "---|" * 5]
-    for name, group in _groups(rows).items():
-        dap = _first(group, "dap")
-        for row in group:
-            facts = row["extra_info"]
-            contender = facts["contender"] + {"beside": ", shown beside", "limit": ", the limit"}.get(facts["role"], "")
-            over = f"{ratio(dap, row):.2f}" if dap else ""
-            share = f"{facts['share_of_limit']:.0%}" if facts["share_of_limit"] else ""
-            lines.append(f"| {name} | {contender} | {row['stats']['rounds']} | {times(row)} | {over} | {share} |")
     return "\n".join(lines)
 
 
@@ -128,7 +114,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Tables and the plot of the docs, from pytest-benchmark's JSON.")
     parser.add_argument("json", nargs="+", type=Path)
     parser.add_argument("--file", default="", help="the rows of benches/test_bench_FILE.py alone")
-    parser.add_argument("--all", action="store_true", help="a row for each contender")
     parser.add_argument("--plot", type=Path, help="also draw the times over dap's")
     arguments = parser.parse_args()
     rows = read(arguments.json, arguments.file)
@@ -137,7 +122,7 @@ def main() -> None:
     print(describe(rows[0]))
     for file in dict.fromkeys(row["fullname"].split("::")[0] for row in rows):
         of_file = [row for row in rows if row["fullname"].startswith(file)]
-        print(f"\n## {file}\n\n{full(of_file) if arguments.all else summary(of_file)}")
+        print(f"\n## {file}\n\n{summary(of_file)}")
     if arguments.plot:
         draw(rows, arguments.plot)
 

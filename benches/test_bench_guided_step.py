@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from turns import Contender, Group, thread_count
+from turns import Contender, Group, named
 
 from dap.data.classmap import build_class_map
 from dap.data.open import open_source
@@ -54,8 +54,7 @@ def test_guided_step(take_turns, group, contender):
 
 
 def _name(block: int, pooling: str, images: int, slots: int) -> str:
-    threads = f"{thread_count()} thread{'s' * (thread_count() > 1)}"
-    return f"{STEPS} guided steps of {slots} slots, block {block} of 6, {pooling}, {images:,} images, {threads}"
+    return named(f"{STEPS} guided steps of {slots} slots", f"block {block} of 6", pooling, f"{images:,} images")
 
 
 class Guided:

@@ -12,25 +12,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from turns import Contender, Group, thread_count
+from turns import Contender, Group, named
 
 from dap import selection
 from dap.kernels import Distance, nearest
 from dap.selection.base import Embedding
 
 NEIGHBOURS, CLUSTERS, ROUNDS, HERDED = 10, 50, 20, 10
-Floats = np.ndarray
 
 
 def groups(quick: bool) -> list[Group]:
-    many, class_rows = (2_000, (300,)) if quick else (100_000, (6_000, 1_300))
+    many, few = (2_000, 300) if quick else (100_000, 6_000)
+    queries = 30 if quick else 1_000
+    searches = [
+        _search(many, 384, count, dtype) for count, dtype in ((1, "float32"), (1, "float16"), (queries, "float32"))
+    ]
     return [
-        search(many, 384, 1, np.float32),
-        search(many, 384, 1, np.float16),
-        search(many, 384, 1_000 if not quick else 30, np.float32),
-        k_means(many, 64),
-        k_means_start(many, 64),
-        *(herding(rows, columns) for rows, columns in zip(class_rows, (384, 1_152), strict=False)),
+        *searches,
+        _k_means(many, 64),
+        _k_means_start(many, 64),
+        _herding(few, 384),
+        _herding(few // 5 + 100, 1_152),
     ]
 
 
@@ -38,24 +40,25 @@ def test_selection(take_turns, group, contender):
     take_turns(group, contender)
 
 
-def draw(rows: int, columns: int, seed: int = 0) -> Floats:
+def _draw(rows: int, columns: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((rows, columns), dtype=np.float32)
 
 
-def named(task: str, rows: int, columns: int) -> str:
-    return f"{task}, {rows:,} × {columns:,}, {thread_count()} thread{'s' * (thread_count() > 1)}"
+def _product(x: np.ndarray, y: np.ndarray, times: int = 1) -> None:
+    buffer = np.empty((min(1024, len(x)), len(y)), np.float32)
+    for start in [*range(0, len(x), 1024)] * times:
+        part = x[start : start + 1024]
+        np.matmul(part, y.T, out=buffer[: len(part)])
 
 
 class Search:
-    """Rows y, queries x, and faiss's indexes of y, which are made when they are first asked for."""
+    """Queries x and rows y, as they are stored and in float32; faiss's indexes are made when they are asked for."""
 
-    def __init__(self, rows: int, columns: int, queries: int, dtype: type) -> None:
-        self.stored, self.x = draw(rows, columns).astype(dtype), draw(queries, columns, 1).astype(dtype)
-        self.y, self.x = self.stored.astype(np.float32), self.x.astype(np.float32)
-        sample = self.x[:20].astype(np.float64)
-        squared = np.array([np.sort(((self.y - query) ** 2).sum(1))[:NEIGHBOURS] for query in sample])
-        self.expected = np.sqrt(squared)
-        self.buffer = np.empty((len(self.x), len(self.y)), np.float32)
+    def __init__(self, rows: int, columns: int, queries: int, dtype: str) -> None:
+        self.stored = _draw(rows, columns).astype(dtype)
+        self.y, self.x = (part.astype(dtype).astype(np.float32) for part in (self.stored, _draw(queries, columns, 1)))
+        squared = [((self.y - query) ** 2).sum(1) for query in self.x[:20].astype(np.float64)]
+        self.expected = np.sqrt(np.sort(squared, 1)[:, :NEIGHBOURS])
 
     @functools.cached_property
     def flat(self) -> Any:
@@ -75,31 +78,31 @@ class Search:
         index.add(self.y)
         return index
 
-
-def search(rows: int, columns: int, queries: int, dtype: type) -> Group:
-    def check(data: Search, distances: Any, rtol: float) -> None:
+    def check(self, distances: Any, rtol: float) -> None:
         found = np.asarray(distances, np.float64)[:20]
-        if found.shape != data.expected.shape or not np.allclose(found, data.expected, rtol=rtol, atol=0):
+        if found.shape != self.expected.shape or not np.allclose(found, self.expected, rtol=rtol, atol=0):
             raise ValueError("distances are not those in float64")
 
+
+def _search(rows: int, columns: int, queries: int, dtype: str) -> Group:
     contenders = {
         "dap": Contender(lambda data: nearest(data.x, data.stored, NEIGHBOURS, backend="rust")[0], "dap"),
         "faiss Flat": Contender(lambda data: np.sqrt(data.flat.search(data.x, NEIGHBOURS)[0])),
-        "numpy product": Contender(lambda data: np.matmul(data.x, data.y.T, out=data.buffer), "limit"),
+        "numpy product": Contender(lambda data: _product(data.x, data.y), "limit"),
     }
-    if dtype is np.float16:
-        contenders["faiss float16"] = Contender(
-            lambda data: np.sqrt(data.float16.search(data.x, NEIGHBOURS)[0]), "beside"
-        )
-    task = f"search{', float16' * (dtype is np.float16)}, {queries:,} quer{'y' if queries == 1 else 'ies'}"
-    return Group(named(task, rows, columns), partial(Search, rows, columns, queries, dtype), contenders, check)
+    if dtype == "float16":
+        by_faiss = Contender(lambda data: np.sqrt(data.float16.search(data.x, NEIGHBOURS)[0]), "beside")
+        contenders["faiss float16"] = by_faiss
+    task = f"search, {queries:,} quer{'y' if queries == 1 else 'ies'}, {dtype}"
+    name = named(task, f"{rows:,} × {columns:,}")
+    return Group(name, partial(Search, rows, columns, queries, dtype), contenders, Search.check)
 
 
 class Clusters:
     """Rows, the centres that all start from, and what the first accepted result came to."""
 
     def __init__(self, rows: int, columns: int) -> None:
-        self.x = draw(rows, columns)
+        self.x = _draw(rows, columns)
         self.start = self.x[np.random.default_rng(1).choice(rows, CLUSTERS, replace=False)].copy()
         self.first: float | None = None
 
@@ -111,7 +114,7 @@ class Clusters:
             raise ValueError(f"sum of squared distances {potential:.6g}, the first one's is {self.first:.6g}")
 
 
-def k_means(rows: int, columns: int) -> Group:
+def _k_means(rows: int, columns: int) -> Group:
     def by_dap(data: Clusters) -> Any:
         return selection.k_means(data.x, CLUSTERS, init=data.start, max_iter=ROUNDS, tol=0.0).cluster_centers
 
@@ -128,24 +131,17 @@ def k_means(rows: int, columns: int) -> Group:
         means.train(data.x, init_centroids=data.start)
         return means.centroids
 
-    def product(data: Clusters) -> None:
-        buffer = np.empty((1024, CLUSTERS), np.float32)
-        for _ in range(ROUNDS):
-            for start in range(0, rows, 1024):
-                part = data.x[start : start + 1024]
-                np.matmul(part, data.start.T, out=buffer[: len(part)])
-
     contenders = {
         "dap": Contender(by_dap, "dap"),
         "scikit-learn": Contender(by_scikit_learn),
         "faiss": Contender(by_faiss),
-        "numpy product": Contender(product, "limit"),
+        "numpy product": Contender(lambda data: _product(data.x, data.start, ROUNDS), "limit"),
     }
-    name = named(f"k-means, {CLUSTERS} clusters, {ROUNDS} rounds", rows, columns)
+    name = named(f"k-means, {CLUSTERS} clusters, {ROUNDS} rounds", f"{rows:,} × {columns:,}")
     return Group(name, partial(Clusters, rows, columns), contenders, Clusters.check)
 
 
-def k_means_start(rows: int, columns: int) -> Group:
+def _k_means_start(rows: int, columns: int) -> Group:
     def by_scikit_learn(data: Clusters) -> Any:
         from sklearn.cluster import kmeans_plusplus
 
@@ -155,7 +151,7 @@ def k_means_start(rows: int, columns: int) -> Group:
         "dap": Contender(lambda data: selection.kmeans_plusplus(data.x, CLUSTERS, seed=0)[0], "dap", rtol=0.03),
         "scikit-learn": Contender(by_scikit_learn, rtol=0.03),
     }
-    name = named(f"k-means++, {CLUSTERS} clusters", rows, columns)
+    name = named(f"k-means++, {CLUSTERS} clusters", f"{rows:,} × {columns:,}")
     return Group(name, partial(Clusters, rows, columns), contenders, Clusters.check)
 
 
@@ -163,7 +159,7 @@ class Herded:
     """Rows of one class, and the MMD of the first accepted choice."""
 
     def __init__(self, rows: int, columns: int) -> None:
-        self.x = draw(rows, columns)
+        self.x = _draw(rows, columns)
         self.rows = torch.from_numpy(self.x)
         self.embedding = Embedding.of(self.x, Distance())
         self.first: float | None = None
@@ -176,8 +172,8 @@ class Herded:
             raise ValueError(f"MMD {error:.6g}, the first one's is {self.first:.6g}")
 
 
-def herding(rows: int, columns: int) -> Group:
-    def greedy(data: Herded, distances: torch.Tensor) -> Any:
+def _herding(rows: int, columns: int) -> Group:
+    def greedy(data: Herded, distances: torch.Tensor) -> np.ndarray:
         norms = data.rows.norm(dim=1)
         matrix = distances.neg_().add_(norms[:, None]).add_(norms)
         means, sums = matrix.mean(1), matrix.diagonal() / 2
@@ -189,23 +185,16 @@ def herding(rows: int, columns: int) -> Group:
             sums = sums + matrix[chosen[-1]]
         return np.array(chosen)
 
-    def by_products(data: Herded) -> Any:
+    def by_products(data: Herded) -> np.ndarray:
         squares = (data.rows * data.rows).sum(1)
         products = torch.addmm(squares[:, None], data.rows, data.rows.T, alpha=-2)
         return greedy(data, products.add_(squares).clamp_min_(0).sqrt_())
-
-    def half_product(data: Herded) -> None:
-        buffer = np.empty((1024, rows), np.float32)
-        for start in range(0, rows // 2, 1024):
-            part = data.x[start : min(start + 1024, rows // 2)]
-            np.matmul(part, data.x.T, out=buffer[: len(part)])
 
     contenders = {
         "dap": Contender(lambda data: selection.herding(data.x, HERDED).indices, "dap"),
         "torch.cdist": Contender(lambda data: greedy(data, torch.cdist(data.rows, data.rows))),
         "torch, products in place": Contender(by_products),
-        "numpy half product": Contender(half_product, "limit"),
+        "numpy half product": Contender(lambda data: _product(data.x[: rows // 2], data.x), "limit"),
     }
-    return Group(
-        named(f"herding, {HERDED} rows", rows, columns), partial(Herded, rows, columns), contenders, Herded.check
-    )
+    name = named(f"herding, {HERDED} rows", f"{rows:,} × {columns:,}")
+    return Group(name, partial(Herded, rows, columns), contenders, Herded.check)

@@ -131,6 +131,11 @@ def take_turns(
     return seconds
 
 
+def named(*parts: str) -> str:
+    """Return the name of a group: its parts, and the threads of each contender."""
+    return ", ".join([*parts, f"{thread_count()} thread{'s' * (thread_count() > 1)}"])
+
+
 def thread_count() -> int:
     """Return how many threads each contender gets: as many as the process has cores (``taskset -c 0`` leaves one)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -263,5 +263,4 @@ def test_the_report_has_the_best_rival_and_the_share_of_the_limit(tmp_path, caps
     assert "| rbf | 20.0 ms (18.0–22.0) | best | 30.0 ms (27.0–33.0) | **1.50** | 50% |" in lines
     assert "| alone | 2.00 s (1.80–2.20) |  |  |  |  |" in lines
     assert (tmp_path / "plot.svg").read_text().startswith("<?xml")
-    assert "| rbf | dap torch, shown beside | 9 | 5.00 ms (4.50–5.50) | 0.25 | 200% |" in report.full(ROWS).splitlines()
     assert not report.read([tmp_path / "o.json"], "selection")
