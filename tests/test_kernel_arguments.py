@@ -328,9 +328,12 @@ def test_a_kernel_that_is_no_frozen_dataclass_is_refused():
         dataclass(frozen=True)(type("Mine", (K.Kernel,), {**PARTS, "name": 3}))()
 
 
-@pytest.mark.parametrize("missing", sorted(Backend.__abstractmethods__))
+REDUCTIONS = ["gram", "row_sums", "mean_distance", "pair_sums", "nearest", "diagonal"]
+
+
+@pytest.mark.parametrize("missing", REDUCTIONS)
 def test_a_backend_that_lacks_a_reduction_cannot_be_made(missing):
-    parts = {part: vars(NumpyBackend)[part] for part in Backend.__abstractmethods__ if part != missing}
+    parts = {part: vars(NumpyBackend)[part] for part in REDUCTIONS if part != missing}
     with pytest.raises(TypeError, match=f"abstract method '?{missing}"):
         type("Mine", (Backend,), parts)()
     assert NumpyBackend() and RustBackend() and TorchBackend()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dap.errors import OptionError
-from dap.nets import accuracy, create_net, list_nets, one_cycle, predict, shift_flip, train_classifier
+from dap.nets import Network, accuracy, create_net, list_nets, one_cycle, predict, shift_flip, train_classifier
 from dap.nets.convnet import ConvNet
 from dap.nets.train import _batches
 from dap.rng import generator
@@ -89,6 +89,13 @@ class TestConvNet:
         assert list_nets() == ["convnet3"]
         with pytest.raises(OptionError, match=r"unknown network 'convnet'; did you mean 'convnet3'\?"):
             create_net("convnet", width=4, channels=1, classes=2, size=8, generator=generator())
+
+    @pytest.mark.parametrize("missing", ["features", "forward"])
+    def test_a_network_that_lacks_a_part_cannot_be_made(self, missing: str) -> None:
+        parts = {part: vars(ConvNet)[part] for part in ("features", "forward") if part != missing}
+        with pytest.raises(TypeError, match=f"abstract method '?{missing}"):
+            type("Mine", (Network,), parts)()
+        assert type("Whole", (Network,), parts | {missing: vars(ConvNet)[missing]})()
 
     def test_too_small_images(self) -> None:
         with pytest.raises(OptionError, match="at least 8 pixels, got 7"):

@@ -109,7 +109,6 @@ class Augmentation:
     saturation: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         if not 0 <= self.shift < 1:
             raise OptionError(f"shift: expected a share of the side in [0, 1), got {self.shift!r}")
         if self.scale is not None and not 0 < self.scale[0] <= self.scale[1] <= 1:
@@ -123,7 +122,7 @@ class Augmentation:
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Draws:
         """Draw for ``count`` images of ``height`` × ``width`` pixels from a CPU generator."""
         if self.scale is not None:
-            boxes = _resized_boxes(count, height, width, self.scale, generator)
+            boxes = _boxes(count, height, width, self.scale, generator)
         else:
             most = torch.tensor([round(self.shift * height), round(self.shift * width)])
             corners = torch.floor(torch.rand(count, 2, generator=generator) * (2 * most + 1)).long() - most
@@ -173,9 +172,7 @@ def _by_torch(images: Tensor, draws: Draws, factors: Tensor | None, normal: Tens
     return out.sub_(centre).div_(spread)
 
 
-def _resized_boxes(
-    count: int, height: int, width: int, scale: tuple[float, float], generator: torch.Generator
-) -> Tensor:
+def _boxes(count: int, height: int, width: int, scale: tuple[float, float], generator: torch.Generator) -> Tensor:
     """Return the first of ten draws whose box fits into the image, or the largest allowed box in the middle."""
     areas = height * width * (scale[0] + torch.rand(count, TRIES, generator=generator) * (scale[1] - scale[0]))
     low, high = math.log(RATIO[0]), math.log(RATIO[1])
@@ -194,8 +191,8 @@ def _resized_boxes(
 def _crop_flip(images: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
     """Crop and mirror image by image: quicker than a gather, whose indices are eight times as large as the pixels."""
     size, cropped = images.shape[-2:], torch.zeros_like(images)
-    changes = zip(images, cropped, boxes.tolist(), flips.tolist(), strict=True)
-    for image, target, (top, left, height, width), flip in changes:
+    items = zip(images, cropped, boxes.tolist(), flips.tolist(), strict=True)
+    for image, target, (top, left, height, width), flip in items:
         part = image[:, max(top, 0) : top + height, max(left, 0) : left + width]
         if (height, width) != size:
             part = _resize(part, size)
@@ -240,8 +237,8 @@ def get_augmentation(name: str) -> Augmentation:
 
     Args:
         name: "none"; "flip": mirror; "crop": shift by up to an eighth of the side (4 of CIFAR's 32 pixels), and mirror;
-            "standard": a random half or more of the area, mirror, colour jitter of 0.4, with which the code of Minimax
-            Diffusion (Gu et al., CVPR 2024) and its successors train on hard labels.
+            "standard": at least half of the area, mirror, colour jitter of 0.4, as in the code of Minimax Diffusion (Gu
+            et al., CVPR 2024).
 
     Raises:
         OptionError: Another name.
