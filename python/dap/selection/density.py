@@ -14,8 +14,8 @@ estimates", 2013. The steps and their order are those of CoDA's released code (:
    k-means divides the noise into the missing clusters.
 6. If there is less noise, step 4 is repeated; ``min_cluster_size`` falls by a quarter until a cluster splits.
 
-The released code fails on small classes. Here, without any cluster, all rows are the noise of step 5, however few they
-are; and clusters that step 6 cannot split are halved by 2-means, the largest first.
+The released code fails on small classes. Here, without any cluster, step 5 takes all rows as noise, however few; and
+clusters that step 6 cannot split are halved by 2-means, the largest first.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ from dap.selection.k_means import k_means
 
 __all__ = ["DensityClusters", "density_clusters", "gather", "load_libraries", "umap_embedding"]
 
-SEEDS = 3  # largest clusters whose pairs are tried as the start of a split
-SHRINK = 0.75  # factor of min_cluster_size from one forced split to the next
+SEEDS, SHRINK = 3, 0.75  # largest clusters whose pairs start a split; factor of min_cluster_size in forced splits
 
 
 @dataclass(frozen=True)
