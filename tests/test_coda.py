@@ -21,7 +21,7 @@ from dap.config import to_json
 from dap.errors import OptionError, RunMismatchError
 from dap.methods import CoDA, DiT, Guided, get_method
 from dap.methods.coda import Representative
-from dap.methods.mgd3 import Clusters
+from dap.methods.common.modes import Clusters
 from dap.priors.dit import DiTPrior
 from dap.sampling import Window
 from dap.selection import density
@@ -486,7 +486,7 @@ def test_the_libraries_are_imported_when_they_are_needed():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scale": -1.0}, "scale: expected 0 or more, got -1.0"),
+        ({"scale": -1.0}, "scale: expected a number of at least 0, got -1.0"),
         ({"scale": float("nan")}, "scale"),
         ({"start": 0.6, "stop": 0.5}, "0 <= start <= stop <= 1"),
         ({"n_components": 0}, "n_components: expected a whole number of at least 1, got 0"),

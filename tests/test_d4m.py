@@ -13,7 +13,7 @@ import dap
 from dap import rng
 from dap.errors import OptionError
 from dap.methods import D4M, get_method
-from dap.methods.mgd3 import Modes
+from dap.methods.common.modes import Modes
 from dap.priors import load_prior
 from dap.priors.dit import DiTPrior
 from dap.priors.schedulers import public
@@ -104,5 +104,5 @@ def test_a_run_starts_at_the_prototypes_of_its_classes(tmp_path, monkeypatch):
 def test_options():
     assert get_method("d4m:paper") == D4M(strength=0.7)
     for strength in (0.0, -0.1, 1.1, float("nan")):
-        with pytest.raises(OptionError, match="strength: expected a share"):
+        with pytest.raises(OptionError, match="strength: expected a number above 0 and of at most 1"):
             D4M(strength=strength)

@@ -18,8 +18,9 @@ from dap.features import Tap
 from dap.kernels import RBF, Linear
 from dap.methods import DAP, Context, DiT, Random, Slot, Unit, get_method
 from dap.methods.dap import KernelDistanceTerm
+from dap.priors import NoPrior
 from dap.priors.dit import DiTPrior
-from dap.sampling import SamplingSettings, StepState, Window
+from dap.sampling import SamplingSettings, StepState
 
 # diffusers meets numpy 2 here
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -188,7 +189,8 @@ def test_gradient_of_the_energy_matches_finite_differences(tiny_pipeline, kernel
 def test_gradient_is_zero_where_a_slot_meets_its_reference():
     rows = torch.tensor([[1.0, 2.0], [4.0, 6.0]])
     tokens = rows[:, None].clone().requires_grad_()
-    term = KernelDistanceTerm(Tap(1), {(0, 7): rows[:1], (0, 9): rows[:1]}, Linear(), Window(), 1.0, "eps", True)
+    references = {(0, 7): rows[:1], (0, 9): rows[:1]}
+    term = KernelDistanceTerm(tap=Tap(1), references=references, kernel=Linear(), taps=frozenset({1}), normalise=True)
     zero = torch.zeros(2, 1, 1, 1)
     energies = term.energy(StepState(0, 1, 10, 1.0, 0.0, 0.0, zero, zero, zero, torch.tensor([7, 9]), {1: tokens}))
     assert energies.tolist() == [0.0, 5.0]
@@ -248,9 +250,9 @@ def test_block_defaults_to_the_recommendation_or_a_third(tiny_pipeline):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scale": -1.0}, "scale: expected 0 or more, got -1.0"),
+        ({"scale": -1.0}, "scale: expected a number of at least 0, got -1.0"),
         ({"scale": float("nan")}, "scale"),
-        ({"references": 0}, "references: expected at least 1, got 0"),
+        ({"references": 0}, "references: expected a whole number of at least 1, got 0"),
         ({"noise": "shard"}, "unknown noise 'shard'; did you mean 'shared'"),
         ({"at": "x0"}, "unknown at 'x0'"),
         ({"pooling": "max"}, "unknown pooling 'max'"),
@@ -286,9 +288,9 @@ def test_names_and_presets():
         ("dap:papr", None, "unknown preset of method 'dap' 'papr'; did you mean 'paper'?"),
         ("dit:paper", None, "unknown preset of method 'dit' 'paper'"),
         ("dit", {"scale": 1.0}, "method 'dit' has no options, got 'scale'"),
-        (DAP(), {"scale": 1.0}, "options go into the method object"),
-        (DAP, None, "expected a name or a method object"),
-        (7, None, "expected a name or a method object, got 7"),
+        (DAP(), {"scale": 1.0}, "method_options: they go into the method object"),
+        (DAP, None, "expected a name or an object of dap.methods.Method"),
+        (7, None, "expected a name or an object of dap.methods.Method, got 7"),
     ):
         with pytest.raises(OptionError) as error:
             get_method(method, options)
@@ -301,11 +303,12 @@ def test_context_and_random(tiny_pipeline):
     draws = [torch.randn(1, generator=g).item() for g in given.generators(UNIT)]
     assert draws[1] == torch.randn(1, generator=rng.generator(SEED, "slot", "Dress", 1)).item()
     assert len(set(draws)) == len(draws)
-    with pytest.raises(OptionError, match="prior"):
-        dataclasses.replace(given, prior=None).require_prior()
+    no_prior = NoPrior((1, 32, 32))
+    with pytest.raises(OptionError, match="'prior' to the needs"):
+        make(DiT(), dataclasses.replace(given, prior=no_prior))
     with pytest.raises(OptionError, match="'Bag' has 1 images, fewer than ipc=4"):
         Random().prepare(given)
-    given = dataclasses.replace(given, ipc=1, prior=None)
+    given = dataclasses.replace(given, ipc=1, prior=no_prior)
     unit = Unit(0, (Slot(1, 0), Slot(0, 0)))
     chosen = Random().prepare(given)
     made = Random().make(given, unit, chosen)

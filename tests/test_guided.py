@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import oracles
 import pytest
@@ -17,22 +17,17 @@ from dap.config import from_options, to_json
 from dap.errors import OptionError
 from dap.methods import DAP, TERMS, DAPSet, DiT, Guide, Guided, Random, SingleGuide, get_method
 from dap.priors.dit import DiTPrior
-from dap.sampling import Window
+from dap.sampling import DeltaTerm, Window
 from dap.terms import KernelDistance, SetEnergy
 
 UNIT, context, make = test_dap.UNIT, test_dap.context, test_dap.make
 
 
-@dataclass(frozen=True)
-class PushTerm:
+@dataclass(frozen=True, kw_only=True)
+class PushTerm(DeltaTerm):
     """A constant change of what it acts on; it notes the steps in which it was asked."""
 
-    scale: float
-    window: Window
-    at: Any
     asked: list[int]
-    needs: str = "nothing"
-    taps: frozenset[int] = frozenset()
 
     def delta(self, state):
         self.asked.append(state.step)
@@ -53,7 +48,7 @@ class Push(Guide):
 
     def term(self, context, unit, artefact):
         assert artefact == "made once"
-        return PushTerm(self.scale, Window(self.start, self.stop), self.at, self.asked)
+        return PushTerm(at=self.at, window=Window(self.start, self.stop), scale=self.scale, asked=self.asked)
 
     def record(self, context, artefact):
         return {"push": artefact}
@@ -201,7 +196,7 @@ def test_the_order_is_that_of_the_first_term_that_has_one(tiny_pipeline):
         (lambda: get_method("guided"), "terms: expected at least one"),
         (
             lambda: get_method(SetEnergy(space="features") + KernelDistance(), {"scale": 1.0}),
-            "options go into the method object",
+            "method_options: they go into the method object, leave them out beside one",
         ),
     ],
     ids=range(13),

@@ -16,7 +16,7 @@ from torch import nn
 from dap import rng
 from dap.config import from_options, to_json
 from dap.errors import OptionError
-from dap.methods import DiT, Guided, Slot, Unit, igd
+from dap.methods import DiT, Guided, Slot, Unit, base
 from dap.methods.common.surrogate import Surrogate
 from dap.methods.dap import KernelDistance
 from dap.methods.igd import IGD, DeviationTerm, Influence, InfluenceTerm
@@ -179,7 +179,8 @@ def test_step_by_hand():
     references = torch.cat([-r, r], dim=1)[None]
     sample = torch.tensor([[1.0, 0.0], [2.0, 0.0], [100.0, 0.0]]).view(3, 1, 1, 2).requires_grad_()
     eps = torch.tensor([3.0, 4.0]).view(1, 1, 1, 2).expand(3, 1, 1, 2)
-    term = InfluenceTerm(Plain, surrogate, torch.zeros(3, dtype=torch.int64), references, Window(), 1.0)
+    targets = torch.zeros(3, dtype=torch.int64)
+    term = InfluenceTerm(prior=Plain, surrogate=surrogate, targets=targets, references=references)
     state = StepState(0, 1, 10, 0.8, 0.6, 0.0, sample, eps, 2 * sample, torch.zeros(3, dtype=torch.int64), {})
     with torch.no_grad():
         change = term.delta(state)
@@ -200,7 +201,7 @@ def test_deviation_is_the_largest_cosine():
     x0 = torch.randn((3, 4, 8, 8), generator=g).requires_grad_()
     memories = (torch.randn((5, 4, 8, 8), generator=g), torch.empty(0, 4, 8, 8), torch.randn((1, 4, 8, 8), generator=g))
     label = torch.zeros(3, dtype=torch.int64)
-    found = DeviationTerm(memories, Window(), 1.0).energy(StepState(0, 1, 1, 1.0, 0.0, 0.0, x0, x0, x0, label, {}))
+    found = DeviationTerm(memories=memories).energy(StepState(0, 1, 1, 1.0, 0.0, 0.0, x0, x0, x0, label, {}))
     exact, cosines = x0.detach().double().requires_grad_(), []
     for row, memory in zip(exact, memories, strict=True):
         each = [(row * m).sum() / (row.norm() * m.double().norm()) for m in memory]
@@ -220,7 +221,7 @@ def test_memory_holds_the_last_finished_of_the_class(tiny_pipeline, monkeypatch)
         asked.append([term for term in terms if isinstance(term, DeviationTerm)])
         return (10.0 * len(asked) + labels).view(-1, 1, 1, 1).expand(-1, 4, 8, 8)
 
-    monkeypatch.setattr(igd, "sample", made_up)
+    monkeypatch.setattr(base, "sample", made_up)
     method = IGD(**SURROGATE, memory=2)
     slots = [Slot(index, number) for index in (0, 1) for number in range(4)]  # the prior's labels 3 and 8
     final = method.make(given, Unit(0, tuple(slots)), method.prepare(given))
@@ -344,9 +345,9 @@ def test_presets_and_json():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scale": -1.0}, "scale: expected 0 or more, got -1.0"),
-        ({"scale": math.nan}, "scale: expected 0 or more, got nan"),
-        ({"deviation": math.inf}, "deviation: expected 0 or more, got inf"),
+        ({"scale": -1.0}, "scale: expected a number of at least 0, got -1.0"),
+        ({"scale": math.nan}, "scale: expected a number of at least 0, got nan"),
+        ({"deviation": math.inf}, "deviation: expected a number of at least 0, got inf"),
         ({"memory": 0}, "memory: expected a whole number of at least 1, got 0"),
         ({"start": 0.5, "stop": 0.4}, "window: expected 0 <= start <= stop <= 1, got start=0.5, stop=0.4"),
         ({"width": 0}, "width: expected a whole number of at least 1, got 0"),

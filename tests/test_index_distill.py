@@ -70,7 +70,9 @@ def run(tiny_folder, tmp_path):
 def context(source, prior, index=None, **settings):
     images = open_source(source)
     chosen = SamplingSettings(**{"num_inference_steps": STEPS} | settings)
-    return Context(images, build_class_map(images, prior.labels), prior, chosen, 5, 3, 32, 1, index=index)
+    return Context(
+        images, build_class_map(images, prior.labels_of(images.class_names)), prior, chosen, 5, 3, 32, 1, index=index
+    )
 
 
 UNIT = Unit(0, (Slot(1, 0), Slot(0, 1), Slot(1, 2)))
@@ -93,7 +95,10 @@ def references_in_memory(given, method):
                 prior, latents, [given.source.ids[i] for i in indices], label=entry.prior_label, tap=tap,
                 scheduler=scheduler, timestep=timesteps[step], seed=given.seed, shared_noise=method.noise == "shared",
             )  # fmt: skip
-    return KernelDistanceTerm(tap, features, method.kernel, window, method.scale, method.at, method.normalise)
+    return KernelDistanceTerm(
+        tap=tap, references=features, kernel=method.kernel, taps=tap.blocks, window=window, scale=method.scale,
+        at=method.at, normalise=method.normalise,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

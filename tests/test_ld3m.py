@@ -205,7 +205,7 @@ def test_the_loss_falls_and_classes_do_not_depend_on_each_other(matching, contex
     seen = []
     watched = dataclasses.replace(context, callback_on_step_end=lambda *call: seen.append(call[3]) or {})
     together = method.make(watched, both, real)
-    assert len(seen) == method.steps_per_slot(context.settings) == 8 and seen[0]["latents"].shape == (4, 4, 8, 8)
+    assert len(seen) == method.steps_per_slot(context) == 8 and seen[0]["latents"].shape == (4, 4, 8, 8)
     torch.testing.assert_close(method.make(context, alone, real), together[:2], rtol=0, atol=1e-3)
     prior = context.prior
     noise = torch.stack([torch.randn((4, 8, 8), generator=each) for each in context.generators(both)])
@@ -263,8 +263,8 @@ def test_options(context):
         ({"network": "resnet"}, "unknown network"),
         ({"chain": 1}, "chain: expected a whole number of at least 2"),
         ({"steps": 0}, "steps: expected"),
-        ({"learning_rate": -1.0}, "learning_rate: expected 0 or more"),
-        ({"momentum": 1.0}, "momentum: expected 0 to below 1"),
+        ({"learning_rate": -1.0}, "learning_rate: expected a number of at least 0"),
+        ({"momentum": 1.0}, "momentum: expected a number of at least 0 and below 1"),
     ):
         with pytest.raises(OptionError, match=message):
             LD3M(**options)

@@ -234,9 +234,9 @@ def test_one_image_a_class_is_the_mean_of_the_class(tiny_pipeline):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scale": -0.1}, "scale: expected 0 or more, got -0.1"),
-        ({"radius": 0.0}, "radius: expected more than 0, got 0.0"),
-        ({"bandwidth": float("inf")}, "bandwidth: expected more than 0, got inf"),
+        ({"scale": -0.1}, "scale: expected a number of at least 0, got -0.1"),
+        ({"radius": 0.0}, "radius: expected a number above 0, got 0.0"),
+        ({"bandwidth": float("inf")}, "bandwidth: expected a number above 0, got inf"),
         ({"start_level": 0}, "start_level: expected a whole number of at least 1, got 0"),
         ({"start": 0.5}, "0 <= start <= stop <= 1"),
     ],

@@ -19,7 +19,7 @@ from PIL import Image
 
 import dap
 from dap.errors import OptionError
-from dap.methods import METHODS, TERMS, Guide, MethodInfo, get_method
+from dap.methods import METHODS, TERMS, Guide, Method, MethodInfo, get_method
 from dap.methods.common import registry
 from dap.registry import Registry
 
@@ -54,7 +54,7 @@ def painter(**changes):
         "__module__": __name__, "__qualname__": f"Painter{len(changes)}",
     }  # fmt: skip
     parts = {name: part for name, part in (parts | changes).items() if part is not ...}
-    return dataclass(frozen=True)(type("Painter", (), parts))
+    return dataclass(frozen=True)(type("Painter", (Method,), parts))
 
 
 def test_the_list_says_what_there_is_to_know():
@@ -192,7 +192,7 @@ def test_what_is_wrong_beyond_the_parts_is_said():
         dap.register_method(painter(needs="prior"))
     with pytest.raises(OptionError, match=r"@dataclass\(frozen=True\)"):
         dap.register_method(type("Bare", (painter(),), {}))
-    with pytest.raises(OptionError, match="expected the class of a method, got 3"):
+    with pytest.raises(OptionError, match="method: expected a subclass of Method, got 3"):
         dap.register_method(3)
 
 
@@ -201,7 +201,7 @@ import dataclasses, torch, dap
 
 @dap.register_method
 @dataclasses.dataclass(frozen=True)
-class Grey:
+class Grey(dap.methods.Method):
     "Grey images."
     name, paper, year, needs, couples, presets = "grey", "none", 1999, (), "slot", {}
     shade: int = 9
@@ -210,7 +210,7 @@ class Grey:
         return torch.full((len(unit.slots), context.channels, 8, 8), self.shade, dtype=torch.uint8)
     def record(self, context, artefact): return {}
 
-class Half:
+class Half(dap.methods.Method):
     name = "half"
 """
 

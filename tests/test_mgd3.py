@@ -20,7 +20,8 @@ from dap.data.classmap import build_class_map
 from dap.data.from_labels import source_from_labels
 from dap.errors import OptionError, RunMismatchError
 from dap.methods import Context, DiT, Guided, Slot, Unit
-from dap.methods.mgd3 import MGD3, Clusters, Mode, ModeTerm
+from dap.methods.common.modes import Clusters, ModeTerm
+from dap.methods.mgd3 import MGD3, Mode
 from dap.priors import Prediction
 from dap.priors.dit import DiTPrior
 from dap.sampling import SamplingSettings, Window, sample
@@ -202,7 +203,7 @@ def test_the_published_step_by_hand(at):
     The posterior's mean is √0.64 · 0.4375/0.64 x̂_0 + √0.5625 · 0.36/0.64 x_t = 0.546875 x̂_0 + 0.421875 x_t.
     """
     seen = []
-    term = ModeTerm(torch.full((1, 1, 1, 1), 3.0), Window(0.0, 0.5), 0.1, at)
+    term = ModeTerm(modes=torch.full((1, 1, 1, 1), 3.0), window=Window(0.0, 0.5), scale=0.1, at=at)
     sample(
         Half(), torch.tensor([0]), [rng.generator("hand")], settings=SamplingSettings(2, 1.0), terms=[term],
         callback_on_step_end=lambda prior, step, t, tensors: seen.append(tensors["latents"].item()) or tensors,
@@ -289,7 +290,7 @@ def test_a_run_from_the_source_or_its_index_which_cannot_grow(tiny_folder, tmp_p
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scale": -1.0}, "scale: expected 0 or more, got -1.0"),
+        ({"scale": -1.0}, "scale: expected a number of at least 0, got -1.0"),
         ({"scale": float("nan")}, "scale"),
         ({"at": "x_0"}, "unknown at 'x_0'; did you mean 'x0'"),
         ({"start": 0.6, "stop": 0.5}, "0 <= start <= stop <= 1"),

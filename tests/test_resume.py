@@ -235,7 +235,7 @@ def test_killed_within_a_unit_of_dap_keeps_its_files(options, undisturbed, tmp_p
 
     out = tmp_path / "c"
     with monkeypatch.context() as patch:
-        patch.setattr("dap.run.local.append_ledger", killed_second)
+        patch.setattr("dap.run.folder.append_ledger", killed_second)
         with pytest.raises(Killed):
             dap.distill(**options, out=out)
     assert len((out / LEDGER).read_text().splitlines()) == 1

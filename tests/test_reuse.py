@@ -18,7 +18,7 @@ from dap.data.open import open_source
 from dap.errors import FormatError, OptionError
 from dap.evaluation import Small
 from dap.evaluation.run import PROTOCOLS
-from dap.run.local import Run
+from dap.run import RunFolder
 
 CLASSES = ["T-shirt/top", "Bag"]
 FOLDERS = ("T-shirt%2Ftop", "Bag")
@@ -111,10 +111,13 @@ def test_a_run_that_was_stopped_ranks_as_an_undisturbed_one(run, distilled, tmp_
         elif moment == "contact sheet":
             patch.setattr(api, "contact_sheet", stop)
         else:
-            patch.setattr(Run, "finish", stop)
+            patch.setattr(RunFolder, "finish", stop)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "out", **options)
-    assert "rank" not in json.loads((tmp_path / "out" / "dap.json").read_text())
+    manifest = json.loads((tmp_path / "out" / "dap.json").read_text())
+    finished = moment == "contact sheet"  # it is drawn after the run has been finished
+    assert ("rank" in manifest, manifest["status"]) == (finished, "complete" if finished else "running")
+    assert not (tmp_path / "out" / "contact_sheet.png").exists()
     run(tmp_path / "out")
     assert contents(tmp_path / "out") == contents(distilled.path)
     before = (tmp_path / "out" / "dap.json").stat().st_mtime_ns

@@ -26,6 +26,7 @@ from dap.data.manifest import (
     write_manifest,
 )
 from dap.errors import FormatError, RunMismatchError
+from dap.methods import Method
 from dap.run import plan
 
 STAGES = [(1,), (5,), (10,), (1, 3), (2, 3, 7)]
@@ -149,7 +150,7 @@ def test_same_run_is_silent_and_another_names_each_difference(tmp_path):
 
 
 @dataclass(frozen=True)
-class Painter:
+class Painter(Method[None]):
     """Paints class and number of a slot, and notes the units that it made and the seeds that it was given."""
 
     name: ClassVar = "painter"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import oracles
 import pytest
@@ -16,7 +15,7 @@ from dap import rng
 from dap.errors import DivergedError, OptionError
 from dap.priors import Prediction
 from dap.priors.dit import DiTPrior
-from dap.sampling import SamplingSettings, Window, sample
+from dap.sampling import DeltaTerm, EnergyTerm, Needs, SamplingSettings, Window, sample
 
 # diffusers meets numpy 2 here
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -144,40 +143,33 @@ class Affine(tiny.StubPrior):
         return Prediction(eps, None, {1: sample.flatten(2).transpose(1, 2)} if 1 in taps else {})
 
 
-@dataclass(frozen=True)
-class Pull:
+@dataclass(frozen=True, kw_only=True)
+class Pull(EnergyTerm):
     """E = ½ ‖y − target‖² of y = x_t (as features) or y = x̂_0."""
 
-    at: str = "eps"
+    needs: Needs = "features"
+    taps: frozenset[int] = frozenset({1})
     scale: float = 0.3
-    on: str = "features"
-    normalise: bool = False
-    window: Window = field(default_factory=Window)
     states: list = field(default_factory=list)
-
-    @property
-    def needs(self):
-        return "features" if self.on == "features" else "denoiser"
-
-    @property
-    def taps(self):
-        return frozenset({1}) if self.on == "features" else frozenset()
 
     def energy(self, state):
         self.states.append(state)
-        values = state.features[1] if self.on == "features" else state.x0
+        values = state.features[1] if self.needs == "features" else state.x0
         return ((values - TARGET) ** 2).flatten(1).sum(1) / 2
 
 
-@dataclass(frozen=True)
-class Push:
+def pull(at, *, on="features", **options):
+    """A Pull of features, or one of x̂_0, whose gradient goes through the denoiser."""
+    if on == "x0":
+        options |= {"needs": "denoiser", "taps": frozenset()}
+    return Pull(at=at, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Push(DeltaTerm):
     """The delta 0.2 x_t + 0.1."""
 
-    at: str
     scale: float = 0.3
-    window: Window = field(default_factory=Window)
-    needs: Any = "nothing"
-    taps: frozenset = frozenset()
 
     def delta(self, state):
         return 0.2 * state.sample + 0.1
@@ -201,7 +193,7 @@ def affine_chain(terms, *, steps=6, scheduler="ddim", sign=1.0):
             if isinstance(term, Push):
                 change = term.scale * (0.2 * x + 0.1)
             else:
-                on_x = term.on == "features"
+                on_x = term.needs == "features"
                 y, slope = (x, 1.0) if on_x else (x0, (1 - sigma * A) / alpha)
                 change = -sign * term.scale * slope * (y - TARGET)
                 if term.normalise:
@@ -231,14 +223,20 @@ def run_affine(terms, *, steps=6, scheduler="ddim", prior=None, **options):
 SMALL = 1e-3  # x̂_0 at t = 999 is 150 times x_t: what acts there is taken small enough for the chain to stay near one
 CHAINS = {
     "none": [],
-    **{f"features at {at}": [Pull(at)] for at in ("eps", "sample")},
-    "features at x0": [Pull("x0", scale=SMALL)],
-    **{f"x0 at {at}": [Pull(at, on="x0", scale=SMALL)] for at in ("eps", "x0", "sample")},
-    **{f"normalised at {at}": [Pull(at, normalise=True)] for at in ("eps", "x0", "sample")},
-    **{f"delta at {at}": [Push(at)] for at in ("eps", "x0", "sample")},
-    "window": [Pull("eps", window=Window(0.25, 0.7))],
-    "normalised inside a window": [Pull("eps", normalise=True, scale=3.0, window=Window(0.4, 1.0))],
-    "mixed": [Pull("eps"), Pull("sample", on="x0", scale=SMALL), Pull("x0", normalise=True), Push("x0"), Push("eps")],
+    **{f"features at {at}": [pull(at)] for at in ("eps", "sample")},
+    "features at x0": [pull("x0", scale=SMALL)],
+    **{f"x0 at {at}": [pull(at, on="x0", scale=SMALL)] for at in ("eps", "x0", "sample")},
+    **{f"normalised at {at}": [pull(at, normalise=True)] for at in ("eps", "x0", "sample")},
+    **{f"delta at {at}": [Push(at=at)] for at in ("eps", "x0", "sample")},
+    "window": [pull("eps", window=Window(0.25, 0.7))],
+    "normalised inside a window": [pull("eps", normalise=True, scale=3.0, window=Window(0.4, 1.0))],
+    "mixed": [
+        pull("eps"),
+        pull("sample", on="x0", scale=SMALL),
+        pull("x0", normalise=True),
+        Push(at="x0"),
+        Push(at="eps"),
+    ],
 }
 
 
@@ -259,8 +257,8 @@ def test_affine_chain_equals_its_recursion(chain, scheduler):
 
 @pytest.mark.parametrize("at", ["eps", "x0", "sample"])
 def test_two_terms_add(at):
-    twice = run_affine([Pull(at, scale=SMALL), Pull(at, scale=SMALL), Push(at), Push(at)])
-    doubled = run_affine([Pull(at, scale=2 * SMALL), Push(at, scale=0.6)])
+    twice = run_affine([pull(at, scale=SMALL), pull(at, scale=SMALL), Push(at=at), Push(at=at)])
+    doubled = run_affine([pull(at, scale=2 * SMALL), Push(at=at, scale=0.6)])
     torch.testing.assert_close(twice, doubled, rtol=0, atol=1e-9)
 
 
@@ -273,7 +271,7 @@ def test_places_share_one_forward_pass(tiny_pipeline):
         seen = []
         settings = SamplingSettings(num_inference_steps=2, guidance_scale=1.0)
         sample(
-            prior, LABELS, slots(), settings=settings, terms=[Pull(place) for place in places],
+            prior, LABELS, slots(), settings=settings, terms=[pull(place) for place in places],
             callback_on_step_end=lambda *given: seen.append(given[-1]["latents"]) or given[-1],
         )  # fmt: skip
         return seen[0]
@@ -287,18 +285,18 @@ def test_places_share_one_forward_pass(tiny_pipeline):
 
 def test_a_pull_lowers_its_energy_at_every_place():
     for at in ("eps", "x0", "sample"):
-        pulled, free = (run_affine([Pull(at, scale=scale)]) for scale in (SMALL, 0.0))
+        pulled, free = (run_affine([pull(at, scale=scale)]) for scale in (SMALL, 0.0))
         assert ((pulled - TARGET) ** 2).sum() < ((free - TARGET) ** 2).sum()
 
 
 def test_normalisation_is_by_slot_and_starts_anew_with_each_call():
-    term = Pull("eps", normalise=True, scale=2.0)
+    term = pull("eps", normalise=True, scale=2.0)
     first, second = run_affine([term]), run_affine([term])
     assert torch.equal(first, second)
 
 
 def test_an_energy_of_zero_is_not_divided_by_itself():
-    @dataclass(frozen=True)
+    @dataclass(frozen=True, kw_only=True)
     class Nothing(Pull):
         def energy(self, state):
             return 0 * state.features[1].flatten(1).sum(1)
@@ -308,7 +306,7 @@ def test_an_energy_of_zero_is_not_divided_by_itself():
 
 def test_gradient_is_open_only_where_an_energy_acts():
     prior = Affine()
-    term = Pull("eps", window=Window(0.25, 0.75))
+    term = pull("eps", window=Window(0.25, 0.75))
     result = run_affine([term], steps=8, prior=prior)
     active = [False] * 2 + [True] * 4 + [False] * 2
     assert [(grad, enabled) for grad, enabled, _, _ in prior.seen] == [(flag, flag) for flag in active]
@@ -318,7 +316,7 @@ def test_gradient_is_open_only_where_an_energy_acts():
     assert not result.requires_grad and result.grad_fn is None
     assert not any(state.eps.requires_grad or state.x0.requires_grad for state in term.states)
 
-    through = Pull("eps", on="x0", scale=SMALL)
+    through = pull("eps", on="x0", scale=SMALL)
     prior = Affine()
     result = run_affine([through], prior=prior)
     assert all(flag for _, _, _, flag in prior.seen)
@@ -326,13 +324,13 @@ def test_gradient_is_open_only_where_an_energy_acts():
     assert result.grad_fn is None
 
     prior = Affine()
-    run_affine([Push("eps")], prior=prior)
-    run_affine([Pull("eps", scale=0.0)], prior=prior)
+    run_affine([Push(at="eps")], prior=prior)
+    run_affine([pull("eps", scale=0.0)], prior=prior)
     assert not any(grad or enabled for grad, enabled, _, _ in prior.seen)
 
 
 def test_the_state_describes_the_step():
-    term = Pull("eps", scale=1e-9)
+    term = pull("eps", scale=1e-9)
     run_affine([term], steps=4)
     schedule = Affine().scheduler("ddim", 4)
     assert [state.timestep for state in term.states] == schedule.timesteps.tolist()
@@ -344,7 +342,7 @@ def test_the_state_describes_the_step():
 
 
 def test_the_states_x0_is_clipped_where_the_scheduler_clips():
-    term = Pull("eps", scale=1e-9)
+    term = pull("eps", scale=1e-9)
     run_affine([term], prior=Affine(clip=0.5))
     assert all(state.x0.abs().max() == 0.5 for state in term.states[:3])
 
@@ -382,7 +380,7 @@ def test_callback_sees_and_replaces_latents():
         calls.append((step, timestep, tensors["latents"].clone()))
         return {"latents": torch.full_like(tensors["latents"], 2.0)} if step == 1 else {}
 
-    term = Pull("eps", scale=1e-9)
+    term = pull("eps", scale=1e-9)
     result = run_affine([term], steps=4, prior=prior, callback_on_step_end=watch)
     assert [call[0] for call in calls] == [0, 1, 2, 3]
     assert [call[1] for call in calls] == [750, 500, 250, 0]
@@ -443,7 +441,7 @@ def test_global_randomness_is_neither_used_nor_changed(tiny_pipeline):
 
 
 def test_hooks_are_removed_when_a_term_fails(tiny_pipeline):
-    @dataclass(frozen=True)
+    @dataclass(frozen=True, kw_only=True)
     class Failing(Pull):
         def energy(self, state):
             raise RuntimeError("no energy today")

@@ -48,7 +48,7 @@ def features_of(tree, tiny_folder, label, timestep=100, seed=0):
     images = torch.from_numpy(source.images(indices, size=32, channels=1))
     entry = build_class_map(source, prior.labels)[label]
     found = real_features(
-        prior, images, [source.ids[i] for i in indices], label=int(entry.prior_label or 0),
+        prior, images, [source.ids[i] for i in indices], label=entry.label,
         tap=Tap(default_block(prior)), timestep=timestep, seed=seed,
     )  # fmt: skip
     return source, indices, found.numpy()

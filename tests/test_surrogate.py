@@ -226,7 +226,7 @@ def test_a_damaged_file_and_a_cache_that_cannot_be_written(prior, cache, monkeyp
         ({"epochs": 1}, "epochs: expected a whole number of at least 2, got 1"),
         ({"checkpoints": True}, "checkpoints: expected a whole number of at least 1, got True"),
         ({"references": 0.5}, "references: expected a whole number of at least 1, got 0.5"),
-        ({"similarity": 1.5}, "similarity: expected a cosine from -1 to 1, got 1.5"),
+        ({"similarity": 1.5}, "similarity: expected a number from -1 to 1, got 1.5"),
     ],
     ids=str,
 )

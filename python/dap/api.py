@@ -1,30 +1,21 @@
-"""The library's face: validate, resolve names, plan, run."""
+"""The public functions: distill, evaluate, load, build_index and open_index."""
 
 from __future__ import annotations
 
 import io
-import os
-import platform
-import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
-from dap._core import build_info
-from dap.config import to_json
-from dap.data import classmap
 from dap.data.builtin import BUILTIN
 from dap.data.classmap import LabelMap
 from dap.data.image_files import read_image
 from dap.data.label_order import LabelOrder, reorder_labels
-from dap.data.manifest import SCHEMA, read_manifest
+from dap.data.manifest import read_manifest
 from dap.data.names import escape
 from dap.data.open import SourceLike, open_source
 from dap.data.sidecar import read_sidecar
@@ -33,23 +24,17 @@ from dap.dataset import DistilledDataset
 from dap.errors import OptionError, SourceError
 from dap.evaluation import EvaluationResult, evaluate_source
 from dap.index import Index, open_index
-from dap.indexing import build_index, classes_of_index, classes_of_source, source_beside
-from dap.methods import Context, Guide, Method, get_method
-from dap.priors import Prior, load_prior
+from dap.indexing import build_index
+from dap.methods import AnyGuide, AnyMethod
+from dap.priors import PriorLike
 from dap.report import contact_sheet
-from dap.run import Run, open_run, slot_path
-from dap.sampling import SamplingSettings, check_settings
+from dap.run import SHEET, Job, Request, RunFolder, check_writable, execute, open_run, resolve
 from dap.storage.files import write_atomic
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from dap.sampling import StepCallback
 
 __all__ = ["build_index", "distill", "evaluate", "load", "open_index"]
-
-SHEET = "contact_sheet.png"
-MAX_BATCH = 100
 
 
 def load(path: SourceLike, *, class_map: LabelOrder | None = None) -> DistilledDataset:
@@ -89,10 +74,10 @@ def distill(
     source: SourceLike | None = None,
     *,
     out: str | Path,
-    prior: Any = "fashion-dit",
-    prior_options: Mapping[str, Any] | None = None,
-    method: str | Method | Guide = "dap",
-    method_options: Mapping[str, Any] | None = None,
+    prior: PriorLike = "fashion-dit",
+    prior_options: Mapping[str, object] | None = None,
+    method: str | AnyMethod | AnyGuide = "dap",
+    method_options: Mapping[str, object] | None = None,
     ipc: int = 10,
     seed: int = 0,
     index: str | Path | Index | None = None,
@@ -108,40 +93,40 @@ def distill(
     callback_on_step_end: StepCallback | None = None,
     progress: bool = True,
 ) -> DistilledDataset:
-    """Distils a labelled image dataset into ``ipc`` images per class.
+    """Distil a labelled image dataset into ``ipc`` images per class.
 
-    Writes ``out/train/<class>/<slot>.png``, ``out/dap.json`` and ``out/contact_sheet.png``. Run again with the same
-    options it continues where it stopped, after checking what is there; with a larger ``ipc`` it adds to it, where the
-    method's slots are independent. With the same source, prior, options and seed the files are the same to the byte.
+    Writes ``out/train/<class>/<slot>.png``, ``out/dap.json`` and ``out/contact_sheet.png``. The same call continues a
+    run that was stopped, after checking the files that are there. With a larger ``ipc`` it adds images, if the method
+    makes each image by itself. The same source, prior, options and seed give the same bytes.
 
     Args:
         source: Real images: a class-per-folder tree, a built-in name ("fashion-mini"), a torch ``Dataset``, a Hugging
-            Face dataset or its id. See :func:`dap.data.open.open_source`. With ``index`` it may be left out.
+            Face dataset or its id; see :func:`dap.open_source`. It may be left out if ``index`` is given.
         out: The folder to fill: new, empty, or of the same run.
         prior: "fashion-dit"; a folder, hub id or object of a ``DiTPipeline``, ``StableDiffusionPipeline`` or a pipeline
             with a ``UNet2DModel``; the folder of an adapter (:func:`dap.adapt_prior`); or a :class:`dap.priors.Prior`.
         prior_options: Options of the prior's class by name, such as ``template`` and ``negative_prompt`` of
-            :class:`dap.priors.stable_diffusion.StableDiffusionPrior`; not beside a ``Prior`` object, which has them.
+            :class:`dap.priors.stable_diffusion.StableDiffusionPrior`; not allowed with a ``Prior`` object.
         method: Name ("dap", "dit", "random"; see :func:`dap.list_methods`), preset ("dap:paper"), object
             (``dap.methods.DAP(scale=0.3)``), or terms (``dap.terms.SetEnergy() + dap.terms.KernelDistance()``).
-        method_options: Options by name, beside a method's name.
+        method_options: Options of the method by name; only if ``method`` is a name.
         ipc: Images per class, at least 1.
         seed: Root of all randomness.
-        index: A feature index (:func:`build_index`), from which a method takes the features of real images; guidance
-            then acts at the steps that it has. It has to fit the prior, the method's options, the schedule, and the
-            source where one is given. Left out, a method that wants one makes its own in the cache (``$DAP_CACHE``).
+        index: A feature index (:func:`build_index`) with the features of the real images; guidance then acts at the
+            steps that the index has. It has to fit the prior, the method's options, the schedule, and the source if one
+            is given. If left out, a method that needs one makes its own in the cache (``$DAP_CACHE``).
         classes: Names of the classes to distil; all, or those of the index, if left out.
-        label_map: For a class that the prior does not know, by its name: the name or id of the prior's label that
-            stands for it, or None for the null condition: then guidance alone leads to the class. No two classes may
+        label_map: Labels for classes that the prior does not know, by the class's name: the name or id of one of the
+            prior's labels, or None for the null condition, so that only guidance leads to the class. No two classes may
             share a label. (A prior that takes text has prompts instead.)
-        batch_size: Slots made together; by memory, at most 100, if left out. It is part of the plan: another one gives
-            pixels within one grey level.
-        num_inference_steps: Denoising steps; the prior's recommendation, or 50.
-        guidance_scale: Classifier-free guidance; the prior's recommendation, or 4.
+        batch_size: Slots made together; as many as fit the memory, at most 100, if left out. Another batch size changes
+            pixels by at most one grey level.
+        num_inference_steps: Denoising steps; the prior's recommendation, or 50, if left out.
+        guidance_scale: Scale of classifier-free guidance, at least 1; the prior's recommendation, or 4, if left out.
         scheduler: "ddpm", "ddim", "dpm++", "euler" or "heun"; the prior's own if left out.
-        eta: DDIM's η.
-        device: Where the prior runs; the GPU if there is one.
-        dtype: Of the prior's weights; float32 if left out.
+        eta: DDIM's η, 0 to 1.
+        device: Where the prior runs; the GPU, if there is one, if left out.
+        dtype: Data type of the prior's weights; float32 if left out.
         callback_on_step_end: As in diffusers: ``callback(prior, step, timestep, {"latents": x}) -> dict``.
         progress: Show a progress bar.
 
@@ -149,98 +134,36 @@ def distill(
         The distilled dataset.
 
     Raises:
-        DapError: One of its kinds, for a bad option, source, prior or output folder; nothing is left behind.
+        DapError: A subclass of it, for a bad option, source, prior or output folder; nothing is left behind.
 
     Example:
         >>> import dap
         >>> distilled = dap.distill("fashion-mini", ipc=10, out="distilled")  # doctest: +SKIP
     """
-    recipe = get_method(method, method_options)
-    for option, value in (("ipc", ipc), ("batch_size", 1 if batch_size is None else batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise OptionError(f"{option}: expected a whole number of at least 1, got {value!r}")
+    request = Request(
+        source=source, prior=prior, prior_options=prior_options, method=method, method_options=method_options, ipc=ipc,
+        seed=seed, index=index, classes=classes, label_map=label_map, num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale, scheduler=scheduler, eta=eta, device=device, dtype=dtype,
+    )  # fmt: skip
     out = Path(out)
-    _check_writable(out)
-    if index is not None:
-        opened, images = source_beside(index, source, classes)
-    elif source is not None:
-        opened, images = None, open_source(source, classes=classes)
-    else:
-        raise OptionError("source: expected real images to distil, or an index of them (index=), got neither")
-    model = load_prior(prior, device=device, dtype=dtype, options=prior_options) if "prior" in recipe.needs else None
-    if model is not None:
-        model = model.for_classes(images.class_names)
-    settings = SamplingSettings.choose(
-        model.recommended if model else {},
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        scheduler=scheduler,
-        eta=eta,
-    )
-    if opened is not None and label_map:
-        raise OptionError("label_map: the index has the labels that it was made with; give it to build_index instead")
-    if opened is not None:
-        entries = classes_of_index(opened, images, model)
-    else:
-        entries = classes_of_source(images, model, label_map) if model else classmap.build_class_map(images, None)
-    channels, size = (model.image_shape[0], model.image_shape[1]) if model else reversed(images.native_shape())
-    if model:
-        check_settings(model, settings)
-    if opened is None:
-        described = {"name": images.name, "identity": images.identity(), "images": len(images)}
-    else:
-        described = {**opened.spec.source, "images": sum(opened.of_class(entry.name).rows for entry in entries)}
-    header = {
-        "schema": SCHEMA,
-        "options": {
-            "method": to_json(recipe), "seed": seed, "size": size, "channels": channels,
-            "sampling": asdict(settings) if model else None,
-            "device": model.device.type if model else None, "dtype": str(model.dtype) if model else None,
-        },
-        "source": described,
-        "index": None if opened is None else {"sha256": opened.hash, **opened.spec.to_json()},
-        "prior": model.describe() if model else None,
-        "class_map": classmap.to_json(entries),
-        "versions": _versions(),
-    }  # fmt: skip
-    run = Run(
-        out,
-        header,
-        ipc=ipc,
-        batch_size=batch_size,
-        default_batch_size=_default_batch_size(model),
-        couples=recipe.couples,
-    )
-    missing = run.missing
-    if run.complete and (out / SHEET).exists():
-        run.finish()
-        return load(out)
-
-    context = Context(images, entries, model, settings, seed, ipc, size, channels, index=opened)
-    start = time.monotonic()
-    artefact = recipe.prepare(context)
-    prepared = {"prepare": time.monotonic() - start}
-    steps_of = getattr(recipe, "steps_per_slot", lambda settings: settings.num_inference_steps)
-    steps = steps_of(settings) if model else 0
-    title = f"{recipe.name}, {ipc} x {len(entries)}"
-    total = sum(len(unit.slots) for unit in missing) * steps
-    with tqdm(total=total, desc=title, unit="step", disable=not (progress and steps)) as bar:
-
-        def on_step(prior: Prior, step: int, timestep: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            bar.update(len(tensors["latents"]))  # a unit may be sampled in parts
-            return callback_on_step_end(prior, step, timestep, tensors) if callback_on_step_end else tensors
-
-        run.execute(recipe, replace(context, callback_on_step_end=on_step), artefact, missing, prepared)
-    run.rank(recipe, context, artefact)
-    stream = io.BytesIO()
-    rows = [
-        (entry.name, [partial(read_image, out / slot_path(entry.folder, number)) for number in range(ipc)])
-        for entry in entries
-    ]
-    contact_sheet(rows).save(stream, format="PNG")
-    write_atomic(out / SHEET, stream.getvalue())
-    run.finish()
+    check_writable(out)
+    job = resolve(request)
+    folder = RunFolder(out, job, batch_size=batch_size)
+    execute(job, folder, progress=progress, callback_on_step_end=callback_on_step_end)
+    if not (out / SHEET).exists():
+        _write_sheet(job, folder)
     return load(out)
+
+
+def _write_sheet(job: Job, folder: RunFolder) -> None:
+    """Write the contact sheet of a finished run."""
+    rows = [
+        (entry.name, [partial(read_image, path) for path in folder.paths_of(index)])
+        for index, entry in enumerate(job.classes)
+    ]
+    stream = io.BytesIO()
+    contact_sheet(rows).save(stream, format="PNG")
+    write_atomic(folder.out / SHEET, stream.getvalue())
 
 
 def evaluate(
@@ -313,26 +236,3 @@ def _recorded_source(manifest: Mapping[str, Any]) -> str | None:
     """The source that a manifest names, if it can be opened by that name here."""
     name = manifest["source"]["name"] if manifest else ""
     return name if name in BUILTIN or (name and Path(name).is_dir()) else None
-
-
-def _check_writable(out: Path) -> None:
-    """Fails before anything is computed if ``out`` cannot be made or written."""
-    nearest = next(path for path in (out, *out.absolute().parents) if path.exists() or path.is_symlink())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise OptionError(f"out: cannot write to {str(out)!r}: {nearest} is not a folder that this user may write to")
-
-
-def _default_batch_size(prior: Prior | None) -> int:
-    """Slots that fit into half of the device's memory, at most 100."""
-    if prior is None:
-        return MAX_BATCH
-    if prior.device.type == "cuda":
-        memory = torch.cuda.get_device_properties(prior.device).total_memory
-    else:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(MAX_BATCH, memory // 2 // prior.slot_bytes))
-
-
-def _versions() -> dict[str, str]:
-    packages = {name: version(name) for name in ("torch", "diffusers", "numpy", "Pillow")}
-    return {"dap": build_info()["version"], "python": platform.python_version(), **packages}

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Collection, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from dap.errors import OptionError
 from dap.registry import unknown_name_error
@@ -32,22 +32,44 @@ def check_whole(name: str, value: object, least: int = 1, most: int | None = Non
         raise OptionError(f"{name}: expected a whole number {span}, got {value!r}")
 
 
-def check_number(name: str, value: object, least: float | None = None, *, above: float | None = None) -> None:
-    """Raises unless ``value`` is a finite int or float (no bool) that is at least ``least`` and more than ``above``.
+def check_number(
+    name: str,
+    value: object,
+    least: float | None = None,
+    most: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Raises unless ``value`` is a finite int or float (no bool) inside the bounds.
+
+    Args:
+        name: The option, for the error.
+        value: Its value.
+        least: The smallest value that is allowed.
+        most: The largest value that is allowed.
+        above: The value has to be larger than this.
+        below: The value has to be smaller than this.
 
     Raises:
-        OptionError: It names the option, the bound and the value.
+        OptionError: It names the option, the bounds and the value.
 
     Example:
-        >>> check_number("scale", float("nan"), 0)
+        >>> check_number("momentum", 1.0, 0, below=1)
         Traceback (most recent call last):
-        dap.errors.OptionError: scale: expected a number of at least 0, got nan
+        dap.errors.OptionError: momentum: expected a number of at least 0 and below 1, got 1.0
     """
     number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     low = (least is not None and number < least) or (above is not None and number <= above)
-    if not math.isfinite(number) or low:
-        bounds = [f"of at least {least:g}"] if least is not None else []
-        bounds += [f"above {above:g}"] if above is not None else []
+    high = (most is not None and number > most) or (below is not None and number >= below)
+    if not math.isfinite(number) or low or high:
+        if least is not None and most is not None:
+            bounds = [f"from {least:g} to {most:g}"]
+        else:
+            bounds = [f"of at least {least:g}"] if least is not None else []
+            bounds += [f"above {above:g}"] if above is not None else []
+            bounds += [f"of at most {most:g}"] if most is not None else []
+        bounds += [f"below {below:g}"] if below is not None else []
         raise OptionError(f"{name}: expected a number {' and '.join(bounds)}".rstrip() + f", got {value!r}")
 
 
@@ -62,35 +84,50 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> None:
         Traceback (most recent call last):
         dap.errors.OptionError: unknown at 'epsilon'; did you mean 'eps'? Known: eps, sample, x0
     """
-    if value not in choices:
+    if value not in tuple(choices):
         raise unknown_name_error(name, value, choices)
 
 
-def to_json(config: Any) -> dict[str, Any]:
-    """A dataclass as JSON-able values, with its ``name`` (a class attribute) first.
+class NamedOptions(Protocol):
+    """A dataclass with a name: a method, guide or kernel."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    @property
+    def name(self) -> str:
+        """The name in the registry."""
+
+
+def to_json(config: NamedOptions) -> dict[str, object]:
+    """Return the fields of a dataclass as JSON-able values, after its ``name``.
 
     Example:
         >>> from dap.kernels import RBF
         >>> to_json(RBF(bandwidth=2.0))
         {'name': 'rbf', 'bandwidth': 2.0}
     """
-    values: dict[str, Any] = {"name": config.name}
+    values: dict[str, object] = {"name": config.name}
     for field in dataclasses.fields(config):
         values[field.name] = _plain(getattr(config, field.name))
     return values
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return to_json(value) if dataclasses.is_dataclass(value) else value
+        return [_plain(item) for item in value]
+    return to_json(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
 
 
-def from_options(cls: type[T], options: Mapping[str, Any], kind: str) -> T:
-    """Builds a dataclass from named options; a name that it does not have is refused with the nearest that it has.
+def from_options(cls: type[T], options: Mapping[str, object], kind: str) -> T:
+    """Build a dataclass from named options.
+
+    Args:
+        cls: The dataclass.
+        options: Values by the name of the field.
+        kind: What it is called in errors, such as "method 'dap'".
 
     Raises:
-        OptionError: An unknown name, or a value of the wrong type.
+        OptionError: A name that the dataclass does not have (the error offers the nearest), or a value of another type.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name, value in options.items():
@@ -106,13 +143,13 @@ def from_options(cls: type[T], options: Mapping[str, Any], kind: str) -> T:
     return cls(**options)
 
 
-def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
-    """``("scale=0.5", "kernel=rbf")`` as a dict: each value is read as JSON, or else taken as text.
+def parse_assignments(assignments: tuple[str, ...]) -> dict[str, object]:
+    """Return ``("scale=0.5", "kernel=rbf")`` as a dict: each value is read as JSON, or else taken as text.
 
     Raises:
         OptionError: An entry has no "=".
     """
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals or not name:

@@ -1,8 +1,8 @@
-"""The terms of all methods, as options: they add, and a sum is a method.
+"""The guides of all methods under their short names. Guides can be added, and a sum is a method.
 
     dap.distill("fashion-mini", method=dap.terms.SetEnergy() + dap.terms.Mode(), out="distilled")
 
-Each is defined in the file of its paper, in :mod:`dap.methods`.
+Each guide is defined in the file of its paper, in :mod:`dap.methods`.
 """
 
 from __future__ import annotations

@@ -64,6 +64,11 @@ class Tap:
         if self.pooling not in ("mean", "flat") and not _SIZED.fullmatch(self.pooling):
             raise unknown_name_error("pooling", self.pooling, POOLINGS)
 
+    @property
+    def blocks(self) -> frozenset[int]:
+        """The block as a set, as a term names its taps."""
+        return frozenset({self.block})
+
     def pool(self, tokens: Tensor) -> Tensor:
         """Return one vector for each image, float32 with shape (B, numbers of the pooling).
 

@@ -66,6 +66,10 @@ class Index:
     def _by_name(self) -> dict[str, IndexClass]:
         return {entry.name: entry for entry in self.classes}
 
+    @cached_property
+    def _tensor_names(self) -> dict[int, str]:
+        return {timestep: tensor_name(timestep) for timestep in self.timesteps}
+
     def of_class(self, class_name: str) -> IndexClass:
         """Return the class of this name.
 
@@ -93,9 +97,8 @@ class Index:
         """
         if timestep not in self.timesteps:
             raise OptionError(f"timestep: this index has {', '.join(map(str, self.timesteps))}, got {timestep!r}")
-        names = [tensor_name(t) for t in self.timesteps]
-        shape, dtype = self.spec.feature_shape, self.spec.dtype
-        return self._map(self.of_class(class_name), FEATURES, names, shape, dtype)[tensor_name(timestep)]
+        names, shape, dtype = self._tensor_names, self.spec.feature_shape, self.spec.dtype
+        return self._map(self.of_class(class_name), FEATURES, list(names.values()), shape, dtype)[names[timestep]]
 
     def latents(self, class_name: str) -> FloatArray:
         """Return the latents of a class's images: a view like that of :meth:`features`, with shape (rows, C, h, w)."""

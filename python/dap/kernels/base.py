@@ -6,7 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from dap.kernels.arrays import Array
 
-__all__ = ["KERNELS", "Kernel", "as_kernel", "by_name", "list_kernels", "positive"]
+__all__ = ["KERNELS", "Kernel", "KernelLike", "as_kernel", "by_name", "list_kernels", "positive"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,11 @@ def by_name(name: str, **options: object) -> Kernel:
     return kind(**options)
 
 
-def as_kernel(kernel: object) -> Kernel:
+KernelLike: TypeAlias = str | Mapping[str, object] | Kernel
+"""A kernel, its name, or a mapping such as {"name": "rbf", "bandwidth": 3.0}."""
+
+
+def as_kernel(kernel: KernelLike) -> Kernel:
     """Return the kernel that an option describes.
 
     Args:
@@ -127,7 +131,7 @@ def as_kernel(kernel: object) -> Kernel:
     options = {"name": kernel} if isinstance(kernel, str) else kernel
     if not isinstance(options, Mapping) or not isinstance(options.get("name"), str):
         raise OptionError(f'kernel: expected a name, a kernel or {{"name": ..., ...}}, got {kernel!r}')
-    return by_name(**options)
+    return by_name(**options)  # type: ignore[arg-type]
 
 
 def list_kernels() -> list[str]:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from dap.config import from_options
+from dap.config import check_choice, from_options
 from dap.errors import OptionError
-from dap.methods.base import Context, Method, Slot, Unit
+from dap.methods.base import AnyMethod, Context, Method, Slot, Unit
 from dap.methods.coda import CoDA
+from dap.methods.common.guides import TERMS, AnyGuide, Guide, Guided, SingleGuide
 from dap.methods.common.registry import METHODS, MethodInfo, check_method, list_methods, register_method
 from dap.methods.d3m import D3M
 from dap.methods.d4m import D4M
 from dap.methods.dap import DAP
 from dap.methods.dap_set import DAPSet
 from dap.methods.dit import DiT
-from dap.methods.guided import TERMS, Guide, Guided, SingleGuide
 from dap.methods.herding import Herding
 from dap.methods.igd import IGD
 from dap.methods.k_center import KCenter
@@ -25,12 +24,11 @@ from dap.methods.manifold_gd import ManifoldGD
 from dap.methods.mgd3 import MGD3
 from dap.methods.plug_and_play import PlugAndPlay
 from dap.methods.random import Random
-from dap.registry import unknown_name_error
 
 __all__ = [
-    "D3M", "D4M", "DAP", "IGD", "LD3M", "METHODS", "MGD3", "TERMS", "CoDA", "Context", "DAPSet", "DiT", "Guide",
-    "Guided", "Herding", "KCenter", "KMedoids", "ManifoldGD", "Method", "MethodInfo", "PlugAndPlay", "Random",
-    "SingleGuide", "Slot", "Unit", "get_method", "list_methods", "register_method",
+    "D3M", "D4M", "DAP", "IGD", "LD3M", "METHODS", "MGD3", "TERMS", "AnyGuide", "AnyMethod", "CoDA", "Context",
+    "DAPSet", "DiT", "Guide", "Guided", "Herding", "KCenter", "KMedoids", "ManifoldGD", "Method", "MethodInfo",
+    "PlugAndPlay", "Random", "SingleGuide", "Slot", "Unit", "get_method", "list_methods", "register_method",
 ]  # fmt: skip
 
 for _method in (
@@ -40,32 +38,30 @@ for _method in (
     register_method(_method)
 
 
-def get_method(method: str | Method | Guide, options: Mapping[str, Any] | None = None) -> Method:
-    """A method by name ("dap"), by preset ("dap:paper"), or as it is.
+def get_method(method: str | AnyMethod | AnyGuide, options: Mapping[str, object] | None = None) -> AnyMethod:
+    """Return a method by name ("dap"), by preset ("dap:paper"), or as it is.
 
     Args:
-        method: Name, preset, or object; a term of :mod:`dap.terms` is taken for the sum of it alone.
+        method: Name, preset, or object; a guide of :mod:`dap.terms` stands for the method ``guided`` with it alone.
         options: Options by name, which overrule those of the preset; only with a name.
 
     Raises:
-        OptionError: Unknown method, preset or option, options beside an object, or an object that is no method.
+        OptionError: Unknown method, preset or option, options given with an object, or an object that is no method.
 
     Example:
         >>> get_method("dap:paper", {"scale": 0.5}).scale
         0.5
     """
     if not isinstance(method, str):
-        given: Any = Guided((method,)) if isinstance(method, Guide) and not hasattr(method, "make") else method
-        if not hasattr(given, "make") or isinstance(given, type):
-            raise OptionError(f"method: expected a name or a method object, got {given!r}")
+        if not isinstance(method, Method | Guide):
+            raise OptionError(f"method: expected a name or an object of dap.methods.Method, got {method!r}")
         if options:
-            raise OptionError("options go into the method object; they were given beside one")
+            raise OptionError("method_options: they go into the method object, leave them out beside one")
+        given = method if isinstance(method, Method) else Guided((method,))
         check_method(type(given))
-        own: Method = given
-        return own
+        return given
     name, _, preset = method.partition(":")
     cls = METHODS[name]
-    if preset and preset not in cls.presets:
-        raise unknown_name_error(f"preset of method {name!r}", preset, cls.presets)
-    result: Method = from_options(cls, {**cls.presets.get(preset, {}), **(options or {})}, f"method {name!r}")
-    return result
+    if preset:
+        check_choice(f"preset of method {name!r}", preset, cls.presets)
+    return from_options(cls, {**cls.presets.get(preset, {}), **(options or {})}, f"method {name!r}")

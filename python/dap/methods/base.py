@@ -1,10 +1,11 @@
-"""The Method: a recipe that says what to prepare from the source and how to make the images of a unit of slots."""
+"""Methods as the run sees them: what they are given (the context of a run), and what they have to offer."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from dataclasses import Field, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,21 +13,27 @@ from torch import Tensor
 from dap import rng
 from dap.data.classmap import ClassEntry
 from dap.data.source import Source
-from dap.errors import OptionError
 from dap.priors import Prior
-from dap.sampling import SamplingSettings, StepCallback
+from dap.sampling import SamplingSettings, StepCallback, Term, sample, steps_taken
+from dap.seams import Seam
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dap.index import Index
 
-__all__ = ["Context", "Method", "Slot", "Unit"]
+__all__ = ["AnyMethod", "Context", "Couples", "Method", "Presets", "Record", "Slot", "Unit"]
+
+A = TypeVar("A")
+
+Couples: TypeAlias = Literal["slot", "class"]
+Presets: TypeAlias = Mapping[str, Mapping[str, object]]
+Record: TypeAlias = Mapping[str, object]
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One image to make: number ``number`` (from 0) of the class at position ``class_index`` of the class map."""
+    """One image to make: its number, from 0, in the class at position ``class_index`` of the class map."""
 
     class_index: int
     number: int
@@ -42,24 +49,24 @@ class Unit:
 
 @dataclass(frozen=True)
 class Context:
-    """What a method works with.
+    """A run as a method sees it.
 
     Attributes:
         source: The real labelled images; where a run has an index alone, its classes and ids without the images.
         classes: The class map; labels of ``source`` are positions in it.
-        prior: The frozen diffusion model, or None if the method asked for none.
+        prior: The frozen diffusion model; a :class:`dap.priors.NoPrior` if the method needs none.
         settings: How to sample.
         seed: The root seed.
         ipc: Images per class.
         size: Side of the images in pixels.
         channels: 1 (grey) or 3 (RGB).
         callback_on_step_end: Passed on to the denoising loop.
-        index: The feature index that was given for the run, or None: what needs one makes its own.
+        index: The feature index that was given for the run; None if a method that needs one has to make its own.
     """
 
     source: Source
     classes: tuple[ClassEntry, ...]
-    prior: Prior | None
+    prior: Prior
     settings: SamplingSettings
     seed: int
     ipc: int
@@ -68,69 +75,105 @@ class Context:
     callback_on_step_end: StepCallback | None = None
     index: Index | None = None
 
-    def require_prior(self) -> Prior:
-        """The prior of a method that declares that it needs one."""
-        if self.prior is None:
-            raise OptionError("this method samples from a prior, and none was given")
-        return self.prior
+    def num_steps(self, strength: float = 1.0) -> int:
+        """Return the denoiser steps of the run's schedule, or of its last share; Heun has 2n − 1 of n steps."""
+        return steps_taken(self.prior, self.settings, strength)
+
+    def sample(
+        self,
+        unit: Unit,
+        terms: Sequence[Term] = (),
+        *,
+        recurrences: int = 1,
+        init: Tensor | None = None,
+        strength: float = 1.0,
+    ) -> Tensor:
+        """Return latents of a unit's slots, (B, C, h, w); see :func:`dap.sampling.sample`."""
+        return sample(
+            self.prior, self.labels(unit), self.generators(unit), settings=self.settings, terms=terms,
+            recurrences=recurrences, init=init, strength=strength, callback_on_step_end=self.callback_on_step_end,
+        )  # fmt: skip
 
     def labels(self, unit: Unit) -> Tensor:
-        """The prior's label of each slot, int64 (B,)."""
-        return torch.tensor([self.classes[slot.class_index].prior_label for slot in unit.slots])
+        """Return the prior's label of each slot, int64 (B,)."""
+        return torch.tensor([self.classes[slot.class_index].label for slot in unit.slots])
 
     def generators(self, unit: Unit) -> list[torch.Generator]:
-        """The generator of each slot, named by (seed, class name, slot)."""
+        """Return a generator for each slot, seeded by (seed, class name, slot)."""
         slots = unit.slots
         return [rng.generator(self.seed, "slot", self.classes[slot.class_index].name, slot.number) for slot in slots]
 
     def classes_of(self, unit: Unit) -> list[tuple[int, Tensor]]:
-        """The classes of a unit, by index, each with the places of its slots in the unit, int64 (m,)."""
-        own = torch.tensor([slot.class_index for slot in unit.slots])
-        return [(int(each), torch.nonzero(own == each).flatten()) for each in own.unique()]
+        """Return the index of each class in a unit with the positions of its slots in the unit, int64 (m,)."""
+        indices = torch.tensor([slot.class_index for slot in unit.slots])
+        return [(int(index), torch.nonzero(indices == index).flatten()) for index in indices.unique()]
 
     def images(self, indices: Sequence[int]) -> Tensor:
-        """Real images, uint8 with shape (n, channels, size, size)."""
+        """Return real images of the source, uint8 with shape (n, channels, size, size)."""
         return torch.from_numpy(self.source.images(indices, size=self.size, channels=self.channels))
 
 
-class Method(Protocol):
-    """A frozen dataclass, one for each paper.
+class Method(Seam, Generic[A]):
+    """The base class of methods: a subclass is a frozen dataclass, one for each paper, whose fields are its options.
+
+    ``A`` is the type of the artefact that it prepares.
 
     Attributes:
-        name: What users call it.
+        name: The name that users give.
         paper: A short reference, with arXiv number or DOI.
-        year: When it was published; None: it was not.
+        year: When it was published; None if it was not.
         couples: "slot" where each slot is made by itself, "class" where the slots of a class depend on each other.
         needs: Of "prior" (a diffusion model), "labels" (real images with their classes, beyond the classes' names),
             "classifier" (a network that tells the classes apart), "training" (a network is trained or adapted for the
             run) and "text" (captions, or a prior that reads them).
         presets: Named options, for ``method="name:preset"``.
+
+    Raises:
+        OptionError: An object is made of a class that lacks one of these or an abstract method.
     """
+
+    seam: ClassVar[str] = "method"
+    parts: ClassVar[tuple[str, ...]] = ("name", "paper", "year", "needs", "couples", "presets")
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     name: ClassVar[str]
     paper: ClassVar[str]
     year: ClassVar[int | None]
-    couples: ClassVar[Literal["slot", "class"]]
+    couples: ClassVar[Couples]
     needs: ClassVar[tuple[str, ...]]
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]]
+    presets: ClassVar[Presets]
 
-    def prepare(self, context: Context) -> Any:
-        """Whatever is computed once from the source, before the first unit."""
+    @abstractmethod
+    def prepare(self, context: Context) -> A:
+        """Compute, once and before the first unit, what the method takes from the source."""
 
-    def make(self, context: Context, unit: Unit, artefact: Any) -> Tensor:
-        """The slots of ``unit``, in order: latents (B, C, h, w) as float, or images (B, channels, H, W) as uint8."""
+    @abstractmethod
+    def make(self, context: Context, unit: Unit, artefact: A) -> Tensor:
+        """Return the slots of ``unit`` in order: float latents (B, C, h, w), or uint8 images (B, channels, H, W)."""
 
-    def record(self, context: Context, artefact: Any) -> dict[str, Any]:
-        """What the manifest says about the artefact: JSON-able, the same for each run of the same plan."""
+    @abstractmethod
+    def record(self, context: Context, artefact: A) -> Record:
+        """Return what the manifest says about the artefact: JSON-able, the same for each run of the same plan."""
 
-    def order(self, context: Context, artefact: Any, class_index: int, images: Tensor) -> list[int] | None:
-        """The slots of a class, best first, by its finished images; None: as numbered. A method may leave it out."""
+    def order(self, context: Context, artefact: A, class_index: int, images: Tensor) -> list[int] | None:
+        """Return the slot numbers of a class, best first, by its finished images; None: in the order of their numbers.
 
-    def files(self, context: Context, artefact: Any) -> Mapping[str, bytes]:
-        """What stands in the output folder beside the images, by path; a method may leave it out."""
-
-    def steps_per_slot(self, settings: SamplingSettings) -> int:
-        """How often the callback sees each slot that is wanted, for the progress bar.
-
-        A method may leave it out: it is then ``settings.num_inference_steps``.
+        Args:
+            context: The run.
+            artefact: What :meth:`prepare` returned.
+            class_index: Position of the class in the class map.
+            images: Its finished images in slot order, uint8 (ipc, channels, H, W).
         """
+        return None
+
+    def files(self, context: Context, artefact: A) -> Mapping[str, bytes]:
+        """Return files to write next to the images, by their path below the output folder; none by default."""
+        return {}
+
+    def steps_per_slot(self, context: Context) -> int:
+        """Return how many denoiser steps are run for each slot, for the progress bar; by default the schedule's."""
+        return context.num_steps() if "prior" in self.needs else 0
+
+
+AnyMethod: TypeAlias = Method[Any]  # a method of which it does not matter what it prepares

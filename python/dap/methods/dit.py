@@ -5,21 +5,19 @@ Peebles and Xie, "Scalable Diffusion Models with Transformers", ICCV 2023, https
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 from torch import Tensor
 
-from dap.methods.base import Context, Unit
-from dap.sampling import sample
+from dap.methods.base import Context, Couples, Method, Presets, Record, Unit
 
 __all__ = ["DiT"]
 
 
 @dataclass(frozen=True)
-class DiT:
-    """Class-conditional samples with classifier-free guidance and nothing else.
+class DiT(Method[None]):
+    """Class-conditional samples with classifier-free guidance alone.
 
     Example:
         >>> import dap
@@ -29,20 +27,17 @@ class DiT:
     name: ClassVar[str] = "dit"
     paper: ClassVar[str] = "Peebles and Xie, ICCV 2023, arXiv 2212.09748"
     year: ClassVar[int | None] = 2023
-    couples: ClassVar[Literal["slot", "class"]] = "slot"
+    couples: ClassVar[Couples] = "slot"
     needs: ClassVar[tuple[str, ...]] = ("prior",)
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    presets: ClassVar[Presets] = {}
 
     def prepare(self, context: Context) -> None:
-        """Nothing is taken from the source."""
+        """Return None: nothing is computed from the source."""
 
     def make(self, context: Context, unit: Unit, artefact: None) -> Tensor:
-        """Latents of the unit's slots."""
-        return sample(
-            context.require_prior(), context.labels(unit), context.generators(unit),
-            settings=context.settings, callback_on_step_end=context.callback_on_step_end,
-        )  # fmt: skip
+        """Return latents of the unit's slots."""
+        return context.sample(unit)
 
-    def record(self, context: Context, artefact: None) -> dict[str, Any]:
-        """Nothing."""
+    def record(self, context: Context, artefact: None) -> Record:
+        """Return nothing to record."""
         return {}

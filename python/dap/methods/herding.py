@@ -1,32 +1,29 @@
-"""herding: real images whose mean embedding follows that of their class.
+"""herding: choose real images whose mean embedding follows that of their class.
 
 Welling, "Herding dynamical weights to learn", ICML 2009; as exemplars: Rebuffi et al., "iCaRL", CVPR 2017,
-https://arxiv.org/abs/1611.07725. Here in the features of the prior, with the kernel of the energy distance; see
-:mod:`dap.selection.herding`. The first k images of a larger set are the set of k.
+https://arxiv.org/abs/1611.07725. The embedding is made of the prior's features with the kernel of the energy distance;
+see :mod:`dap.selection.herding`. A set of k images is the beginning of every larger set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
-from dap.methods.base import Context, Unit
-from dap.methods.common.real_images import Chosen, check_tap, choose_by_features, record_images
+from dap.methods.common.real_images import RealImagesByFeatures
 from dap.selection import herding
 
 __all__ = ["Herding"]
 
 
 @dataclass(frozen=True)
-class Herding:
+class Herding(RealImagesByFeatures):
     """Real images chosen by kernel herding within each class.
 
-    Attributes:
-        block: The denoiser's block at which the features are taken, from 1; None takes the prior's recommendation.
-        timestep: The step to which real images are noised for it, 0 to 999; the metrics' own is 100.
+    Options as in :class:`dap.methods.common.real_images.RealImagesByFeatures`.
 
     Example:
         >>> import dap
@@ -36,29 +33,7 @@ class Herding:
     name: ClassVar[str] = "herding"
     paper: ClassVar[str] = "Welling, ICML 2009; for exemplars Rebuffi et al., CVPR 2017, arXiv 1611.07725"
     year: ClassVar[int | None] = 2009
-    couples: ClassVar[Literal["slot", "class"]] = "slot"
-    needs: ClassVar[tuple[str, ...]] = ("prior", "labels")
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
-    block: int | str | None = None
-    timestep: int = 100
-
-    def __post_init__(self) -> None:
-        check_tap(self.block, self.timestep)
-
-    def prepare(self, context: Context) -> Chosen:
-        """The source index of each slot."""
-        return choose_by_features(
-            context,
-            self.block,
-            self.timestep,
-            lambda features, name: herding(features, context.ipc).indices,
-        )
-
-    def make(self, context: Context, unit: Unit, artefact: Chosen) -> Tensor:
-        """The chosen images, uint8."""
-        return context.images([artefact[slot.class_index, slot.number] for slot in unit.slots])
-
-    def record(self, context: Context, artefact: Chosen) -> dict[str, Any]:
-        """The source id of each image, by class and in slot order."""
-        return record_images(context, artefact)
+    def choose(self, features: npt.NDArray[np.float32], count: int, seed: int, name: str) -> npt.NDArray[np.int64]:
+        """Return the rows of a class to take; see :meth:`RealImagesByFeatures.choose`."""
+        return herding(features, count).indices

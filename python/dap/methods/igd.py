@@ -1,73 +1,72 @@
-"""igd: samples on which a step of training is like a step on the real images of their class.
+"""igd: guide each sample so that a training step on it resembles a step on the real images of its class.
 
 Chen, Du, Huang, Wang, Zhang and Wang, "Influence-Guided Diffusion for Dataset Distillation" (IGD), ICLR 2025,
-https://openreview.net/forum?id=0whx8MhysK, code at https://github.com/mchen725/DD_IGD. With x̂_0 the estimate of x_0 at
-x_t, x = VAE decoder(x̂_0), a classifier f at checkpoints θ_1 … θ_E of its training on the real images, ḡ_c(θ) the mean
-gradient of class c (:mod:`dap.methods.common.surrogate`), and m the finished latents of the class (the last 64),
+https://openreview.net/forum?id=0whx8MhysK, code at https://github.com/mchen725/DD_IGD. Let x̂_0 be the estimate of x_0
+at x_t, x the image that the VAE decodes from x̂_0, f a classifier at checkpoints θ_1 … θ_E of its training on the real
+images, ḡ_c(θ) the mean gradient of class c (:mod:`dap.methods.common.surrogate`), and m the finished latents of the
+class (the last 64). Then
 
     G_I = Σ_e [ 1 − cos( ḡ_c(θ_e), ∇_θ ℓ(f_θe(x), c) ) ]        influence
     G_D = max_m cos(x̂_0, m)                                       deviation
-    x_{t−1} = step(x_t, ε) − ρ_t ∇_{x_t} G_I − γ ∇_{x_t} G_D,     ρ_t = k √(1 − ᾱ_t) ‖ε‖ / ‖∇_{x_t} G_I‖,
+    x_{t−1} = step(x_t, ε) − ρ_t ∇_{x_t} G_I − γ ∇_{x_t} G_D,     ρ_t = k √(1 − ᾱ_t) ‖ε‖ / ‖∇_{x_t} G_I‖.
 
-both gradients through the decoder or the latent and the whole denoiser, slot by slot. So a guided step moves x by k
-times the size of its noise, whatever the gradient's size. k is ``scale``, γ is ``deviation``.
+The first gradient goes through the decoder and the whole denoiser, the second through the denoiser, slot by slot. A
+guided step moves x by k times the size of its noise, whatever the size of the gradient. k is ``scale``, γ is
+``deviation``.
 
-The code guides while 30 <= i <= 45, where i counts 50 steps from 49 (noisiest) down to 0: those are the steps 4 to 19
-from the noisiest, a window of 0.08 to 0.4. Its constants for DiT are k = 5, γ = 120; for a DiT fine-tuned by Minimax,
-k = 10, γ = 100 (preset "minimax").
+The code guides while 30 <= i <= 45, where i counts 50 steps from 49 (noisiest) down to 0. These are the steps 4 to 19
+from the noisiest, a window of 0.08 to 0.4. Its constants for DiT are k = 5 and γ = 120; for a DiT fine-tuned by Minimax
+k = 10 and γ = 100 (preset "minimax").
 
-Image n of a class depends on those before it. Classes do not depend on each other, so the images of one number are
-sampled together, one of each class of the unit. As the term :class:`Influence` in a sum, where all slots are sampled at
-once, nothing is finished: it acts without the deviation.
+Image n of a class depends on the images before it. Classes do not depend on each other, so the images with one number
+are sampled together, one of each class in the unit. In a sum of terms (:class:`Influence`) all slots are sampled at
+once and no image is finished, so the deviation is left out.
 
-Deviations from the released code, as far as that could be read (all but the file that takes the step):
-  * γ_t: the scripts pass one number; how it varies with t is not known. Here it is constant.
-  * ‖ε‖ is that of the estimate after classifier-free guidance; which one the code takes is not known.
-  * Steps are batched over classes; there, one image at a time. Real gradients are computed once and kept in the cache.
-  * A slot's noise depends on (seed, class, number) alone, there on everything that was sampled before.
-  * Where ∇G_I is zero nothing is added; the cosines have no 1e-6 in their denominators beyond torch's own 1e-8.
-  * The surrogate's network, optimiser and augmentation are dap's own; see :mod:`dap.methods.common.surrogate`.
+Differences from the released code, of which all could be read but the file that takes the step:
 
-On the built-in prior the published constants ruin the images: k = 5 moves x by five times its noise, sixteen times. The
-preset "fashion" was picked by eye and by G_I at two images a class (G_I of the finished images: 0.56 without guidance;
-0.31 / 0.27 / 0.23 / 0.33 at k = 0.05 / 0.1 / 0.3 / 1 with γ = 15, 0.26 at k = 0.05 with γ = 5): at k >= 0.1 textures
-break up, at γ = 15 shapes do. k was then tuned on held-out images (``examples/compare_methods.py igd``, seeds 1000,
-1001): accuracy minus that of ``dit`` was +0.6 / +0.5 / −0.2 / −5.4 / −9.4 points at k = 0.005, 0.01, 0.02, 0.05, 0.1,
-and −12.3 at k = 0.05 up to 80 % of the steps.
+- γ_t: the scripts pass one number, and how it varies with t is not known; here it is constant.
+- ‖ε‖ is that of the estimate after classifier-free guidance; which estimate the code takes is not known.
+- It samples one image at a time; here steps are batched over classes. Real gradients are computed once and cached.
+- The noise of a slot depends only on (seed, class, number); there it depends on everything that was sampled before.
+- Where ∇G_I is zero nothing is added. The cosines have no 1e-6 in their denominators, only torch's own 1e-8.
+- The surrogate's network, optimiser and augmentation are dap's own; see :mod:`dap.methods.common.surrogate`.
+
+The defaults are the published constants. With the built-in prior they ruin the images: k = 5 moves x by five times its
+noise, in sixteen steps. The preset "fashion" was chosen by eye, by G_I and by a grid on held-out images
+(``docs/guidance.md``).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dap.errors import OptionError
-from dap.methods.base import Context, Slot, Unit
+from dap.config import check_number, check_whole
+from dap.methods.base import Context, Couples, Presets, Record, Slot, Unit
+from dap.methods.common.guides import TERMS, Guide, SingleGuide
 from dap.methods.common.surrogate import Surrogate, SurrogateTraining, prepare_surrogate
-from dap.methods.guided import TERMS, Guide, SingleGuide
 from dap.priors import Prior
-from dap.sampling import StepState, Window, sample
+from dap.sampling import DeltaTerm, EnergyTerm, Needs, Place, StepState, Window
 
 __all__ = ["IGD", "DeviationTerm", "Influence", "InfluenceTerm"]
 
 
 @TERMS.register("influence")
 @dataclass(frozen=True)
-class Influence(SurrogateTraining, Guide):
-    """The influence as a term.
+class Influence(SurrogateTraining, Guide[Surrogate]):
+    """The options of a term with the influence.
 
     Attributes:
-        network, width, epochs, checkpoints, similarity, references: Of the surrogate; see
+        network, width, epochs, checkpoints, similarity, references: Options of the surrogate; see
             :class:`dap.methods.common.surrogate.SurrogateTraining`.
-        scale: k; 0 leaves the prior's own samples.
-        start: Share of the steps after which guidance starts.
-        stop: Share of the steps after which it stops.
+        scale: k, at least 0; 0 switches guidance off.
+        start: Share of the steps after which guidance starts, from 0 to 1.
+        stop: Share of the steps after which it stops, from ``start`` to 1.
 
     Example:
         >>> Influence(scale=0.1).window
@@ -82,65 +81,64 @@ class Influence(SurrogateTraining, Guide):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.scale < math.inf:
-            raise OptionError(f"scale: expected 0 or more, got {self.scale}")
+        check_number("scale", self.scale, 0)
         Window(self.start, self.stop)
 
     @property
     def window(self) -> Window:
-        """The guided steps."""
+        """Return the guided steps."""
         return Window(self.start, self.stop)
 
     def prepare(self, context: Context) -> Surrogate:
-        """Trains the surrogate and averages its gradients, or finds both in the cache."""
-        options = {field.name: getattr(self, field.name) for field in fields(SurrogateTraining)}
-        return prepare_surrogate(context, SurrogateTraining(**options))
+        """Train the surrogate and average its gradients, or find both in the cache."""
+        training = SurrogateTraining(
+            self.network, self.width, self.epochs, self.checkpoints, self.similarity, self.references
+        )
+        return prepare_surrogate(context, training)
 
     def term(self, context: Context, unit: Unit, artefact: Surrogate) -> InfluenceTerm:
-        """The influence of the slots of a unit."""
-        prior = context.require_prior()
+        """Return the term for the slots of a unit."""
+        prior = context.prior
         targets = torch.tensor([slot.class_index for slot in unit.slots])
         references = artefact.gradients[:, targets].to(prior.device)
-        return InfluenceTerm(prior, artefact, targets.to(prior.device), references, self.window, self.scale)
+        return InfluenceTerm(
+            prior=prior, surrogate=artefact, targets=targets.to(prior.device), references=references,
+            window=self.window, scale=self.scale,
+        )  # fmt: skip
 
-    def record(self, context: Context, artefact: Surrogate) -> dict[str, Any]:
-        """After which epochs the surrogate's checkpoints were kept."""
+    def record(self, context: Context, artefact: Surrogate) -> Record:
+        """Return the epochs after which the surrogate's checkpoints were kept."""
         return {"epochs": list(artefact.epochs)}
 
 
-@dataclass(frozen=True)
-class InfluenceTerm:
-    """−ρ_t / k · ∇_{x_t} G_I as a change of x_{t−1}.
+@dataclass(frozen=True, kw_only=True)
+class InfluenceTerm(DeltaTerm):
+    """The change −ρ_t / k · ∇_{x_t} G_I of x_{t−1}; the scale is k.
 
     Attributes:
-        prior: Whose decoder makes images of x̂_0.
+        prior: The prior, whose decoder makes images of x̂_0.
         surrogate: The classifier.
         targets: Class number of each slot, int64 (B,).
         references: ḡ of each slot's class, (E, B, P).
-        window: The guided steps.
-        scale: k.
     """
 
     prior: Prior
     surrogate: Surrogate
     targets: Tensor
     references: Tensor
-    window: Window
-    scale: float
-    at: Literal["sample"] = "sample"
-    needs: Literal["denoiser"] = "denoiser"
-    taps: frozenset[int] = frozenset()
+    at: Place = "sample"
+    needs: Needs = "denoiser"
 
     def delta(self, state: StepState) -> Tensor:
-        """The change, with shape (B, C, h, w)."""
+        """Return the change, with shape (B, C, h, w)."""
         with torch.enable_grad():
             pixels = self.prior.decode_pixels(state.x0)
-            seen = pixels.detach().requires_grad_()  # the graph of one checkpoint at a time
+            leaf = pixels.detach().requires_grad_()  # cuts the graph, so that memory holds one checkpoint at a time
             slope = torch.zeros_like(pixels)
             for number, reference in enumerate(self.references):
-                own = self.surrogate.gradients_of(number, seen, self.targets)
-                mismatch = 1 - functional.cosine_similarity(own, reference)
-                slope = slope + torch.autograd.grad(mismatch.sum(), seen)[0]
+                gradients = self.surrogate.gradients_of(number, leaf, self.targets)
+                mismatch = 1 - functional.cosine_similarity(gradients, reference)
+                slope = slope + torch.autograd.grad(mismatch.sum(), leaf)[0]
             (gradient,) = torch.autograd.grad(pixels, state.sample, slope, retain_graph=True)
         norm = gradient.flatten(1).norm(dim=1)
         length = state.sigma * state.eps.flatten(1).norm(dim=1)
@@ -148,26 +146,20 @@ class InfluenceTerm:
         return -rho.view(-1, 1, 1, 1) * gradient
 
 
-@dataclass(frozen=True)
-class DeviationTerm:
-    """G_D, subtracted from x_{t−1} by its gradient.
+@dataclass(frozen=True, kw_only=True)
+class DeviationTerm(EnergyTerm):
+    """The energy G_D, whose gradient is subtracted from x_{t−1}; the scale is γ.
 
     Attributes:
-        memories: Finished latents of each slot's class, (M, C, h, w); M may be 0, then the slot is left alone.
-        window: The guided steps.
-        scale: γ.
+        memories: Finished latents of each slot's class, (M, C, h, w); with M = 0 the slot is not changed.
     """
 
     memories: tuple[Tensor, ...]
-    window: Window
-    scale: float
-    at: Literal["sample"] = "sample"
-    needs: Literal["denoiser"] = "denoiser"
-    taps: frozenset[int] = frozenset()
-    normalise: bool = False
+    at: Place = "sample"
+    needs: Needs = "denoiser"
 
     def energy(self, state: StepState) -> Tensor:
-        """G_D of each slot, with shape (B,)."""
+        """Return G_D of each slot, with shape (B,)."""
         rows = []
         for x0, memory in zip(state.x0, self.memories, strict=True):
             cosines = functional.cosine_similarity(x0.flatten()[None], memory.flatten(1))
@@ -176,12 +168,12 @@ class DeviationTerm:
 
 
 @dataclass(frozen=True)
-class IGD(SingleGuide, Influence):
+class IGD(Influence, SingleGuide[Surrogate]):
     """Influence and deviation as a method; options as in :class:`Influence`, and two for the deviation.
 
     Attributes:
-        deviation: γ; 0 leaves the influence alone.
-        memory: How many finished latents of a class are remembered.
+        deviation: γ, at least 0; with 0 only the influence acts.
+        memory: How many finished latents of a class are kept for the deviation, at least 1.
 
     Example:
         >>> import dap
@@ -192,8 +184,8 @@ class IGD(SingleGuide, Influence):
     paper: ClassVar[str] = "Chen et al., ICLR 2025, openreview.net/forum?id=0whx8MhysK"
     year: ClassVar[int | None] = 2025
     needs: ClassVar[tuple[str, ...]] = ("prior", "labels", "classifier", "training")
-    couples: ClassVar[Literal["slot", "class"]] = "class"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    couples: ClassVar[Couples] = "class"
+    presets: ClassVar[Presets] = {
         "paper": {"scale": 5.0, "deviation": 120.0, "start": 0.08, "stop": 0.4, "memory": 64},
         "minimax": {"scale": 10.0, "deviation": 100.0},
         "fashion": {"scale": 0.005, "deviation": 5.0, "width": 32, "epochs": 5},
@@ -204,26 +196,20 @@ class IGD(SingleGuide, Influence):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.deviation < math.inf:
-            raise OptionError(f"deviation: expected 0 or more, got {self.deviation}")
-        if type(self.memory) is not int or self.memory < 1:
-            raise OptionError(f"memory: expected a whole number of at least 1, got {self.memory!r}")
+        check_number("deviation", self.deviation, 0)
+        check_whole("memory", self.memory)
 
     def make(self, context: Context, unit: Unit, artefact: Surrogate) -> Tensor:
-        """Guided latents of the unit's slots, number after number."""
-        made: dict[Slot, Tensor] = {}
+        """Return guided latents of the unit's slots, which are sampled number after number."""
+        latent_of: dict[Slot, Tensor] = {}
         finished: dict[int, list[Tensor]] = {slot.class_index: [] for slot in unit.slots}
         for number in sorted({slot.number for slot in unit.slots}):
-            together = Unit(unit.index, tuple(slot for slot in unit.slots if slot.number == number))
-            latents = sample(
-                context.require_prior(), context.labels(together), context.generators(together),
-                settings=context.settings, terms=self._terms(context, together, artefact, finished),
-                callback_on_step_end=context.callback_on_step_end,
-            )  # fmt: skip
-            for slot, latent in zip(together.slots, latents, strict=True):
-                made[slot] = latent
+            row = Unit(unit.index, tuple(slot for slot in unit.slots if slot.number == number))
+            latents = context.sample(row, self._terms(context, row, artefact, finished))
+            for slot, latent in zip(row.slots, latents, strict=True):
+                latent_of[slot] = latent
                 finished[slot.class_index] = [*finished[slot.class_index], latent][-self.memory :]
-        return torch.stack([made[slot] for slot in unit.slots])
+        return torch.stack([latent_of[slot] for slot in unit.slots])
 
     def _terms(
         self, context: Context, unit: Unit, artefact: Surrogate, finished: Mapping[int, list[Tensor]]
@@ -231,7 +217,8 @@ class IGD(SingleGuide, Influence):
         influence = self.term(context, unit, artefact)
         if not any(finished[slot.class_index] for slot in unit.slots):
             return [influence]
-        nothing = influence.references.new_zeros(0, *context.require_prior().latent_shape)
-        memories = (finished[slot.class_index] for slot in unit.slots)
-        remembered = tuple(torch.stack(own) if own else nothing for own in memories)
-        return [influence, DeviationTerm(remembered, self.window, self.deviation)]
+        empty = influence.references.new_zeros(0, *context.prior.latent_shape)
+        latents = (finished[slot.class_index] for slot in unit.slots)
+        memories = tuple(torch.stack(memory) if memory else empty for memory in latents)
+        deviation = DeviationTerm(memories=memories, window=self.window, scale=self.deviation)
+        return [influence, deviation]

@@ -1,20 +1,19 @@
-"""k_center: real images so spread that none of their class is far from them.
+"""k_center: choose real images so that every image of a class is near one of them.
 
 Sener and Savarese, "Active learning for convolutional neural networks: a core-set approach", ICLR 2018,
-https://arxiv.org/abs/1708.00489: farthest-point sampling in the features of the prior, from a seeded random image on;
-see :mod:`dap.selection.k_center`. The first k images of a larger set are the set of k.
+https://arxiv.org/abs/1708.00489. Farthest-point sampling in the prior's features, from a random first image; see
+:mod:`dap.selection.k_center`. A set of k images is the beginning of every larger set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
-from dap.methods.base import Context, Unit
-from dap.methods.common.real_images import Chosen, check_tap, choose_by_features, record_images
+from dap.methods.common.real_images import RealImagesByFeatures
 from dap.rng import derive_seed
 from dap.selection import k_center
 
@@ -22,12 +21,10 @@ __all__ = ["KCenter"]
 
 
 @dataclass(frozen=True)
-class KCenter:
+class KCenter(RealImagesByFeatures):
     """Real images chosen by farthest-point sampling within each class.
 
-    Attributes:
-        block: The denoiser's block at which the features are taken, from 1; None takes the prior's recommendation.
-        timestep: The step to which real images are noised for it, 0 to 999; the metrics' own is 100.
+    Options as in :class:`dap.methods.common.real_images.RealImagesByFeatures`.
 
     Example:
         >>> import dap
@@ -37,31 +34,7 @@ class KCenter:
     name: ClassVar[str] = "k_center"
     paper: ClassVar[str] = "Sener and Savarese, ICLR 2018, arXiv 1708.00489"
     year: ClassVar[int | None] = 2018
-    couples: ClassVar[Literal["slot", "class"]] = "slot"
-    needs: ClassVar[tuple[str, ...]] = ("prior", "labels")
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
-    block: int | str | None = None
-    timestep: int = 100
-
-    def __post_init__(self) -> None:
-        check_tap(self.block, self.timestep)
-
-    def prepare(self, context: Context) -> Chosen:
-        """The source index of each slot."""
-        return choose_by_features(
-            context,
-            self.block,
-            self.timestep,
-            lambda features, name: (
-                k_center(features, context.ipc, seed=derive_seed(context.seed, "k_center", name)).indices
-            ),
-        )
-
-    def make(self, context: Context, unit: Unit, artefact: Chosen) -> Tensor:
-        """The chosen images, uint8."""
-        return context.images([artefact[slot.class_index, slot.number] for slot in unit.slots])
-
-    def record(self, context: Context, artefact: Chosen) -> dict[str, Any]:
-        """The source id of each image, by class and in slot order."""
-        return record_images(context, artefact)
+    def choose(self, features: npt.NDArray[np.float32], count: int, seed: int, name: str) -> npt.NDArray[np.int64]:
+        """Return the rows of a class to take; see :meth:`RealImagesByFeatures.choose`."""
+        return k_center(features, count, seed=derive_seed(seed, "k_center", name)).indices

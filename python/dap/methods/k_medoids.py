@@ -1,19 +1,19 @@
-"""k_medoids: the real images nearest to the k-means centres of their class.
+"""k_medoids: choose the real images nearest to the k-means centres of their class.
 
-k-means in the features of the prior, with a seeded k-means++ start; see :mod:`dap.selection.k_means`. The images of a
-class depend on how many there are.
+k-means in the prior's features from a seeded k-means++ start; see :mod:`dap.selection.k_means`. All images of a class
+depend on how many are wanted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
-from dap.methods.base import Context, Unit
-from dap.methods.common.real_images import Chosen, check_tap, choose_by_features, record_images
+from dap.methods.base import Couples
+from dap.methods.common.real_images import RealImagesByFeatures
 from dap.rng import derive_seed
 from dap.selection import k_medoids
 
@@ -21,12 +21,10 @@ __all__ = ["KMedoids"]
 
 
 @dataclass(frozen=True)
-class KMedoids:
-    """The real image nearest to each of ipc k-means centres of its class, all different.
+class KMedoids(RealImagesByFeatures):
+    """For each class, the real images nearest to its ipc k-means centres, all different.
 
-    Attributes:
-        block: The denoiser's block at which the features are taken, from 1; None takes the prior's recommendation.
-        timestep: The step to which real images are noised for it, 0 to 999; the metrics' own is 100.
+    Options as in :class:`dap.methods.common.real_images.RealImagesByFeatures`.
 
     Example:
         >>> import dap
@@ -36,31 +34,9 @@ class KMedoids:
     name: ClassVar[str] = "k_medoids"
     paper: ClassVar[str] = "k-means++: Arthur and Vassilvitskii, SODA 2007, doi 10.5555/1283383.1283494"
     year: ClassVar[int | None] = 2007
-    couples: ClassVar[Literal["slot", "class"]] = "class"
-    needs: ClassVar[tuple[str, ...]] = ("prior", "labels")
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
-    block: int | str | None = None
-    timestep: int = 100
+    couples: ClassVar[Couples] = "class"
 
-    def __post_init__(self) -> None:
-        check_tap(self.block, self.timestep)
-
-    def prepare(self, context: Context) -> Chosen:
-        """The source index of each slot."""
-        return choose_by_features(
-            context,
-            self.block,
-            self.timestep,
-            lambda features, name: (
-                k_medoids(features, context.ipc, seed=derive_seed(context.seed, "k_medoids", name)).indices
-            ),
-        )
-
-    def make(self, context: Context, unit: Unit, artefact: Chosen) -> Tensor:
-        """The chosen images, uint8."""
-        return context.images([artefact[slot.class_index, slot.number] for slot in unit.slots])
-
-    def record(self, context: Context, artefact: Chosen) -> dict[str, Any]:
-        """The source id of each image, by class and in slot order."""
-        return record_images(context, artefact)
+    def choose(self, features: npt.NDArray[np.float32], count: int, seed: int, name: str) -> npt.NDArray[np.int64]:
+        """Return the rows of a class to take; see :meth:`RealImagesByFeatures.choose`."""
+        return k_medoids(features, count, seed=derive_seed(seed, "k_medoids", name)).indices

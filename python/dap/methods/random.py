@@ -1,26 +1,23 @@
-"""random: a seeded real subset, the baseline that every distilled set has to beat.
+"""random: a seeded random choice of real images, the baseline for every distilled set.
 
-Unlike the selector of that name in the released scripts, which takes the first files of a listing, it draws. The first
-k images of a larger set are the set of k.
+The selector of that name in the released scripts takes the first files of a listing; this one draws at random. A set of
+k images is the beginning of every larger set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
-from torch import Tensor
-
-from dap.errors import OptionError
-from dap.methods.base import Context, Unit
+from dap.methods.base import Context
+from dap.methods.common.real_images import ChosenImages, RealImages, enough_images
 from dap.selection import random_per_class
 
 __all__ = ["Random"]
 
 
 @dataclass(frozen=True)
-class Random:
+class Random(RealImages):
     """Real images, drawn without replacement within each class.
 
     Example:
@@ -31,31 +28,20 @@ class Random:
     name: ClassVar[str] = "random"
     paper: ClassVar[str] = "a seeded draw; no paper"
     year: ClassVar[int | None] = None
-    couples: ClassVar[Literal["slot", "class"]] = "slot"
     needs: ClassVar[tuple[str, ...]] = ("labels",)
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
-    def prepare(self, context: Context) -> dict[tuple[int, int], int]:
-        """The source index of each slot."""
+    def prepare(self, context: Context) -> ChosenImages:
+        """Return the source index of each slot.
+
+        Raises:
+            OptionError: A class has fewer images than are wanted.
+            FormatError: A chosen image cannot be decoded.
+        """
         chosen = random_per_class(context.source, context.ipc, context.seed)
-        slots: dict[tuple[int, int], int] = {}
-        for class_index, entry in enumerate(context.classes):
-            own = [int(i) for i in chosen if context.source.labels[i] == class_index]
-            if len(own) < context.ipc:
-                raise OptionError(f"class {entry.name!r} has {len(own)} images, fewer than ipc={context.ipc}")
-            slots |= {(class_index, number): index for number, index in enumerate(own)}
+        slots = ChosenImages()
+        for class_index in range(len(context.classes)):
+            enough_images(context, class_index)
+            indices = [int(i) for i in chosen if context.source.labels[i] == class_index]
+            slots |= {(class_index, number): index for number, index in enumerate(indices)}
         context.images(list(slots.values()))  # decoded once before anything is written: a corrupt file stops here
         return slots
-
-    def make(self, context: Context, unit: Unit, artefact: dict[tuple[int, int], int]) -> Tensor:
-        """The chosen images, uint8."""
-        return context.images([artefact[slot.class_index, slot.number] for slot in unit.slots])
-
-    def record(self, context: Context, artefact: dict[tuple[int, int], int]) -> dict[str, Any]:
-        """The source id of each image, by class and in slot order."""
-        return {
-            "images": {
-                entry.name: [context.source.ids[artefact[class_index, number]] for number in range(context.ipc)]
-                for class_index, entry in enumerate(context.classes)
-            }
-        }

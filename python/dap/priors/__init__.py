@@ -5,17 +5,24 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dap.errors import OptionError
 from dap.priors.base import Prediction, Prior
 from dap.priors.capabilities import ClassEmbeddingPrior, TextPrior
+from dap.priors.no_prior import NoPrior
 from dap.registry import unknown_name_error
 
 if TYPE_CHECKING:
     import torch
+    from diffusers import DiffusionPipeline
 
-__all__ = ["BUILTIN", "ClassEmbeddingPrior", "Prediction", "Prior", "TextPrior", "load_prior"]
+__all__ = [
+    "BUILTIN", "ClassEmbeddingPrior", "NoPrior", "Prediction", "Prior", "PriorLike", "TextPrior", "load_prior",
+]  # fmt: skip
+
+PriorLike: TypeAlias = "str | Path | DiffusionPipeline | Prior"
+"""A name, folder, hub id, pipeline object of diffusers, or a prior."""
 
 BUILTIN = {"fashion-dit": Path(__file__).parents[1] / "assets" / "fashion_dit"}
 

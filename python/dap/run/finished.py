@@ -1,4 +1,4 @@
-"""The folder of a run that is complete, opened as a source of images."""
+"""Opens the folder of a finished run as a source of images."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from dap.data.image_files import read_image
 from dap.data.manifest import read_manifest
 from dap.data.source import Source
 from dap.errors import FormatError, SourceError
-from dap.run.local import slot_path
+from dap.run.folder import slot_path
 
 __all__ = ["OpenedRun", "open_run"]
 
 
 class OpenedRun(NamedTuple):
-    """What ``dap.distill`` made.
+    """A finished run of ``dap.distill``.
 
     Attributes:
         source: The images in order of class and slot.
         manifest: All of ``dap.json``.
-        best_first: Numbers of each class's images, best first.
+        best_first: For each class, the numbers of its images in ``source``, best first.
     """
 
     source: Source
@@ -32,7 +32,7 @@ class OpenedRun(NamedTuple):
 
 
 def open_run(path: str | Path) -> OpenedRun | None:
-    """Opens the folder of a run, or gives None where there is no manifest.
+    """Open the folder of a run; return None if it has no manifest.
 
     Args:
         path: The output folder.

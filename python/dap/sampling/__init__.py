@@ -1,13 +1,15 @@
 """The denoising loop and what guides it."""
 
-from dap.sampling.loop import StepCallback, check_settings, sample
+from dap.sampling.loop import StepCallback, check_settings, sample, steps_taken
 from dap.sampling.objective import denoising_loss, draw_noised, noised_latents
 from dap.sampling.settings import SamplingSettings
-from dap.sampling.term import DeltaTerm, EnergyTerm, StepState, Term, Window
+from dap.sampling.term import DeltaTerm, EnergyTerm, Needs, Place, StepState, Term, Window
 
 __all__ = [
     "DeltaTerm",
     "EnergyTerm",
+    "Needs",
+    "Place",
     "SamplingSettings",
     "StepCallback",
     "StepState",
@@ -18,4 +20,5 @@ __all__ = [
     "draw_noised",
     "noised_latents",
     "sample",
+    "steps_taken",
 ]

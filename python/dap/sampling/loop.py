@@ -1,8 +1,8 @@
-"""The one denoising loop.
+"""The denoising loop.
 
-Each step evaluates the denoiser once and shares that evaluation with every term: an energy on features costs the
-backward pass through the blocks below its tap and nothing else. Noise comes from one CPU generator per slot, first
-x_T, then what the scheduler draws, so a slot's noise depends on nothing but its generator.
+Each step evaluates the denoiser once and shares that evaluation with every term, so an energy on features only costs
+the backward pass through the blocks below its tap. Each slot has its own CPU generator, which draws x_T first and then
+the scheduler's noise, so the noise of a slot depends on its generator alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dap.priors.schedulers import clip_range, level, remembers
 from dap.sampling.settings import SamplingSettings
 from dap.sampling.term import DeltaTerm, EnergyTerm, StepState, Term
 
-__all__ = ["StepCallback", "check_settings", "sample"]
+__all__ = ["StepCallback", "check_settings", "sample", "steps_taken"]
 
 StepCallback = Callable[[Prior, int, int, dict[str, Tensor]], dict[str, Tensor]]
 
@@ -39,28 +39,29 @@ def sample(
     strength: float = 1.0,
     callback_on_step_end: StepCallback | None = None,
 ) -> Tensor:
-    """Draws one latent for each slot.
+    """Draw one latent for each slot.
 
     Args:
         prior: The frozen diffusion model.
         labels: The prior's label of each slot, int64 (B,).
         generators: One CPU generator for each slot.
         settings: Steps, guidance scale, scheduler.
-        terms: What guides; none gives the prior's own samples.
-        recurrences: How often each guided step is taken: x_{t−1} goes back to x_t by fresh noise in between, so that
+        terms: The terms that guide; without any, latents are the prior's own samples.
+        recurrences: How often each guided step is taken. Fresh noise takes x_{t−1} back to x_t in between, so that
             guidance acts again (Bansal et al., "Universal Guidance for Diffusion Models", 2023, self-recurrence).
         init: Latents (B, C, h, w) that are noised to the first step that is taken, as diffusers' image-to-image does;
             None: pure noise.
         strength: Share of the steps that are taken from ``init``, in (0, 1]; at least one is.
-        callback_on_step_end: Called as in diffusers, ``callback(prior, step, timestep, {"latents": x})``; the
-            "latents" of the dict that it returns are used on.
+        callback_on_step_end: Called as in diffusers, ``callback(prior, step, timestep, {"latents": x})``. The loop goes
+            on with the "latents" of the dict that it returns.
 
     Returns:
         Latents with shape (B, C, h, w), float32, on the prior's device.
 
     Raises:
-        OptionError: ``eta`` is set for a scheduler without it, or recurrences for one that remembers earlier steps.
-        DivergedError: A latent is no longer finite.
+        OptionError: ``eta`` is set for a scheduler without it, or recurrences for one that remembers earlier steps; or
+            a term is neither an energy nor a delta, has an invalid field, or returns another shape.
+        DivergedError: A latent is no longer finite, or a term is not finite in the first step in which it acts.
 
     Example:
         >>> from dap.priors import load_prior
@@ -69,11 +70,12 @@ def sample(
         >>> sample(load_prior("fashion-dit"), torch.tensor([3]), [generator(0, "a")], settings=settings).shape
         torch.Size([1, 8, 8, 8])
     """
+    _check_terms(terms)
     labels = labels.to(prior.device)
     scheduler = prior.scheduler(settings.scheduler, settings.num_inference_steps)
     extra = _step_arguments(scheduler, settings, list(generators))
     _check_recurrences(scheduler, recurrences)
-    noise = torch.stack([torch.randn(prior.latent_shape, generator=g) for g in generators]).to(prior.device)
+    noise = _noise(prior, generators)
     skipped = 0 if init is None else _skipped(scheduler, settings.num_inference_steps, strength)
     x: Tensor = (
         noise * scheduler.init_noise_sigma
@@ -82,21 +84,23 @@ def sample(
     )
     first_energies: dict[int, Tensor] = {}
     num_steps, clip = len(scheduler.timesteps), clip_range(scheduler)
+    active_in = [
+        [term for term in terms if term.scale != 0 and term.window.contains(step, num_steps)]
+        for step in range(num_steps)
+    ]
     for step in range(skipped, num_steps):
-        t = scheduler.timesteps[step]
-        active = [term for term in terms if term.scale != 0 and term.window.contains(step, num_steps)]
+        t, active = scheduler.timesteps[step], active_in[step]
         energies = [term for term in active if isinstance(term, EnergyTerm)]
         deltas = [term for term in active if isinstance(term, DeltaTerm)]
         differentiated = any(term.needs == "denoiser" for term in deltas)
         through = differentiated or any(term.needs == "denoiser" for term in energies)
         graph = through or bool(energies)
-        now = level(scheduler, step)
-        alpha, sigma = now.alpha, now.sigma
+        noise_level = level(scheduler, step)
+        alpha, sigma = noise_level.alpha, noise_level.sigma
         for repeat in range(recurrences if active else 1):
             if repeat:
-                ratio = now.cumulative / now.after
-                noise = torch.stack([torch.randn(prior.latent_shape, generator=g) for g in generators])
-                x = ratio**0.5 * x + (1 - ratio) ** 0.5 * noise.to(prior.device)
+                ratio = noise_level.cumulative / noise_level.after
+                x = ratio**0.5 * x + (1 - ratio) ** 0.5 * _noise(prior, generators)
             x = x.detach().requires_grad_(graph)
             with torch.set_grad_enabled(graph):
                 prediction = prior.denoise(
@@ -108,7 +112,7 @@ def sample(
                     x0 = (x - sigma * prediction.eps) / alpha
                     if clip is not None:
                         x0 = x0.clamp(-clip, clip)
-                std = _std(now.cumulative, now.after, prediction.variance)
+                std = _std(noise_level.cumulative, noise_level.after, prediction.variance)
                 state = StepState(
                     step, num_steps, int(t), alpha, sigma, std, x, prediction.eps, x0, labels, prediction.features
                 )
@@ -116,21 +120,22 @@ def sample(
 
             eps, to_sample = prediction.eps.detach(), torch.zeros_like(x)
             for place, gradient in gradients.items():
-                gradient = now.scale * gradient  # that of √ᾱ_t x_0 + √(1 − ᾱ_t) ε, in whichever scale the sampler works
+                # of √ᾱ_t x_0 + √(1 − ᾱ_t) ε, in whichever scale the sampler works
+                gradient = noise_level.scale * gradient
                 if place == "eps":
-                    eps = eps + sigma / now.scale * gradient
+                    eps = eps + sigma / noise_level.scale * gradient
                 elif place == "x0":
                     eps = eps + alpha / sigma * gradient
                 else:
-                    to_sample = to_sample - now.scale_after * gradient
+                    to_sample = to_sample - noise_level.scale_after * gradient
             for term in deltas:
-                delta = term.scale * term.delta(state)
+                delta = term.scale * _checked(term, "delta", term.delta(state), x.shape, first_energies)
                 if term.at == "eps":
                     eps = eps + delta
                 elif term.at == "x0":
                     eps = eps - alpha / sigma * delta
                 else:
-                    to_sample = to_sample + now.scale_after * delta
+                    to_sample = to_sample + noise_level.scale_after * delta
             output = eps if prediction.variance is None else torch.cat([eps, prediction.variance], dim=1)
             x = scheduler.step(output, t, x.detach(), **extra, return_dict=False)[0] + to_sample
             del state, prediction  # a graph that a delta term kept would stay beside that of the next step
@@ -141,8 +146,46 @@ def sample(
     return x
 
 
+def _noise(prior: Prior, generators: Sequence[torch.Generator]) -> Tensor:
+    """Draw the next standard normal latent of each slot, (B, C, h, w) on the prior's device."""
+    return torch.stack([torch.randn(prior.latent_shape, generator=each) for each in generators]).to(prior.device)
+
+
+def _check_terms(terms: Sequence[Term]) -> None:
+    """Raise OptionError unless each is an EnergyTerm or a DeltaTerm with valid fields."""
+    for term in terms:
+        if not isinstance(term, EnergyTerm | DeltaTerm):
+            raise OptionError(
+                f"terms: expected subclasses of dap.sampling.EnergyTerm or DeltaTerm, got {type(term).__name__}"
+            )
+        term.check()  # again, for a subclass that has its own __init__ or __post_init__
+
+
+def _checked(term: Term, part: str, value: Tensor, shape: torch.Size, first: dict[int, Tensor]) -> Tensor:
+    """Return what a term gave, after checking its shape and, in the first step in which the term acts, its values.
+
+    Raises:
+        OptionError: It has another shape.
+        DivergedError: It is not finite.
+    """
+    if not isinstance(value, Tensor) or value.shape != shape:
+        found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise OptionError(f"term {type(term).__name__}: {part} has to return shape {tuple(shape)}, got {found}")
+    if id(term) not in first:
+        first[id(term)] = value.detach()
+        if not torch.isfinite(value).all():
+            raise DivergedError(f"term {type(term).__name__}: {part} is not finite in the first step in which it acts")
+    return value
+
+
+def steps_taken(prior: Prior, settings: SamplingSettings, strength: float = 1.0) -> int:
+    """Return how many denoiser steps :func:`sample` runs from an ``init`` with this strength, or from noise with 1."""
+    scheduler = prior.scheduler(settings.scheduler, settings.num_inference_steps)
+    return len(scheduler.timesteps) - _skipped(scheduler, settings.num_inference_steps, strength)
+
+
 def _skipped(scheduler: Any, num_inference_steps: int, strength: float) -> int:
-    """How many of the scheduler's steps are left out before ``strength`` of all; Heun has two for one."""
+    """Return how many of the scheduler's steps come before the last share ``strength``; Heun has two for one."""
     taken = max(1, min(int(num_inference_steps * strength), num_inference_steps))
     skipped = int((num_inference_steps - taken) * scheduler.order)
     if hasattr(scheduler, "set_begin_index"):
@@ -151,7 +194,7 @@ def _skipped(scheduler: Any, num_inference_steps: int, strength: float) -> int:
 
 
 def check_settings(prior: Prior, settings: SamplingSettings, recurrences: int = 1) -> None:
-    """Fails early where this prior cannot be sampled with these settings.
+    """Raise OptionError if this prior cannot be sampled with these settings.
 
     Raises:
         OptionError: Unknown scheduler, too many steps, classifier-free guidance without a null condition, or an ``eta``
@@ -167,7 +210,7 @@ def check_settings(prior: Prior, settings: SamplingSettings, recurrences: int = 
 
 
 def _check_recurrences(scheduler: Any, recurrences: int) -> None:
-    """A scheduler that remembers earlier steps cannot take one twice."""
+    """Raise OptionError for recurrences with a scheduler that remembers earlier steps."""
     if recurrences > 1 and remembers(scheduler):
         raise OptionError(
             f"recurrences={recurrences}: {type(scheduler).__name__} remembers its steps; use 'ddpm' or 'ddim'"
@@ -175,7 +218,7 @@ def _check_recurrences(scheduler: Any, recurrences: int) -> None:
 
 
 def _step_arguments(scheduler: Any, settings: SamplingSettings, generators: list[torch.Generator]) -> dict[str, Any]:
-    """What this scheduler's ``step`` takes beyond the state: the slots' generators, and η where it has one."""
+    """Return the arguments of this scheduler's ``step`` beyond the state: generators, and η if it has one."""
     accepted = inspect.signature(scheduler.step).parameters
     arguments: dict[str, Any] = {"generator": generators} if "generator" in accepted else {}
     if "eta" in accepted:
@@ -186,7 +229,10 @@ def _step_arguments(scheduler: Any, settings: SamplingSettings, generators: list
 
 
 def _std(now: float, after: float, variance: Tensor | None) -> float | Tensor:
-    """The standard deviation of an ancestral step's noise (Ho et al. 2020, Eq. 7; Nichol, Dhariwal 2021, Eq. 15)."""
+    """Return the standard deviation of an ancestral step's noise.
+
+    Ho et al. 2020, Eq. 7, or with a learned variance Nichol and Dhariwal 2021, Eq. 15.
+    """
     beta = 1 - now / after
     posterior = (1 - after) / (1 - now) * beta
     if variance is None:
@@ -198,16 +244,16 @@ def _std(now: float, after: float, variance: Tensor | None) -> float | Tensor:
 def _gradients(
     terms: Sequence[EnergyTerm], state: StepState, first: dict[int, Tensor], *, keep_graph: bool
 ) -> dict[str, Tensor]:
-    """∇_{x_t} of the weighted energies by place, one backward pass for each place.
+    """Return ∇_{x_t} of the weighted energies by place, one backward pass for each place.
 
-    ``first`` keeps each normalised term's energies of the first step in which it acted; ``keep_graph`` leaves the graph
-    to delta terms.
+    ``first`` keeps what each term gave in the first step in which it acted; ``keep_graph`` leaves the graph to delta
+    terms.
     """
     totals: dict[str, Tensor] = {}
     for term in terms:
-        energy = term.energy(state)
+        energy = _checked(term, "energy", term.energy(state), state.labels.shape, first)
         if term.normalise:
-            start = first.setdefault(id(term), energy.detach())
+            start = first[id(term)]
             energy = energy / torch.where(start > 0, start, 1)
         totals[term.at] = totals.get(term.at, torch.zeros(())) + term.scale * energy.sum()
     last = len(totals) - 1

@@ -1,7 +1,7 @@
-"""The objective that a denoiser was trained on, for what is learned with it frozen: classes, words, estimates.
+"""The objective that a denoiser was trained on. Class embeddings and words are learned by it with the denoiser frozen.
 
 L = ‖ε − ε_θ(x_t, t, c)‖² / D with x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε and D the number of values of x_0 (Ho et al.,
-"Denoising Diffusion Probabilistic Models", 2020, Eq. 14). Of a network that predicts v, ε_θ is what belongs to its v.
+"Denoising Diffusion Probabilistic Models", 2020, Eq. 14). If the network predicts v, ε_θ is computed from v.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def denoising_loss(
     condition: Tensor | None = None,
     guidance_scale: float = 1.0,
 ) -> Tensor:
-    """L of each latent, with the graph to latents, condition and whatever of the network is trained.
+    """Return L of each latent, with the graph to the latents, the condition and the parameters that require a gradient.
 
     Args:
         prior: The diffusion model.
@@ -33,8 +33,8 @@ def denoising_loss(
         noise: ε, of the same shape.
         timesteps: t, int64 (B,).
         labels: The prior's labels, int64 (B,).
-        condition: (B, *condition_shape), in place of that of the labels.
-        guidance_scale: Of classifier-free guidance.
+        condition: (B, *condition_shape), in place of the condition that the labels have.
+        guidance_scale: The scale of classifier-free guidance.
 
     Returns:
         float32 (B,).
@@ -53,14 +53,14 @@ def denoising_loss(
 
 
 def noised_latents(prior: Prior, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """x_t of each latent, (B, C, h, w) on the prior's device, in the scale that its denoiser sees."""
+    """Return x_t of each latent, (B, C, h, w) on the prior's device, in the scale that its denoiser expects."""
     levels = denoiser_level(prior.scheduler("ddpm", 1), timesteps.to(prior.device))
     alpha, sigma = (level.view(-1, 1, 1, 1) for level in levels)
     return alpha * latents.to(prior.device) + sigma * noise.to(prior.device)
 
 
 def draw_noised(count: int, prior: Prior, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Noise (B, C, h, w) and timesteps (B,), uniform over the schedule, from a CPU generator."""
+    """Draw noise (B, C, h, w) and timesteps (B,), uniform over the schedule, from a CPU generator."""
     levels = len(prior.scheduler("ddpm", 1).alphas_cumprod)
     noise = torch.randn((count, *prior.latent_shape), generator=generator)
     return noise, torch.randint(levels, (count,), generator=generator)

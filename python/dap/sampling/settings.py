@@ -1,25 +1,28 @@
-"""How to sample: the options of the denoising loop that are not a method's."""
+"""How to sample: the options of the denoising loop that belong to no method."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-from dap.errors import OptionError
+from dap.config import check_number, check_whole, from_options
 
 __all__ = ["SamplingSettings"]
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """Options of the denoising loop, in diffusers' words.
+    """Options of the denoising loop, under diffusers' names.
 
     Attributes:
-        num_inference_steps: Number of denoising steps.
-        guidance_scale: Classifier-free guidance ε_u + s (ε_c − ε_u); 1 means conditional only.
+        num_inference_steps: Number of denoising steps, at least 1.
+        guidance_scale: The scale s of classifier-free guidance ε_u + s (ε_c − ε_u), at least 1; with 1 the conditional
+            estimate is used alone.
         scheduler: "ddpm", "ddim", "dpm++", "euler" or "heun"; None for the prior's own.
-        eta: DDIM's η, from 0 (deterministic) to 1; refused for schedulers that have none.
+        eta: DDIM's η, from 0 (deterministic) to 1; it has to be 0 for a scheduler that has no η.
+
+    Raises:
+        OptionError: A number is outside its range.
     """
 
     num_inference_steps: int = 50
@@ -28,15 +31,18 @@ class SamplingSettings:
     eta: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.num_inference_steps < 1:
-            raise OptionError(f"num_inference_steps: expected at least 1, got {self.num_inference_steps}")
-        if self.guidance_scale < 1:
-            raise OptionError(f"guidance_scale: expected at least 1 (no guidance), got {self.guidance_scale}")
-        if not 0 <= self.eta <= 1:
-            raise OptionError(f"eta: expected 0 to 1, got {self.eta}")
+        check_whole("num_inference_steps", self.num_inference_steps)
+        check_number("guidance_scale", self.guidance_scale, 1)
+        check_number("eta", self.eta, 0, 1)
 
     @classmethod
-    def choose(cls, recommended: Mapping[str, Any], **explicit: Any) -> SamplingSettings:
-        """The defaults, overruled by what the prior recommends, overruled by what is not None in ``explicit``."""
+    def choose(cls, recommended: Mapping[str, object], **explicit: object) -> SamplingSettings:
+        """Return settings from what the caller asks for, what the prior recommends, and the defaults.
+
+        Args:
+            recommended: What the prior recommends; keys that are not settings are ignored.
+            **explicit: What the caller asks for, which has the first word; None stands for "not given".
+        """
         known = {key: value for key, value in recommended.items() if key in cls.__dataclass_fields__}
-        return replace(cls(), **{**known, **{key: value for key, value in explicit.items() if value is not None}})
+        given = {key: value for key, value in explicit.items() if value is not None}
+        return from_options(cls, {**known, **given}, "the sampling settings")

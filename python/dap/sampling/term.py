@@ -1,7 +1,8 @@
-"""The Term: what guides. The loop knows nothing else about a method.
+"""Terms: guidance as the denoising loop sees it, and the state of a step that a term reads.
 
-A term has either an ``energy`` (EnergyTerm) or a ``delta`` (DeltaTerm), acts at one place, and is active inside a
-window of steps. With total energy E = Σ scale · E_term over the active energy terms of a place, the loop applies
+A term has an ``energy`` (:class:`EnergyTerm`) or a ``delta`` (:class:`DeltaTerm`), acts at one place, and is active
+inside a window of steps. With total energy E = Σ scale · E_term over the active energy terms of a place, the loop
+applies
 
     eps     ε̂ = ε + √(1 − ᾱ_t) · ∇_{x_t} E      (the score of the Boltzmann factor exp(−E), as in classifier guidance)
     x0      x̂_0 = x̂_0 − ∇_{x_t} E
@@ -13,11 +14,14 @@ belongs to it.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
+from dap.config import check_choice, check_number
 from dap.errors import OptionError
+from dap.seams import Seam
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,48 +84,86 @@ class StepState:
     features: Mapping[int, Tensor]
 
 
-class Term(Protocol):
-    """What every term states."""
+@dataclass(frozen=True, kw_only=True)
+class Term(Seam):
+    """The fields that every term has; a term is an :class:`EnergyTerm` or a :class:`DeltaTerm`.
 
-    @property
-    def at(self) -> Place:
-        """Where it acts."""
+    A subclass is a frozen dataclass with ``kw_only=True``. It may give these fields other defaults and add its own.
 
-    @property
-    def needs(self) -> Needs:
-        """What it needs of the prior: nothing, the tapped features, or a gradient through the whole denoiser."""
+    Attributes:
+        at: Where the term acts: "eps", "x0" or "sample".
+        needs: What it reads of the prior beyond the state: "nothing", "features" of the tapped blocks, or a gradient
+            through the whole "denoiser".
+        taps: Numbers, from 1, of the blocks whose tokens it reads; at least one where ``needs`` is "features".
+        window: The steps in which it acts.
+        scale: Its factor; 0 switches it off.
 
-    @property
-    def taps(self) -> frozenset[int]:
-        """The blocks whose tokens it reads."""
+    Raises:
+        OptionError: A field has a value of another type or outside its range.
+    """
 
-    @property
-    def window(self) -> Window:
-        """The steps in which it acts."""
+    seam: ClassVar[str] = "term"
 
-    @property
-    def scale(self) -> float:
-        """Its factor."""
+    at: Place = "eps"
+    needs: Needs = "nothing"
+    taps: frozenset[int] = frozenset()
+    window: Window = field(default_factory=Window)
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Raise OptionError unless every field is valid."""
+        term = f"term {type(self).__name__}"
+        check_choice(f"at of {term}", self.at, get_args(Place))
+        check_choice(f"needs of {term}", self.needs, get_args(Needs))
+        check_number(f"scale of {term}", self.scale)
+        if not isinstance(self.window, Window):
+            raise OptionError(f"window of {term}: expected a dap.sampling.Window, got {self.window!r}")
+        if not isinstance(self.taps, frozenset) or not all(type(tap) is int and tap >= 1 for tap in self.taps):
+            raise OptionError(f"taps of {term}: expected a frozenset of block numbers from 1, got {self.taps!r}")
+        if self.needs == "features" and not self.taps:
+            raise OptionError(f"taps of {term}: it needs features and names no block; give taps=frozenset({{block}})")
+        if self.needs == "nothing" and self.taps:
+            raise OptionError(f"needs of {term}: it has taps, so it has to be 'features' or 'denoiser'")
 
 
-@runtime_checkable
-class EnergyTerm(Term, Protocol):
-    """A term given by an energy that guidance descends."""
+@dataclass(frozen=True, kw_only=True)
+class EnergyTerm(Term):
+    """A term given by an energy that guidance descends.
 
-    @property
-    def normalise(self) -> bool:
-        """Divide the energy, slot by slot, by its value in the first step in which the term acts.
+    Attributes:
+        normalise: Divide the energy of each slot by its value in the first step in which the term acts, so that one
+            scale serves many priors.
 
-        One scale then serves many priors.
-        """
+    Example:
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class Length(EnergyTerm):
+        ...     at: Place = "sample"
+        ...     def energy(self, state):
+        ...         return state.sample.flatten(1).norm(dim=1)
+        >>> Length(scale=0.1).normalise
+        False
+    """
 
+    normalise: bool = False
+
+    @abstractmethod
     def energy(self, state: StepState) -> Tensor:
-        """Energies with shape (B,), differentiable with respect to ``state.sample``."""
+        """Return energies with shape (B,), differentiable with respect to ``state.sample``."""
+
+    def check(self) -> None:
+        """Raise OptionError unless every field is valid."""
+        super().check()
+        if type(self.normalise) is not bool:
+            raise OptionError(f"normalise of term {type(self).__name__}: expected a bool, got {self.normalise!r}")
 
 
-@runtime_checkable
-class DeltaTerm(Term, Protocol):
-    """A term given by its change."""
+@dataclass(frozen=True, kw_only=True)
+class DeltaTerm(Term):
+    """A term given by its change of ε, x̂_0 or x_{t−1}, which the loop multiplies by the scale."""
 
+    @abstractmethod
     def delta(self, state: StepState) -> Tensor:
-        """The change, with shape (B, C, h, w)."""
+        """Return the change, with shape (B, C, h, w)."""

@@ -1,1 +1,1 @@
-"""What several methods share: their registry, guides, references, modes, surrogates, losses and constraints."""
+"""Code that several methods share: registry, guides, references, modes, surrogates, losses and constraints."""

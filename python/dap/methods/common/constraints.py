@@ -1,10 +1,11 @@
-"""What is wanted of an estimate beyond the prior, for :mod:`dap.methods.plug_and_play`: its constraints c(η, class)."""
+"""The constraints c(η, class) of :mod:`dap.methods.plug_and_play`, which are lowered together with the prior's loss."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,28 +20,30 @@ from dap.methods.common.surrogate import SurrogateTraining, prepare_surrogate
 from dap.rng import generator
 
 if TYPE_CHECKING:
-    from dap.methods.base import Context, Unit
+    from dap.methods.base import Context, Record, Unit
 
 __all__ = ["ClassifierConstraint", "Constraint", "KernelConstraint"]
 
 
-class Constraint(Protocol):
-    """What is wanted of η beyond the prior."""
+class Constraint(ABC):
+    """A function of the estimate η that is lowered together with the prior's loss."""
 
+    @abstractmethod
     def of(self, context: Context, unit: Unit) -> Callable[[Tensor], Tensor]:
-        """The function c of a unit: from η, float32 (B, C, h, w), to (B,), differentiable."""
+        """Return c for the slots of a unit: it takes η, float32 (B, C, h, w), and returns (B,), differentiable."""
 
-    def record(self) -> dict[str, Any]:
-        """What the manifest says about it."""
+    @abstractmethod
+    def record(self) -> Record:
+        """Return what the manifest says about the constraint."""
 
 
 @dataclass(frozen=True)
-class ClassifierConstraint:
+class ClassifierConstraint(Constraint):
     """The cross-entropy of the slot's class.
 
     Attributes:
-        net: Maps float images in [-1, 1] to logits; frozen.
-        epochs: How long it was trained.
+        net: The frozen classifier, which maps float images in [-1, 1] to logits.
+        epochs: The number of epochs that it was trained.
     """
 
     net: nn.Module
@@ -48,14 +51,14 @@ class ClassifierConstraint:
 
     @classmethod
     def prepare(cls, context: Context, network: str, width: int, epochs: int) -> ClassifierConstraint:
-        """Trains a surrogate, or finds it in the cache, and takes the last state that was kept."""
+        """Train a surrogate, or find it in the cache, and take its last checkpoint."""
         surrogate = prepare_surrogate(context, last_epoch(network, width, epochs))
         vector_to_parameters(surrogate.weights[-1], surrogate.net.parameters())
         return cls(surrogate.net.eval().requires_grad_(False), surrogate.epochs[-1])
 
     def of(self, context: Context, unit: Unit) -> Callable[[Tensor], Tensor]:
         """See :class:`Constraint`."""
-        prior = context.require_prior()
+        prior = context.prior
         targets = torch.tensor([slot.class_index for slot in unit.slots], device=prior.device)
 
         def values(latents: Tensor) -> Tensor:
@@ -64,19 +67,21 @@ class ClassifierConstraint:
 
         return values
 
-    def record(self) -> dict[str, Any]:
-        """After how many epochs the classifier was taken."""
+    def record(self) -> Record:
+        """Return the number of epochs that the classifier was trained."""
         return {"epochs": self.epochs}
 
 
 @dataclass(frozen=True)
-class KernelConstraint:
-    """The squared distance to the kernel mean of the class's real latents, from differences and so without cancelling.
+class KernelConstraint(Constraint):
+    """The squared distance to the kernel mean of the class's real latents.
+
+    It is computed from differences, so that no digits cancel.
 
     Attributes:
-        kernel: Any kernel; a bandwidth rule looks at the references.
+        kernel: The kernel; a bandwidth rule is applied to the references.
         real: The latents of all real images.
-        rows: Which of them are the references, by class name, int64 (N,).
+        rows: The rows of ``real`` that are references, by class name, int64 (N,).
     """
 
     kernel: Kernel
@@ -85,9 +90,10 @@ class KernelConstraint:
 
     @classmethod
     def prepare(cls, context: Context, kernel: Kernel, references: int) -> KernelConstraint:
-        """Encodes the real images, or finds their latents, and draws so many of each class."""
-        real = real_latents(context.source, context.classes, context.require_prior(), index=context.index)
-        real.of_class(context.classes[0].name)  # encodes all, before anything is written: a corrupt file stops here
+        """Encode the real images, or find their latents in the cache, and draw the references of each class."""
+        real = real_latents(context.source, context.classes, context.prior, index=context.index)
+        # Reading one class encodes all of them, so that a corrupt file fails before anything is written.
+        real.of_class(context.classes[0].name)
         rows = {}
         for name, ids in real.ids.items():
             order = torch.randperm(len(ids), generator=generator(context.seed, "kernel mean", name))
@@ -95,8 +101,8 @@ class KernelConstraint:
         return cls(kernel, real, rows)
 
     def of(self, context: Context, unit: Unit) -> Callable[[Tensor], Tensor]:
-        """See :class:`Constraint`. The references of the unit's classes are in memory as long as the function is."""
-        device, classes = context.require_prior().device, []
+        """See :class:`Constraint`. The function holds the references of the unit's classes in memory."""
+        device, classes = context.prior.device, []
         for index, places in context.classes_of(unit):
             name = context.classes[index].name
             references = self.real.of_class(name)[self.rows[name]].flatten(1)
@@ -105,22 +111,25 @@ class KernelConstraint:
 
         def values(latents: Tensor) -> Tensor:
             rows = latents.flatten(1)
-            found = rows.new_zeros(len(rows))
+            distances = rows.new_zeros(len(rows))
             for places, references, kernel, size in classes:
-                own = kernel.squared_distance(TorchPairs(rows[places], references)).mean(1)
-                found = found.index_put((places,), own / size)
-            return found
+                class_distances = kernel.squared_distance(TorchPairs(rows[places], references)).mean(1)
+                distances = distances.index_put((places,), class_distances / size)
+            return distances
 
         return values
 
-    def record(self) -> dict[str, Any]:
-        """The source ids of the references, by class."""
+    def record(self) -> Record:
+        """Return the source ids of the references, by class."""
         ids = self.real.ids
         return {"references": {name: [ids[name][row] for row in rows.tolist()] for name, rows in self.rows.items()}}
 
 
 def last_epoch(network: str, width: int, epochs: int) -> SurrogateTraining:
-    """A training whose every epoch is kept while the gradients still move, so that its end is; they are of one image.
+    """Return the training of a classifier, which keeps a checkpoint after each epoch in which the gradients turn.
+
+    The last checkpoint is the end of the training, or a state after which the gradients no longer turned. The gradients
+    serve nothing else, so that one image of each class is enough for them.
 
     Raises:
         OptionError: An unknown network, or numbers that are too small.

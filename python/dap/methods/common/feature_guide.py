@@ -1,20 +1,19 @@
-"""What guides by features has in common: options, the references of each class, and the order of finished slots.
+"""The base of guides that compare the prior's features of slots with those of real images, their references.
 
-The features of the references are read from a feature index: the one that is given, at those of the guided steps that
-it has, or else one of the references alone, float32 and with every guided step, which is made or found in the cache.
+The features of the references are read from a feature index. If the run was given an index, guidance acts at those of
+its steps that the index has. Otherwise an index of the references alone is made, in float32 and with every guided step,
+or found in the cache.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
+from dap.config import check_choice, check_number, check_whole
 from dap.errors import OptionError
 from dap.features import (
     DEFAULT_POOLING,
@@ -30,20 +29,20 @@ from dap.features import (
     reference_index,
     schedule,
 )
-from dap.kernels.base import as_kernel
-from dap.methods.guided import Guide
-from dap.registry import unknown_name_error
+from dap.kernels.base import KernelLike, as_kernel
+from dap.methods.common.guides import Guide
+from dap.methods.common.references import GuidedSteps, References
 from dap.rng import derive_seed
-from dap.sampling import Window
+from dap.sampling import Place, Window
 from dap.selection import Selector, herding, k_medoids, order_towards, permutation, random_per_class, thinning
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dap.index import Index
-    from dap.methods.base import Context
+    from dap.methods.base import Context, Record
 
-__all__ = ["FeatureGuide", "GuidedSteps", "References"]
+__all__ = ["FeatureGuide"]
 
 SELECTORS: dict[str, Selector] = {
     "herding": herding, "weighted_herding": partial(herding, weighted=True), "thinning": thinning,
@@ -52,27 +51,29 @@ SELECTORS: dict[str, Selector] = {
 
 
 @dataclass(frozen=True)
-class FeatureGuide(Guide):
-    """Options of a guide that compares the prior's features of slots with those of references.
+class FeatureGuide(Guide[References]):
+    """The options of a guide that compares the prior's features of slots with those of references.
 
     Attributes:
-        scale: The γ of the Boltzmann factor exp(−γE); 0 leaves the prior's own samples.
+        scale: The γ of the Boltzmann factor exp(−γE), at least 0; 0 switches guidance off.
         kernel: A name such as "linear" or "rbf", a dict such as {"name": "rbf", "bandwidth": 3.0}, or a kernel object.
-        block: The denoiser's block at which φ is taken, from 1, or its name, such as a U-Net's "mid"; None takes the
-            prior's recommendation, or the block at a third of its depth (the paper: blocks 4 to 12 of 28).
+        block: The denoiser's block whose output gives the features φ: a number from 1 or a name, such as a U-Net's
+            "mid". None takes the prior's recommendation, or else the block at a third of its depth (the paper: blocks 4
+            to 12 of 28).
         pooling: "sketch1024", "mean" over tokens, "flat" or "grid4"; see :mod:`dap.features.pooling`.
-        references: Number N of real images of each class; a class with fewer gives all it has.
-        selection: Which ones: "random", the same at every step; or, among the rows of a given index, those that stand
-            for all at each step by themselves: "herding", "weighted_herding" (means over references become Σ w with
-            weights that sum to 1), "thinning", "k_medoids". See :mod:`dap.selection`.
-        noise: "own" noise for each reference and step, or "shared" by all references of a step.
-        start: Share of the steps after which guidance starts.
-        stop: Share of the steps after which it stops (the paper's early stop).
+        references: Number N of real images of each class; a class with fewer images gives all it has.
+        selection: How they are chosen. "random" gives the same references at every step. With an index, "herding",
+            "weighted_herding" (the references then have weights w that sum to 1), "thinning" and "k_medoids" choose, at
+            each step, rows that represent all rows of the class. See :mod:`dap.selection`.
+        noise: "own": each reference is noised by its own draw at each step; "shared": all references of a step share
+            one draw.
+        start: Share of the steps after which guidance starts, from 0 to 1.
+        stop: Share of the steps after which it stops, from ``start`` to 1 (the paper's early stop).
         at: "eps" (into the score) or "sample" (the paper's Algorithm 1).
     """
 
     scale: float = 0.3
-    kernel: Any = "linear"
+    kernel: KernelLike = "linear"
     block: int | str | None = None
     pooling: str = DEFAULT_POOLING
     references: int = 64
@@ -80,25 +81,26 @@ class FeatureGuide(Guide):
     noise: str = "own"
     start: float = 0.0
     stop: float = 1.0
-    at: str = "eps"
+    at: Place = "eps"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kernel", as_kernel(self.kernel))
-        if not 0 <= self.scale < math.inf:
-            raise OptionError(f"scale: expected 0 or more, got {self.scale}")
+        check_number("scale", self.scale, 0)
         check_block(self.block)
-        if self.references < 1:
-            raise OptionError(f"references: expected at least 1, got {self.references}")
-        choices = (("selection", ("random", *SELECTORS)), ("noise", ("own", "shared")), ("at", ("eps", "sample")))
-        for option, allowed in choices:
-            if getattr(self, option) not in allowed:
-                raise unknown_name_error(option, getattr(self, option), allowed)
+        check_whole("references", self.references)
+        check_choice("selection", self.selection, ("random", *SELECTORS))
+        check_choice("noise", self.noise, ("own", "shared"))
+        check_choice("at", self.at, ("eps", "sample"))
         Tap(1, self.pooling)
         Window(self.start, self.stop)
 
     def prepare(self, context: Context) -> References:
-        """Draws the references, and finds or makes their features for every guided step, before the first step."""
-        prior = context.require_prior()
+        """Choose the references; make the features for every guided step, or find them in the index or the cache.
+
+        Raises:
+            OptionError: The index does not fit the prior or these options, or a selection needs an index.
+        """
+        prior = context.prior
         tap = Tap(block_number(prior, self.block), self.pooling)
         window = Window(self.start, self.stop)
         scheduler = prior.scheduler(context.settings.scheduler, context.settings.num_inference_steps)
@@ -107,138 +109,100 @@ class FeatureGuide(Guide):
         if context.index is not None:
             check_prior(context.index, prior)
             check_references(context.index, tap, scheduler, self.noise)
-            return self._of_index(context, context.index, tap, guided, steps)
+            return self._from_index(context, context.index, tap, guided, steps)
         if self.selection != "random":
             raise OptionError(
                 f"selection: {self.selection!r} chooses among the features of a class, which an index has: make one "
                 "(dap index build) and give it as index=, or leave selection at 'random'"
             )
-        chosen = random_per_class(context.source, self.references, context.seed)
+        drawn = random_per_class(context.source, self.references, context.seed)
         indices = {
-            entry.name: [int(i) for i in chosen if context.source.labels[i] == class_index]
+            entry.name: [int(i) for i in drawn if context.source.labels[i] == class_index]
             for class_index, entry in enumerate(context.classes)
         }
-        ids = {name: [context.source.ids[i] for i in own] for name, own in indices.items()}
+        ids = {name: [context.source.ids[i] for i in class_indices] for name, class_indices in indices.items()}
         if not guided:
             return References(tap, ids, {})
-        kept = self._compared(guided) | {len(steps) - 1: steps[-1]}  # the last one orders the finished slots
+        timesteps = self._steps_with_features(guided) | {len(steps) - 1: steps[-1]}  # the last step orders the slots
         index = reference_index(
             context.source, context.classes, prior, indices, tap=tap, scheduler=scheduler,
-            timesteps=tuple(dict.fromkeys(kept.values())), noise=self.noise, seed=context.seed,
+            timesteps=tuple(dict.fromkeys(timesteps.values())), noise=self.noise, seed=context.seed,
         )  # fmt: skip
-        whole = {
-            (step, name): ChosenRows(np.arange(len(own)), None, t)
-            for step, t in kept.items()
-            for name, own in ids.items()
+        chosen = {
+            (step, name): ChosenRows(np.arange(len(class_ids)), None, t)
+            for step, t in timesteps.items()
+            for name, class_ids in ids.items()
         }
-        return References(tap, ids, ReferenceFeatures(index, context.classes, whole), frozenset(guided), index, whole)
+        return References(tap, ids, ReferenceFeatures(index, context.classes, chosen), frozenset(guided), index, chosen)
 
-    def _compared(self, guided: dict[int, int]) -> dict[int, int]:
-        """Those of the guided steps at which features are compared."""
+    def _steps_with_features(self, guided: dict[int, int]) -> dict[int, int]:
+        """Return the guided steps, with their timesteps, at which the term reads features of the references."""
         return guided
 
-    def _of_index(
+    def _from_index(
         self, context: Context, index: Index, tap: Tap, guided: dict[int, int], steps: list[int]
     ) -> References:
-        """References among the rows of the given index: of a whole class, those that the source itself would give."""
-        acts = {step: t for step, t in guided.items() if t in index.timesteps or not self._compared({step: t})}
+        """Choose references among the rows of an index; an index of whole classes gives those that the source gives."""
+        acts = {
+            step: t for step, t in guided.items() if t in index.timesteps or not self._steps_with_features({step: t})
+        }
         if guided and not acts:
             raise OptionError(
                 f"index {index.path} has the timesteps {', '.join(map(str, index.timesteps))}, and this run is guided "
                 f"at {', '.join(map(str, guided.values()))}: widen start and stop, or build another index"
             )
-        kept = acts
+        timesteps = acts
         if acts:
             last = max(step for step, t in enumerate(steps) if t in index.timesteps)
-            kept = self._compared(acts) | {last: steps[last]}
+            timesteps = self._steps_with_features(acts) | {last: steps[last]}
         chosen: dict[tuple[int, str], ChosenRows] = {}
-        ids: dict[str, Any] = {}
+        ids: dict[str, list[str] | dict[int, list[str]]] = {}
         for name in (entry.name for entry in context.classes):
-            own = index.ids(name)
-            drawn = permutation(len(own), context.seed, name)[: self.references]
-            for step, t in kept.items():
+            class_ids = index.ids(name)
+            drawn = permutation(len(class_ids), context.seed, name)[: self.references]
+            for step, t in timesteps.items():
                 chosen[step, name] = ChosenRows(drawn, None, t)
                 if self.selection != "random":
                     seed = derive_seed(context.seed, "references", name, t)
-                    found = SELECTORS[self.selection](index.features(name, t), len(drawn), seed=seed)
-                    chosen[step, name] = ChosenRows(found.indices, found.weights, t)
-            ids[name] = [own[row] for row in drawn]
+                    selection = SELECTORS[self.selection](index.features(name, t), len(drawn), seed=seed)
+                    chosen[step, name] = ChosenRows(selection.indices, selection.weights, t)
+            ids[name] = [class_ids[row] for row in drawn]
             if self.selection != "random":
-                ids[name] = {t: [own[row] for row in chosen[step, name].rows] for step, t in kept.items()}
+                ids[name] = {t: [class_ids[row] for row in chosen[step, name].rows] for step, t in timesteps.items()}
         features = ReferenceFeatures(index, context.classes, chosen)
         return References(tap, ids, features, frozenset(acts), index, chosen)
 
     def window(self, references: References) -> GuidedSteps:
-        """The steps of the window of which there are references."""
+        """Return the guided steps: those of the window that have references."""
         return GuidedSteps(self.start, self.stop, references.steps)
 
-    def record(self, context: Context, artefact: References) -> dict[str, Any]:
-        """The block that was tapped, the source ids of the references by class, and the hash of their index."""
+    def record(self, context: Context, artefact: References) -> Record:
+        """Return the number of the block, the source ids of the references by class, and the hash of their index."""
         index = None if artefact.index is None else artefact.index.hash
         return {"block": artefact.tap.block, "references": artefact.ids, "index": index}
 
     def order(self, context: Context, artefact: References, class_index: int, images: Tensor) -> list[int] | None:
-        """Greedily by the energy distance to the references, in features at the last step that they have.
+        """Return the slots in greedy order: each next one brings the set nearest to the references.
 
-        Each slot's features are those of its finished image, noised to that step by a noise of its own.
+        Nearness is the energy distance in features at the last step that the references have. A slot's features are
+        those of its finished image, noised to that step by its own draw.
         """
         if not artefact.steps:
             return None
-        latents = encode_images(context.require_prior(), images)
-        made, real, weights = self.finished(context, artefact, class_index, latents)
-        return [int(number) for number in order_towards(made, real, weights=weights)]
+        latents = encode_images(context.prior, images)
+        slots, real, weights = self.finished(context, artefact, class_index, latents)
+        return [int(number) for number in order_towards(slots, real, weights=weights)]
 
     def finished(
         self, context: Context, artefact: References, class_index: int, latents: Tensor
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Features of finished latents (n, C, h, w) of one class, of its references, and the weights of these."""
-        prior, entry = context.require_prior(), context.classes[class_index]
+        """Return features of finished latents (n, C, h, w) of a class and of its references, and their weights."""
+        prior, entry = context.prior, context.classes[class_index]
         last = max(step for step, _ in artefact.chosen)
         chosen, label = artefact.chosen[last, entry.name], entry.label
         scheduler = prior.scheduler(context.settings.scheduler, context.settings.num_inference_steps)
-        made = noised_features(
+        features = noised_features(
             prior, latents, [f"{entry.name} slot {number}" for number in range(len(latents))], label=label,
             tap=artefact.tap, scheduler=scheduler, timestep=chosen.timestep, seed=context.seed,
         )  # fmt: skip
-        return made.numpy(), artefact.features[last, label].numpy(), chosen.weights
-
-
-@dataclass(frozen=True)
-class References:
-    """Real images of each class, as features at each guided step.
-
-    Attributes:
-        tap: Where the features were taken.
-        ids: Source ids by class name; where they differ between the timesteps, a dict of them by timestep.
-        features: Features (N, D), float32 on the CPU, by (step, prior label), of the guided and the last steps.
-        steps: The guided steps.
-        index: The index that they are read from; None where no step is guided.
-        chosen: Rows of the index and their weights, by (step, class name).
-    """
-
-    tap: Tap
-    ids: dict[str, Any]
-    features: Mapping[tuple[int, int], Tensor]
-    steps: frozenset[int] = frozenset()
-    index: Index | None = None
-    chosen: Mapping[tuple[int, str], ChosenRows] = field(default_factory=dict)
-
-    def weights(self, context: Context) -> dict[tuple[int, int], Tensor]:
-        """What each reference stands for, float32 (N,), by (step, prior label); none where the shares are equal."""
-        labels = {entry.name: entry.label for entry in context.classes}
-        return {
-            (step, labels[name]): torch.from_numpy(each.weights).float()
-            for (step, name), each in self.chosen.items()
-            if each.weights is not None
-        }
-
-
-@dataclass(frozen=True)
-class GuidedSteps(Window):
-    """Those steps of a window of which there are references."""
-
-    steps: frozenset[int] = frozenset()
-
-    def contains(self, step: int, num_steps: int) -> bool:
-        """Whether the term acts in step ``step``."""
-        return step in self.steps
+        return features.numpy(), artefact.features[last, label].numpy(), chosen.weights

@@ -1,4 +1,4 @@
-"""Which methods there are, and how others come to be among them: ``dap.list_methods`` and ``dap.register_method``."""
+"""The registry of methods: ``dap.list_methods`` and ``dap.register_method``."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any, Literal, TypeVar
+from typing import TypeVar
 
-from dap.config import from_options
+from dap.config import check_choice, from_options
 from dap.errors import OptionError
-from dap.registry import Registry, unknown_name_error
+from dap.methods.base import AnyMethod, Couples, Method
+from dap.registry import Registry
+from dap.seams import check_class
 
 __all__ = ["METHODS", "MethodInfo", "check_method", "list_methods", "register_method"]
 
@@ -19,17 +21,16 @@ logger = logging.getLogger(__name__)
 
 GROUP = "dap.methods"
 NEEDS = ("prior", "labels", "classifier", "training", "text")
-PARTS = ("name", "paper", "year", "needs", "couples", "presets", "prepare", "make", "record")
 
-C = TypeVar("C", bound=type)
+C = TypeVar("C", bound="type[AnyMethod]")
 
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """What there is to know about a method before it is chosen.
+    """A method's entry in the registry.
 
     Attributes:
-        name: What ``method=`` and ``--method`` take.
+        name: The name that ``method=`` and ``--method`` take.
         paper: A short reference.
         year: When it was published; None: it was not.
         needs: Of "prior", "labels", "classifier", "training" and "text"; see :class:`dap.methods.Method`.
@@ -41,15 +42,15 @@ class MethodInfo:
     paper: str
     year: int | None
     needs: tuple[str, ...]
-    couples: Literal["slot", "class"]
+    couples: Couples
     presets: tuple[str, ...]
 
 
 def list_methods() -> list[MethodInfo]:
-    """The methods: those of dap, then those that were registered.
+    """List the methods: those of dap, then those that were registered.
 
     Example:
-        >>> next(each for each in list_methods() if each.name == "dap").paper
+        >>> next(info for info in list_methods() if info.name == "dap").paper
         'Su et al., ICLR 2026, arXiv 2510.17421'
     """
     return [
@@ -59,67 +60,63 @@ def list_methods() -> list[MethodInfo]:
 
 
 def register_method(cls: C) -> C:
-    """Class decorator that makes a method usable by its name; ``docs/extending.md`` shows how to write one.
+    """Make a method usable by its name; a class decorator. ``docs/extending.md`` shows how to write a method.
 
     A package that is installed can instead name the class as an entry point of the group "dap.methods".
 
     Args:
-        cls: A frozen dataclass with the parts of :class:`dap.methods.Method`.
+        cls: A frozen dataclass that subclasses :class:`dap.methods.Method`.
 
     Raises:
         OptionError: It lacks a part, a part is not what it has to be, or another method has its name.
 
     Example:
         >>> from dataclasses import dataclass
+        >>> from dap.methods import Method
         >>> @register_method
         ... @dataclass(frozen=True)
-        ... class Mine:
+        ... class Mine(Method):
         ...     name = "mine"
         Traceback (most recent call last):
         dap.errors.OptionError: method Mine lacks paper, year, needs, couples, presets, prepare, make, record
     """
     check_method(cls)
-    METHODS.register(cls.name)(cls)  # type: ignore[attr-defined]
+    METHODS.register(cls.name)(cls)
     return cls
 
 
-def check_method(cls: Any) -> None:
-    """Refuses a class that is no method, and says what it lacks; see :func:`register_method`."""
-    if not isinstance(cls, type):
-        raise OptionError(f"expected the class of a method, got {cls!r}")
-    what = f"method {cls.__name__}"
-    lacking = [part for part in PARTS if not hasattr(cls, part)]
-    if lacking:
-        raise OptionError(f"{what} lacks {', '.join(lacking)}")
-    parameters = getattr(cls, "__dataclass_params__", None)
-    if "__dataclass_params__" not in vars(cls) or parameters is None or not parameters.frozen:
-        raise OptionError(f"{what}: write @dataclass(frozen=True) directly above the class: its fields are its options")
-    named: Any = cls
-    if not isinstance(named.name, str) or not named.name or set(named.name) & set(": \t\n"):
-        raise OptionError(f"{what}: name: expected text without colon or space, got {named.name!r}")
-    for part, kinds in (("paper", str), ("year", int | None), ("needs", tuple), ("presets", Mapping)):
-        if not isinstance(getattr(cls, part), kinds):
-            wanted = getattr(kinds, "__name__", str(kinds))
-            raise OptionError(f"{what}: {part}: expected {wanted}, got {getattr(cls, part)!r}")
-    for need in named.needs:
-        if need not in NEEDS:
-            raise unknown_name_error(f"need of {what}", need, NEEDS)
-    if named.couples not in ("slot", "class"):
-        raise unknown_name_error(f"couples of {what}", named.couples, ("slot", "class"))
+def check_method(cls: type[AnyMethod]) -> None:
+    """Raise OptionError unless ``cls`` is the class of a method; see :func:`register_method`."""
+    check_class(cls, Method)
+    method = f"method {cls.__name__}"
+    if not isinstance(cls.name, str) or not cls.name or set(cls.name) & set(": \t\n"):
+        raise OptionError(f"{method}: name: expected text without colon or space, got {cls.name!r}")
+    for part, value, kind in (
+        ("paper", cls.paper, str), ("year", cls.year, int | None), ("needs", cls.needs, tuple),
+        ("presets", cls.presets, Mapping),
+    ):  # fmt: skip
+        if not isinstance(value, kind):
+            expected = kind.__name__ if isinstance(kind, type) else str(kind)
+            raise OptionError(f"{method}: {part}: expected {expected}, got {value!r}")
+    for need in cls.needs:
+        check_choice(f"need of {method}", need, NEEDS)
+    check_choice(f"couples of {method}", cls.couples, ("slot", "class"))
     for field in dataclasses.fields(cls):
         if field.default is field.default_factory is dataclasses.MISSING:
-            raise OptionError(f"{what}: option {field.name!r} has no default, and a method is called by its name alone")
-    for preset, options in named.presets.items():
-        from_options(cls, options, f"preset {preset!r} of {what}")
+            raise OptionError(
+                f"{method}: option {field.name!r} has no default, and a method is called by its name alone"
+            )
+    for preset, options in cls.presets.items():
+        from_options(cls, options, f"preset {preset!r} of {method}")
 
 
 def _discover() -> None:
-    """Registers the methods of installed packages; one that is broken is named, and hides no other."""
-    for entry in sorted(entry_points(group=GROUP), key=lambda each: (each.name, each.value)):
+    """Register the methods of installed packages; a broken one is named in a warning and the others are registered."""
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
         try:
             register_method(entry.load())
         except Exception as error:  # code of other packages, imported here: anything may go wrong in it
             logger.warning("entry point %r (%s) is left out: %s", entry.name, entry.value, error)
 
 
-METHODS: Registry[type[Any]] = Registry("method", _discover)
+METHODS: Registry[type[AnyMethod]] = Registry("method", _discover)

@@ -1,13 +1,12 @@
 """The energy of the slots of a class as a set, and its two terms: in the prior's features, and in x̂_0.
 
-:mod:`dap.methods.dap_set` says what the energy is and why.
+The energy e is defined and explained in :mod:`dap.methods.dap_set`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,25 +14,22 @@ from torch import Tensor
 from dap.features import Tap
 from dap.kernels import Kernel
 from dap.kernels.torch_pairs import TorchPairs
-
-if TYPE_CHECKING:
-    from dap.methods.common.feature_guide import GuidedSteps
-    from dap.sampling import StepState
+from dap.sampling import DeltaTerm, EnergyTerm, Needs, Place, StepState
 
 __all__ = ["ClassSet", "LatentSetEnergyTerm", "SetEnergyTerm", "Sets", "set_energies", "set_size"]
 
 
 def set_energies(x: Tensor, references: Tensor, kernel: Kernel, weights: Tensor) -> Tensor:
-    """The e of each slot, as the module's docstring has it, not divided by its size.
+    """Return e of each slot, not divided by its size; see :mod:`dap.methods.dap_set`.
 
     Args:
         x: Slots, (m, D).
-        references: (N, D).
-        kernel: A kernel with numbers for its parameters.
-        weights: w, (N,) for all slots or (m, N) for each; the sum over n is 1.
+        references: References, (N, D).
+        kernel: A kernel whose parameters are numbers, not rules.
+        weights: w, (N,) for all slots or (m, N) for each; each row sums to 1.
 
     Returns:
-        (m,), differentiable in x.
+        Energies, (m,), differentiable with respect to ``x``.
 
     Example:
         >>> from dap.kernels import Distance
@@ -50,7 +46,7 @@ def set_energies(x: Tensor, references: Tensor, kernel: Kernel, weights: Tensor)
 
 
 def set_size(references: Tensor, kernel: Kernel) -> float:
-    """½ E D(r, r')² over different references; 1 where that is zero."""
+    """Return ½ E D(r, r')² over pairs of different references, or 1 if that is zero."""
     pairs = TorchPairs(references, references)
     total = float(kernel.resolve(references).squared_distance(pairs).fill_diagonal_(0.0).double().sum())
     count = len(references)
@@ -63,9 +59,9 @@ class ClassSet:
 
     Attributes:
         label: The prior's label.
-        places: Of the slots in the unit, int64 (m,).
-        size: What e is divided by.
-        pairs: Weights of the references for each slot, (m, N); None: those of the step, or equal shares.
+        places: Positions of the slots in the unit, int64 (m,).
+        size: The size that e is divided by.
+        pairs: Weights of the references for each slot, (m, N); None: the weights of the step, or equal shares.
     """
 
     label: int
@@ -76,7 +72,14 @@ class ClassSet:
 
 @dataclass(frozen=True)
 class Sets:
-    """The sets of slots of a unit with their references and weights, by (step, prior label)."""
+    """The slots of a unit as sets.
+
+    Attributes:
+        classes: The set of each class.
+        references: References, (N, D), by (step, prior label).
+        weights: Weights of the references, (N,), by (step, prior label); equal shares where there is no entry.
+        kernel: The kernel; a bandwidth rule is applied to the references.
+    """
 
     classes: tuple[ClassSet, ...]
     references: Mapping[tuple[int, int], Tensor]
@@ -84,54 +87,47 @@ class Sets:
     kernel: Kernel
 
     def energies(self, x: Tensor, step: int) -> Tensor:
-        """The e / size of each slot, (B,), for x with shape (B, D)."""
+        """Return e / size of each slot, (B,), for x with shape (B, D)."""
         energies = x.new_zeros(len(x))
-        for own in self.classes:
-            places = own.places.to(x.device)
-            references = self.references[step, own.label].to(x)
-            weights = own.pairs if own.pairs is not None else self.weights.get((step, own.label))
+        for slots in self.classes:
+            places = slots.places.to(x.device)
+            references = self.references[step, slots.label].to(x)
+            weights = slots.pairs if slots.pairs is not None else self.weights.get((step, slots.label))
             if weights is None:
                 weights = x.new_full((len(references),), 1 / len(references))
-            found = set_energies(x[places], references, self.kernel.resolve(references), weights.to(x))
-            energies = energies.index_put((places,), found / own.size)
+            class_energies = set_energies(x[places], references, self.kernel.resolve(references), weights.to(x))
+            energies = energies.index_put((places,), class_energies / slots.size)
         return energies
 
 
-@dataclass(frozen=True)
-class SetEnergyTerm:
-    """The set energy in the prior's features."""
+@dataclass(frozen=True, kw_only=True)
+class SetEnergyTerm(EnergyTerm):
+    """The set energy in the prior's features, which ``tap`` takes."""
 
     tap: Tap
     sets: Sets
-    window: GuidedSteps
-    scale: float
-    at: Any = "eps"
-    normalise: bool = False
-    needs: Literal["features"] = "features"
-    taps: frozenset[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "taps", frozenset({self.tap.block}))
+    needs: Needs = "features"
 
     def energy(self, state: StepState) -> Tensor:
-        """The e / size of each slot, with shape (B,)."""
+        """Return e / size of each slot, with shape (B,)."""
         return self.sets.energies(self.tap.pool(state.features[self.tap.block]).float(), state.step)
 
 
-@dataclass(frozen=True)
-class LatentSetEnergyTerm:
-    """The set energy in x̂_0, as a change of x̂_0; ``spreads`` has ½ E ‖z − z'‖² by prior label."""
+@dataclass(frozen=True, kw_only=True)
+class LatentSetEnergyTerm(DeltaTerm):
+    """The set energy in x̂_0, as a change of x̂_0.
+
+    Attributes:
+        sets: The sets; references are latents.
+        spreads: ½ E ‖z − z'‖² of the references' latents, by prior label.
+    """
 
     sets: Sets
     spreads: Mapping[int, float]
-    window: GuidedSteps
-    scale: float
-    at: Literal["x0"] = "x0"
-    needs: Literal["nothing"] = "nothing"
-    taps: frozenset[int] = frozenset()
+    at: Place = "x0"
 
     def delta(self, state: StepState) -> Tensor:
-        """The change of x̂_0, with shape (B, C, h, w)."""
+        """Return the change of x̂_0, with shape (B, C, h, w)."""
         with torch.enable_grad():
             x0 = state.x0.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self.sets.energies(x0.flatten(1), state.step).sum(), x0)

@@ -1,0 +1,168 @@
+"""Guides: terms as options, before they are bound to a run. They add, and the sum is the method ``guided``.
+
+``dap.terms`` names them all: ``dap.terms.SetEnergy(scale=1.0) + dap.terms.Mode()``. Each keeps its own window and
+scale. Energies that act at the same place share one backward pass (:mod:`dap.sampling`).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
+
+from dap.config import from_options
+from dap.errors import OptionError
+from dap.methods.base import Context, Couples, Method, Presets, Record, Unit
+from dap.registry import Registry
+from dap.seams import Seam, check_class
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dap.sampling import Term
+
+__all__ = ["TERMS", "AnyGuide", "Guide", "Guided", "SingleGuide"]
+
+A = TypeVar("A")
+
+
+class Guide(Seam, Generic[A]):
+    """The base class of guides: a subclass is a frozen dataclass, whose fields are the options of a term.
+
+    ``A`` is the type of the artefact that it prepares.
+
+    Attributes:
+        name: What it is called in JSON.
+    """
+
+    seam: ClassVar[str] = "guide"
+    parts: ClassVar[tuple[str, ...]] = ("name",)
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def prepare(self, context: Context) -> A:
+        """Compute, once and before the first unit, what the term takes from the source."""
+
+    @abstractmethod
+    def term(self, context: Context, unit: Unit, artefact: A) -> Term:
+        """Return the term that guides the slots of a unit."""
+
+    @abstractmethod
+    def record(self, context: Context, artefact: A) -> Record:
+        """Return what the manifest says about the artefact."""
+
+    def order(self, context: Context, artefact: A, class_index: int, images: Tensor) -> list[int] | None:
+        """Return the slot numbers of a class, best first, or None; see :meth:`dap.methods.Method.order`."""
+        return None
+
+    def __add__(self, other: AnyGuide | Guided) -> Guided:
+        return Guided((*_guides_of(self), *_guides_of(other)))
+
+
+AnyGuide: TypeAlias = Guide[Any]  # a guide of which it does not matter what it prepares
+
+
+def check_guide(cls: type[AnyGuide]) -> None:
+    """Raise OptionError unless ``cls`` is the class of a guide, and of no method: terms add, methods do not."""
+    check_class(cls, Guide)
+    if issubclass(cls, Method):
+        raise OptionError(f"guide {cls.__name__}: it is a method; register it with dap.register_method")
+
+
+TERMS: Registry[type[AnyGuide]] = Registry("term", check=check_guide)
+
+
+class SingleGuide(Guide[A], Method[A]):
+    """A method that is one guide: the prior's own samples, guided by its term.
+
+    Name the guide first: ``class MGD3(Mode, SingleGuide[Modes])``.
+    """
+
+    seam: ClassVar[str] = "method"
+    parts: ClassVar[tuple[str, ...]] = Method.parts
+    couples: ClassVar[Couples] = "slot"
+    needs: ClassVar[tuple[str, ...]] = ("prior", "labels")
+
+    def make(self, context: Context, unit: Unit, artefact: A) -> Tensor:
+        """Return guided latents of the unit's slots."""
+        return context.sample(unit, [self.term(context, unit, artefact)])
+
+
+@dataclass(frozen=True)
+class Guided(Method[tuple[object, ...]]):
+    """The prior's own samples under the sum of some guides' terms.
+
+    Attributes:
+        terms: The guides of :mod:`dap.terms`, or mappings such as {"name": "mode", "scale": 0.1}.
+
+    Example:
+        >>> import dap
+        >>> both = dap.terms.SetEnergy(scale=1.0) + dap.terms.Mode()
+        >>> [term.name for term in both.terms]
+        ['set_energy', 'mode']
+    """
+
+    name: ClassVar[str] = "guided"
+    paper: ClassVar[str] = "that of each term"
+    year: ClassVar[int | None] = None
+    couples: ClassVar[Couples] = "class"
+    needs: ClassVar[tuple[str, ...]] = ("prior", "labels")
+    presets: ClassVar[Presets] = {
+        "set_mode": {"terms": ({"name": "set_energy"}, {"name": "mode"})},
+    }
+
+    terms: tuple[AnyGuide, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.terms, Sequence) or isinstance(self.terms, str):
+            raise OptionError(f"terms: expected a list of terms, got {self.terms!r}")
+        terms = tuple(_guide(term) for term in self.terms)
+        if not terms:
+            raise OptionError("terms: expected at least one of dap.terms; without any it is the method 'dit'")
+        object.__setattr__(self, "terms", terms)
+
+    def __add__(self, other: AnyGuide | Guided) -> Guided:
+        return Guided((*self.terms, *_guides_of(other)))
+
+    def prepare(self, context: Context) -> tuple[object, ...]:
+        """Return what each guide prepares."""
+        return tuple(guide.prepare(context) for guide in self.terms)
+
+    def make(self, context: Context, unit: Unit, artefact: tuple[object, ...]) -> Tensor:
+        """Return guided latents of the unit's slots."""
+        pairs = zip(self.terms, artefact, strict=True)
+        return context.sample(unit, [guide.term(context, unit, prepared) for guide, prepared in pairs])
+
+    def record(self, context: Context, artefact: tuple[object, ...]) -> Record:
+        """Return what each guide records, in order."""
+        pairs = zip(self.terms, artefact, strict=True)
+        return {"terms": [guide.record(context, prepared) for guide, prepared in pairs]}
+
+    def order(
+        self, context: Context, artefact: tuple[object, ...], class_index: int, images: Tensor
+    ) -> list[int] | None:
+        """Return the order of the first guide that has one; see :meth:`dap.methods.Method.order`."""
+        pairs = zip(self.terms, artefact, strict=True)
+        orders = (guide.order(context, prepared, class_index, images) for guide, prepared in pairs)
+        return next((order for order in orders if order is not None), None)
+
+
+def _guides_of(summand: object) -> tuple[AnyGuide, ...]:
+    if isinstance(summand, Guided):
+        return summand.terms
+    if not isinstance(summand, Guide) or isinstance(summand, Method):
+        raise OptionError(f"terms add, methods do not: take the term of {type(summand).__name__} from dap.terms")
+    return (summand,)
+
+
+def _guide(term: object) -> AnyGuide:
+    """Return a guide as it is, or from its JSON."""
+    if isinstance(term, Mapping):
+        options = dict(term)
+        name = options.pop("name", None)
+        return from_options(TERMS[name], options, f"term {name!r}")
+    return _guides_of(term)[0]

@@ -1,0 +1,180 @@
+"""The output folder of a run: which units are there, which are missing, and what its manifest and ledger say."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dap.config import check_whole
+from dap.data.image_files import encode_png
+from dap.data.manifest import (
+    LEDGER,
+    append_ledger,
+    check_same_run,
+    read_ledger,
+    read_manifest,
+    verify_files,
+    write_manifest,
+)
+from dap.errors import OptionError, RunMismatchError
+from dap.methods import Slot, Unit
+from dap.priors import Prior
+from dap.run.job import Job
+from dap.run.plan import plan
+from dap.storage.files import is_vacant, sha256_file, sweep, write_atomic
+
+__all__ = ["SHEET", "RunFolder", "check_writable", "slot_path"]
+
+IDENTITY = ("options", "source", "prior", "class_map", "index")  # what has to be the same for a run to be continued
+MAX_BATCH = 100
+SHEET = "contact_sheet.png"  # drawn when the run has been finished
+
+
+def slot_path(folder: str, number: int) -> str:
+    """Return the path of a slot's image below the output folder."""
+    return f"train/{folder}/{number:05d}.png"
+
+
+def check_writable(out: Path) -> None:
+    """Raise OptionError unless ``out`` can be made and written."""
+    nearest = next(path for path in (out, *out.absolute().parents) if path.exists() or path.is_symlink())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise OptionError(f"out: cannot write to {str(out)!r}: {nearest} is not a folder that this user may write to")
+
+
+class RunFolder:
+    """One output folder and the plan that fills it.
+
+    Opening it reads and checks the files that are there, and writes nothing.
+
+    Args:
+        out: The output folder; made when the first file is written.
+        job: The run; :data:`IDENTITY` names the parts of its header that must agree with a manifest that is there
+            already, except ``ipc``, which may grow where slots are independent.
+        batch_size: Slots in a unit; None takes that of the run that is continued, or as many as fit the memory.
+
+    Attributes:
+        out: The output folder.
+        units: The plan.
+
+    Raises:
+        OptionError: ``batch_size`` is no whole number of at least 1.
+        RunMismatchError: The folder holds other options, other files, or a larger or coupled ipc.
+    """
+
+    def __init__(self, out: Path, job: Job, *, batch_size: int | None = None) -> None:
+        if batch_size is not None:
+            check_whole("batch_size", batch_size)
+        before = read_manifest(out)
+        if before is None and not is_vacant(out):
+            raise RunMismatchError(f"{out} is not empty and holds no dap.json: choose an empty or a new folder")
+        self.out = out
+        header, ipc, couples = job.header(), job.request.ipc, job.recipe.couples
+        stages = list(before["ipc_stages"]) if before else []
+        size = batch_size or (before["batch_size"] if before else _default_batch_size(job.prior))
+        if before:
+            identity = {key: header[key] for key in IDENTITY} | {"batch_size": size}
+            check_same_run(out, {key: before.get(key) for key in identity}, identity)
+            if ipc < stages[-1]:
+                raise RunMismatchError(
+                    f"{out} holds {stages[-1]} images per class, more than ipc={ipc}: choose another folder"
+                )
+            if ipc > stages[-1] and couples == "class":
+                raise RunMismatchError(
+                    f"{out}: this method makes the images of a class together; ipc={stages[-1]} cannot grow to {ipc}"
+                )
+        if not stages or ipc > stages[-1]:
+            stages.append(ipc)
+        self.units = plan(len(job.classes), stages, size, couples)
+        self._ipc = ipc
+        self._class_folders = [entry.folder for entry in job.classes]
+        recorded = (before["files"] if before else {}) | (read_ledger(out) if before else {})
+        self._files = verify_files(out, recorded)
+        self._lost = recorded.keys() - self._files.keys()
+        self._manifest = header | {"ipc": ipc, "ipc_stages": stages, "batch_size": size}
+        self._seconds = dict(before["seconds"]) if before else {}
+        self._finished = before is not None and before["status"] == "complete" and before["ipc"] == ipc
+
+    @property
+    def missing(self) -> tuple[Unit, ...]:
+        """The units of which a file is missing."""
+        return tuple(unit for unit in self.units if any(self._path(slot) not in self._files for slot in unit.slots))
+
+    @property
+    def complete(self) -> bool:
+        """Whether the manifest says that this run was finished, and all of its files are there."""
+        return self._finished and not self.missing and not self._lost
+
+    def begin(self, record: Mapping[str, object], files: Mapping[str, bytes]) -> None:
+        """Write the method's files and the manifest of a running run, before the first unit.
+
+        Args:
+            record: What the method says about its artefact.
+            files: Files next to the images, by their path below the folder.
+        """
+        self.out.mkdir(parents=True, exist_ok=True)
+        sweep(self.out)
+        (self.out / SHEET).unlink(missing_ok=True)  # it would show what was there before
+        self._manifest["record"] = record
+        for path, data in files.items():
+            self._files[path] = self._write_file(path, data)
+        self._finished, self._lost = False, set()
+        self._write_manifest("running")
+
+    def add(self, unit: Unit, images: Tensor) -> None:
+        """Write the images of a unit, uint8 (B, channels, H, W), and enter them in the ledger."""
+        files = {}
+        for slot, image in zip(unit.slots, images.numpy(), strict=True):
+            path = self._path(slot)
+            files[path] = self._write_file(path, encode_png(image))
+        append_ledger(self.out, files)
+        self._files |= files
+
+    def paths_of(self, class_index: int) -> list[Path]:
+        """Return the image files of a class in slot order."""
+        slots = (Slot(class_index, number) for number in range(self._ipc))
+        return [self.out / self._path(slot) for slot in slots]
+
+    def set_ranks(self, ranks: Mapping[str, list[int]]) -> None:
+        """Record each slot's place in its class, best first, by the class's name."""
+        self._manifest["rank"] = ranks
+
+    def add_seconds(self, stage: str, seconds: float) -> None:
+        """Add to the time that a stage has taken."""
+        self._seconds[stage] = round(self._seconds.get(stage, 0.0) + seconds, 2)
+
+    def finish(self) -> None:
+        """Mark the run as complete, and remove what only an unfinished one needs."""
+        if not self.complete:
+            self._write_manifest("complete")
+            self._finished = True
+        (self.out / LEDGER).unlink(missing_ok=True)
+        sweep(self.out)
+
+    def _path(self, slot: Slot) -> str:
+        return slot_path(self._class_folders[slot.class_index], slot.number)
+
+    def _write_file(self, path: str, data: bytes) -> str:
+        """Write a file unless it is there with these bytes already (its unit was cut short); return its hash."""
+        target = self.out / path
+        if not (target.is_file() and target.read_bytes() == data):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(target, data)
+        return sha256_file(target)
+
+    def _write_manifest(self, status: str) -> None:
+        files = dict(sorted(self._files.items()))
+        write_manifest(self.out, self._manifest | {"status": status, "files": files, "seconds": self._seconds})
+
+
+def _default_batch_size(prior: Prior) -> int:
+    """Return how many slots fit into half of the device's memory, at most 100."""
+    if prior.device.type == "cuda":
+        memory = torch.cuda.get_device_properties(prior.device).total_memory
+    else:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(MAX_BATCH, memory // 2 // prior.slot_bytes))

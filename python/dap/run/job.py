@@ -1,0 +1,154 @@
+"""A job: a run whose options are all resolved, and what its manifest says before anything is made."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from dap._core import build_info
+from dap.config import check_whole, to_json
+from dap.data import classmap
+from dap.data.classmap import ClassEntry, LabelMap
+from dap.data.manifest import SCHEMA
+from dap.data.open import SourceLike, open_source
+from dap.data.source import Source
+from dap.errors import OptionError
+from dap.index import Index
+from dap.methods import AnyGuide, AnyMethod, Context, get_method
+from dap.priors import NoPrior, Prior, PriorLike, load_prior
+from dap.run.classes import classes_of_run, open_index_and_source
+from dap.sampling import SamplingSettings, StepCallback, check_settings
+
+__all__ = ["Job", "Request", "resolve"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The options of :func:`dap.distill` on which the bytes of a run depend; see there.
+
+    It pickles where its values do: paths and names always, objects as far as they can.
+    """
+
+    source: SourceLike | None = None
+    prior: PriorLike = "fashion-dit"
+    prior_options: Mapping[str, object] | None = None
+    method: str | AnyMethod | AnyGuide = "dap"
+    method_options: Mapping[str, object] | None = None
+    ipc: int = 10
+    seed: int = 0
+    index: str | Path | Index | None = None
+    classes: Collection[str] | None = None
+    label_map: LabelMap | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    scheduler: str | None = None
+    eta: float | None = None
+    device: str | torch.device | None = None
+    dtype: torch.dtype | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A resolved run. It pickles as its request, and is resolved again where it is unpickled.
+
+    Attributes:
+        request: The options that it was resolved from.
+        recipe: The method.
+        source: The real images, in the classes of the run.
+        prior: The diffusion model; a :class:`dap.priors.NoPrior` if the method needs none.
+        settings: How to sample.
+        classes: The class map; labels of ``source`` are positions in it.
+        index: The feature index that was given, or None.
+    """
+
+    request: Request
+    recipe: AnyMethod
+    source: Source
+    prior: Prior
+    settings: SamplingSettings
+    classes: tuple[ClassEntry, ...]
+    index: Index | None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return resolve, (self.request,)
+
+    @property
+    def samples(self) -> bool:
+        """Whether images come from a prior; real images otherwise."""
+        return "prior" in self.recipe.needs
+
+    def context(self, callback_on_step_end: StepCallback | None = None) -> Context:
+        """Return the run as its method sees it."""
+        channels, size, _ = self.prior.image_shape
+        return Context(
+            self.source, self.classes, self.prior, self.settings, self.request.seed, self.request.ipc, size, channels,
+            callback_on_step_end=callback_on_step_end, index=self.index,
+        )  # fmt: skip
+
+    def header(self) -> dict[str, object]:
+        """Return what the manifest records before anything is made."""
+        channels, size, _ = self.prior.image_shape
+        sampled = {
+            "sampling": asdict(self.settings), "device": self.prior.device.type, "dtype": str(self.prior.dtype),
+        }  # fmt: skip
+        return {
+            "schema": SCHEMA,
+            "options": {
+                "method": to_json(self.recipe), "seed": self.request.seed, "size": size, "channels": channels,
+                **(sampled if self.samples else dict.fromkeys(sampled)),
+            },
+            "source": self._described_source(),
+            "index": None if self.index is None else {"sha256": self.index.hash, **self.index.spec.to_json()},
+            "prior": self.prior.describe() if self.samples else None,
+            "class_map": classmap.to_json(self.classes),
+            "versions": _versions(),
+        }  # fmt: skip
+
+    def _described_source(self) -> dict[str, object]:
+        if self.index is None:
+            return {"name": self.source.name, "identity": self.source.identity(), "images": len(self.source)}
+        rows = sum(self.index.of_class(entry.name).rows for entry in self.classes)
+        return {**self.index.spec.source, "images": rows}
+
+
+def resolve(request: Request) -> Job:
+    """Open the source, load the prior and check every option, before anything is computed.
+
+    Raises:
+        DapError: One of its kinds, for an option, source, index or prior that is not usable.
+    """
+    recipe = get_method(request.method, request.method_options)
+    check_whole("ipc", request.ipc)
+    if request.index is not None:
+        index, source = open_index_and_source(request.index, request.source, request.classes)
+    elif request.source is not None:
+        index, source = None, open_source(request.source, classes=request.classes)
+    else:
+        raise OptionError("source: expected real images to distil, or an index of them (index=), got neither")
+    if index is not None and request.label_map:
+        raise OptionError("label_map: the index has the labels that it was made with; give it to build_index instead")
+    if "prior" in recipe.needs:
+        loaded = load_prior(request.prior, device=request.device, dtype=request.dtype, options=request.prior_options)
+        prior = loaded.for_classes(source.class_names)
+    else:
+        size, channels = source.native_shape()
+        prior = NoPrior((channels, size, size))
+    settings = SamplingSettings.choose(
+        prior.recommended, num_inference_steps=request.num_inference_steps, guidance_scale=request.guidance_scale,
+        scheduler=request.scheduler, eta=request.eta,
+    )  # fmt: skip
+    classes = classes_of_run(source, index, prior, request.label_map)
+    job = Job(request, recipe, source, prior, settings, classes, index)
+    if job.samples:
+        check_settings(prior, settings)
+    return job
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: version(name) for name in ("torch", "diffusers", "numpy", "Pillow")}
+    return {"dap": build_info()["version"], "python": platform.python_version(), **packages}
