@@ -1,19 +1,21 @@
-//! What dap computes on the CPU over arrays: pure Rust, no Python.
+//! The parts of dap that run on the CPU in Rust: kernels, clustering, images, index files and tar archives. No Python.
 //!
-//! Every reduction gives the same bits whatever the number of threads: the blocks are fixed by the shapes and the SIMD
-//! level, and partial sums are combined in index order.
+//! Results do not depend on the number of threads: blocks are fixed by the shapes and the SIMD level, and partial sums are
+//! combined in index order.
 
 pub mod clustering;
-mod elementary;
 pub mod error;
+mod files;
 pub mod images;
 pub mod index;
 pub mod kernels;
 pub mod matrix;
+mod memory;
 pub mod pool;
 pub mod simd;
 pub mod tar;
 mod tasks;
+mod tiles;
 
 pub use error::{Error, Interrupted, Result};
 pub use matrix::Matrix;

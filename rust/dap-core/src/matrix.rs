@@ -1,10 +1,9 @@
-//! A borrowed row-major matrix of float32, float64, float16 or bfloat16, read as stored.
+//! A borrowed row-major matrix of float32, float64, float16 or bfloat16 values.
 
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::error::{Error, Result};
-use crate::simd::Simd;
+use crate::simd::{Convert, Simd};
 
 /// A row-major matrix of shape (rows, columns); either may be zero.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +24,7 @@ pub enum Values<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// Borrows `values` as a matrix; an error if there are not `rows` × `columns` of them.
+    /// Borrows `values` as a matrix; an error unless there are `rows` × `columns` values.
     ///
     /// ```
     /// use dap_core::matrix::{Matrix, Values};
@@ -62,13 +61,13 @@ impl<'a> Matrix<'a> {
         self.values
     }
 
-    /// Whether kernels of these values are computed in float64.
+    /// Returns whether kernels of these values are computed in float64.
     pub fn is_float64(&self) -> bool {
         matches!(self.values, Values::Float64(_))
     }
 
     /// Reads `out.len()` values of row `row` from `column` on; panics if there are not that many.
-    pub(crate) fn read<R: Read>(&self, row: usize, column: usize, out: &mut [R]) {
+    pub(crate) fn read<R: Convert>(&self, row: usize, column: usize, out: &mut [R]) {
         assert!(row < self.rows && column + out.len() <= self.columns, "row {row}, column {column}");
         let first = row * self.columns + column;
         let range = first..first + out.len();
@@ -80,11 +79,17 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// Row `row` where it lies if it holds what is computed in, else converted into `buffer`; panics if there is none.
+    /// Returns row `row`: borrowed if the values are of the type that is computed in, else converted into `buffer`. Panics
+    /// if there is no such row.
     #[inline(always)]
     pub(crate) fn row<'b, S: Simd>(&'b self, simd: S, row: usize, buffer: &'b mut [S::Real]) -> &'b [S::Real] {
         let range = row * self.columns..(row + 1) * self.columns;
-        if let Some(values) = S::Real::as_stored(self.values) {
+        let stored = match self.values {
+            Values::Float32(values) => S::Real::borrow_float32(values),
+            Values::Float64(values) => S::Real::borrow_float64(values),
+            Values::Float16(_) | Values::Bfloat16(_) => None,
+        };
+        if let Some(values) = stored {
             return &values[range];
         }
         let buffer = &mut buffer[..self.columns];
@@ -93,65 +98,6 @@ impl<'a> Matrix<'a> {
             _ => self.read(row, 0, buffer),
         }
         buffer
-    }
-}
-
-/// What values are converted to: f32 or f64.
-#[expect(missing_docs, reason = "the names say it")]
-pub trait Read: Sized {
-    fn as_stored(values: Values<'_>) -> Option<&[Self]>;
-    fn from_float32(from: &[f32], to: &mut [Self]);
-    fn from_float64(from: &[f64], to: &mut [Self]);
-    fn from_half<H>(from: &[H], to: &mut [Self])
-    where
-        [H]: HalfFloatSliceExt;
-}
-
-impl Read for f32 {
-    fn as_stored(values: Values<'_>) -> Option<&[f32]> {
-        match values {
-            Values::Float32(values) => Some(values),
-            _ => None,
-        }
-    }
-
-    fn from_float32(from: &[f32], to: &mut [f32]) {
-        to.copy_from_slice(from);
-    }
-
-    fn from_float64(from: &[f64], to: &mut [f32]) {
-        to.iter_mut().zip(from).for_each(|(to, from)| *to = *from as f32);
-    }
-
-    fn from_half<H>(from: &[H], to: &mut [f32])
-    where
-        [H]: HalfFloatSliceExt,
-    {
-        from.convert_to_f32_slice(to);
-    }
-}
-
-impl Read for f64 {
-    fn as_stored(values: Values<'_>) -> Option<&[f64]> {
-        match values {
-            Values::Float64(values) => Some(values),
-            _ => None,
-        }
-    }
-
-    fn from_float32(from: &[f32], to: &mut [f64]) {
-        to.iter_mut().zip(from).for_each(|(to, from)| *to = f64::from(*from));
-    }
-
-    fn from_float64(from: &[f64], to: &mut [f64]) {
-        to.copy_from_slice(from);
-    }
-
-    fn from_half<H>(from: &[H], to: &mut [f64])
-    where
-        [H]: HalfFloatSliceExt,
-    {
-        from.convert_to_f64_slice(to);
     }
 }
 

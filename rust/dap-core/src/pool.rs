@@ -1,6 +1,6 @@
 //! One thread pool per process, rebuilt in a forked child.
 //!
-//! Threads do not survive `fork`, so a pool made by the parent waits for ever in the child (DataLoader workers fork).
+//! Threads do not survive `fork`: a pool of the parent would wait for ever in the child (DataLoader workers fork).
 
 use std::process;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{Error, Result};
 
-/// Most threads that may be asked for.
+/// The most threads that may be asked for.
 pub const MAX_THREADS: usize = 1024;
 
 struct Cached {
@@ -20,12 +20,13 @@ struct Cached {
 
 static CACHED: Mutex<Option<Cached>> = Mutex::new(None);
 
-/// The pool of this process with `threads` threads, `None` for as many as `RAYON_NUM_THREADS` or the CPU says.
+/// Returns the pool of this process with `threads` threads, or with the number that rayon chooses (`RAYON_NUM_THREADS`,
+/// else one for each CPU).
 ///
-/// The pool of the last call is kept; another number of threads builds another one.
+/// The pool of the last call is kept; another number of threads builds a new one.
 pub(crate) fn get(threads: Option<usize>) -> Result<Arc<ThreadPool>> {
     if let Some(threads) = threads.filter(|threads| !(1..=MAX_THREADS).contains(threads)) {
-        return Err(Error::Threads { threads });
+        return Err(Error::Threads { threads, max: MAX_THREADS });
     }
     let pid = process::id();
     let mut cached = CACHED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -40,7 +41,7 @@ pub(crate) fn get(threads: Option<usize>) -> Result<Arc<ThreadPool>> {
     let pool = Arc::new(pool);
     let old = cached.replace(Cached { pid, threads, pool: Arc::clone(&pool) });
     if let Some(old) = old.filter(|old| old.pid != pid) {
-        // Its threads are in the parent: dropping it would wait for them.
+        // Its threads exist in the parent only: dropping the pool would wait for them for ever.
         std::mem::forget(old);
     }
     Ok(pool)
@@ -53,7 +54,7 @@ mod tests {
     #[test]
     fn the_number_of_threads_is_obeyed_and_checked() {
         assert_eq!(get(Some(3)).unwrap().current_num_threads(), 3);
-        assert_eq!(get(Some(0)).unwrap_err(), Error::Threads { threads: 0 });
+        assert_eq!(get(Some(0)).unwrap_err(), Error::Threads { threads: 0, max: MAX_THREADS });
         assert!(get(Some(MAX_THREADS + 1)).is_err());
     }
 }

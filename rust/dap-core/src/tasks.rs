@@ -1,4 +1,4 @@
-//! Parallel tasks: results are folded in index order on the calling thread, which also asks whether to stop.
+//! Parallel tasks: the calling thread folds their results in index order, and regularly checks whether to stop.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -13,11 +13,11 @@ use crate::pool;
 const INTERVAL: Duration = Duration::from_millis(50);
 
 thread_local! {
-    /// When the check was last called from this thread. It outlives a run, since long work may be many short runs.
+    /// When this thread last called a check. It is kept between runs, because long work may be many short runs.
     static ASKED: Cell<Instant> = Cell::new(Instant::now());
 }
 
-/// Calls the check if it is time.
+/// Calls the check if [`INTERVAL`] has passed.
 fn ask(check: Check) -> Result<()> {
     if ASKED.get().elapsed() >= INTERVAL {
         check()?;
@@ -29,10 +29,10 @@ fn ask(check: Check) -> Result<()> {
 /// A check that a long computation calls about twenty times a second on the calling thread.
 pub type Check<'a> = &'a mut dyn FnMut() -> std::result::Result<(), Interrupted>;
 
-/// Does tasks 0 to `tasks` on `threads` threads and hands each result to `fold`, in order, on the calling thread.
+/// Runs tasks 0 to `tasks` on `threads` threads and hands each result to `fold`, in order, on the calling thread.
 ///
-/// Threads take the tasks in order, so only a few results wait for their turn. `threads` changes nothing of what
-/// `fold` sees. When `check` says stop, tasks that have begun are finished and thrown away.
+/// Threads take the tasks in order, so only a few results wait for their turn. `fold` gets the same results in the same
+/// order for any number of threads. When `check` fails, the results of running tasks are dropped.
 pub(crate) fn run<T: Send>(
     tasks: usize,
     threads: Option<usize>,
@@ -54,7 +54,7 @@ pub(crate) fn run<T: Send>(
             scope.spawn(move |_| {
                 while !stop.load(Ordering::Relaxed) {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    // A receiver that is gone was told to stop.
+                    // The receiver is gone after a failed check.
                     if index >= tasks || sender.send((index, task(index))).is_err() {
                         break;
                     }
@@ -76,15 +76,32 @@ pub(crate) fn run<T: Send>(
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ok(()), // a task panicked: the scope says so
+                Err(RecvTimeoutError::Disconnected) => return Ok(()), // a task panicked: the scope passes the panic on
             }
             if let Err(interrupted) = ask(&mut *check) {
                 stop.store(true, Ordering::Relaxed);
-                drop(receiver); // a worker that waits to send goes on, and sees it
+                drop(receiver); // workers that wait to send wake up and see `stop`
                 return Err(interrupted);
             }
         }
     })
+}
+
+/// [`run`] of tasks that can fail: returns the first error in task order; no result after it is folded.
+pub(crate) fn try_run<T: Send>(
+    tasks: usize,
+    threads: Option<usize>,
+    check: Check,
+    task: impl Fn(usize) -> Result<T> + Sync,
+    mut fold: impl FnMut(usize, T),
+) -> Result<()> {
+    let mut outcome = Ok(());
+    run(tasks, threads, check, task, |index, result| match result {
+        Ok(value) if outcome.is_ok() => fold(index, value),
+        Err(error) if outcome.is_ok() => outcome = Err(error),
+        _ => {}
+    })?;
+    outcome
 }
 
 #[cfg(test)]
@@ -103,6 +120,14 @@ mod tests {
             run(100, Some(threads), &mut || Ok(()), task, |index, square| seen.push((index, square))).unwrap();
             assert_eq!(seen, (0..100).map(|index| (index, index * index)).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn the_first_error_ends_the_folding() {
+        let task = |index| if index == 7 || index == 9 { Err(Error::Memory(index)) } else { Ok(index) };
+        let mut seen = Vec::new();
+        let result = try_run(20, Some(2), &mut || Ok(()), task, |_, index| seen.push(index));
+        assert_eq!((result, seen), (Err(Error::Memory(7)), (0..7).collect()));
     }
 
     #[test]

@@ -1,24 +1,23 @@
-//! Greedy choices of rows, one after another; of equal candidates the lowest row.
+//! Greedy selection, one row after another; of equal candidates the lowest row is chosen.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 use crate::Matrix;
 use crate::error::{Error, Result};
-use crate::kernels::few::{FEW, columns, squared_distances};
-use crate::kernels::panels::zeros;
-use crate::kernels::{Kernel, row_sums};
+use crate::kernels::{FEW_ROWS, Kernel, columns, row_sums, squared_distances};
+use crate::memory::zeros;
 use crate::tasks::Check;
 
-/// The rows whose mean embedding is, after each of them, the nearest to that of all rows (Chen, Welling, Smola, "Super-
-/// samples from kernel herding", 2010).
+/// Chooses rows by kernel herding (Chen, Welling, Smola, "Super-samples from kernel herding", 2010): each next row brings
+/// the mean embedding of the chosen rows as near as possible to that of all rows.
 ///
-/// The t-th maximises μ(x) − (Σ_s k(x, x_s) + k(x, x) / 2) / t over the rows not chosen yet, which minimises MMD²; theirs
-/// lacks k(x, x), which is constant in most kernels. `means` is μ, `diagonal` k(x, x).
+/// The t-th row maximises μ(x) − (Σ_s k(x, x_s) + k(x, x) / 2) / t over the rows not chosen yet, which minimises MMD². The
+/// paper omits k(x, x), which is constant for most kernels. `means` is μ, `diagonal` is k(x, x).
 ///
 /// # Errors
 /// No rows or more than there are, means or a diagonal of another length, a bad number of threads, no memory, or what
-/// `check` says.
+/// `check` returns.
 ///
 /// ```
 /// use dap_core::clustering::herding;
@@ -39,9 +38,9 @@ pub fn herding(
     check: Check,
 ) -> Result<Vec<i64>> {
     check_count(x, count)?;
-    for given in [means, diagonal] {
-        if given.len() != x.rows() {
-            return Err(Error::Shape { rows: x.rows(), columns: 1, len: given.len() });
+    for values in [means, diagonal] {
+        if values.len() != x.rows() {
+            return Err(Error::Shape { rows: x.rows(), columns: 1, len: values.len() });
         }
     }
     let mut sums: Vec<f64> = diagonal.iter().map(|value| value / 2.0).collect();
@@ -60,7 +59,8 @@ pub fn herding(
     Ok(numbers(&chosen))
 }
 
-/// From row `first` on, each time the row that is farthest from those chosen; and how far each row is from its nearest.
+/// Chooses `first`, then each time the row that is farthest from the chosen rows; returns them, and the distance of each
+/// row to the nearest chosen row.
 ///
 /// Gonzalez, "Clustering to minimize the maximum intercluster distance", 1985: the largest of these distances is at most
 /// twice the smallest that any `count` rows can have.
@@ -104,14 +104,14 @@ pub fn farthest_points(
     }
 }
 
-/// The rows S that cover all: each next one adds most to F(S) = Σ_i max over S of k(x_i, x_j), by a kernel k ≥ 0.
+/// Greedy facility location: each next row adds most to F(S) = Σ_i max_{j in S} k(x_i, x_j), for a kernel k ≥ 0.
 ///
-/// F is monotone and submodular, so that F of these is at least 1 − 1/e of the best (Nemhauser, Wolsey, Fisher, 1978),
-/// and a gain of an earlier turn bounds that of a later one: only rows whose bound is on top are looked at again (Minoux,
-/// "Accelerated greedy algorithms", 1978).
+/// F is monotone and submodular, so F of the chosen rows is at least 1 − 1/e of the best (Nemhauser, Wolsey, Fisher, 1978).
+/// The gain of a row never grows, so an earlier gain is an upper bound, and only rows with the largest bounds are computed
+/// again (Minoux, "Accelerated greedy algorithms", 1978).
 ///
 /// # Errors
-/// No rows or more than there are, a bad number of threads, no memory, or what `check` says.
+/// No rows or more than there are, a bad number of threads, no memory, or what `check` returns.
 ///
 /// ```
 /// use dap_core::clustering::facility_location;
@@ -135,11 +135,11 @@ pub fn facility_location(
     let mut chosen = Vec::with_capacity(count);
     while chosen.len() < count {
         let (mut exact, mut best): (Vec<Bound>, Option<(Bound, Vec<f64>)>) = (Vec::new(), None);
-        // Some bounds at once: x is read once for all of them.
+        // Several rows at once, so that x is read once for all of them.
         while let Some(top) = heap.peek()
             && best.as_ref().is_none_or(|(best, _)| top > best)
         {
-            let rows: Vec<usize> = (0..FEW).filter_map(|_| heap.pop()).map(|bound| bound.row).collect();
+            let rows: Vec<usize> = (0..FEW_ROWS).filter_map(|_| heap.pop()).map(|bound| bound.row).collect();
             let values = columns(x, &rows, kernels, threads, check)?;
             for (row, column) in rows.into_iter().zip(values.chunks_exact(x.rows())) {
                 let gain = column.iter().zip(&covered).map(|(value, covered)| (value - covered).max(0.0)).sum();
@@ -150,15 +150,15 @@ pub fn facility_location(
                 }
             }
         }
-        let Some((taken, column)) = best else { break };
-        chosen.push(taken.row);
+        let Some((choice, column)) = best else { break };
+        chosen.push(choice.row);
         covered.iter_mut().zip(column).for_each(|(covered, value)| *covered = covered.max(value));
-        heap.extend(exact.into_iter().filter(|bound| bound.row != taken.row));
+        heap.extend(exact.into_iter().filter(|bound| bound.row != choice.row));
     }
     Ok(numbers(&chosen))
 }
 
-/// What a row adds at most; of equal gains the lower row counts as more.
+/// An upper bound of the gain of a row; of equal gains, that of the lower row compares as larger.
 #[derive(Clone, Copy, Debug)]
 struct Bound {
     gain: f64,
@@ -189,7 +189,7 @@ fn check_count(x: Matrix, count: usize) -> Result<()> {
     if count == 0 || count > x.rows() { Err(Error::Count { count, rows: x.rows() }) } else { Ok(()) }
 }
 
-/// The row with the largest score, the first of equal ones; there is at least one.
+/// Returns the row with the largest score, the first of equal ones; `rows` is not empty.
 fn largest(rows: impl Iterator<Item = usize>, score: impl Fn(usize) -> f64) -> usize {
     let best = rows.map(|row| (score(row), row)).reduce(|best, next| if next.0 > best.0 { next } else { best });
     best.map_or(0, |(_, row)| row)

@@ -1,13 +1,13 @@
 //! Lloyd's algorithm (Lloyd, "Least squares quantization in PCM", 1982), with the stopping rules of scikit-learn.
 
-use super::packed::{Packed, sums};
+use super::packed_rows::PackedRows;
 use crate::error::{Error, Result};
-use crate::kernels::micro::{Dot, VECTORS};
 use crate::simd::{Level, MAX_LANES, Real, Simd, Vectorized};
 use crate::tasks::Check;
+use crate::tiles::{Dot, VECTORS, sum};
 use crate::{Matrix, tasks};
 
-/// What Lloyd's algorithm ends with.
+/// The result of Lloyd's algorithm.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KMeans {
     /// Row by row, `clusters` × columns.
@@ -16,7 +16,7 @@ pub struct KMeans {
     pub labels: Vec<i64>,
     /// Σ_i ‖x_i − its centre‖².
     pub inertia: f64,
-    /// Rounds that were made.
+    /// Number of rounds.
     pub iterations: usize,
 }
 
@@ -26,14 +26,14 @@ pub struct KMeans {
 ///
 /// # Errors
 /// A `start` that is not rows of as many columns, more centres than rows, a bad number of threads, no memory, or what
-/// `check` says.
+/// `check` returns.
 ///
 /// ```
 /// use dap_core::clustering::k_means;
 /// use dap_core::matrix::{Matrix, Values};
 /// let x = Matrix::new(Values::Float64(&[0.0, 1.0, 10.0, 11.0]), 4, 1)?;
-/// let found = k_means(x, &[0.0, 1.0], 2, 300, 0.0, None, &mut || Ok(()))?;
-/// assert_eq!((found.centers, found.labels, found.inertia), (vec![0.5, 10.5], vec![0, 0, 1, 1], 1.0));
+/// let result = k_means(x, &[0.0, 1.0], 2, 300, 0.0, None, &mut || Ok(()))?;
+/// assert_eq!((result.centers, result.labels, result.inertia), (vec![0.5, 10.5], vec![0, 0, 1, 1], 1.0));
 /// # Ok::<(), dap_core::Error>(())
 /// ```
 pub fn k_means(
@@ -67,7 +67,7 @@ fn lloyd<R: Real>(
     threads: Option<usize>,
     check: Check,
 ) -> Result<KMeans> {
-    let packed = Packed::<R>::new(x, threads, check)?;
+    let packed = PackedRows::<R>::new(x, threads, check)?;
     let mut centers = start.to_vec();
     let (mut labels, mut iterations, mut settled) = (Vec::new(), 0, false);
     while iterations < max_iter {
@@ -98,7 +98,7 @@ fn lloyd<R: Real>(
     Ok(KMeans { centers, labels: labels.into_iter().map(i64::from).collect(), inertia, iterations })
 }
 
-/// One round: the nearest centre of each row, and the sums and numbers of each centre's rows.
+/// One round: the nearest centre of each row, and the sum and the number of the rows of each centre.
 struct Round {
     labels: Vec<u32>,
     sums: Vec<f64>,
@@ -107,7 +107,7 @@ struct Round {
 
 fn assign<R: Real>(
     x: Matrix,
-    packed: &Packed<R>,
+    packed: &PackedRows<R>,
     centers: &[f64],
     clusters: usize,
     threads: Option<usize>,
@@ -116,19 +116,19 @@ fn assign<R: Real>(
     let level = Level::detect();
     let operand = R::run(level, Operand { packed, centers, clusters });
     let task = |index: usize| R::run(level, Assign { x, packed, operand: &operand, clusters, index });
-    let mut all =
+    let mut round =
         Round { labels: Vec::with_capacity(x.rows()), sums: vec![0.0; centers.len()], counts: vec![0; clusters] };
     tasks::run(packed.blocks.len(), threads, check, task, |_, part| {
-        all.labels.extend(part.labels);
-        all.sums.iter_mut().zip(part.sums).for_each(|(sum, part)| *sum += part);
-        all.counts.iter_mut().zip(part.counts).for_each(|(count, part)| *count += part);
+        round.labels.extend(part.labels);
+        round.sums.iter_mut().zip(part.sums).for_each(|(sum, part)| *sum += part);
+        round.counts.iter_mut().zip(part.counts).for_each(|(count, part)| *count += part);
     })?;
-    Ok(all)
+    Ok(round)
 }
 
-/// The centres as the micro-kernel reads them, and ‖centre‖² of each.
+/// Packs the centres for the micro-kernel, and computes ‖centre‖² of each.
 struct Operand<'a, R> {
-    packed: &'a Packed<R>,
+    packed: &'a PackedRows<R>,
     centers: &'a [f64],
     clusters: usize,
 }
@@ -150,7 +150,7 @@ impl<R: Real> Vectorized<R> for Operand<'_, R> {
 /// The round of one block of rows.
 struct Assign<'a, R> {
     x: Matrix<'a>,
-    packed: &'a Packed<R>,
+    packed: &'a PackedRows<R>,
     operand: &'a (Vec<R>, Vec<R>),
     clusters: usize,
     index: usize,
@@ -177,7 +177,8 @@ impl<R: Real> Vectorized<R> for Assign<'_, R> {
             let mut best = [simd.splat(R::from_f64(f64::INFINITY)); VECTORS];
             let mut labels = [simd.splat(R::default()); VECTORS];
             for (number, squared) in squared.chunks(Y).enumerate() {
-                sums::<S, Dot, Y>(simd, panel, &points[number * Y * columns..][..Y * columns], &mut tile);
+                let points = &points[number * Y * columns..][..Y * columns];
+                sum::<S, Dot, Y>(simd, panel, |_| points, 1, &mut tile);
                 for (row, squared) in squared.iter().enumerate() {
                     let (squared, label) = (simd.splat(*squared), simd.splat(R::from_f64((number * Y + row) as f64)));
                     for vector in 0..VECTORS {
@@ -190,12 +191,12 @@ impl<R: Real> Vectorized<R> for Assign<'_, R> {
                     }
                 }
             }
-            let mut found = [R::default(); VECTORS * MAX_LANES];
+            let mut panel_labels = [R::default(); VECTORS * MAX_LANES];
             for (vector, labels) in labels.into_iter().enumerate() {
                 // SAFETY: no level has more lanes.
-                unsafe { simd.store(found.as_mut_ptr().add(vector * S::LANES), labels) };
+                unsafe { simd.store(panel_labels.as_mut_ptr().add(vector * S::LANES), labels) };
             }
-            for (row, label) in found.iter().enumerate().take(width.min(rows - start)) {
+            for (row, label) in panel_labels.iter().enumerate().take(width.min(rows - start)) {
                 let label = label.to_f64() as usize;
                 round.labels.push(label as u32);
                 round.counts[label] += 1;
@@ -208,7 +209,7 @@ impl<R: Real> Vectorized<R> for Assign<'_, R> {
     }
 }
 
-/// Gives each empty cluster the farthest row that is left, whose old cluster loses it.
+/// Moves the row that is farthest from its centre into each empty cluster.
 fn fill_empty(x: Matrix, centers: &[f64], round: &mut Round, threads: Option<usize>, check: Check) -> Result<()> {
     let distances = squared_distances(x, centers, &round.labels, threads, check)?;
     let mut order: Vec<usize> = (0..x.rows()).collect();
@@ -218,12 +219,12 @@ fn fill_empty(x: Matrix, centers: &[f64], round: &mut Round, threads: Option<usi
         if round.counts[empty] > 0 {
             continue;
         }
-        let taken = farthest.by_ref().find(|index| round.counts[round.labels[*index] as usize] > 1);
-        let Some(taken) = taken.filter(|index| distances[*index] > 0.0) else {
-            return Ok(()); // there are fewer different rows than clusters
+        let farthest_row = farthest.by_ref().find(|index| round.counts[round.labels[*index] as usize] > 1);
+        let Some(farthest_row) = farthest_row.filter(|index| distances[*index] > 0.0) else {
+            return Ok(()); // there are fewer distinct rows than clusters
         };
-        let old = round.labels[taken] as usize;
-        x.read(taken, 0, &mut row);
+        let old = round.labels[farthest_row] as usize;
+        x.read(farthest_row, 0, &mut row);
         for (column, value) in row.iter().enumerate() {
             round.sums[old * x.columns() + column] -= value;
             round.sums[empty * x.columns() + column] += value;
@@ -234,7 +235,7 @@ fn fill_empty(x: Matrix, centers: &[f64], round: &mut Round, threads: Option<usi
     Ok(())
 }
 
-/// ‖x_i − its centre‖² of each row, from the differences in float64.
+/// Returns ‖x_i − its centre‖² of each row, from the differences in float64.
 fn squared_distances(
     x: Matrix,
     centers: &[f64],
@@ -252,7 +253,7 @@ fn squared_distances(
         };
         (block * rows..(block * rows + rows).min(x.rows())).map(distance).collect::<Vec<f64>>()
     };
-    let mut all = Vec::with_capacity(x.rows());
-    tasks::run(x.rows().div_ceil(rows), threads, check, task, |_, part| all.extend(part))?;
-    Ok(all)
+    let mut distances = Vec::with_capacity(x.rows());
+    tasks::run(x.rows().div_ceil(rows), threads, check, task, |_, part| distances.extend(part))?;
+    Ok(distances)
 }

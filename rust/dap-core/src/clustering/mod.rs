@@ -1,11 +1,11 @@
-//! Which rows stand for all of them: k-means and its start, and greedy choices by kernel or by distance.
+//! Choosing rows that represent all rows: k-means and its initialisation, and greedy selection by kernel or distance.
 //!
-//! Everything is deterministic for any number of threads: blocks depend on the shapes and the SIMD level alone, their
-//! sums are combined in order, and of equal candidates the lowest row is taken.
+//! Results do not depend on the number of threads: blocks depend on the shapes and the SIMD level only, their sums are
+//! combined in order, and of equal candidates the lowest row is chosen.
 
 mod greedy;
 mod k_means;
-mod packed;
+mod packed_rows;
 mod plus_plus;
 #[cfg(test)]
 mod tests;

@@ -1,22 +1,23 @@
-//! The greedy start of k-means: k-means++ (Arthur and Vassilvitskii, 2007) with some trials for each centre.
+//! The initialisation of k-means: greedy k-means++ (Arthur and Vassilvitskii, 2007), with several trials for each centre.
 
-use super::packed::{Packed, sums};
+use super::packed_rows::PackedRows;
 use crate::error::{Error, Result};
-use crate::kernels::micro::{Squared, VECTORS};
 use crate::simd::{Level, Real, Simd, Vectorized};
 use crate::tasks::Check;
+use crate::tiles::{Squared, VECTORS, sum};
 use crate::{Matrix, tasks};
 
 /// Candidates whose distances are computed together: with two vectors of rows they fill the registers of AVX2.
-const TOGETHER: usize = 6;
+const CANDIDATES: usize = 6;
 
-/// Chooses `clusters` rows: the first evenly, each other one by ‖x − nearest chosen row‖², as the best of `trials`.
+/// Chooses `clusters` rows: the first uniformly, each next one as the best of `trials` rows that are drawn with
+/// probabilities proportional to ‖x − nearest chosen row‖².
 ///
-/// The best is the one that leaves the smallest sum of these squared distances. Where all are zero, the lowest row that
-/// is not chosen yet is taken.
+/// The best is the one that leaves the smallest sum of these squared distances. If all are zero, the lowest row that is
+/// not chosen yet is chosen.
 ///
 /// # Errors
-/// No or more clusters than rows, a bad number of threads, no memory, or what `check` says.
+/// No or more clusters than rows, a bad number of threads, no memory, or what `check` returns.
 ///
 /// ```
 /// use dap_core::clustering::plus_plus;
@@ -52,7 +53,7 @@ fn choose<R: Real>(
     threads: Option<usize>,
     check: Check,
 ) -> Result<Vec<usize>> {
-    let packed = Packed::<R>::new(x, threads, check)?;
+    let packed = PackedRows::<R>::new(x, threads, check)?;
     let level = Level::detect();
     let mut random = SplitMix(seed);
     let mut chosen: Vec<usize> = Vec::with_capacity(clusters);
@@ -68,7 +69,7 @@ fn choose<R: Real>(
         } else {
             (0..x.rows()).filter(|row| !chosen.contains(row)).take(1).collect()
         };
-        let points = packed.pack_points(&rows_of(x, &candidates), TOGETHER);
+        let points = packed.pack_points(&rows_of(x, &candidates), CANDIDATES);
         let count = candidates.len();
         let task = |index: usize| {
             R::run(level, Trial { packed: &packed, points: &points, count, closest: &closest[index], index })
@@ -94,7 +95,7 @@ fn rows_of(x: Matrix, rows: &[usize]) -> Vec<f64> {
     values
 }
 
-/// The row at which the running sum of the closest distances passes the share `uniform` of the whole.
+/// Returns the row at which the cumulative sum of the closest distances exceeds the fraction `uniform` of the total.
 fn draw<R: Real>(closest: &[Vec<R>], potentials: &[f64], block: usize, uniform: f64) -> usize {
     let mut left = uniform * potentials.iter().sum::<f64>();
     let mut last = 0;
@@ -111,19 +112,19 @@ fn draw<R: Real>(closest: &[Vec<R>], potentials: &[f64], block: usize, uniform: 
             }
         }
     }
-    last // rounding left a little over
+    last // reached only by rounding
 }
 
-/// The candidates beside one block of rows.
+/// One block of rows with all candidates.
 struct Trial<'a, R> {
-    packed: &'a Packed<R>,
+    packed: &'a PackedRows<R>,
     points: &'a [R],
     count: usize,
     closest: &'a [R],
     index: usize,
 }
 
-/// For each candidate the squared distance of each row to the nearest chosen row, were it chosen, and their sum.
+/// For each candidate, if it were chosen: the squared distance of each row to the nearest chosen row, and their sum.
 struct Outcome<R> {
     closest: Vec<Vec<R>>,
     potentials: Vec<f64>,
@@ -136,23 +137,23 @@ impl<R: Real> Vectorized<R> for Trial<'_, R> {
     fn run<S: Simd<Real = R>, const Y: usize>(self, simd: S) -> Outcome<R> {
         let (width, columns) = (VECTORS * S::LANES, self.packed.centre.len());
         let rows = self.closest.len();
-        let mut tile = vec![R::default(); TOGETHER * width];
+        let mut tile = vec![R::default(); CANDIDATES * width];
         let mut closest: Vec<Vec<R>> = (0..self.count).map(|_| Vec::with_capacity(rows)).collect();
         let mut potentials = vec![0.0; self.count];
         for start in (0..rows).step_by(width) {
             let panel = self.packed.blocks[self.index].panel(start / width);
             let known = &self.closest[start..(start + width).min(rows)];
-            for first in (0..self.count).step_by(TOGETHER) {
-                let points = &self.points[first * columns..][..TOGETHER * columns];
-                sums::<S, Squared, TOGETHER>(simd, panel, points, &mut tile);
+            for first in (0..self.count).step_by(CANDIDATES) {
+                let points = &self.points[first * columns..][..CANDIDATES * columns];
+                sum::<S, Squared, CANDIDATES>(simd, panel, |_| points, 1, &mut tile);
                 for (offset, tile) in tile.chunks_exact(width).enumerate().take(self.count - first) {
-                    let (closest, mut sum) = (&mut closest[first + offset], R::default().to_f64());
+                    let (closest, mut potential) = (&mut closest[first + offset], R::default().to_f64());
                     for (known, new) in known.iter().zip(tile) {
                         let nearer = if *new < *known { *new } else { *known };
                         closest.push(nearer);
-                        sum += nearer.to_f64();
+                        potential += nearer.to_f64();
                     }
-                    potentials[first + offset] += sum;
+                    potentials[first + offset] += potential;
                 }
             }
         }

@@ -39,10 +39,11 @@ fn lloyd(rows: &[&[f64]], start: &[f64], clusters: usize) -> (Vec<f64>, Vec<i64>
         }
         labels = new;
         for cluster in 0..clusters {
-            let own: Vec<&[f64]> =
+            let members: Vec<&[f64]> =
                 rows.iter().zip(&labels).filter(|(_, label)| **label == cluster as i64).map(|(row, _)| *row).collect();
             for column in 0..columns {
-                centers[cluster * columns + column] = own.iter().map(|row| row[column]).sum::<f64>() / own.len() as f64;
+                centers[cluster * columns + column] =
+                    members.iter().map(|row| row[column]).sum::<f64>() / members.len() as f64;
             }
         }
     }
@@ -63,11 +64,11 @@ fn k_means_is_lloyds_algorithm() {
         at_every_level(|threads| {
             for (stored, tolerance) in [(Values::Float64(&values), 1e-12), (Values::Float32(&single), 1e-5)] {
                 let x = Matrix::new(stored, rows, columns).unwrap();
-                let found =
+                let result =
                     k_means(x, &values[..clusters * columns], clusters, 500, 0.0, threads, &mut || Ok(())).unwrap();
-                assert_eq!(found.labels, labels);
-                assert!((found.inertia - inertia).abs() <= tolerance * inertia.max(1.0));
-                assert!(squared(&found.centers, &expected) < 1e-8);
+                assert_eq!(result.labels, labels);
+                assert!((result.inertia - inertia).abs() <= tolerance * inertia.max(1.0));
+                assert!(squared(&result.centers, &expected) < 1e-8);
             }
         });
     }
@@ -77,11 +78,11 @@ fn k_means_is_lloyds_algorithm() {
 fn an_empty_cluster_takes_the_farthest_row() {
     let values = [0.0, 1.0, 2.0, 30.0];
     let x = Matrix::new(Values::Float64(&values), 4, 1).unwrap();
-    let found = k_means(x, &[1.0, 1000.0], 2, 300, 0.0, None, &mut || Ok(())).unwrap();
-    assert_eq!((found.centers, found.labels), (vec![1.0, 30.0], vec![0, 0, 0, 1]));
+    let result = k_means(x, &[1.0, 1000.0], 2, 300, 0.0, None, &mut || Ok(())).unwrap();
+    assert_eq!((result.centers, result.labels), (vec![1.0, 30.0], vec![0, 0, 0, 1]));
     let same = Matrix::new(Values::Float64(&[5.0; 3]), 3, 1).unwrap();
-    let found = k_means(same, &[5.0, 6.0], 2, 300, 0.0, None, &mut || Ok(())).unwrap();
-    assert_eq!((found.labels, found.inertia), (vec![0; 3], 0.0)); // there is nothing to take
+    let result = k_means(same, &[5.0, 6.0], 2, 300, 0.0, None, &mut || Ok(())).unwrap();
+    assert_eq!((result.labels, result.inertia), (vec![0; 3], 0.0)); // there is nothing to take
 }
 
 #[test]
@@ -167,8 +168,8 @@ fn farthest_points_by_definition() {
         chosen.push((0..300).max_by(|a, b| distance(&chosen, *a).total_cmp(&distance(&chosen, *b))).unwrap());
     }
     at_every_level(|threads| {
-        let (found, distances) = farthest_points(x, 11, 9, threads, &mut || Ok(())).unwrap();
-        assert_eq!(found, chosen.iter().map(|row| *row as i64).collect::<Vec<_>>());
+        let (rows, distances) = farthest_points(x, 11, 9, threads, &mut || Ok(())).unwrap();
+        assert_eq!(rows, chosen.iter().map(|row| *row as i64).collect::<Vec<_>>());
         assert!((0..300).all(|i| (distances[i] - distance(&chosen, i)).abs() < 1e-12));
     });
 }
@@ -223,15 +224,15 @@ fn few_rows_give_the_kernels_of_the_definition() {
             let x = Matrix::new(stored, rows, columns).unwrap();
             let row = |index: usize| &exact[index * columns..][..columns];
             for set in kernels.iter().map(std::slice::from_ref).chain([&kernels[3..5]]) {
-                let found = crate::kernels::few::columns(x, &chosen, set, threads, &mut || Ok(())).unwrap();
+                let columns_of_chosen = crate::kernels::columns(x, &chosen, set, threads, &mut || Ok(())).unwrap();
                 let sums = row_sums(x, None, set, None, threads, &mut || Ok(())).unwrap();
-                for (query, found) in chosen.iter().zip(found.chunks(rows)) {
-                    for (index, value) in found.iter().enumerate() {
+                for (query, column) in chosen.iter().zip(columns_of_chosen.chunks(rows)) {
+                    for (index, value) in column.iter().enumerate() {
                         let want: f64 =
                             set.iter().map(|kernel| reference::value(row(*query), row(index), *kernel)).sum();
                         assert!((value - want).abs() <= tolerance * want.abs().max(1.0), "{set:?} {value} {want}");
                     }
-                    let sum: f64 = found.iter().sum();
+                    let sum: f64 = column.iter().sum();
                     assert!((sum - sums[*query]).abs() <= 1e-3 * sums[*query].abs().max(1.0), "{set:?}");
                 }
             }

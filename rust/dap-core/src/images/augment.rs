@@ -1,39 +1,42 @@
-//! Batches for training: each image shifted, mirrored, its colours changed, and made float, in one pass over it.
+//! Augmented batches: each image is shifted, mirrored, changed in colour and normalised, in one pass over it.
 
 use std::sync::{Mutex, PoisonError};
 
-use super::zeros;
 use crate::error::{Error, Result};
+use crate::memory::zeros;
 use crate::simd::{Level, Real, Simd, Vectorized};
 use crate::tasks::{self, Check};
 
 /// Red, green and blue of ITU-R 601's luma, as torchvision rounds them.
 const LUMA: [f32; 3] = [0.2989, 0.587, 0.114];
 
-/// Values that are summed in float32 before they join a float64.
+/// Values that are summed in float32 before their sum is added in float64.
 const RUN: usize = 2048;
 const LANES: usize = 16;
 
-/// What becomes one image of the batch.
+/// How one image of the batch is made.
 #[derive(Clone, Copy, Debug)]
 pub struct Change {
-    /// Number of the image that it is made of.
+    /// Number of the source image.
     pub image: usize,
-    /// Row of the image that becomes the first; below zero, black comes in from above.
+    /// Row of the source image that becomes the first row; rows outside of the image are black.
     pub top: i64,
-    /// Column of the image that becomes the first.
+    /// Column of the source image that becomes the first column.
     pub left: i64,
-    /// Whether it is then mirrored left to right.
+    /// Whether the image is then mirrored left to right.
     pub flip: bool,
     /// Factors of brightness, contrast and saturation; `None` keeps the colours.
     pub factors: Option<[f32; 3]>,
 }
 
-/// Writes what becomes of `images` into `out`, one for each change, both (…, 1 or 3 channels, height, width) as `shape`
-/// says, out in [0, 1]; then (out − centre) / spread with each channel's own `normal`.
+/// Writes an image in [0, 1] into `out` for each change, normalised as (value − centre) / spread.
+///
+/// `images` and `out` hold images of `shape` (1 or 3 channels, height, width), `normal` the centre and the spread of each
+/// channel.
 ///
 /// # Errors
-/// Lengths that do not belong to the shape, a number that is no image's, a bad number of threads, no memory, or what `check` says.
+/// Lengths that do not match the shape, an image number out of range, a bad number of threads, too little memory, or what
+/// `check` returns.
 ///
 /// ```
 /// use dap_core::images::{Change, augment};
@@ -56,18 +59,18 @@ pub fn augment(
     if !matches!(channels, 1 | 3) || size == 0 || normal.len() != channels {
         return Err(Error::ImageShape { shape, expected: "(1 or 3, height, width), none of them empty" });
     }
-    let there = images.len() / size;
-    for (rows, len) in [(there, images.len()), (count, out.len())] {
+    let sources = images.len() / size;
+    for (rows, len) in [(sources, images.len()), (count, out.len())] {
         if rows.checked_mul(size) != Some(len) {
             return Err(Error::Shape { rows, columns: size, len });
         }
     }
-    if let Some(change) = changes.iter().find(|change| change.image >= there) {
-        return Err(Error::Row { row: change.image, rows: there });
+    if let Some(change) = changes.iter().find(|change| change.image >= sources) {
+        return Err(Error::Row { row: change.image, rows: sources });
     }
     let level = Level::detect();
     let parts: Vec<_> = out.chunks_exact_mut(size).map(Mutex::new).collect();
-    let one = |index: usize| {
+    let task = |index: usize| {
         let change = &changes[index];
         let image = &images[change.image * size..][..size];
         let moved = shifted(image, height, width, change)?;
@@ -75,19 +78,17 @@ pub fn augment(
         f32::run(level, Colours { values: &moved, factors: change.factors, normal, out: &mut out });
         Ok(())
     };
-    let mut result = Ok(());
-    tasks::run(count, threads, check, one, |_, done: Result<()>| result = result.clone().and(done))?;
-    result
+    tasks::try_run(count, threads, check, task, |_, ()| ())
 }
 
-/// The image, shifted and mirrored.
+/// Returns the image, shifted and mirrored.
 fn shifted(image: &[u8], height: usize, width: usize, change: &Change) -> Result<Vec<u8>> {
     let mut moved = zeros(image.len())?;
     let (rows, columns) = (overlap(change.top, height), overlap(change.left, width));
     if columns.is_empty() {
         return Ok(moved);
     }
-    let first = (columns.start as i64 + change.left) as usize; // in the image, by `overlap`
+    let first = (columns.start as i64 + change.left) as usize; // inside the image, by `overlap`
     for (from, to) in image.chunks_exact(height * width).zip(moved.chunks_exact_mut(height * width)) {
         for row in rows.clone() {
             let from = &from[(row as i64 + change.top) as usize * width + first..][..columns.len()];
@@ -103,13 +104,13 @@ fn shifted(image: &[u8], height: usize, width: usize, change: &Change) -> Result
     Ok(moved)
 }
 
-/// Places of the result whose place in the image, `offset` further on, is one of its `side`.
+/// Returns the positions of the result that lie inside the image, which has `side` positions and starts at `-offset`.
 fn overlap(offset: i64, side: usize) -> std::ops::Range<usize> {
     let clamped = |value: i64| usize::try_from(value).unwrap_or(0).min(side);
     clamped(offset.saturating_neg())..clamped((side as i64).saturating_sub(offset))
 }
 
-/// Planes of bytes that become planes of floats.
+/// Converts planes of bytes to planes of floats, with colour factors and normalisation.
 struct Colours<'a> {
     values: &'a [u8],
     factors: Option<[f32; 3]>,
@@ -120,7 +121,7 @@ struct Colours<'a> {
 impl Vectorized<f32> for Colours<'_> {
     type Output = ();
 
-    // Plain loops: for bytes that become floats the compiler's own vectors are as good.
+    // Plain loops: the compiler vectorises the conversion of bytes to floats as well as explicit SIMD.
     #[inline(always)]
     fn run<S: Simd<Real = f32>, const Y: usize>(self, _: S) {
         let area = self.values.len() / self.normal.len();
@@ -162,15 +163,15 @@ fn unit(value: f32) -> f32 {
     value.clamp(0.0, 1.0)
 }
 
-/// Σ min(value · scale, 1), in an order of its own, the same at every level.
+/// Returns Σ min(value · scale, 1), in an order that is the same at every SIMD level.
 #[inline(always)]
 fn brightened(plane: &[u8], scale: f32) -> f64 {
     let mut sum = 0.0;
     for run in plane.chunks(RUN) {
         let mut lanes = [0.0_f32; LANES];
-        let whole = run.chunks_exact(LANES);
-        let rest = whole.remainder();
-        for values in whole {
+        let chunks = run.chunks_exact(LANES);
+        let rest = chunks.remainder();
+        for values in chunks {
             for (lane, value) in lanes.iter_mut().zip(values) {
                 *lane += (f32::from(*value) * scale).min(1.0);
             }
@@ -183,7 +184,7 @@ fn brightened(plane: &[u8], scale: f32) -> f64 {
     sum
 }
 
-/// Three planes of `area` values; `None` if there are not three.
+/// Splits values into three planes of `area` values; `None` if there are not three.
 #[inline(always)]
 fn thirds(values: &[u8], area: usize) -> Option<[&[u8]; 3]> {
     let (first, rest) = values.split_at_checked(area)?;

@@ -1,16 +1,16 @@
-//! From any colour to red, green and blue, and to grey, with Pillow's rounding.
+//! Conversion of colours to RGB and grey, with Pillow's rounding.
 
 /// Red, green and blue.
 pub(super) type Rgb = [u8; 3];
 
-/// Grey as Pillow converts RGB to L: ITU-R 601 luma, rounded.
+/// Converts RGB to grey (Pillow's mode L): ITU-R 601 luma, rounded.
 #[inline(always)]
 pub(super) fn luma([red, green, blue]: Rgb) -> u8 {
     let sum = 19595 * u32::from(red) + 38470 * u32::from(green) + 7471 * u32::from(blue);
     ((sum + 0x8000) >> 16) as u8
 }
 
-/// A colour laid on black, as `Image.alpha_composite` rounds it.
+/// Composites a colour on black, rounded as by `Image.alpha_composite`.
 #[inline(always)]
 pub(super) fn on_black(colour: Rgb, alpha: u8) -> Rgb {
     colour.map(|value| {
@@ -19,7 +19,7 @@ pub(super) fn on_black(colour: Rgb, alpha: u8) -> Rgb {
     })
 }
 
-/// Writes colours as 1 channel or 3.
+/// Writes colours as 1 or 3 channels.
 #[inline(always)]
 pub(super) fn write(colours: impl Iterator<Item = Rgb>, out: &mut [u8], channels: usize) {
     if channels == 1 {

@@ -1,28 +1,28 @@
-//! The square at the centre of an image, resized: what priors were trained on.
+//! Resizes an image and crops the square at its centre, as the training data of priors was.
 
 use super::plane::{Plane, View, deinterleave};
 use super::resize::{Filter, halve, resize};
 use crate::error::{Error, Result};
 
-/// A strip of one pixel's height would grow without bound when its short side is enlarged.
+/// The most pixels of a resized image; a narrow strip would otherwise grow without bound.
 const MAX_PIXELS: usize = 1 << 28;
 
-/// How an image becomes a square; an image that is one of this size keeps its pixels.
+/// How an image is resized; a square image of the wanted size keeps its pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Crop {
     /// ADM's `center_crop_arr` (Dhariwal and Nichol, 2021): halved by boxes while the short side is at least twice the
     /// size, then bicubic.
     Adm,
-    /// Bicubic with antialias at once.
+    /// One bicubic resize with antialiasing.
     Bicubic,
-    /// Lanczos of three lobes with antialias at once.
+    /// One Lanczos resize (three lobes) with antialiasing.
     Lanczos,
-    /// Box averages at once.
+    /// One resize by box averages.
     Box,
 }
 
 impl Crop {
-    /// The crop of this name.
+    /// Returns the crop of this name.
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "adm" => Some(Self::Adm),
@@ -34,7 +34,7 @@ impl Crop {
     }
 }
 
-/// Writes an image into `out`, `channels` planes of `size` × `size`, upright, resized and cropped at the centre.
+/// Turns an image upright, resizes it, crops it at the centre, and writes it into `out`: `channels` planes of `size` × `size`.
 pub fn square(view: View<'_>, crop: Crop, channels: usize, size: usize, out: &mut [u8]) -> Result<()> {
     view.check()?;
     let area = size.saturating_mul(size);

@@ -8,9 +8,9 @@ use crate::error::Result;
 
 /// A block of 64 pixels takes at least one bit of a file with Huffman codes.
 const PIXELS_PER_BYTE: usize = 8 * 64;
-/// With arithmetic coding a block may take less; this is far below what encoders reach.
+/// With arithmetic coding a block may take less than a bit; no encoder comes near this limit.
 const PIXELS_PER_BYTE_ARITHMETIC: usize = 100 * PIXELS_PER_BYTE;
-/// Pixels that all scans together may go over: a progressive file has ten scans, a hostile one has thousands.
+/// The most pixels of all scans together: a normal progressive file has ten scans, a hostile one has thousands.
 const MAX_WORK: usize = 1 << 30;
 
 #[derive(Default)]
@@ -47,7 +47,7 @@ pub(super) fn inspect(data: &[u8], max_pixels: usize) -> Result<Info> {
                 scans += 1;
                 let frame = frame.as_ref().ok_or_else(|| damaged("no frame header"))?;
                 if !frame.progressive && content.first() == Some(&(frame.components as u8)) {
-                    break; // all that a decoder reads
+                    break; // a decoder reads no further
                 }
             }
             _ => {}
@@ -72,7 +72,7 @@ pub(super) fn inspect(data: &[u8], max_pixels: usize) -> Result<Info> {
     })
 }
 
-/// Goes behind the next marker; between markers there may be anything, such as the data of a scan.
+/// Moves past the next marker and returns it; anything between markers, such as the data of a scan, is skipped.
 fn next_marker(data: &[u8], place: &mut usize) -> Option<u8> {
     loop {
         *place += data.get(*place..)?.iter().position(|byte| *byte == 0xFF)? + 1;

@@ -39,7 +39,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// Its name in lower case.
+    /// Returns its name in lower case.
     pub fn name(self) -> &'static str {
         match self {
             Self::Png => "png",
@@ -48,7 +48,7 @@ impl Format {
         }
     }
 
-    /// The format of this name.
+    /// Returns the format of this name.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Png, Self::Jpeg, Self::WebP].into_iter().find(|format| format.name() == name)
     }
@@ -131,16 +131,8 @@ pub fn encode(planes: &[u8], shape: [usize; 3], format: Format) -> Result<Vec<u8
     }
 }
 
-/// The number of pixels, if it is allowed.
+/// Returns the number of pixels, or an error if it exceeds the limit.
 fn allowed(width: usize, height: usize, max_pixels: usize) -> Result<usize> {
     let pixels = width.saturating_mul(height);
     if pixels <= max_pixels { Ok(pixels) } else { Err(Error::Pixels { width, height, max_pixels }) }
-}
-
-/// `len` zeros, or an error where there is no memory for them.
-fn zeros(len: usize) -> Result<Vec<u8>> {
-    let mut values = Vec::new();
-    values.try_reserve_exact(len).map_err(|_| Error::Memory(len))?;
-    values.resize(len, 0);
-    Ok(values)
 }

@@ -1,10 +1,10 @@
-//! One channel at a time: resizing and turning read and write rows of a single plane.
+//! Planes: single channels, which are turned upright and resized one at a time.
 
 use super::colour::luma;
-use super::zeros;
 use crate::error::{Error, Result};
+use crate::memory::zeros;
 
-/// An image that someone else holds: rows of interleaved channels.
+/// A borrowed image: rows of interleaved channels.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     /// Columns as stored.
@@ -15,7 +15,7 @@ pub struct View<'a> {
     pub channels: usize,
     /// Height × width × channels values.
     pub pixels: &'a [u8],
-    /// EXIF orientation: how to turn it upright, 1 to 8.
+    /// EXIF orientation, 1 to 8.
     pub orientation: u8,
 }
 
@@ -41,7 +41,7 @@ impl View<'_> {
         (2..=8).contains(&self.orientation)
     }
 
-    /// A channel, upright.
+    /// Returns a channel, turned upright.
     pub(super) fn channel(&self, channel: usize) -> Result<Plane> {
         match self.channels {
             1 => self.upright(|pixel: &[u8; 1]| pixel[0]),
@@ -49,7 +49,7 @@ impl View<'_> {
         }
     }
 
-    /// Grey, upright.
+    /// Returns the image in grey, turned upright.
     pub(super) fn grey(&self) -> Result<Plane> {
         match self.channels {
             1 => self.upright(|pixel: &[u8; 1]| pixel[0]),
@@ -84,7 +84,7 @@ impl View<'_> {
     }
 }
 
-/// Rows of three interleaved channels as planes.
+/// Writes rows of three interleaved channels as planes.
 pub(super) fn deinterleave(pixels: &[u8], planes: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {
@@ -94,7 +94,7 @@ pub(super) fn deinterleave(pixels: &[u8], planes: &mut [u8]) {
     split(pixels, planes);
 }
 
-/// [`split`] with the shuffles of bytes that the baseline's vectors lack.
+/// [`split`] with byte shuffles, which the baseline does not have.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn deinterleave_avx2(pixels: &[u8], planes: &mut [u8]) {
@@ -114,7 +114,7 @@ fn split(pixels: &[u8], planes: &mut [u8]) {
     }
 }
 
-/// Planes as rows of interleaved channels.
+/// Returns planes as rows of interleaved channels.
 pub(super) fn interleave(planes: &[u8], channels: usize) -> Result<Vec<u8>> {
     let mut pixels = zeros(planes.len())?;
     if channels == 1 {

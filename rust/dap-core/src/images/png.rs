@@ -1,6 +1,6 @@
-//! PNG: every colour type and depth, interlaced or not; of an animation the default image. Written fast, without loss.
+//! PNG, read and written: every colour type and depth, interlaced or not; of an animation, the default image.
 //!
-//! Format: W3C PNG (third edition). Gamma and colour profiles are passed over, as Pillow does.
+//! Format: W3C PNG (third edition). Gamma and colour profiles are ignored, as by Pillow.
 
 mod chunks;
 
@@ -12,8 +12,9 @@ use png::{
 };
 
 use super::colour::{Rgb, on_black, write};
-use super::{Format, Image, zeros};
+use super::{Format, Image};
 use crate::error::Result;
+use crate::memory::zeros;
 
 pub(super) use chunks::inspect;
 
@@ -38,7 +39,7 @@ pub(super) fn decode(data: &[u8], channels: usize) -> Result<Image> {
         let mut row = zeros(stride)?;
         while let Some(place) = reader.read_row(&mut stored).map_err(damaged)? {
             let InterlaceInfo::Adam7(place) = place else { break };
-            colours.convert(&stored, &mut row); // the first passes fill a part of it
+            colours.convert(&stored, &mut row); // the first passes fill a part of the row
             expand_interlaced_row(&mut pixels, stride, &row, &place, 8 * channels as u8);
         }
     } else if colours.as_stored {
@@ -52,7 +53,7 @@ pub(super) fn decode(data: &[u8], channels: usize) -> Result<Image> {
             colours.convert(&stored, row);
         }
     }
-    reader.finish().map_err(damaged)?; // reads the rest, and with it the checksum of the last pixels
+    reader.finish().map_err(damaged)?; // reads to the end and checks the checksum of the last pixels
     Ok(Image { width, height, channels, pixels })
 }
 
@@ -62,7 +63,7 @@ pub(super) fn encode(image: &Image) -> Result<Vec<u8>> {
     let mut encoder = Encoder::new(&mut data, image.width as u32, image.height as u32);
     encoder.set_color(if image.channels == 1 { ColorType::Grayscale } else { ColorType::Rgb });
     encoder.set_deflate_compression(DeflateCompression::FdeflateUltraFast);
-    encoder.set_filter(Filter::Avg); // of those that keep photographs within 15 % of Pillow's bytes, the fastest
+    encoder.set_filter(Filter::Avg); // the fastest filter whose photographs are at most 15 % larger than Pillow's
     let mut writer = encoder.write_header().map_err(failed)?;
     writer.write_image_data(&image.pixels).map_err(failed)?;
     writer.finish().map_err(failed)?;
@@ -75,9 +76,9 @@ struct Colours {
     depth: BitDepth,
     channels: usize,
     palette: [Rgb; 256],
-    /// The colour that is transparent, as the 8 bits that Pillow compares.
+    /// The transparent colour, reduced to the 8 bits that Pillow compares.
     key: Option<Rgb>,
-    /// Rows are already what is wanted.
+    /// Whether stored rows need no conversion.
     as_stored: bool,
 }
 
@@ -106,7 +107,7 @@ impl Colours {
         Ok(Self { kind, depth, channels, palette, key, as_stored: stored && depth == BitDepth::Eight && key.is_none() })
     }
 
-    /// Converts as many samples of a row as `out` takes.
+    /// Converts samples of a row until `out` is full.
     fn convert(&self, row: &[u8], out: &mut [u8]) {
         let channels = self.channels;
         let opaque = |colour: Rgb| if self.key == Some(colour) { [0; 3] } else { colour };

@@ -1,24 +1,24 @@
 //! Pillow's `Image.resize` on 8-bit planes, to the bit: fixed-point weights of 22 bits, one pass along rows and one along
-//! columns, each rounded and clipped to 8 bits. A window of the result can be had without the rest.
+//! columns, each rounded and clipped to 8 bits. A window of the result is computed without the rest.
 
 use std::f64::consts::PI;
 use std::ops::Range;
 
 use super::plane::Plane;
-use super::zeros;
 use crate::error::Result;
+use crate::memory::zeros;
 
-/// 32 bits less 8 of a pixel and 2 for sums beyond the range.
+/// 32 bits less 8 bits of a pixel and 2 bits for sums out of range.
 const PRECISION_BITS: u32 = 22;
-/// Half of the last bit that is kept.
+/// Half of the lowest bit that is kept.
 const ROUND: i32 = 1 << (PRECISION_BITS - 1);
-/// Rows that go along together, so that the loop over them is one of vectors.
+/// Rows that are resampled together, so that the compiler vectorises the loop over them.
 const LANES: usize = 32;
 
-/// What a sample is averaged over.
+/// The filter that weights the source pixels of a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Filter {
-    /// The mean of the pixels below.
+    /// The mean of the source pixels.
     Box,
     /// Keys' cubic with a = −0.5.
     Bicubic,
@@ -49,13 +49,13 @@ impl Filter {
     }
 }
 
-/// The samples of one axis: where each begins, and its weights.
+/// The samples of one axis: the first source pixel of each, and its weights.
 struct Axis {
     samples: Vec<(usize, Vec<i32>)>,
 }
 
 impl Axis {
-    /// The samples `window` of an axis that goes from `from` pixels to `to`.
+    /// Returns the samples in `window` of an axis that is resized from `from` to `to` pixels.
     fn new(filter: Filter, from: usize, to: usize, window: Range<usize>) -> Self {
         let scale = from as f64 / to as f64;
         let stretch = scale.max(1.0);
@@ -76,19 +76,19 @@ impl Axis {
         Self { samples: window.map(sample).collect() }
     }
 
-    /// The pixels that the samples are made of.
+    /// Returns the range of source pixels of the samples.
     fn pixels(&self) -> Range<usize> {
         let first = self.samples.iter().map(|(first, _)| *first).min();
         let end = self.samples.iter().map(|(first, weights)| first + weights.len()).max();
         first.unwrap_or(0)..end.unwrap_or(0)
     }
 
-    /// Rows of `width` values, each resampled.
+    /// Resamples along rows of `width` values.
     #[inline(always)]
     fn along_rows(&self, rows: &[u8], width: usize) -> Result<Vec<u8>> {
         let count = self.samples.len();
         let mut narrow = zeros(rows.len() / width * count)?;
-        let mut columns = vec![[0_u8; LANES]; width]; // a block of rows, turned
+        let mut columns = vec![[0_u8; LANES]; width]; // a block of rows, transposed
         for (rows, out) in rows.chunks(LANES * width).zip(narrow.chunks_mut(LANES * count)) {
             for (lane, row) in rows.chunks_exact(width).enumerate() {
                 columns.iter_mut().zip(row).for_each(|(column, value)| column[lane] = *value);
@@ -104,7 +104,7 @@ impl Axis {
         Ok(narrow)
     }
 
-    /// Columns of rows of `width` values, each resampled; `rows` begin with number `start`.
+    /// Resamples along columns; `rows` has rows of `width` values, the first with number `start`.
     #[inline(always)]
     fn along_columns(&self, rows: &[u8], width: usize, start: usize) -> Result<Vec<u8>> {
         let mut short = zeros(self.samples.len() * width)?;
@@ -120,7 +120,7 @@ impl Axis {
     }
 }
 
-/// The window (columns, rows) of a plane that is resized to (width, height).
+/// Resizes a plane to (width, height) and returns the window of these columns and rows.
 pub(super) fn resize(
     plane: &Plane,
     filter: Filter,
@@ -128,7 +128,7 @@ pub(super) fn resize(
     columns: Range<usize>,
     rows: Range<usize>,
 ) -> Result<Plane> {
-    // Pillow leaves a pass out where an axis keeps its length; its weights would be 1 and 0, and change nothing.
+    // Pillow skips the pass of an axis that keeps its length; its weights are 1 and 0, so the result is the same.
     let across = Axis::new(filter, plane.width, width, columns);
     let down = Axis::new(filter, plane.height, height, rows);
     let down_first = down_first(plane, width, height);
@@ -140,7 +140,7 @@ pub(super) fn resize(
     passes(plane, &across, &down, down_first)
 }
 
-/// [`passes`] with the multiplication of 32-bit integers that the baseline's vectors lack.
+/// [`passes`] with multiplication of vectors of 32-bit integers, which the baseline does not have.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn passes_avx2(plane: &Plane, across: &Axis, down: &Axis, down_first: bool) -> Result<Plane> {
@@ -160,8 +160,8 @@ fn passes(plane: &Plane, across: &Axis, down: &Axis, down_first: bool) -> Result
     Ok(Plane { width, height, values })
 }
 
-/// Whether columns go before rows: Pillow does so from version 13 on where that leaves less to do, and rounding between
-/// the passes shows which it was.
+/// Returns whether columns are resampled before rows: Pillow 13 and later do so where it is less work, and the rounding
+/// between the passes makes the order visible.
 fn down_first(plane: &Plane, width: usize, height: usize) -> bool {
     height < plane.height && plane.height - height + 2 * width > 2 * plane.width
 }
@@ -171,7 +171,7 @@ fn clip(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
 
-/// Half as wide and high, by Pillow's box: the means of two by two where both sides are even.
+/// Halves width and height with Pillow's box filter: means of 2 × 2 pixels if both sides are even.
 pub(super) fn halve(plane: &Plane) -> Result<Plane> {
     let (width, height) = (plane.width / 2, plane.height / 2);
     if plane.width % 2 == 1 || plane.height % 2 == 1 {

@@ -78,17 +78,17 @@ fn augmented_values_are_the_same_at_every_level_and_for_any_threads() {
         .map(|(image, top, left, flip)| Change { image, top, left, flip, factors: Some([1.3, 0.7, 1.2]) })
         .into();
     let normal = [[0.4, 0.2], [0.5, 0.25], [0.6, 0.3]];
-    let mut found = Vec::new();
+    let mut outputs = Vec::new();
     for level in Level::available() {
         for threads in [1, 3] {
             let mut out = vec![0.0; images.len()];
             level.within(|| {
                 augment(&images, shape, &changes, &normal, &mut out, Some(threads), &mut || Ok(())).unwrap();
             });
-            found.push(out);
+            outputs.push(out);
         }
     }
-    assert!(found.iter().all(|out| out == &found[0]) && found[0].iter().any(|value| *value != found[0][0]));
+    assert!(outputs.iter().all(|out| out == &outputs[0]) && outputs[0].iter().any(|value| *value != outputs[0][0]));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! SHA-256 of each block of a file, in parallel.
+//! SHA-256 of the blocks of a file, in parallel.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -6,9 +6,9 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::failed;
 use crate::Check;
 use crate::error::{Error, Result};
+use crate::files::io_error;
 use crate::tasks;
 
 /// Bytes that are read at once.
@@ -16,7 +16,7 @@ const PIECE: usize = 1 << 17;
 
 type Hash = [u8; 32];
 
-/// The SHA-256 of bytes 0 to `block_bytes` of a file, of the next `block_bytes`, and so on to its end, in hexadecimal.
+/// Returns the SHA-256 of each block of `block_bytes` bytes of a file, in hexadecimal; the last block may be shorter.
 pub fn hash_blocks(path: &Path, block_bytes: u64, threads: Option<usize>, check: Check) -> Result<Vec<String>> {
     let mut hashes = Vec::new();
     let hex = |hash: Hash| hash.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -24,7 +24,7 @@ pub fn hash_blocks(path: &Path, block_bytes: u64, threads: Option<usize>, check:
     Ok(hashes)
 }
 
-/// Compares a file with the hashes that [`hash_blocks`] gave; the error has the number of the first block that differs.
+/// Compares a file with the result of [`hash_blocks`]; the error has the number of the first block that differs.
 pub fn verify_blocks(
     path: &Path,
     block_bytes: u64,
@@ -56,26 +56,16 @@ fn each_block(
     block_bytes: u64,
     threads: Option<usize>,
     check: Check,
-    mut fold: impl FnMut(usize, Hash),
+    fold: impl FnMut(usize, Hash),
 ) -> Result<()> {
-    let bytes = File::open(path).and_then(|file| file.metadata()).map_err(failed(path))?.len();
+    let bytes = File::open(path).and_then(|file| file.metadata()).map_err(io_error(path))?.len();
     let blocks = bytes.checked_div(block_bytes).map(|whole| whole + u64::from(!bytes.is_multiple_of(block_bytes)));
     let blocks = blocks.and_then(|blocks| usize::try_from(blocks).ok()).ok_or(Error::BlockBytes)?;
-    let mut failure = None;
-    tasks::run(
-        blocks,
-        threads,
-        check,
-        |block| hash_block(path, block as u64 * block_bytes, block_bytes),
-        |block, hash| match hash {
-            Ok(hash) => fold(block, hash),
-            Err(error) => failure = failure.take().or(Some(error)),
-        },
-    )?;
-    failure.map_or(Ok(()), |error| Err(failed(path)(error)))
+    let hash = |block| hash_block(path, block as u64 * block_bytes, block_bytes).map_err(io_error(path));
+    tasks::try_run(blocks, threads, check, hash, fold)
 }
 
-/// Each block opens the file by itself: threads share no position in it.
+/// Hashes one block. It opens the file itself, because threads must not share a position in it.
 fn hash_block(path: &Path, begin: u64, block_bytes: u64) -> io::Result<Hash> {
     let mut file = File::open(path)?;
     file.seek(SeekFrom::Start(begin))?;

@@ -1,7 +1,7 @@
-//! Where the tensors of a safetensors file are: a reader of headers that trusts nothing.
+//! Reads the headers of safetensors files and checks every field.
 //!
-//! A file is the header's length (u64, little-endian), the header (JSON), and the data. Here the tensors must be
-//! float16 or float32 and fill the data without gap or overlap.
+//! A file consists of the header's length (u64, little-endian), the header (JSON) and the data. Here the tensors must be
+//! float16 or float32, and fill the data without gap or overlap.
 
 use std::fmt;
 use std::fs::File;
@@ -10,81 +10,9 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
-use thiserror::Error;
 
-use super::failed;
-use crate::error::{Error, Result};
-
-/// Most bytes of a header, as the safetensors package has it.
-pub const MAX_HEADER: u64 = 100_000_000;
-
-/// Why a file's header is refused.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum LayoutError {
-    /// The file ends before the header does.
-    #[error("the header should end at byte {end}, but the file has {bytes}")]
-    Truncated {
-        /// Where the header says that it ends.
-        end: u64,
-        /// Bytes of the file.
-        bytes: u64,
-    },
-    /// The header's length is beyond what any index has.
-    #[error("a header of {0} bytes, more than {MAX_HEADER}")]
-    HeaderLength(u64),
-    /// The header is not a JSON object of tensors.
-    #[error("the header is not what safetensors writes: {0}")]
-    Json(String),
-    /// Two tensors of one name.
-    #[error("more than one tensor {0:?}")]
-    Repeated(String),
-    /// A dtype that an index does not hold.
-    #[error("tensor {name:?} has the dtype {dtype:?}, expected F16 or F32")]
-    Dtype {
-        /// The tensor.
-        name: String,
-        /// What it claims.
-        dtype: String,
-    },
-    /// The shape multiplies to more bytes than 64 bits count.
-    #[error("tensor {name:?} claims the shape {shape:?}, more bytes than 64 bits count")]
-    Shape {
-        /// The tensor.
-        name: String,
-        /// What it claims.
-        shape: Vec<u64>,
-    },
-    /// The offsets are not as far apart as the shape takes.
-    #[error("tensor {name:?} takes {expected} bytes by its shape, but has the offsets {begin} to {end}")]
-    Size {
-        /// The tensor.
-        name: String,
-        /// Bytes of its shape and dtype.
-        expected: u64,
-        /// Where it claims to begin in the data.
-        begin: u64,
-        /// Where it claims to end.
-        end: u64,
-    },
-    /// A tensor that does not begin where the one before it ends.
-    #[error("tensor {name:?} begins at byte {begin} of the data, expected {expected}: a gap or an overlap")]
-    Offset {
-        /// The tensor.
-        name: String,
-        /// Where it claims to begin.
-        begin: u64,
-        /// Where the one before it ends.
-        expected: u64,
-    },
-    /// The tensors do not end where the file ends.
-    #[error("the tensors end at byte {end}, but the file has {bytes}")]
-    End {
-        /// Where the tensors end in the file.
-        end: u64,
-        /// Bytes of the file.
-        bytes: u64,
-    },
-}
+use crate::error::{Error, LayoutError, MAX_HEADER, Result};
+use crate::files::io_error;
 
 /// The type of a tensor's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +23,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// The dtype that safetensors calls so: "F16" or "F32".
+    /// Returns the dtype with this name in safetensors: "F16" or "F32".
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "F16" => Some(Self::Float16),
@@ -104,7 +32,7 @@ impl Dtype {
         }
     }
 
-    /// What safetensors calls it.
+    /// Returns its name in safetensors.
     pub fn name(self) -> &'static str {
         match self {
             Self::Float16 => "F16",
@@ -112,7 +40,7 @@ impl Dtype {
         }
     }
 
-    /// Bytes of `shape` values; None if 64 bits do not count them.
+    /// Returns the number of bytes of `shape` values; None if it exceeds 64 bits.
     pub(super) fn bytes(self, shape: &[u64]) -> Option<u64> {
         let item = match self {
             Self::Float16 => 2,
@@ -147,8 +75,8 @@ pub struct Layout {
 impl Layout {
     /// Reads the header of the file at `path`, which may be wholly hostile.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut file = File::open(path).map_err(failed(path))?;
-        let bytes = file.metadata().map_err(failed(path))?.len();
+        let mut file = File::open(path).map_err(io_error(path))?;
+        let bytes = file.metadata().map_err(io_error(path))?.len();
         Self::read(&mut file, bytes, path)
     }
 
@@ -159,7 +87,7 @@ impl Layout {
             return Err(refused(LayoutError::Truncated { end: 8, bytes }));
         }
         let mut length = [0; 8];
-        reader.read_exact(&mut length).map_err(failed(path))?;
+        reader.read_exact(&mut length).map_err(io_error(path))?;
         let length = u64::from_le_bytes(length);
         if length > MAX_HEADER {
             return Err(refused(LayoutError::HeaderLength(length)));
@@ -168,15 +96,15 @@ impl Layout {
         if data > bytes {
             return Err(refused(LayoutError::Truncated { end: data, bytes }));
         }
-        let mut header = Vec::new(); // grows with what is there, not with what is claimed
-        reader.take(length).read_to_end(&mut header).map_err(failed(path))?;
+        let mut header = Vec::new(); // grows with the bytes that exist, not with those that are claimed
+        reader.take(length).read_to_end(&mut header).map_err(io_error(path))?;
         if header.len() as u64 != length {
             return Err(refused(LayoutError::Truncated { end: data, bytes: 8 + header.len() as u64 }));
         }
         Self::parse(&header, data, bytes).map_err(refused)
     }
 
-    /// The layout that a header claims, for data from byte `data` to byte `bytes` of the file.
+    /// Parses a header; the data goes from byte `data` to byte `bytes` of the file.
     fn parse(header: &[u8], data: u64, bytes: u64) -> std::result::Result<Self, LayoutError> {
         let Entries(mut entries) =
             serde_json::from_slice(header).map_err(|error| LayoutError::Json(error.to_string()))?;
@@ -211,7 +139,7 @@ impl Layout {
     }
 }
 
-/// One tensor as the header has it.
+/// One tensor in the header.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
@@ -220,7 +148,7 @@ struct Entry {
     data_offsets: (u64, u64),
 }
 
-/// The header's entries in order, repeated names and all; its `__metadata__` is passed over.
+/// The header's entries in order, including repeated names but not `__metadata__`.
 struct Entries(Vec<(String, Entry)>);
 
 impl<'de> Deserialize<'de> for Entries {

@@ -1,25 +1,15 @@
-//! Files of the feature index: safetensors that are written row by row, read with every field checked, and hashed.
+//! Files of the feature index: safetensors files that are written row by row, checked when read, and hashed in blocks.
 //!
-//! A file is created as `<name>.partial` with its final size and header, filled in any order, and renamed when whole.
+//! A file is created as `<name>.partial` with its final size and header, filled in any order, and renamed when complete.
 
 mod blocks;
 mod layout;
 mod writer;
 
+pub use crate::error::{LayoutError, MAX_HEADER};
 pub use blocks::{hash_blocks, verify_blocks};
-pub use layout::{Dtype, Layout, LayoutError, MAX_HEADER, Tensor};
-pub(crate) use writer::sync_folder;
+pub use layout::{Dtype, Layout, Tensor};
 pub use writer::{create_tensors, finish_tensors, write_rows};
-
-use std::io;
-use std::path::Path;
-
-use crate::error::Error;
-
-/// The error of an operation on a file.
-pub(crate) fn failed(path: &Path) -> impl Fn(io::Error) -> Error + '_ {
-    |error| Error::Io { path: path.into(), code: error.raw_os_error(), message: error.to_string() }
-}
 
 #[cfg(test)]
 mod tests;

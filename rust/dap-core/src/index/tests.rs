@@ -104,36 +104,36 @@ fn rows_that_do_not_fit_are_refused() {
 #[test]
 fn a_header_that_lies_is_refused() {
     let tensor = |shape: &str, offsets: &str| format!(r#"{{"dtype":"F16","shape":{shape},"data_offsets":{offsets}}}"#);
-    let one = |shape, offsets| format!(r#"{{"t":{}}}"#, tensor(shape, offsets));
-    let two = |first, second| format!(r#"{{"t":{},"u":{}}}"#, tensor("[2,2]", first), tensor("[2,2]", second));
-    assert_eq!(read(&file(&one("[2,2]", "[0,8]"), 8)).unwrap().tensors[0].bytes, 8);
-    assert_eq!(read(&file(&two("[8,16]", "[0,8]"), 16)).unwrap().tensors[0].name, "u");
+    let single = |shape, offsets| format!(r#"{{"t":{}}}"#, tensor(shape, offsets));
+    let double = |first, second| format!(r#"{{"t":{},"u":{}}}"#, tensor("[2,2]", first), tensor("[2,2]", second));
+    assert_eq!(read(&file(&single("[2,2]", "[0,8]"), 8)).unwrap().tensors[0].bytes, 8);
+    assert_eq!(read(&file(&double("[8,16]", "[0,8]"), 16)).unwrap().tensors[0].name, "u");
     assert!(read(&file(r#"{"__metadata__":{"format":"pt"}}  "#, 0)).unwrap().tensors.is_empty());
     for (header, data, expected) in [
-        (one("[1000000000000000000,1152]", "[0,8]"), 8, "Shape"),
-        (one("[1000000000000000000]", "[0,2000000000000000000]"), 8, "End"),
-        (one("[2,2]", "[0,8]"), 7, "End"),
-        (one("[2,2]", "[0,8]"), 9, "End"),
-        (one("[2,2]", "[0,9]"), 9, "Size"),
-        (one("[2,2]", "[8,0]"), 8, "Size"),
-        (one("[2,2]", "[18446744073709551608,18446744073709551615]"), 8, "Size"),
-        (one("[2,2]", "[1,9]"), 9, "Offset"),
-        (two("[0,8]", "[0,8]"), 8, "Offset"),
-        (two("[0,8]", "[4,12]"), 12, "Offset"),
-        (two("[0,8]", "[10,18]"), 18, "Offset"),
-        (one("[-1]", "[0,8]"), 8, "Json"),
-        (one("[4.0]", "[0,8]"), 8, "Json"),
-        (one("[1e99]", "[0,8]"), 8, "Json"),
-        (one("[99999999999999999999]", "[0,8]"), 8, "Json"),
-        (one("[4]", "[0,8,9]"), 8, "Json"),
+        (single("[1000000000000000000,1152]", "[0,8]"), 8, "Shape"),
+        (single("[1000000000000000000]", "[0,2000000000000000000]"), 8, "End"),
+        (single("[2,2]", "[0,8]"), 7, "End"),
+        (single("[2,2]", "[0,8]"), 9, "End"),
+        (single("[2,2]", "[0,9]"), 9, "Size"),
+        (single("[2,2]", "[8,0]"), 8, "Size"),
+        (single("[2,2]", "[18446744073709551608,18446744073709551615]"), 8, "Size"),
+        (single("[2,2]", "[1,9]"), 9, "Offset"),
+        (double("[0,8]", "[0,8]"), 8, "Offset"),
+        (double("[0,8]", "[4,12]"), 12, "Offset"),
+        (double("[0,8]", "[10,18]"), 18, "Offset"),
+        (single("[-1]", "[0,8]"), 8, "Json"),
+        (single("[4.0]", "[0,8]"), 8, "Json"),
+        (single("[1e99]", "[0,8]"), 8, "Json"),
+        (single("[99999999999999999999]", "[0,8]"), 8, "Json"),
+        (single("[4]", "[0,8,9]"), 8, "Json"),
         ("[".repeat(100_000), 0, "Json"),
         (r#"{"t":"#.repeat(100_000), 0, "Json"),
         (format!(r#"{{"__metadata__":{}}}"#, "[".repeat(100_000)), 0, "Json"),
         ("{}{}".into(), 0, "Json"),
         (String::new(), 0, "Json"),
         (format!(r#"{{"t":{0},"t":{0}}}"#, tensor("[4]", "[0,8]")), 8, "Repeated"),
-        (one("[4]", "[0,8]").replace("F16", "I16"), 8, "Dtype"),
-        (one("[4]", "[0,8]").replace("dtype", "type"), 8, "Json"),
+        (single("[4]", "[0,8]").replace("F16", "I16"), 8, "Dtype"),
+        (single("[4]", "[0,8]").replace("dtype", "type"), 8, "Json"),
     ] {
         let refused = format!("{:?}", refusal(&file(&header, data)));
         assert!(refused.starts_with(expected), "{refused} of {}", &header[..header.len().min(90)]);
@@ -145,10 +145,10 @@ fn a_header_that_lies_is_refused() {
 
 #[test]
 fn every_prefix_of_a_file_is_refused() {
-    let whole = file(r#"{"t":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#, 8);
-    assert!(read(&whole).is_ok());
-    for length in 0..whole.len() {
-        refusal(&whole[..length]);
+    let complete = file(r#"{"t":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#, 8);
+    assert!(read(&complete).is_ok());
+    for length in 0..complete.len() {
+        refusal(&complete[..length]);
     }
 }
 

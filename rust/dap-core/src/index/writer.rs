@@ -1,4 +1,4 @@
-//! Writes a safetensors file whose shapes are known beforehand, some rows at a time, in any order.
+//! Writes a safetensors file whose shapes are known in advance, some rows at a time, in any order.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -6,26 +6,26 @@ use std::path::{Path, PathBuf};
 
 use half::f16;
 
-use super::failed;
-use super::layout::{Dtype, Layout, LayoutError};
+use super::layout::{Dtype, Layout};
 use crate::Matrix;
-use crate::error::{Error, Result};
+use crate::error::{Error, LayoutError, Result};
+use crate::files::{io_error, sync_folder};
 use crate::matrix::Values;
 
-/// The data begins at a multiple of this, so that a map of it is aligned for every SIMD level.
+/// The data begins at a multiple of this many bytes, so that a memory map of it is aligned for every SIMD level.
 const ALIGNMENT: usize = 64;
 
-/// Values that are turned into bytes at once.
+/// Values that are converted to bytes at once.
 const PIECE: usize = 1 << 16;
 
-/// What a file is called until it is whole: `<path>.partial`.
+/// Returns the name of the file until it is complete: `<path>.partial`.
 fn partial(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".partial");
     name.into()
 }
 
-/// Creates `<path>.partial` with these tensors (name, dtype, shape), all zero, at its final size; replaces an old one.
+/// Creates `<path>.partial` at its final size, with these tensors (name, dtype, shape), all zero; replaces an old file.
 pub fn create_tensors(path: &Path, tensors: &[(String, Dtype, Vec<u64>)]) -> Result<()> {
     let refused = |error| Error::Layout { path: path.into(), error };
     let (mut entries, mut end) = (Vec::with_capacity(tensors.len()), 0_u64);
@@ -41,7 +41,7 @@ pub fn create_tensors(path: &Path, tensors: &[(String, Dtype, Vec<u64>)]) -> Res
         entries.push((name, dtype.name(), shape, begin, end));
     }
     let entries = entries.iter().map(|(name, dtype, shape, begin, end)| {
-        // `Value` writes a name with the escapes that JSON wants.
+        // `Value` escapes the name as JSON requires.
         let name = serde_json::Value::from(name.as_str());
         format!(r#"{name}:{{"dtype":"{dtype}","shape":{shape:?},"data_offsets":[{begin},{end}]}}"#)
     });
@@ -58,16 +58,16 @@ pub fn create_tensors(path: &Path, tensors: &[(String, Dtype, Vec<u64>)]) -> Res
         file.sync_all()?;
         sync_folder(&path)
     };
-    write().map_err(failed(&path))
+    write().map_err(io_error(&path))
 }
 
-/// Writes rows `row` and on of some tensors of `<path>.partial`; they are on disk when this returns.
+/// Writes rows from `row` on into tensors of `<path>.partial`, and syncs the file.
 ///
-/// Each matrix has a row for each row that is written, its shape flattened, in the tensor's own dtype.
+/// A matrix has one row for each row of its tensor, flattened, and the tensor's dtype.
 pub fn write_rows(path: &Path, row: u64, tensors: &[(String, Matrix)]) -> Result<()> {
     let path = partial(path);
-    let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed(&path))?;
-    let bytes = file.metadata().map_err(failed(&path))?.len();
+    let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(io_error(&path))?;
+    let bytes = file.metadata().map_err(io_error(&path))?.len();
     let layout = Layout::read(&mut file, bytes, &path)?;
     for (name, matrix) in tensors {
         let refused = || Error::Rows { path: path.clone(), tensor: name.clone() };
@@ -78,35 +78,26 @@ pub fn write_rows(path: &Path, row: u64, tensors: &[(String, Matrix)]) -> Result
         if !fits || tensor.dtype.bytes(&[matrix.columns() as u64]) != Some(row_bytes) {
             return Err(refused());
         }
-        let begin = tensor.offset + row_bytes * row; // no overflow: it is inside the tensor, or at its end
-        file.seek(SeekFrom::Start(begin)).map_err(failed(&path))?;
+        let begin = tensor.offset + row_bytes * row; // no overflow: at most the end of the tensor
+        file.seek(SeekFrom::Start(begin)).map_err(io_error(&path))?;
         match (matrix.values(), tensor.dtype) {
             (Values::Float16(values), Dtype::Float16) => write_values(&mut file, values, f16::to_le_bytes),
             (Values::Float32(values), Dtype::Float32) => write_values(&mut file, values, |value| value.to_le_bytes()),
             _ => return Err(refused()),
         }
-        .map_err(failed(&path))?;
+        .map_err(io_error(&path))?;
     }
-    file.sync_data().map_err(failed(&path))
+    file.sync_data().map_err(io_error(&path))
 }
 
-/// Makes `<path>.partial` durable and gives it its name.
+/// Syncs `<path>.partial` and renames it to `path`.
 pub fn finish_tensors(path: &Path) -> Result<()> {
-    let whole = || {
+    let finish = || {
         OpenOptions::new().write(true).open(partial(path))?.sync_all()?;
         fs::rename(partial(path), path)?;
         sync_folder(path)
     };
-    whole().map_err(failed(path))
-}
-
-/// Makes a new name durable. Elsewhere a folder cannot be opened, and the name is durable without it.
-pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
-    #[cfg(unix)]
-    if let Some(folder) = path.parent() {
-        File::open(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })?.sync_all()?;
-    }
-    Ok(())
+    finish().map_err(io_error(path))
 }
 
 fn write_values<T: Copy, const N: usize>(

@@ -1,85 +1,31 @@
-//! The walk over all pairs of rows: blocks of x against panels of y, in parallel, folded in a fixed order.
+//! Runs a reduction over all pairs of rows: blocks of x against panels of y, in parallel, folded in a fixed order.
 //!
-//! x and y are packed a chunk at a time (8 MiB each), shared by all threads; a task takes one block of x (about 224 rows)
-//! through the panels of y in groups, so that values wait in the L1 cache for the sink. Blocks depend on the shapes and
-//! the SIMD level alone, hence the same bits for any number of threads.
+//! x and y are packed a chunk at a time (8 MiB each), which all threads share. A task takes one block of x (about 224
+//! rows) and goes through the panels of y in groups, so that the values are still in the L1 cache when the sink takes
+//! them. Blocks depend on the shapes and the SIMD level only, so the bits are the same for any number of threads.
 
 use std::ops::Range;
 
-use super::Kernel;
-use super::function::{Base, Rows, Want};
-use super::micro::VECTORS;
-use super::panels::{Pack, Packing, Panels, Side, centre, zeros};
-use super::walk::Walk;
+use super::block::{Block, Component, block_rows};
+use super::function::{Base, Rows};
+use super::kernel::Kernel;
+use super::sink::{Pairs, Place, Reduction};
 use crate::error::{Error, Result};
 use crate::simd::{Level, Real, Simd, Vectorized};
 use crate::tasks::Check;
+use crate::tiles::{Packing, Side, VECTORS, centre, pack_blocks};
 use crate::{Matrix, tasks};
 
 /// Bytes of x, and of y, that are packed at once.
 const CHUNK_BYTES: usize = 8 << 20;
 
-/// Rows that are packed at once at most, since tasks may hand on a number for each.
+/// Rows that are packed at once at most, because tasks may return a number for each.
 const CHUNK_ROWS: usize = 1 << 16;
 
-/// Panels of y whose values are kept for a sink at a time.
-pub(super) const GROUP: usize = 8;
-
-/// About how many tasks there are at least, where there are as many blocks, so that no thread stands idle.
+/// About how many tasks there are at least, if there are as many blocks, so that no thread is idle.
 const TASKS: usize = 64;
 
-/// The pairs that a reduction goes over.
-#[derive(Clone, Copy)]
-pub(super) struct Pairs<'a> {
-    pub x: Matrix<'a>,
-    /// None: x itself, and the sink sees only one half, blocks above the diagonal with `mirrored` tiles.
-    pub y: Option<Matrix<'a>>,
-    pub kernels: &'a [Kernel],
-    pub want: Want,
-}
-
-/// Values of some rows of y (one after another) with a panel of rows of x (`width` for each row of y).
-pub(super) struct Tile<'a, R> {
-    pub values: &'a [R],
-    pub width: usize,
-    /// First row of x, in the task's block.
-    pub x_first: usize,
-    /// Rows of x that exist: the first of the `width`.
-    pub x_rows: usize,
-    /// First row of y.
-    pub y_first: usize,
-    pub y_rows: usize,
-    /// Whether it stands for its mirror image too.
-    pub mirrored: bool,
-}
-
-/// What a task reduces to.
-pub(super) trait Sink<S: Simd>: Sized {
-    fn take<const Y: usize>(&mut self, simd: S, tile: Tile<'_, S::Real>);
-}
-
-/// Makes the sinks of a reduction and takes their results.
-pub(super) trait Reduction<R: Real>: Sync {
-    type Output: Send;
-    /// What `x_rows` rows of x from `x_first` on and the rows of y from `y_first` on are reduced to, by way of `walk`.
-    fn task<S: Simd<Real = R>, const Y: usize>(&self, simd: S, place: Place, walk: impl WalkTiles<S>) -> Self::Output;
-}
-
-/// Which rows a task has.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
-    pub x_first: usize,
-    pub x_rows: usize,
-    pub y_first: usize,
-    pub y_rows: usize,
-}
-
-/// Hands all tiles of a task to a sink.
-pub(super) trait WalkTiles<S: Simd> {
-    fn walk(self, sink: &mut impl Sink<S>);
-}
-
-/// Runs a reduction over all pairs; `fold` gets what the tasks gave, in order.
+/// Runs a reduction over all pairs; `fold` gets the results of the tasks in order.
 pub(super) fn run<R: Real, D: Reduction<R>>(
     pairs: Pairs,
     reduction: &D,
@@ -99,47 +45,39 @@ pub(super) fn run<R: Real, D: Reduction<R>>(
     let components = components(pairs, y);
     let chunk = CHUNK_BYTES / (size_of::<R>() * components.len() * y.columns().max(1));
     let chunk = (chunk.min(CHUNK_ROWS) / block).max(1) * block;
+    let pack = |rows: Matrix, range: Range<usize>, side, check: &mut dyn FnMut() -> _| {
+        let pack = |component: &Component| {
+            pack_blocks::<R>(rows, range.clone(), block, side, &component.packing, threads, &mut *check)
+        };
+        components.iter().map(pack).collect::<Result<Vec<_>>>()
+    };
     for x_first in (0..pairs.x.rows()).step_by(chunk) {
         let x_rows = chunk.min(pairs.x.rows() - x_first);
-        let x_packed = pack_chunk(level, pairs.x, x_first..x_first + x_rows, Side::X, &components, threads, check)?;
-        // Of a matrix with itself, the chunks before this one have met it.
+        let x_packed = pack(pairs.x, x_first..x_first + x_rows, Side::X, check)?;
+        // Where x is y, the pairs with earlier chunks are done.
         for y_first in (if pairs.y.is_none() { x_first } else { 0 }..y.rows()).step_by(chunk) {
             let y_rows = chunk.min(y.rows() - y_first);
-            let y_packed = pack_chunk(level, y, y_first..y_first + y_rows, Side::Y, &components, threads, check)?;
+            let y_packed = pack(y, y_first..y_first + y_rows, Side::Y, check)?;
             let chunks = Place { x_first, x_rows, y_first, y_rows };
             let places = places(pairs, chunks, block);
-            let task = |index: usize| -> Result<D::Output> {
+            let task = |index: usize| {
                 let (x, y) = (&x_packed[..], &y_packed[..]);
-                R::run(level, Task { pairs, components: &components, x, y, chunks, place: places[index], reduction })
+                R::run(level, Block { pairs, components: &components, x, y, chunks, place: places[index], reduction })
             };
-            let mut failed = None;
-            tasks::run(places.len(), threads, check, task, |index, result| match result {
-                Ok(output) if failed.is_none() => fold(places[index], output),
-                Ok(_) => {}
-                Err(error) => failed = Some(error),
-            })?;
-            if let Some(error) = failed {
-                return Err(error);
-            }
+            tasks::try_run(places.len(), threads, check, task, |index, output| fold(places[index], output))?;
         }
     }
     Ok(())
 }
 
-/// Kernels that share rows and base, with how their rows are packed.
-pub(super) struct Component<'a> {
-    packing: Packing,
-    pub base: Base,
-    pub kernels: Vec<&'a Kernel>,
-}
-
+/// Groups the kernels by what they are computed from.
 fn components<'a>(pairs: Pairs<'a>, y: Matrix) -> Vec<Component<'a>> {
-    let mut found: Vec<((Rows, Base), Vec<&Kernel>)> = Vec::new();
+    let mut groups: Vec<((Rows, Base), Vec<&Kernel>)> = Vec::new();
     for kernel in pairs.kernels {
         let parts = kernel.parts(pairs.want);
-        match found.iter_mut().find(|(known, _)| *known == parts) {
+        match groups.iter_mut().find(|(known, _)| *known == parts) {
             Some((_, kernels)) => kernels.push(kernel),
-            None => found.push((parts, vec![kernel])),
+            None => groups.push((parts, vec![kernel])),
         }
     }
     let component = |((rows, base), kernels)| {
@@ -150,17 +88,7 @@ fn components<'a>(pairs: Pairs<'a>, y: Matrix) -> Vec<Component<'a>> {
         };
         Component { packing, base, kernels }
     };
-    found.into_iter().map(component).collect()
-}
-
-/// Rows in a block: about 200, in whole panels of x and of y.
-#[inline(always)]
-pub(super) fn block_rows(x: usize, y: usize) -> usize {
-    let mut rows = x;
-    while !rows.is_multiple_of(y) || rows < 200 {
-        rows += x;
-    }
-    rows
+    groups.into_iter().map(component).collect()
 }
 
 struct BlockRows;
@@ -172,32 +100,6 @@ impl<R> Vectorized<R> for BlockRows {
     fn run<S: Simd<Real = R>, const Y: usize>(self, _: S) -> usize {
         block_rows(VECTORS * S::LANES, Y)
     }
-}
-
-/// The rows of some chunk packed for each component: blocks of rows in parallel.
-fn pack_chunk<R: Real>(
-    level: Level,
-    rows: Matrix,
-    chunk: Range<usize>,
-    side: Side,
-    components: &[Component],
-    threads: Option<usize>,
-    check: Check,
-) -> Result<Vec<Vec<Panels<R>>>> {
-    let mut packed: Vec<Vec<Panels<R>>> = components.iter().map(|_| Vec::new()).collect();
-    let block = R::run(level, BlockRows);
-    let blocks = chunk.len().div_ceil(block);
-    let pack = |index: usize| {
-        let first = chunk.start + index % blocks * block;
-        let count = block.min(chunk.end - first);
-        R::run(level, Pack { rows, first, count, side, packing: &components[index / blocks].packing })
-    };
-    let mut failed = None;
-    tasks::run(blocks * components.len(), threads, check, pack, |index, panels| match panels {
-        Ok(panels) => packed[index / blocks].push(panels),
-        Err(error) => failed = Some(error),
-    })?;
-    failed.map_or(Ok(packed), Err)
 }
 
 /// The tasks over a chunk of x and one of y, in order.
@@ -214,28 +116,4 @@ fn places(pairs: Pairs, chunks: Place, block: usize) -> Vec<Place> {
         }
     }
     places
-}
-
-/// The pairs of one place.
-pub(super) struct Task<'a, R, D> {
-    pub pairs: Pairs<'a>,
-    pub components: &'a [Component<'a>],
-    /// Panels of the chunks by component and block.
-    pub x: &'a [Vec<Panels<R>>],
-    pub y: &'a [Vec<Panels<R>>],
-    /// What these are the rows of.
-    pub chunks: Place,
-    pub place: Place,
-    reduction: &'a D,
-}
-
-impl<R: Real, D: Reduction<R>> Vectorized<R> for Task<'_, R, D> {
-    type Output = Result<D::Output>;
-
-    #[inline(always)]
-    fn run<S: Simd<Real = R>, const Y: usize>(self, simd: S) -> Self::Output {
-        let values = zeros(GROUP * Y * VECTORS * S::LANES)?;
-        let walk = Walk::<S, D, Y> { task: &self, simd, tile: values.clone(), values };
-        Ok(self.reduction.task::<S, Y>(simd, self.place, walk))
-    }
 }

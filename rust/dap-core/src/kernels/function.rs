@@ -1,10 +1,10 @@
 //! From x·y, ‖x − y‖² or ‖x − y‖₁ to k(x, y), and to D(x, y)² in forms that lose no digits for near points.
 
-use super::{Form, Kernel};
-use crate::elementary::{exp, exp_m1, ln_1p, polynomial};
+use super::kernel::{Form, Kernel};
+use crate::simd::math::{exp, exp_m1, ln_1p, polynomial};
 use crate::simd::{Real, Simd};
 
-/// What is wanted of a kernel.
+/// The quantity that is computed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Want {
     /// k(x, y).
@@ -13,7 +13,7 @@ pub(super) enum Want {
     SquaredDistance,
 }
 
-/// What a kernel is computed from.
+/// The quantity that a kernel is computed from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Base {
     /// x·y.
@@ -24,18 +24,18 @@ pub(super) enum Base {
     Manhattan,
 }
 
-/// How rows are packed for it.
+/// How rows are changed when they are packed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Rows {
-    /// As they are.
+    /// Unchanged.
     Plain,
-    /// Over their norms; rows of zeros stay zero.
+    /// Divided by their norms; rows of zeros stay zero.
     Unit,
-    /// Moved together, where only differences matter.
+    /// Less a common centre, for kernels of differences only.
     Centred,
 }
 
-/// What is known of the rows of a pair beside the base: ‖·‖² as packed, and ‖·‖ as they were.
+/// Norms of a row: ‖·‖² after packing and ‖·‖ before.
 #[derive(Clone, Copy)]
 pub(super) struct Sizes<V> {
     pub squared: V,
@@ -43,7 +43,7 @@ pub(super) struct Sizes<V> {
 }
 
 impl Kernel {
-    /// The rows and the base that `want` is made from.
+    /// Returns the rows and the base that `want` is computed from.
     pub(super) fn parts(self, want: Want) -> (Rows, Base) {
         match (self.0, want) {
             (Form::Linear | Form::Polynomial { .. }, Want::Value) => (Rows::Plain, Base::Dot),
@@ -55,14 +55,15 @@ impl Kernel {
         }
     }
 
-    /// `map` with the function from the base and the sizes of x and y to what is wanted: chosen once, not once a pair.
+    /// Calls `map` with the function that computes `want` from the base and the norms of x and y: the kernel's form is
+    /// looked up once, not once a pair.
     #[inline(always)]
     pub(super) fn apply<S: Simd>(self, simd: S, want: Want, map: impl Map<S>) {
         let real = |value: f64| simd.splat(S::Real::from_f64(value));
         let zero = real(0.0);
-        // No bandwidth makes the factor infinite: ∞ · 0 would be NaN at coinciding points.
+        // A tiny bandwidth must not make the factor infinite: ∞ · 0 is NaN where points coincide.
         let factor = |value: f64| real(value.clamp(-S::Real::LARGEST, S::Real::LARGEST));
-        let largest = real(1e18); // of a z whose square is finite; the Matérn kernels are 0 long before
+        let largest = real(1e18); // a z whose square is finite, and at which the Matérn kernels are 0
         match (self.0, want) {
             (Form::Linear | Form::Cosine, _) => map.map(
                 simd,
@@ -223,9 +224,9 @@ impl Kernel {
     }
 }
 
-/// Somewhere to put a function of the base and the sizes of x and y.
+/// Applies a function of the base and the norms of x and y to many pairs.
 pub(super) trait Map<S: Simd> {
-    /// Uses it.
+    /// Applies it.
     fn map(self, simd: S, function: impl Fn(S::Vector, Sizes<S::Vector>, Sizes<S::Vector>) -> S::Vector);
 }
 
@@ -249,7 +250,7 @@ fn power<S: Simd>(simd: S, a: S::Vector, exponent: i32) -> S::Vector {
     result
 }
 
-/// p(z) e^−z, or 2 − 2 p(z) e^−z: by its series, from z² on, where z is small.
+/// p(z) e^−z, or 2 − 2 p(z) e^−z, for small z from the latter's series, which begins at z².
 #[inline(always)]
 fn matern<S: Simd>(simd: S, want: Want, z: S::Vector, terms: S::Vector, series: &[f64]) -> S::Vector {
     let real = |value: f64| simd.splat(S::Real::from_f64(value));

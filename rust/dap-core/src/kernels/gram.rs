@@ -1,20 +1,21 @@
 //! The Gram matrix itself, written block by block into the caller's array.
 
-use super::Kernel;
-use super::engine::{self, Pairs, Place, Reduction, Sink, Tile, WalkTiles};
+use super::engine;
 use super::function::Want;
+use super::kernel::Kernel;
+use super::sink::{Pairs, Place, Reduction, Sink, Tile, Tiles};
 use crate::Matrix;
 use crate::error::{Error, Result};
 use crate::simd::{Real, Simd};
 use crate::tasks::Check;
 
-/// k(x_i, y_j) of the sum of `kernels` into `out`, row by row; y is x where None, and then only half is computed.
+/// Writes k(x_i, y_j), the sum of `kernels`, into `out` row by row; where y is None it is x, and only half is computed.
 ///
 /// `R` is f64 if x or y is, otherwise f32.
 ///
 /// # Errors
 /// Different columns, an `out` of another length than n × m or another type, a bad number of threads, no memory, or
-/// what `check` says; `out` may be written in part by then.
+/// what `check` returns; `out` may be partly written then.
 ///
 /// ```
 /// use dap_core::kernels::{Kernel, gram};
@@ -59,8 +60,8 @@ impl<R: Real> Reduction<R> for Gram<R> {
     type Output = ();
 
     #[inline(always)]
-    fn task<S: Simd<Real = R>, const Y: usize>(&self, _: S, place: Place, walk: impl WalkTiles<S>) {
-        walk.walk(&mut GramSink { gram: self, x_first: place.x_first });
+    fn task<S: Simd<Real = R>, const Y: usize>(&self, _: S, place: Place, tiles: impl Tiles<S>) {
+        tiles.reduce(&mut GramSink { gram: self, x_first: place.x_first });
     }
 }
 

@@ -1,22 +1,21 @@
-//! Row sums of the linear kernel, which need no pairs.
+//! Row sums of the linear kernel, which are computed without pairs.
 
-use super::panels::zeros;
-use super::reductions::add;
 use crate::error::{Error, Result};
+use crate::memory::zeros;
 use crate::tasks::Check;
 use crate::{Matrix, tasks};
 
 /// Values in a task.
 const ROW_VALUES: usize = 1 << 18;
 
-/// Σ_j x_i·y_j = x_i · Σ_j y_j, in float64.
+/// Returns Σ_j x_i·y_j = x_i · Σ_j y_j for each row i of x, in float64.
 pub(super) fn dot_with_sum(x: Matrix, y: Matrix, threads: Option<usize>, check: Check) -> Result<Vec<f64>> {
     if x.columns() != y.columns() {
         return Err(Error::Columns { x: x.columns(), y: y.columns() });
     }
     let mut dots = zeros(x.rows())?;
     if dots.is_empty() {
-        return Ok(dots); // without any row the columns may be more than memory holds
+        return Ok(dots); // a matrix without rows may have more columns than memory holds
     }
     let rows = (ROW_VALUES / y.columns().max(1)).max(1);
     let mut total = vec![0.0_f64; y.columns()];
@@ -28,7 +27,9 @@ pub(super) fn dot_with_sum(x: Matrix, y: Matrix, threads: Option<usize>, check: 
         }
         sum
     };
-    tasks::run(y.rows().div_ceil(rows), threads, &mut *check, part, |_, part| add(&mut total, &part))?;
+    tasks::run(y.rows().div_ceil(rows), threads, &mut *check, part, |_, part| {
+        total.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+    })?;
     let dot = |block: usize| {
         let mut values = vec![0.0_f64; x.columns()];
         let dot = |row: usize| {
@@ -43,7 +44,7 @@ pub(super) fn dot_with_sum(x: Matrix, y: Matrix, threads: Option<usize>, check: 
     Ok(dots)
 }
 
-/// Infinity counts as NaN.
+/// Replaces infinity by NaN.
 fn finite(value: f64) -> f64 {
     if value.is_finite() { value } else { f64::NAN }
 }

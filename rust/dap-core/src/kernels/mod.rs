@@ -1,104 +1,29 @@
 //! Mercer kernels and the reductions of their Gram matrices, which never exist as a whole.
 //!
 //! A kernel k(x, y) has the distance D(x, y) = √(k(x,x) + k(y,y) − 2 k(x,y)) (Su et al., "Diffusion Models as Dataset
-//! Distillation Priors", ICLR 2026, Eq. 6). Blocks of pairs go through three steps while they lie in the cache: a
-//! micro-kernel (`micro`) makes x·y, ‖x − y‖² or ‖x − y‖₁ of a tile, [`function`] turns it into k or D², and a sink
-//! (`sinks`) reduces it. Sums over y are kept in float64.
+//! Distillation Priors", ICLR 2026, Eq. 6). Blocks of pairs go through three steps while they lie in the cache: the
+//! micro-kernel of `tiles` computes x·y, ‖x − y‖² or ‖x − y‖₁ of a tile, `function` turns it into k or D², and a
+//! [`Sink`](sink::Sink) reduces it. Sums over y are kept in float64.
 //!
 //! NaN and infinity: a row that holds one counts as a row of NaN.
 
+mod block;
 mod engine;
-pub(crate) mod few;
 mod function;
 mod gram;
+mod kernel;
 mod linear;
-pub(crate) mod micro;
 mod nearest;
-pub(crate) mod panels;
-mod reductions;
 pub mod reference;
+mod sink;
+mod streaming;
+mod sums;
 #[cfg(test)]
 mod tests;
-mod walk;
 mod weighted;
 
-use crate::error::{Error, Result};
-
 pub use gram::gram;
+pub use kernel::{Kernel, MAX_DEGREE};
 pub use nearest::nearest;
-pub use reductions::{PairSums, mean_distance, pair_sums, row_sums};
-
-/// A Mercer kernel; a slice of them stands for their sum.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Kernel(Form);
-
-// Private, so that every kernel was checked when it was made.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Form {
-    Linear,
-    Cosine,
-    Polynomial { degree: i32, c: f64 },
-    Rbf { bandwidth: f64 },
-    Laplacian { bandwidth: f64 },
-    Exponential { bandwidth: f64 },
-    InverseMultiquadric { c: f64 },
-    RationalQuadratic { alpha: f64, bandwidth: f64 },
-    Matern15 { bandwidth: f64 },
-    Matern25 { bandwidth: f64 },
-    Distance,
-}
-
-/// The highest degree of a polynomial kernel.
-pub const MAX_DEGREE: i32 = 64;
-
-impl Kernel {
-    /// The kernel with this name and these parameters, in the order of its formula:
-    ///
-    /// | name | parameters | k(x, y) |
-    /// |---|---|---|
-    /// | linear | | x·y |
-    /// | cosine | | x·y / ‖x‖‖y‖, 0 where a norm is 0 |
-    /// | polynomial | degree, c ≥ 0 | (x·y + c)^degree |
-    /// | rbf | σ | exp(−‖x − y‖² / 2σ²) |
-    /// | laplacian | σ | exp(−‖x − y‖₁ / σ) |
-    /// | exponential | σ | exp(−‖x − y‖ / σ) |
-    /// | inverse_multiquadric | c > 0 | (c² + ‖x − y‖²)^−½ |
-    /// | rational_quadratic | α, σ | (1 + ‖x − y‖² / 2ασ²)^−α |
-    /// | matern | ν = 1.5, σ | (1 + z) e^−z, z = √3 ‖x − y‖ / σ |
-    /// | matern | ν = 2.5, σ | (1 + z + z²/3) e^−z, z = √5 ‖x − y‖ / σ |
-    /// | distance | | ‖x‖ + ‖y‖ − ‖x − y‖ |
-    ///
-    /// ```
-    /// use dap_core::kernels::Kernel;
-    /// assert!(Kernel::new("rbf", &[2.0]).is_ok());
-    /// assert!(Kernel::new("rbf", &[0.0]).is_err());
-    /// ```
-    pub fn new(name: &str, parameters: &[f64]) -> Result<Self> {
-        let refused = || Error::Kernel { name: name.to_owned(), parameters: parameters.to_vec() };
-        let positive = |value: f64| value.is_finite() && value > 0.0;
-        let form = match (name, parameters) {
-            ("linear", []) => Form::Linear,
-            ("cosine", []) => Form::Cosine,
-            ("distance", []) => Form::Distance,
-            ("polynomial", &[degree, c])
-                if degree.fract() == 0.0
-                    && (1.0..=f64::from(MAX_DEGREE)).contains(&degree)
-                    && c.is_finite()
-                    && c >= 0.0 =>
-            {
-                Form::Polynomial { degree: degree as i32, c }
-            }
-            ("rbf", &[bandwidth]) if positive(bandwidth) => Form::Rbf { bandwidth },
-            ("laplacian", &[bandwidth]) if positive(bandwidth) => Form::Laplacian { bandwidth },
-            ("exponential", &[bandwidth]) if positive(bandwidth) => Form::Exponential { bandwidth },
-            ("inverse_multiquadric", &[c]) if positive(c) => Form::InverseMultiquadric { c },
-            ("rational_quadratic", &[alpha, bandwidth]) if positive(alpha) && positive(bandwidth) => {
-                Form::RationalQuadratic { alpha, bandwidth }
-            }
-            ("matern", &[nu, bandwidth]) if positive(bandwidth) && nu == 1.5 => Form::Matern15 { bandwidth },
-            ("matern", &[nu, bandwidth]) if positive(bandwidth) && nu == 2.5 => Form::Matern25 { bandwidth },
-            _ => return Err(refused()),
-        };
-        Ok(Self(form))
-    }
-}
+pub(crate) use streaming::{FEW_ROWS, columns, squared_distances};
+pub use sums::{PairSums, mean_distance, pair_sums, row_sums};

@@ -1,23 +1,24 @@
-//! The nearest rows of y: by distance, or the most similar by kernel.
+//! The nearest rows of y, by distance or by kernel.
 
-use super::Kernel;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::engine::{self, Pairs, Place, Reduction, Sink, Tile, WalkTiles};
-use super::few;
 use super::function::Want;
-use super::micro::VECTORS;
+use super::kernel::{Form, Kernel};
+use super::sink::{Pairs, Place, Reduction, Sink, Tile, Tiles};
+use super::{engine, streaming};
 use crate::Matrix;
 use crate::error::{Error, Result};
 use crate::simd::{Real, Simd};
 use crate::tasks::Check;
+use crate::tiles::VECTORS;
 
-/// For each row of x the `count` rows of y with the smallest ‖x − y‖ (`kernels` None), or the largest k(x, y).
+/// Returns for each row of x the `count` rows of y with the smallest ‖x − y‖ (`kernels` None) or the largest k(x, y).
 ///
-/// Values and row numbers, best first, `count` for each row of x; of equal values the lower row number comes first.
+/// The result is values and row numbers, `count` of each for each row of x, best first; of equal values the lower row
+/// number comes first.
 ///
 /// # Errors
-/// Different columns, more neighbours than y has rows, a bad number of threads, no memory, or what `check` says.
+/// Different columns, more neighbours than y has rows, a bad number of threads, no memory, or what `check` returns.
 ///
 /// ```
 /// use dap_core::kernels::nearest;
@@ -39,17 +40,17 @@ pub fn nearest(
     if count > other.rows() {
         return Err(Error::Neighbours { count, rows: other.rows() });
     }
-    let linear = [Kernel(super::Form::Linear)];
+    let linear = [Kernel(Form::Linear)];
     let (kernels, want) = kernels.map_or((&linear[..], Want::SquaredDistance), |kernels| (kernels, Want::Value));
-    // Not by halves: a row needs its neighbours on both sides of the diagonal.
+    // The whole matrix even if it is symmetric: a row needs its neighbours on both sides of the diagonal.
     let pairs = Pairs { x, y: Some(other), kernels, want };
     let bounds = (0..x.rows()).map(|_| AtomicU64::new(f64::INFINITY.to_bits())).collect();
     let search = Search { count, largest: want == Want::Value, bounds };
     let mut best: Vec<Vec<(f64, usize)>> = vec![Vec::new(); x.rows()];
-    if count > 0 && x.rows() <= few::FEW {
+    if count > 0 && x.rows() <= streaming::FEW_ROWS {
         let rows: Vec<usize> = (0..x.rows()).collect();
         let reduce = |first: usize, values: Vec<f64>| search.best_of_each(x.rows(), first, &values);
-        few::run(pairs, &rows, threads, check, reduce, |_, part| merge(&mut best, count, part))?;
+        streaming::run(pairs, &rows, threads, check, reduce, |_, part| merge(&mut best, count, part))?;
         return Ok(search.flatten(&best));
     }
     let fold = |place: Place, part: Vec<Vec<(f64, usize)>>| {
@@ -68,32 +69,32 @@ pub fn nearest(
     Ok(search.flatten(&best))
 }
 
-/// Adds what was found for each row of x.
+/// Merges the candidates of one task into the best of each row of x.
 fn merge(best: &mut [Vec<(f64, usize)>], count: usize, part: Vec<Vec<(f64, usize)>>) {
     for (best, part) in best.iter_mut().zip(part) {
-        part.into_iter().for_each(|found| insert(best, count, found));
+        part.into_iter().for_each(|candidate| insert(best, count, candidate));
     }
 }
 
-/// Adds one that was found, in the order of its key; after those with the same key, which have lower row numbers.
-fn insert(best: &mut Vec<(f64, usize)>, count: usize, found: (f64, usize)) {
-    let place = best.partition_point(|(key, _)| *key <= found.0);
+/// Inserts a candidate in the order of its key, after those with the same key, which have lower row numbers.
+fn insert(best: &mut Vec<(f64, usize)>, count: usize, candidate: (f64, usize)) {
+    let place = best.partition_point(|(key, _)| *key <= candidate.0);
     if place < count {
         best.truncate(count - 1);
-        best.insert(place, found);
+        best.insert(place, candidate);
     }
 }
 
 struct Search {
     count: usize,
     largest: bool,
-    /// For each row of x the bits of the last key that is among the best so far. A later task takes no key that is not
-    /// below it, whose row number would be higher too: so that it saves work, and changes nothing of the result.
+    /// For each row of x the bits of the largest key among the best so far. Later tasks skip keys that are not below it:
+    /// their row numbers are higher too, so this saves work without changing the result.
     bounds: Vec<AtomicU64>,
 }
 
 impl Search {
-    /// The best of `values`, which hold the same rows of y, from `first` on, for one row of x after another.
+    /// The best of `values`: those of the rows of y from `first` on, for one row of x after another.
     fn best_of_each(&self, x_rows: usize, first: usize, values: &[f64]) -> Vec<Vec<(f64, usize)>> {
         let best_of = |values: &[f64]| {
             let (mut best, mut worst) = (Vec::new(), f64::INFINITY);
@@ -114,8 +115,9 @@ impl Search {
     /// Values and row numbers, one row of x after another.
     fn flatten(&self, best: &[Vec<(f64, usize)>]) -> (Vec<f64>, Vec<i64>) {
         let value = |key: f64| if self.largest { -key } else { key.max(0.0).sqrt() };
-        let found = || best.iter().flatten();
-        (found().map(|(key, _)| value(*key)).collect(), found().map(|(_, row)| *row as i64).collect())
+        let neighbours = || best.iter().flatten();
+        let rows = neighbours().map(|(_, row)| *row as i64).collect();
+        (neighbours().map(|(key, _)| value(*key)).collect(), rows)
     }
 }
 
@@ -123,17 +125,17 @@ impl<R: Real> Reduction<R> for Search {
     type Output = Vec<Vec<(f64, usize)>>;
 
     #[inline(always)]
-    fn task<S: Simd<Real = R>, const Y: usize>(&self, _: S, place: Place, walk: impl WalkTiles<S>) -> Self::Output {
+    fn task<S: Simd<Real = R>, const Y: usize>(&self, _: S, place: Place, tiles: impl Tiles<S>) -> Self::Output {
         let width = VECTORS * S::LANES;
         let padded = place.x_rows.div_ceil(width) * width;
-        // Rows that are only padding have no key to look for.
+        // Padding rows accept no key.
         let mut worst = vec![R::from_f64(f64::NEG_INFINITY); padded];
         for (worst, bound) in worst.iter_mut().zip(&self.bounds[place.x_first..][..place.x_rows]) {
             *worst = R::from_f64(f64::from_bits(bound.load(Ordering::Relaxed)));
         }
         let mut sink = SearchSink { search: self, best: vec![Vec::new(); place.x_rows], worst };
         if self.count > 0 {
-            walk.walk(&mut sink);
+            tiles.reduce(&mut sink);
         }
         sink.best
     }
@@ -162,7 +164,7 @@ impl<S: Simd> Sink<S> for SearchSink<'_, S::Real> {
                 };
                 let key = if largest { simd.sub(zero, value) } else { value };
                 if simd.all_at_least(key, worst) {
-                    continue; // almost always, once a few good ones are known
+                    continue; // the usual case, once a few near rows are known
                 }
                 for lane in first..(first + S::LANES).min(tile.x_rows) {
                     let value = tile.values[row * tile.width + lane].to_f64();

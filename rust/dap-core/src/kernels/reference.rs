@@ -1,8 +1,8 @@
-//! The definitions in float64, one pair at a time: what tests and benches hold the fast forms to.
+//! The definitions in float64, one pair at a time, which tests and benches compare the fast forms with.
 
-use super::{Form, Kernel};
+use super::kernel::{Form, Kernel};
 
-/// k(x, y) of one pair of rows of the same length.
+/// Returns k(x, y) of one pair of rows of the same length.
 ///
 /// ```
 /// use dap_core::kernels::{Kernel, reference};
@@ -38,7 +38,7 @@ pub fn value(x: &[f64], y: &[f64], kernel: Kernel) -> f64 {
     }
 }
 
-/// D(x, y) = √max(k(x,x) + k(y,y) − 2 k(x,y), 0) of one pair of rows: by definition, so near points lose digits.
+/// Returns D(x, y) = √max(k(x,x) + k(y,y) − 2 k(x,y), 0) of one pair of rows: by definition, so near points lose digits.
 ///
 /// ```
 /// use dap_core::kernels::{Kernel, reference};

@@ -2,13 +2,15 @@
 
 use half::{bf16, f16};
 
+use super::kernel::Form;
 use super::*;
 use crate::Matrix;
+use crate::error::Error;
 use crate::matrix::Values;
 use crate::simd::Level;
 
 fn kernels() -> Vec<Kernel> {
-    let all: [(&str, &[f64]); 15] = [
+    let kernels: [(&str, &[f64]); 15] = [
         ("linear", &[]),
         ("cosine", &[]),
         ("polynomial", &[1.0, 0.0]),
@@ -25,7 +27,7 @@ fn kernels() -> Vec<Kernel> {
         ("matern", &[2.5, 90.0]),
         ("distance", &[]),
     ];
-    all.into_iter().map(|(name, parameters)| Kernel::new(name, parameters).unwrap()).collect()
+    kernels.into_iter().map(|(name, parameters)| Kernel::new(name, parameters).unwrap()).collect()
 }
 
 /// Numbers in [−1, 1) that float32 holds, with the last row a copy of the first.
@@ -184,8 +186,9 @@ fn mean_distances_follow_the_definition() {
             let distance = |j: usize| reference::distance(x.row(i), y.row(j), kernel);
             let mean = (0..y.rows).map(distance).sum::<f64>() / y.rows as f64;
             // The definition itself loses digits at near points: the root of its rounding.
-            let own = (0..y.rows).map(|j| reference::value(y.row(j), y.row(j), kernel)).fold(0.0, f64::max);
-            let allowed = if x.kind == 1 { 1e-12 } else { 6e-6 } * (mean + own.sqrt() * 1e-3) + 3e-8 * own.sqrt();
+            let largest = (0..y.rows).map(|j| reference::value(y.row(j), y.row(j), kernel)).fold(0.0, f64::max);
+            let allowed =
+                if x.kind == 1 { 1e-12 } else { 6e-6 } * (mean + largest.sqrt() * 1e-3) + 3e-8 * largest.sqrt();
             assert!((got - mean).abs() <= allowed, "{case}: mean {i} is {got}, not {mean}");
             let sum = (0..y.rows).map(|j| weights[j] * distance(j)).sum::<f64>();
             assert!((weighted[i] - sum).abs() <= allowed * y.rows as f64, "{case}: weighted {i}, not {sum}");
@@ -282,14 +285,14 @@ fn neighbours_are_those_of_a_sort() {
                 };
                 let mut sorted: Vec<usize> = (0..y.rows).collect();
                 sorted.sort_by(|a, b| key(*a).total_cmp(&key(*b)));
-                let found = &rows[i * count..(i + 1) * count];
-                for (place, row) in found.iter().enumerate() {
+                let neighbours = &rows[i * count..(i + 1) * count];
+                for (place, row) in neighbours.iter().enumerate() {
                     let near = tolerance(x.row(i), y.row(*row as usize), kernel, x.kind == 1) + 1e-6;
                     let (got, want) = (key(*row as usize), key(sorted[place]));
                     assert!((got - want).abs() <= 2.0 * near, "{case}: place {place} of {i} is {got}, not {want}");
                     let value = values[i * count + place].abs();
                     assert!((value - got.abs()).abs() <= near, "{case}: value {value}, not {got}");
-                    assert!(!found[..place].contains(row), "{case}: {row} twice");
+                    assert!(!neighbours[..place].contains(row), "{case}: {row} twice");
                 }
             }
         }
@@ -309,7 +312,7 @@ fn the_number_of_threads_does_not_change_a_bit() {
     let (x, y) = (Stored::new(&numbers(530, 130, 6), 530, 130, 0), Stored::new(&numbers(2100, 130, 7), 2100, 130, 0));
     let weights = numbers(2100, 3, 8);
     for kernel in kernels() {
-        let all = |threads: usize| {
+        let compute = |threads: usize| {
             let (x, y, kernel, threads) = (x.matrix(), Some(y.matrix()), [kernel], Some(threads));
             (
                 row_sums(x, y, &kernel, None, threads, &mut go_on()).unwrap(),
@@ -320,8 +323,8 @@ fn the_number_of_threads_does_not_change_a_bit() {
                 nearest(x, y, Some(&kernel), 3, threads, &mut go_on()).unwrap(),
             )
         };
-        let one = all(1);
-        assert!(one == all(2) && one == all(3), "{kernel:?}");
+        let expected = compute(1);
+        assert!(expected == compute(2) && expected == compute(3), "{kernel:?}");
     }
 }
 
@@ -400,7 +403,7 @@ fn empty_and_unequal_inputs() {
         let columns = Err(Error::Columns { x: 2, y: 1 });
         assert_eq!(row_sums(two, Some(flat), kernel, None, None, &mut go_on()), columns);
         assert_eq!(mean_distance(two, Some(flat), kernel, None, None, &mut go_on()), columns);
-        let threads = Err(Error::Threads { threads: 0 });
+        let threads = Err(Error::Threads { threads: 0, max: 1024 });
         assert_eq!(row_sums(two, Some(two), kernel, None, Some(0), &mut go_on()), threads);
         let wrong = row_sums(two, Some(two), kernel, Some((&[1.0], 1)), None, &mut go_on());
         assert_eq!(wrong, Err(Error::Shape { rows: 2, columns: 1, len: 1 }));

@@ -1,14 +1,17 @@
-//! k(X, Y)·W, or D(X, Y)·W: the values of a few rows of y are one operand of the micro-kernel, their weights the other.
+//! k(X, Y)·W and D(X, Y)·W: the operands of the micro-kernel are the values of a few rows of y and their weights.
 
-use super::engine::{self, GROUP, Pairs, Place, Reduction, Sink, Tile, WalkTiles};
+use super::engine;
 use super::function::Want;
-use super::micro::{Dot, VECTORS, accumulate};
-use super::panels::zeros;
+use super::sink::{GROUP, Pairs, Place, Reduction, Sink, Tile, Tiles};
 use crate::error::{Error, Result};
+use crate::memory::zeros;
 use crate::simd::{Level, Real, Simd, Vectorized};
 use crate::tasks::Check;
+use crate::tiles::{Dot, VECTORS, accumulate};
 
-/// Σ_j k(x_i, y_j) w_jc, or Σ_j D(x_i, y_j) w_jc where squared distances are wanted, with the weights row by row, `columns` in each.
+/// Returns Σ_j k(x_i, y_j) w_jc, or Σ_j D(x_i, y_j) w_jc where squared distances are wanted.
+///
+/// The weights stand row by row, `columns` in each row.
 pub(super) fn weighted(
     pairs: Pairs,
     weights: &[f64],
@@ -16,7 +19,7 @@ pub(super) fn weighted(
     threads: Option<usize>,
     check: Check,
 ) -> Result<Vec<f64>> {
-    // The whole matrix, symmetric or not: a mirrored tile would need the weights of the rows of x as well.
+    // The whole matrix even if it is symmetric: a mirrored tile would need the weights of the rows of x too.
     let y = pairs.y.unwrap_or(pairs.x);
     if y.rows().checked_mul(columns) != Some(weights.len()) {
         return Err(Error::Shape { rows: y.rows(), columns, len: weights.len() });
@@ -37,7 +40,7 @@ fn weighted_in<R: Real>(
     check: Check,
 ) -> Result<Vec<f64>> {
     let root = pairs.want == Want::SquaredDistance;
-    let weights = R::run(Level::detect(), Packed { weights, rows: pairs.y.map_or(0, |y| y.rows()), columns, root })?;
+    let weights = R::run(Level::detect(), Pack { weights, rows: pairs.y.map_or(0, |y| y.rows()), columns, root })?;
     let mut sums = zeros(pairs.x.rows().saturating_mul(columns))?;
     engine::run(pairs, &weights, threads, check, |place, part: Vec<f64>| {
         let height = part.len() / weights.columns.max(1);
@@ -48,24 +51,25 @@ fn weighted_in<R: Real>(
     Ok(sums)
 }
 
-/// Weights as the micro-kernel reads them: panels of Y columns, each with all rows one after another.
+/// Weights in the order that the micro-kernel reads: panels of Y columns, each with all rows one after another.
 struct Weights<R> {
     values: Vec<R>,
     rows: usize,
     /// A multiple of Y.
     columns: usize,
-    /// Whether the roots of the values are weighted.
+    /// Whether the square roots of the values are weighted.
     root: bool,
 }
 
-struct Packed<'a> {
+/// Packs weights at the level's width.
+struct Pack<'a> {
     weights: &'a [f64],
     rows: usize,
     columns: usize,
     root: bool,
 }
 
-impl<R: Real> Vectorized<R> for Packed<'_> {
+impl<R: Real> Vectorized<R> for Pack<'_> {
     type Output = Result<Weights<R>>;
 
     #[inline(always)]
@@ -85,7 +89,7 @@ impl<R: Real> Reduction<R> for Weights<R> {
     type Output = Vec<f64>;
 
     #[inline(always)]
-    fn task<S: Simd<Real = R>, const Y: usize>(&self, _: S, place: Place, walk: impl WalkTiles<S>) -> Vec<f64> {
+    fn task<S: Simd<Real = R>, const Y: usize>(&self, _: S, place: Place, tiles: impl Tiles<S>) -> Vec<f64> {
         let width = VECTORS * S::LANES;
         let height = place.x_rows.div_ceil(width) * width;
         let mut sink = WeightedSink {
@@ -95,7 +99,7 @@ impl<R: Real> Reduction<R> for Weights<R> {
             tile: vec![R::default(); Y * width],
             roots: vec![R::default(); if self.root { GROUP * Y * width } else { 0 }],
         };
-        walk.walk(&mut sink);
+        tiles.reduce(&mut sink);
         sink.sums
     }
 }
@@ -107,7 +111,7 @@ struct WeightedSink<'a, R> {
     /// Column by column.
     sums: Vec<f64>,
     tile: Vec<R>,
-    /// Roots of a tile's values, where those are weighted.
+    /// Square roots of a tile's values, if those are weighted.
     roots: Vec<R>,
 }
 

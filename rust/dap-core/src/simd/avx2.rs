@@ -4,9 +4,9 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 use super::Simd;
-use super::x86::shared;
+use super::operations::shared;
 
-/// AVX2 and FMA vectors; only made by the entries of [`super::x86`], whose callers have detected the features.
+/// AVX2 and FMA vectors; made only by the functions of [`super::x86`], whose callers have detected the features.
 #[derive(Clone, Copy)]
 pub(super) struct Avx2<R>(pub(super) PhantomData<R>);
 
@@ -30,7 +30,7 @@ impl Simd for Avx2<f32> {
 
     #[inline(always)]
     fn abs(self, a: __m256) -> __m256 {
-        // SAFETY: the token; so everywhere below.
+        // SAFETY: the token; the same holds below.
         unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), a) }
     }
     #[inline(always)]
@@ -104,7 +104,7 @@ impl Simd for Avx2<f64> {
 
     #[inline(always)]
     fn abs(self, a: __m256d) -> __m256d {
-        // SAFETY: the token; so everywhere below.
+        // SAFETY: the token; the same holds below.
         unsafe { _mm256_andnot_pd(_mm256_set1_pd(-0.0), a) }
     }
     #[inline(always)]

@@ -5,11 +5,10 @@ use std::marker::PhantomData;
 
 use half::f16;
 
-use super::Simd;
-use super::x86::shared;
-use crate::matrix::Read;
+use super::operations::shared;
+use super::{Convert, Simd};
 
-/// AVX-512F vectors; only made by the entries of [`super::x86`], whose callers have detected the features.
+/// AVX-512F vectors; made only by the functions of [`super::x86`], whose callers have detected the features.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512<R>(pub(super) PhantomData<R>);
 
@@ -33,7 +32,7 @@ impl Simd for Avx512<f32> {
 
     #[inline(always)]
     fn abs(self, a: __m512) -> __m512 {
-        // SAFETY: the token; so everywhere below.
+        // SAFETY: the token; the same holds below.
         unsafe { _mm512_abs_ps(a) }
     }
     #[inline(always)]
@@ -88,15 +87,15 @@ impl Simd for Avx512<f32> {
     #[inline(always)]
     fn widen(self, from: &[f16], to: &mut [f32]) {
         assert!(from.len() == to.len());
-        let whole = from.len() / Self::LANES * Self::LANES;
-        for place in (0..whole).step_by(Self::LANES) {
+        let end = from.len() / Self::LANES * Self::LANES;
+        for place in (0..end).step_by(Self::LANES) {
             // SAFETY: the token; both have `LANES` values from `place` on.
             unsafe {
                 let half = _mm256_loadu_si256(from.as_ptr().add(place).cast());
                 _mm512_storeu_ps(to.as_mut_ptr().add(place), _mm512_cvtph_ps(half));
             }
         }
-        f32::from_half(&from[whole..], &mut to[whole..]);
+        f32::from_half(&from[end..], &mut to[end..]);
     }
 }
 
@@ -120,7 +119,7 @@ impl Simd for Avx512<f64> {
 
     #[inline(always)]
     fn abs(self, a: __m512d) -> __m512d {
-        // SAFETY: the token; so everywhere below.
+        // SAFETY: the token; the same holds below.
         unsafe { _mm512_abs_pd(a) }
     }
     #[inline(always)]

@@ -1,12 +1,16 @@
 //! Run-time choice of the instruction set, so that one wheel serves every CPU.
 //!
-//! Work is written once over [`Simd`] and compiled once per level. Levels that fuse multiply and add round otherwise
-//! than those that do not, so results agree between levels to rounding, and to the bit within one.
+//! Work is written once over [`Simd`] and compiled once per level. Levels that fuse multiply and add round differently
+//! from those that do not, so results of different levels agree up to rounding; within one level they agree to the bit.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod convert;
+pub(crate) mod math;
+#[cfg(target_arch = "x86_64")]
+mod operations;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -15,7 +19,7 @@ use std::fmt::Debug;
 
 use half::f16;
 
-use crate::matrix::Read;
+pub use convert::Convert;
 
 /// The most lanes of any level.
 pub const MAX_LANES: usize = 16;
@@ -35,12 +39,12 @@ enum Kind {
 }
 
 /// A floating-point type that kernels are computed in: f32 or f64.
-pub trait Real: Read + Copy + Debug + Default + PartialOrd + Send + Sync + 'static {
-    /// Terms of the series of [`crate::elementary`] that reach this type's precision.
+pub trait Real: Convert + Copy + Debug + Default + PartialOrd + Send + Sync + 'static {
+    /// Terms of the series in `math` that this type's precision needs.
     const TERMS: Terms;
     /// The lowest x whose eˣ is a normal number.
     const EXP_LOWEST: f64;
-    /// ln 2 with so few digits that its product with any exponent is exact, and what it lacks.
+    /// ln 2 rounded so that its product with any exponent is exact, and the rest of ln 2.
     const LN_2: (f64, f64);
 
     /// The largest finite value.
@@ -54,7 +58,7 @@ pub trait Real: Read + Copy + Debug + Default + PartialOrd + Send + Sync + 'stat
     fn run<V: Vectorized<Self>>(level: Level, work: V) -> V::Output;
 }
 
-/// How many terms of each series.
+/// The number of terms of each series.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
     /// eʳ on |r| ≤ ln 2 / 2, and the Taylor series near zero.
@@ -121,17 +125,17 @@ impl Real for f64 {
     }
 }
 
-/// Work that is compiled once per level. `run` and all that it calls must be `#[inline(always)]`, or they keep the
-/// baseline's instructions.
+/// Work that is compiled once per level. `run` and all that it calls must be `#[inline(always)]`; otherwise they are
+/// compiled for the baseline.
 pub trait Vectorized<R> {
-    /// What the work gives.
+    /// The result of the work.
     type Output;
     /// Does the work; `Y` rows of y beside two vectors of x fill the registers of this level.
     fn run<S: Simd<Real = R>, const Y: usize>(self, simd: S) -> Self::Output;
 }
 
-/// Vectors of one level; a value of this type is the proof that the CPU has it. In `max`, `min` the second operand is
-/// taken where either is NaN.
+/// Vectors of one level; a value of this type proves that the CPU has the level. `max` and `min` return the second operand
+/// where either is NaN.
 #[expect(missing_docs, reason = "the names say it")]
 pub trait Simd: Copy + Send + Sync {
     type Real: Real;
@@ -202,7 +206,7 @@ thread_local! {
 }
 
 impl Level {
-    /// The best level of this CPU; in a test, that of [`Level::within`].
+    /// Returns the best level of this CPU; in a test, that of [`Level::within`].
     pub fn detect() -> Self {
         #[cfg(test)]
         if let Some(level) = WITHIN.get() {
@@ -220,7 +224,7 @@ impl Level {
         Self(Kind::Portable)
     }
 
-    /// Its name: "avx512", "avx2" or "portable" (the baseline of the target: SSE2, NEON).
+    /// Returns its name: "avx512", "avx2" or "portable" (the baseline of the target: SSE2, NEON).
     pub fn name(self) -> &'static str {
         match self.0 {
             Kind::Portable => "portable",
@@ -231,7 +235,7 @@ impl Level {
         }
     }
 
-    /// Does the work with this level where it would detect one on this thread.
+    /// Does the work with this level in place of the detected one, on this thread.
     #[cfg(test)]
     pub(crate) fn within(self, work: impl FnOnce()) {
         WITHIN.set(Some(self));
@@ -239,17 +243,17 @@ impl Level {
         WITHIN.set(None);
     }
 
-    /// The levels of this CPU, the plainest first.
+    /// The levels of this CPU, the simplest first.
     #[cfg(test)]
     pub(crate) fn available() -> Vec<Self> {
-        let all = [
+        let levels = [
             Self(Kind::Portable),
             #[cfg(target_arch = "x86_64")]
             Self(Kind::Avx2),
             #[cfg(target_arch = "x86_64")]
             Self(Kind::Avx512),
         ];
-        let best = all.iter().position(|level| *level == Self::detect()).unwrap();
-        all[..=best].to_vec()
+        let best = levels.iter().position(|level| *level == Self::detect()).unwrap();
+        levels[..=best].to_vec()
     }
 }

@@ -1,4 +1,4 @@
-//! Vectors as arrays, which LLVM turns into the baseline's instructions; multiply and add stay two.
+//! Vectors as arrays, which LLVM compiles to the baseline's instructions; multiply and add are not fused.
 
 use std::marker::PhantomData;
 
@@ -21,12 +21,12 @@ macro_rules! portable {
             }
             #[inline(always)]
             unsafe fn load(self, from: *const $real) -> [$real; L] {
-                // SAFETY: the caller's; arrays have the alignment of their elements.
+                // SAFETY: by the caller's promise; arrays have the alignment of their elements.
                 unsafe { *from.cast::<[$real; L]>() }
             }
             #[inline(always)]
             unsafe fn store(self, to: *mut $real, value: [$real; L]) {
-                // SAFETY: the caller's.
+                // SAFETY: by the caller's promise.
                 unsafe { *to.cast::<[$real; L]>() = value }
             }
             #[inline(always)]
@@ -95,7 +95,7 @@ macro_rules! portable {
             #[inline(always)]
             unsafe fn add_to(self, sums: *mut f64, a: [$real; L]) {
                 for (lane, value) in a.into_iter().enumerate() {
-                    // SAFETY: the caller's.
+                    // SAFETY: by the caller's promise.
                     unsafe { *sums.add(lane) += value.to_f64() }
                 }
             }

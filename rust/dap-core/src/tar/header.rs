@@ -1,15 +1,15 @@
-//! One header: its fields, its checksum, and what a member may be called.
+//! One header: its fields, its checksum, and the check of a member's name.
 
 use super::{BLOCK, TarError};
 
 /// The largest size that eleven octal digits hold.
 pub(super) const MAX_SIZE: u64 = (1 << 33) - 1;
 
-/// A header block, read or being made.
+/// A header block.
 pub(super) struct Header(pub(super) [u8; BLOCK]);
 
 impl Header {
-    /// The header of a member with all that does not matter left out, so that the same member gives the same bytes.
+    /// Returns the header of a member, with owner, time and the like zero, so that the same member gives the same bytes.
     pub(super) fn new(prefix: &[u8], name: &[u8], size: u64, kind: u8) -> Self {
         let mut header = Self([0; BLOCK]);
         header.put(0, name);
@@ -30,7 +30,7 @@ impl Header {
         self.0[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
-    /// Sum of all bytes, the checksum's own as spaces: unsigned, and signed as some old writers had it.
+    /// Returns the sum of all bytes, those of the checksum counted as spaces: unsigned, and signed as some old writers did.
     fn sums(&self) -> (u64, i64) {
         let bytes = self.0.iter().enumerate().map(|(at, &byte)| if (148..156).contains(&at) { b' ' } else { byte });
         bytes.fold((0, 0), |(unsigned, signed), byte| {
@@ -51,7 +51,7 @@ impl Header {
         number(&self.0[124..136])
     }
 
-    /// The name with its prefix, which only POSIX headers have: GNU tar keeps times there.
+    /// Returns the name with its prefix, which only POSIX headers have; GNU tar stores times there.
     pub(super) fn name(&self) -> Vec<u8> {
         let name = until_nul(&self.0[..100]);
         let prefix = if &self.0[257..263] == b"ustar\0" { until_nul(&self.0[345..500]) } else { b"" };
@@ -59,12 +59,12 @@ impl Header {
     }
 }
 
-/// The bytes before the first NUL.
+/// Returns the bytes before the first NUL.
 pub(super) fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|&byte| byte == 0).next().unwrap_or(bytes)
 }
 
-/// A number in octal digits, or as GNU tar writes what does not fit: in base 256, the first bit set.
+/// Reads a number in octal digits or, if the first bit is set, in base 256, which GNU tar uses for large numbers.
 fn number(field: &[u8]) -> Option<u64> {
     let (&first, rest) = field.split_first()?;
     if first & 0x80 != 0 {
@@ -73,11 +73,11 @@ fn number(field: &[u8]) -> Option<u64> {
         return positive.then(|| low.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)));
     }
     let digits = std::str::from_utf8(until_nul(field)).ok()?.trim_matches(' ');
-    let plain = digits.bytes().all(|byte| byte.is_ascii_digit()); // a sign would be read too
+    let plain = digits.bytes().all(|byte| byte.is_ascii_digit()); // `from_str_radix` would accept a sign
     if digits.is_empty() { Some(0) } else { plain.then(|| u64::from_str_radix(digits, 8).ok())? }
 }
 
-/// The name as text, if it stays below the folder that an archive might be unpacked to.
+/// Returns the name as text; an error if it leads out of the folder that an archive is unpacked to.
 pub(super) fn check_name(bytes: Vec<u8>) -> Result<String, TarError> {
     let refused = |member: &[u8], reason| TarError::Name { member: String::from_utf8_lossy(member).into(), reason };
     let name = String::from_utf8(bytes).map_err(|error| refused(error.as_bytes(), "is not UTF-8"))?;

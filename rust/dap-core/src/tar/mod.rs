@@ -1,19 +1,20 @@
-//! Tar archives, as WebDataset shards are: a reader of headers that trusts nothing, and a writer of the same bytes.
+//! Tar archives (WebDataset shards): a reader that checks every header, and a writer that makes reproducible bytes.
 //!
-//! Own code and not the `tar` crate: that reader takes links, devices, sparse files and repeated names, and believes a
-//! member's size without a look at the file's; a shard needs none of it, and its offsets are all that is wanted.
-//! Read are v7, ustar, pax (`path`, `size`) and GNU long names; written is ustar, with pax for a name that is too long.
+//! The `tar` crate is not used, because it accepts links, devices, sparse files and repeated names, and does not compare a
+//! member's size with the file's. Shards need none of these, and only the members' offsets are read.
+//!
+//! The reader knows v7, ustar, pax (`path`, `size`) and GNU long names. The writer writes ustar, with pax for names that
+//! are too long for it.
 
-mod error;
 mod header;
 mod reader;
 mod writer;
 
-pub use error::TarError;
+pub use crate::error::TarError;
 pub use reader::{Member, read, scan};
 pub use writer::Writer;
 
-/// Headers are one block, and data is filled up to whole ones.
+/// Bytes of a block: a header is one block, and data is padded to whole blocks.
 const BLOCK: usize = 512;
 
 #[cfg(test)]

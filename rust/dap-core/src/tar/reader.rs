@@ -1,4 +1,4 @@
-//! Where the files of an archive are.
+//! Reads where the files of an archive are.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
@@ -8,13 +8,13 @@ use super::header::{Header, check_name, until_nul};
 use super::{BLOCK, TarError};
 use crate::Check;
 use crate::error::{Error, Result};
-use crate::index::failed;
+use crate::files::io_error;
 
-/// Bytes that are read at once: the members between two headers are mostly skipped.
+/// Bytes that are read at once: few, because the data between two headers is skipped.
 const BUFFER: usize = 1 << 14;
-/// Most bytes of an extended header, which holds a path.
+/// The most bytes of an extended header, which holds a path.
 const MAX_EXTENDED: u64 = 1 << 20;
-/// Most bytes of padding after the end of an archive; GNU tar fills up to 10,240.
+/// The most bytes of padding after the end of an archive; GNU tar pads to multiples of 10,240.
 const MAX_PADDING: u64 = 1 << 20;
 /// Headers between two calls of the check.
 const HEADERS: usize = 1024;
@@ -30,16 +30,16 @@ pub struct Member {
     pub size: u64,
 }
 
-/// The files of the archive at `path`, which may be wholly hostile, in the archive's order.
+/// Returns the files of the archive at `path` in the archive's order; the archive may be hostile.
 pub fn scan(path: &Path, check: Check) -> Result<Vec<Member>> {
-    let file = File::open(path).map_err(failed(path))?;
-    let bytes = file.metadata().map_err(failed(path))?.len();
+    let file = File::open(path).map_err(io_error(path))?;
+    let bytes = file.metadata().map_err(io_error(path))?.len();
     read(BufReader::with_capacity(BUFFER, file), bytes, path, check)
 }
 
-/// The files of an archive of `bytes` bytes; `path` is for the message.
+/// Returns the files of an archive of `bytes` bytes; `path` is for error messages.
 ///
-/// No two have one name, all data lies inside of the archive, and no name leads out of the folder.
+/// It is an error if two have the same name, data lies outside of the archive, or a name leads out of the folder.
 pub fn read<R: Read + Seek>(reader: BufReader<R>, bytes: u64, path: &Path, check: Check) -> Result<Vec<Member>> {
     let refused = |error| Error::Tar { path: path.into(), error };
     let mut archive = Archive { reader, position: 0, bytes };
@@ -54,9 +54,9 @@ pub fn read<R: Read + Seek>(reader: BufReader<R>, bytes: u64, path: &Path, check
         }
         let begin = archive.position;
         let mut header = Header([0; BLOCK]);
-        archive.fill(&mut header.0).map_err(failed(path))?;
+        archive.fill(&mut header.0).map_err(io_error(path))?;
         if header.0 == [0; BLOCK] {
-            archive.check_end().map_err(failed(path))?.map_err(refused)?;
+            archive.check_end().map_err(io_error(path))?.map_err(refused)?;
             break;
         }
         if !header.is_valid() {
@@ -71,7 +71,7 @@ pub fn read<R: Read + Seek>(reader: BufReader<R>, bytes: u64, path: &Path, check
                 return Err(refused(TarError::Extended { begin, reason: "longer than any path" }));
             }
             let mut data = vec![0; size as usize];
-            archive.fill(&mut data).and_then(|()| archive.skip(padding(size))).map_err(failed(path))?;
+            archive.fill(&mut data).and_then(|()| archive.skip(padding(size))).map_err(io_error(path))?;
             let parsed = if kind == b'L' { extended.name(&data) } else { extended.pax(&data, kind == b'g') };
             parsed.map_err(|reason| refused(TarError::Extended { begin, reason }))?;
             continue;
@@ -81,13 +81,13 @@ pub fn read<R: Read + Seek>(reader: BufReader<R>, bytes: u64, path: &Path, check
         let size = pax_size.unwrap_or(size);
         archive.check_inside(size, || name.clone()).map_err(refused)?;
         match kind {
-            // v7 has no kind for folders, only the slash
+            // v7 marks folders by a slash at the end of the name only
             b'0' | 0 | b'7' if !name.ends_with('/') => members.push(Member { name, offset: archive.position, size }),
             b'0' | 0 | b'7' | b'5' if size == 0 => {}
             b'0' | 0 | b'7' | b'5' => return Err(refused(TarError::Kind { member: name, kind: "folder with data" })),
             _ => return Err(refused(TarError::Kind { member: name, kind: kind_name(kind) })),
         }
-        archive.skip(size + padding(size)).map_err(failed(path))?;
+        archive.skip(size + padding(size)).map_err(io_error(path))?;
     }
     let mut names: Vec<_> = members.iter().map(|member| &member.name).collect();
     names.sort_unstable();
@@ -108,7 +108,7 @@ fn kind_name(kind: u8) -> &'static str {
     }
 }
 
-/// Bytes from the end of data to the next block.
+/// Returns the number of bytes from the end of data to the next block.
 fn padding(size: u64) -> u64 {
     size.wrapping_neg() % BLOCK as u64
 }
@@ -132,14 +132,14 @@ impl<R: Read + Seek> Archive<R> {
         Ok(())
     }
 
-    /// Whether `size` bytes and their padding lie between here and the end of the file.
+    /// An error unless `size` bytes and their padding lie between the current position and the end of the file.
     fn check_inside(&self, size: u64, member: impl FnOnce() -> String) -> std::result::Result<(), TarError> {
         let (begin, bytes) = (self.position, self.bytes);
         let inside = size.checked_add(padding(size)).is_some_and(|size| size <= bytes - begin);
         if inside { Ok(()) } else { Err(TarError::Truncated { member: member(), size, begin, bytes }) }
     }
 
-    /// Whether nothing but zeros follows: a member there would be lost without a word.
+    /// An error unless only zeros follow: a member there would be silently lost.
     fn check_end(&mut self) -> io::Result<std::result::Result<(), TarError>> {
         let (end, mut rest) = (self.position, Vec::new());
         if self.bytes - end <= MAX_PADDING {
@@ -152,7 +152,7 @@ impl<R: Read + Seek> Archive<R> {
     }
 }
 
-/// What extended headers say of the member that follows.
+/// What extended headers say about the next member.
 #[derive(Default)]
 struct Extended {
     name: Option<Vec<u8>>,
@@ -166,7 +166,7 @@ impl Extended {
         Ok(())
     }
 
-    /// Records of pax, each "length key=value\n", its length with all of itself.
+    /// Pax records: "length key=value\n" each, where the length counts the whole record.
     fn pax(&mut self, mut data: &[u8], global: bool) -> std::result::Result<(), &'static str> {
         while !data.is_empty() {
             let space = data.iter().position(|&byte| byte == b' ').ok_or("a record without a length")?;

@@ -64,15 +64,15 @@ fn what_is_written_is_read_and_is_the_same_twice() {
         assert!(!path.exists(), "it appeared before it was whole");
         writer.finish().unwrap()
     };
-    let (one, two) = (folder.join("1.tar"), folder.join("2.tar"));
-    let hash = write(&one);
-    assert_eq!(hash, write(&two));
-    let bytes = fs::read(&one).unwrap();
-    assert_eq!(bytes, fs::read(&two).unwrap());
-    assert_eq!(hash, crate::index::hash_blocks(&one, 1 << 40, Some(1), &mut || Ok(())).unwrap()[0]);
-    let found = scan(&one, &mut || Ok(())).unwrap();
-    assert_eq!(found.len(), members.len());
-    for (member, (name, data)) in found.iter().zip(members) {
+    let (first, second) = (folder.join("1.tar"), folder.join("2.tar"));
+    let hash = write(&first);
+    assert_eq!(hash, write(&second));
+    let bytes = fs::read(&first).unwrap();
+    assert_eq!(bytes, fs::read(&second).unwrap());
+    assert_eq!(hash, crate::index::hash_blocks(&first, 1 << 40, Some(1), &mut || Ok(())).unwrap()[0]);
+    let scanned = scan(&first, &mut || Ok(())).unwrap();
+    assert_eq!(scanned.len(), members.len());
+    for (member, (name, data)) in scanned.iter().zip(members) {
         assert_eq!(member.name, name);
         assert_eq!(&bytes[member.offset as usize..][..member.size as usize], data);
     }
@@ -95,15 +95,15 @@ fn an_archive_that_is_not_finished_leaves_nothing() {
 
 #[test]
 fn every_truncation_is_refused() {
-    let whole = archive(&[member(b"a.png", b'0', &[1; 700]), member(b"a.cls", b'0', b"1")]);
-    assert_eq!(read_bytes(&whole).unwrap().len(), 2);
-    let end = whole.len() - 2 * BLOCK;
+    let complete = archive(&[member(b"a.png", b'0', &[1; 700]), member(b"a.cls", b'0', b"1")]);
+    assert_eq!(read_bytes(&complete).unwrap().len(), 2);
+    let end = complete.len() - 2 * BLOCK;
     for length in 0..end + BLOCK {
-        read_bytes(&whole[..length]).expect_err("a truncated archive was taken");
+        read_bytes(&complete[..length]).expect_err("a truncated archive was taken");
     }
     // one block of the mark is enough, as it is for GNU tar
-    assert_eq!(read_bytes(&whole[..end + BLOCK]).unwrap().len(), 2);
-    let mut trailing = whole.clone();
+    assert_eq!(read_bytes(&complete[..end + BLOCK]).unwrap().len(), 2);
+    let mut trailing = complete.clone();
     trailing.extend(member(b"lost.png", b'0', b""));
     assert_eq!(refusal(&trailing), TarError::Trailing((end + BLOCK) as u64));
 }
@@ -126,7 +126,7 @@ fn links_devices_and_names_that_lead_out_are_refused() {
 
 #[test]
 fn sizes_that_lie_are_refused() {
-    let whole = archive(&[member(b"a.png", b'0', &[1; 700])]);
+    let complete = archive(&[member(b"a.png", b'0', &[1; 700])]);
     let sizes: [(&[u8], bool); 5] = [
         (b"77777777777\0", true),
         (b"\x80\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff", true),
@@ -135,7 +135,7 @@ fn sizes_that_lie_are_refused() {
         (b"00000x00000\0", false),
     ];
     for (size, is_number) in sizes {
-        let mut bytes = whole.clone();
+        let mut bytes = complete.clone();
         with(&mut bytes[..BLOCK], 124, size);
         match refusal(&bytes) {
             TarError::Truncated { .. } => assert!(is_number, "{size:?}"),
@@ -145,7 +145,7 @@ fn sizes_that_lie_are_refused() {
     }
     let large = archive(&[member(b"h", b'x', &record(b"size", b"9999999999999999999")), member(b"a", b'0', b"")]);
     assert!(matches!(refusal(&large), TarError::Truncated { .. }));
-    let mut checksum = whole;
+    let mut checksum = complete;
     checksum[0] ^= 1;
     assert_eq!(refusal(&checksum), TarError::Checksum(0));
 }

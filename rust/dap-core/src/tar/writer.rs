@@ -16,17 +16,17 @@ use sha2::{Digest, Sha256};
 use super::header::{Header, MAX_SIZE, check_name};
 use super::{BLOCK, TarError};
 use crate::error::{Error, Result};
-use crate::index::{failed, sync_folder};
+use crate::files::{io_error, sync_folder};
 
-/// Bytes that are hashed and handed to the system at once.
+/// Bytes that are hashed and written at once.
 const BUFFER: usize = 1 << 18;
 
-/// Buffers that hashing may be behind writing: 64 MB, so that a shard of usual size is written while it is hashed.
+/// The most buffers that wait to be hashed: 64 MB, enough for hashing never to delay the writing of a usual shard.
 const BEHIND: usize = 256;
 
-/// An archive that is being written, under a name that begins with `.tmp-` until it is whole.
+/// An archive that is being written, under a name that begins with `.tmp-` until it is complete.
 ///
-/// Dropped before [`Writer::finish`], it leaves nothing behind.
+/// If it is dropped before [`Writer::finish`], the file is removed.
 pub struct Writer {
     path: PathBuf,
     temporary: PathBuf,
@@ -35,14 +35,14 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins an archive that will be called `path`; a file of that name is replaced when it is finished.
+    /// Begins an archive that gets the name `path` when it is finished; a file of that name is replaced then.
     pub fn create(path: &Path) -> Result<Self> {
         static CREATED: AtomicU32 = AtomicU32::new(0);
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.subsec_nanos());
         let number = CREATED.fetch_add(1, Ordering::Relaxed);
         let temporary = path.with_file_name(format!(".tmp-{}-{since:08x}{number}", process::id()));
-        let file = File::create_new(&temporary).map_err(failed(path))?;
-        let output = Hashed::new(file).map_err(failed(path))?;
+        let file = File::create_new(&temporary).map_err(io_error(path))?;
+        let output = Hashed::new(file).map_err(io_error(path))?;
         Ok(Self { path: path.into(), temporary, output, names: HashSet::new() })
     }
 
@@ -59,14 +59,14 @@ impl Writer {
         if self.names.contains(&name) {
             return Err(refused(TarError::Repeated(name)));
         }
-        write_member(&mut self.output, &name, data).map_err(failed(&self.path))?;
+        write_member(&mut self.output, &name, data).map_err(io_error(&self.path))?;
         self.names.insert(name);
         Ok(())
     }
 
-    /// Ends the archive, makes it durable and gives it its name; returns its SHA-256 in hexadecimal.
+    /// Ends the archive, syncs it and gives it its name; returns its SHA-256 in hexadecimal.
     pub fn finish(mut self) -> Result<String> {
-        let mut whole = || {
+        let mut finish = || {
             self.output.write_all(&[0; 2 * BLOCK])?;
             self.output.flush()?;
             self.output.file.sync_all()?;
@@ -75,14 +75,14 @@ impl Writer {
             sync_folder(&self.path)?;
             Ok(hash)
         };
-        let hash = whole().map_err(failed(&self.path))?;
+        let hash = finish().map_err(io_error(&self.path))?;
         Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.temporary); // it is gone when the archive was finished
+        let _ = fs::remove_file(&self.temporary); // does not exist after `finish`
     }
 }
 
@@ -106,7 +106,7 @@ fn write_padded(output: &mut impl Write, header: &Header, data: &[u8]) -> io::Re
     output.write_all(&[0; BLOCK][..data.len().next_multiple_of(BLOCK) - data.len()])
 }
 
-/// The name as prefix and name, at the first slash that leaves no more than 100 bytes; None if they do not fit.
+/// Splits the name into prefix and name at the first slash that leaves at most 100 bytes; None if they do not fit.
 fn split(name: &[u8]) -> Option<(&[u8], &[u8])> {
     if name.len() <= 100 {
         return Some((b"", name));
@@ -115,14 +115,14 @@ fn split(name: &[u8]) -> Option<(&[u8], &[u8])> {
     (slash <= 155 && slash + 1 < name.len()).then(|| (&name[..slash], &name[slash + 1..]))
 }
 
-/// "length path=name\n", where the length counts its own digits.
+/// Returns "length path=name\n", where the length counts its own digits too.
 fn pax_record(name: &str) -> String {
     let rest = " path=\n".len() + name.len();
     let digits = (1..).find(|&digits| (rest + digits).to_string().len() == digits).unwrap_or(1);
     format!("{} path={name}\n", rest + digits)
 }
 
-/// A file whose bytes are hashed on a thread of its own, which takes as long as writing them.
+/// A file whose bytes are hashed on another thread, because hashing takes as long as writing.
 struct Hashed {
     file: File,
     buffer: Vec<u8>,
@@ -140,7 +140,7 @@ impl Hashed {
             for mut buffer in incoming {
                 hasher.update(&buffer);
                 buffer.clear();
-                let _ = outgoing.send(buffer); // nobody takes it any more when the writer is gone
+                let _ = outgoing.send(buffer); // fails only if the writer is gone
             }
             hasher
         })?;
@@ -148,9 +148,9 @@ impl Hashed {
         Ok(Self { file, buffer, filled: Some(filled), emptied, hasher: Some(hasher) })
     }
 
-    /// The hash of all that was flushed; there is nothing to write to after it.
+    /// Returns the hash of all flushed bytes; nothing can be written afterwards.
     fn hash(&mut self) -> io::Result<Sha256> {
-        self.filled = None; // which ends the thread
+        self.filled = None; // ends the thread
         let hash = self.hasher.take().and_then(|hasher| hasher.join().ok());
         hash.ok_or_else(|| io::Error::other("the thread that hashes has ended"))
     }
@@ -158,12 +158,12 @@ impl Hashed {
 
 impl Write for Hashed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = bytes.len().min(BUFFER - self.buffer.len());
-        self.buffer.extend_from_slice(&bytes[..taken]);
+        let count = bytes.len().min(BUFFER - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..count]);
         if self.buffer.len() == BUFFER {
             self.flush()?;
         }
-        Ok(taken)
+        Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {

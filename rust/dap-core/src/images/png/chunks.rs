@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::images::bytes::{be32, bytes};
 use crate::images::{Format, Info, allowed};
 
-/// Deflate makes at most 1,032 bytes of one.
+/// The most bytes that Deflate makes of one byte.
 const MOST_INFLATED: usize = 1032;
 const MAX_TEXT_BYTES: usize = 1 << 20;
 const XMP: &[u8] = b"XML:com.adobe.xmp";
@@ -56,7 +56,7 @@ pub(crate) fn inspect(data: &[u8], max_pixels: usize) -> Result<Info> {
     })
 }
 
-/// The keyword and the text of a chunk of text, inflated.
+/// Returns keyword and text of a text chunk; the text is decompressed if it is metadata.
 fn text<'a>(name: &[u8], content: &'a [u8]) -> Option<(&'a [u8], Cow<'a, [u8]>)> {
     let cut = |content: &'a [u8]| {
         let end = content.iter().position(|byte| *byte == 0)?;
@@ -74,7 +74,7 @@ fn text<'a>(name: &[u8], content: &'a [u8]) -> Option<(&'a [u8], Cow<'a, [u8]>)>
     fdeflate::decompress_to_vec_bounded(text, MAX_TEXT_BYTES).ok().map(|text| (keyword, Cow::Owned(text)))
 }
 
-/// What ImageMagick writes: three lines, then the bytes in hexadecimal.
+/// Reads a raw profile, which ImageMagick writes: three lines, then the bytes in hexadecimal.
 fn raw_profile(text: &[u8]) -> Option<Vec<u8>> {
     let digits = text.split(|byte| *byte == b'\n').skip(3).flatten().filter(|byte| !byte.is_ascii_whitespace());
     let digits: Option<Vec<u8>> = digits.map(|byte| char::from(*byte).to_digit(16).map(|digit| digit as u8)).collect();

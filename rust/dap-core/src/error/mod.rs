@@ -1,21 +1,24 @@
-//! The one error of this crate.
+//! The error type of this crate.
+
+mod layout;
+mod tar;
 
 use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::index::LayoutError;
-use crate::tar::TarError;
+pub use layout::{LayoutError, MAX_HEADER};
+pub use tar::TarError;
 
-/// The caller's check asked a long computation to stop.
+/// The error of a check that stops a long computation.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("interrupted")]
 pub struct Interrupted;
 
-/// Why a computation gave no result.
+/// Every error of this crate.
 #[derive(Clone, Debug, Error, PartialEq)]
 pub enum Error {
-    /// The buffer does not hold rows × columns values.
+    /// A buffer that does not hold rows × columns values.
     #[error("expected {rows} x {columns} values, got {len}")]
     Shape {
         /// Rows that were asked for.
@@ -33,10 +36,10 @@ pub enum Error {
         /// Columns of y.
         y: usize,
     },
-    /// A mean over no rows.
+    /// A mean over zero rows.
     #[error("y has no rows: the mean distance to nothing is not defined")]
     NoRows,
-    /// A kernel that is not known, or whose parameters are not what it takes.
+    /// An unknown kernel, or wrong parameters.
     #[error("no kernel {name:?} has the parameters {parameters:?}")]
     Kernel {
         /// The name that was asked for.
@@ -44,10 +47,10 @@ pub enum Error {
         /// The parameters that were given.
         parameters: Vec<f64>,
     },
-    /// No kernel at all.
+    /// An empty list of kernels.
     #[error("expected at least one kernel, got none")]
     NoKernel,
-    /// An output array of another type than the computation's.
+    /// An output array whose type is not that of the computation.
     #[error("out must be float64 if x or y is, otherwise float32")]
     OutType,
     /// More neighbours than there are rows.
@@ -58,12 +61,12 @@ pub enum Error {
         /// Rows of y.
         rows: usize,
     },
-    /// No rows, or more than there are.
+    /// A number of rows that is zero or exceeds the rows that exist.
     #[error("expected a number of rows from 1 to {rows}, got {count}")]
     Count {
         /// Rows that were asked for.
         count: usize,
-        /// Rows that there are.
+        /// Rows that exist.
         rows: usize,
     },
     /// A row that does not exist.
@@ -71,19 +74,21 @@ pub enum Error {
     Row {
         /// The row that was asked for.
         row: usize,
-        /// Rows that there are.
+        /// Rows that exist.
         rows: usize,
     },
     /// A number of threads outside the accepted range.
-    #[error("threads must be from 1 to {max}, got {threads}", max = crate::pool::MAX_THREADS)]
+    #[error("threads must be from 1 to {max}, got {threads}")]
     Threads {
         /// Threads that were asked for.
         threads: usize,
+        /// The most that may be asked for.
+        max: usize,
     },
-    /// The operating system gave no threads.
+    /// The operating system did not start the threads.
     #[error("cannot start the thread pool: {0}")]
     Pool(String),
-    /// The header of a safetensors file is refused.
+    /// A bad header of a safetensors file.
     #[error("{}: {error}; copy or build the file again", path.display())]
     Layout {
         /// The file.
@@ -91,7 +96,7 @@ pub enum Error {
         /// What is wrong with it.
         error: LayoutError,
     },
-    /// A tar archive is refused.
+    /// A bad tar archive.
     #[error("{}: {error}", path.display())]
     Tar {
         /// The file.
@@ -99,7 +104,7 @@ pub enum Error {
         /// What is wrong with it.
         error: TarError,
     },
-    /// Rows that a file has no place for.
+    /// Rows that do not fit the tensors of a file.
     #[error("{}: tensor {tensor:?} is not there, or has another dtype, other columns or fewer rows", path.display())]
     Rows {
         /// The file.
@@ -107,7 +112,7 @@ pub enum Error {
         /// The tensor that was asked for.
         tensor: String,
     },
-    /// A block of a file whose bytes are not those that were hashed.
+    /// A block of a file whose hash is not the recorded one.
     #[error("{}: block {block} (from byte {}) differs from its recorded hash; copy or build the file again", path.display(), *block as u64 * block_bytes)]
     Block {
         /// The file.
@@ -117,10 +122,10 @@ pub enum Error {
         /// Bytes of a block.
         block_bytes: u64,
     },
-    /// An image that is damaged, or of a kind that is not read.
+    /// A damaged image, or one of an unsupported kind.
     #[error("{format}: {reason}")]
     Image {
-        /// What it was taken for.
+        /// Its format.
         format: &'static str,
         /// What is wrong with it.
         reason: String,
@@ -135,7 +140,7 @@ pub enum Error {
         /// The limit.
         max_pixels: usize,
     },
-    /// An image that cannot be enlarged to a square.
+    /// An image that is too long and narrow to be resized.
     #[error("an image of {width}×{height} is too long a strip to be resized to {size}")]
     Strip {
         /// Columns.
@@ -145,31 +150,31 @@ pub enum Error {
         /// Side of the square.
         size: usize,
     },
-    /// An array of pixels that does not have the shape of an image.
+    /// An array of pixels with a wrong shape.
     #[error("expected {expected}, got {shape:?}")]
     ImageShape {
         /// The shape.
         shape: [usize; 3],
-        /// What it should be.
+        /// The expected shape.
         expected: &'static str,
     },
-    /// Blocks of no bytes, or more of them than there are numbers.
+    /// Blocks of zero bytes, or too many blocks to count.
     #[error("block_bytes must be at least 1")]
     BlockBytes,
-    /// The operating system refused.
+    /// An error of the operating system.
     #[error("{}: {message}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's number of the error.
+        /// The system's error number.
         code: Option<i32>,
-        /// What it says.
+        /// Its message.
         message: String,
     },
-    /// The result does not fit into memory.
+    /// Too little memory for a result.
     #[error("no memory for a result of {0} values")]
     Memory(usize),
-    /// The caller's check asked to stop.
+    /// The caller's check stopped the computation.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
 }

@@ -1,27 +1,28 @@
-//! Sums of k and means of D over the rows of y, and what the variance of MMD² needs.
+//! Sums of k and means of D over the rows of y, and the sums of k² that the variance of MMD² needs.
 
-use super::engine::{self, Pairs, Place, Reduction, Sink, Tile, WalkTiles};
+use super::engine;
 use super::function::Want;
+use super::kernel::{Form, Kernel};
 use super::linear::dot_with_sum;
-use super::micro::VECTORS;
-use super::panels::zeros;
+use super::sink::{Pairs, Place, Reduction, Sink, Tile, Tiles};
 use super::weighted::weighted;
-use super::{Form, Kernel};
 use crate::Matrix;
 use crate::error::{Error, Result};
+use crate::memory::zeros;
 use crate::simd::{MAX_LANES, Real, Simd};
 use crate::tasks::Check;
+use crate::tiles::VECTORS;
 
-/// Values that are added in their own precision before their sum goes to float64.
-const TOGETHER: usize = 4;
+/// Values that are added in their own precision before their sum is added in float64.
+const RUN: usize = 4;
 
-/// (1/m) Σ_j D(x_i, y_j) for each row i of x, with D the distance of the sum of `kernels`; y is x where None.
+/// Returns (1/m) Σ_j D(x_i, y_j) for each row i of x, with D the distance of the sum of `kernels`; y is x where None.
 /// With `weights`, one for each row of y, Σ_j w_j D(x_i, y_j).
 ///
 /// The result has the same bits whatever `threads` is (`None`: all CPUs).
 ///
 /// # Errors
-/// Different columns, a y without rows, another number of weights, a bad number of threads, no memory, or what `check` says.
+/// Different columns, a y without rows, another number of weights, a bad number of threads, no memory, or what `check` returns.
 ///
 /// ```
 /// use dap_core::kernels::{Kernel, mean_distance};
@@ -52,10 +53,10 @@ pub fn mean_distance(
     Ok(means)
 }
 
-/// Σ_j k(x_i, y_j) for each row i of x; or, with `weights` (m rows of C values), Σ_j k(x_i, y_j) w_jc, row by row.
+/// Returns Σ_j k(x_i, y_j) for each row i of x; or, with `weights` (m rows of C values), Σ_j k(x_i, y_j) w_jc, row by row.
 ///
 /// # Errors
-/// Different columns, weights of another length than m × C, a bad number of threads, no memory, or what `check` says.
+/// Different columns, weights of another length than m × C, a bad number of threads, no memory, or what `check` returns.
 ///
 /// ```
 /// use dap_core::kernels::{Kernel, row_sums};
@@ -92,7 +93,7 @@ pub struct PairSums {
     pub squares: f64,
 }
 
-/// The sums that an estimate of MMD² and of its variance are made of, in one pass; y is x where None.
+/// Returns the sums from which MMD² and its variance are estimated, in one pass; y is x where None.
 ///
 /// # Errors
 /// Those of [`row_sums`].
@@ -104,12 +105,12 @@ pub fn pair_sums(
     check: Check,
 ) -> Result<PairSums> {
     let pairs = Pairs { x, y, kernels, want: Want::Value };
-    let mut all =
+    let mut sums =
         run(pairs, Sums { symmetric: y.is_none(), columns: true, squares: true, root: false }, threads, check)?;
     if y.is_none() {
-        all.columns.clone_from(&all.rows);
+        sums.columns.clone_from(&sums.rows);
     }
-    Ok(all)
+    Ok(sums)
 }
 
 fn sums(pairs: Pairs, threads: Option<usize>, check: Check) -> Result<PairSums> {
@@ -120,33 +121,33 @@ fn sums(pairs: Pairs, threads: Option<usize>, check: Check) -> Result<PairSums> 
 
 fn run(pairs: Pairs, wanted: Sums, threads: Option<usize>, check: Check) -> Result<PairSums> {
     let y = pairs.y.unwrap_or(pairs.x);
-    let mut all = PairSums {
+    let mut total = PairSums {
         rows: zeros(pairs.x.rows())?,
         columns: zeros(if wanted.columns { y.rows() } else { 0 })?,
         squares: 0.0,
     };
     let fold = |place: Place, part: PairSums| {
-        add(&mut all.rows[place.x_first..], &part.rows[..place.x_rows]);
+        add(&mut total.rows[place.x_first..], &part.rows[..place.x_rows]);
         if !part.columns.is_empty() {
-            // Of a symmetric Gram matrix: the mirrored half, which belongs to the rows.
-            let columns = if pairs.y.is_none() { &mut all.rows } else { &mut all.columns };
+            // In a symmetric Gram matrix these are the sums of the mirrored half: they belong to the rows.
+            let columns = if pairs.y.is_none() { &mut total.rows } else { &mut total.columns };
             add(&mut columns[place.y_first..], &part.columns);
         }
-        all.squares += part.squares;
+        total.squares += part.squares;
     };
     if pairs.x.is_float64() || y.is_float64() {
         engine::run::<f64, _>(pairs, &wanted, threads, check, fold)?;
     } else {
         engine::run::<f32, _>(pairs, &wanted, threads, check, fold)?;
     }
-    Ok(all)
+    Ok(total)
 }
 
-pub(super) fn add(sums: &mut [f64], parts: &[f64]) {
+fn add(sums: &mut [f64], parts: &[f64]) {
     sums.iter_mut().zip(parts).for_each(|(sum, part)| *sum += part);
 }
 
-/// Which sums are wanted; of the roots of the values if `root`.
+/// The sums that are wanted; with `root`, those of the square roots of the values.
 struct Sums {
     symmetric: bool,
     columns: bool,
@@ -158,13 +159,13 @@ impl<R: Real> Reduction<R> for Sums {
     type Output = PairSums;
 
     #[inline(always)]
-    fn task<S: Simd<Real = R>, const Y: usize>(&self, _: S, place: Place, walk: impl WalkTiles<S>) -> PairSums {
+    fn task<S: Simd<Real = R>, const Y: usize>(&self, _: S, place: Place, tiles: impl Tiles<S>) -> PairSums {
         let width = VECTORS * S::LANES;
         let rows = vec![0.0; place.x_rows.div_ceil(width) * width];
         let columns = vec![0.0; if self.columns { place.y_rows } else { 0 }];
         let sums = PairSums { rows, columns, squares: 0.0 };
         let mut sink = SumsSink { wanted: self, y_first: place.y_first, sums };
-        walk.walk(&mut sink);
+        tiles.reduce(&mut sink);
         sink.sums
     }
 }
@@ -184,7 +185,7 @@ impl<S: Simd> Sink<S> for SumsSink<'_> {
         for vector in 0..VECTORS {
             let mut row = 0;
             while row < tile.y_rows {
-                let end = (row + TOGETHER).min(tile.y_rows);
+                let end = (row + RUN).min(tile.y_rows);
                 let mut sum = zero;
                 for row in row..end {
                     // SAFETY: the lengths were checked above.
@@ -222,13 +223,13 @@ impl<S: Simd> Sink<S> for SumsSink<'_> {
     }
 }
 
-/// A vector of a tile's values, or of their roots.
+/// Loads a vector of a tile's values, or of their square roots.
 ///
 /// # Safety
 /// The tile has `y_rows` × `width` values, `row` is below `y_rows` and `vector` below [`VECTORS`].
 #[inline(always)]
 unsafe fn value<S: Simd>(simd: S, tile: &Tile<'_, S::Real>, row: usize, vector: usize, root: bool) -> S::Vector {
-    // SAFETY: the caller's.
+    // SAFETY: by the caller's promise.
     let value = unsafe { simd.load(tile.values.as_ptr().add(row * tile.width + vector * S::LANES)) };
     if root { simd.sqrt(value) } else { value }
 }

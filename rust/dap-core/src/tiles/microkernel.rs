@@ -1,12 +1,16 @@
-//! Micro-kernels: a tile of 2 vectors of x rows and Y rows of y, whose sums stay in registers over the columns.
+//! The micro-kernel: sums over columns for 2 vectors of rows of x and Y rows of y, kept in registers.
 
 use crate::simd::{Real, Simd};
 
 /// Vectors of x rows in a panel; with the Y of each level their sums fill its registers.
 pub(crate) const VECTORS: usize = 2;
 
-/// What is summed over the columns.
+/// Columns that the micro-kernel goes through at once: a panel of x stays in the L1 cache meanwhile.
+const COLUMNS: usize = 256;
+
+/// The term that is summed over the columns.
 pub(crate) trait Step {
+    /// Adds the term of x and y to `sum`.
     fn step<S: Simd>(simd: S, x: S::Vector, y: S::Vector, sum: S::Vector) -> S::Vector;
 }
 
@@ -35,7 +39,7 @@ impl Step for Squared {
 impl Step for Manhattan {
     #[inline(always)]
     fn step<S: Simd>(simd: S, x: S::Vector, y: S::Vector, sum: S::Vector) -> S::Vector {
-        // As a product with one: some CPUs have units for adding beside those for multiplying, and this fills both.
+        // A product with one, because some CPUs add in other units than they multiply, and this uses both.
         simd.mul_add(simd.abs(simd.sub(x, y)), simd.splat(S::Real::from_f64(1.0)), sum)
     }
 }
@@ -76,6 +80,38 @@ pub(crate) unsafe fn accumulate<S: Simd, T: Step, const Y: usize>(
             unsafe {
                 let place = tile.add((row * VECTORS + vector) * S::LANES);
                 simd.store(place, if fresh { sum } else { simd.add(simd.load(place), sum) });
+            }
+        }
+    }
+}
+
+/// Writes the sums of a panel of x with `count` panels of y into `tile`, going through [`COLUMNS`] columns at a time.
+#[inline(always)]
+pub(crate) fn sum<'y, S: Simd, T: Step, const Y: usize>(
+    simd: S,
+    x: &[S::Real],
+    y: impl Fn(usize) -> &'y [S::Real],
+    count: usize,
+    tile: &mut [S::Real],
+) where
+    S::Real: 'y,
+{
+    let width = VECTORS * S::LANES;
+    let columns = x.len() / width;
+    assert!(tile.len() >= count * Y * width);
+    if columns == 0 {
+        tile.fill(S::Real::default());
+    }
+    for first in (0..columns).step_by(COLUMNS) {
+        let part = COLUMNS.min(columns - first);
+        for panel in 0..count {
+            let y = y(panel);
+            assert!(y.len() == columns * Y);
+            // SAFETY: the panels hold all columns, of which `part` follow `first`; the tile was checked above.
+            unsafe {
+                let (x, y) = (x.as_ptr().add(first * width), y.as_ptr().add(first * Y));
+                let tile = tile.as_mut_ptr().add(panel * Y * width);
+                accumulate::<S, T, Y>(simd, part, x, y, tile, first == 0);
             }
         }
     }

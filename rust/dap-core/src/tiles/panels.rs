@@ -1,11 +1,15 @@
-//! Rows packed for the micro-kernels: converted, centred or normalised, and transposed in panels of a few rows.
+//! Rows packed for the micro-kernel: converted, centred or normalised, and transposed in panels of a few rows.
 
-use super::micro::VECTORS;
-use crate::Matrix;
-use crate::error::{Error, Result};
-use crate::simd::{MAX_LANES, Real, Simd, Vectorized};
+use std::ops::Range;
 
-/// Rows that the centre is taken from: it is a shift, for accuracy, and any point amid the data serves.
+use super::microkernel::VECTORS;
+use crate::error::Result;
+use crate::memory::zeros;
+use crate::simd::{Level, MAX_LANES, Real, Simd, Vectorized};
+use crate::tasks::Check;
+use crate::{Matrix, tasks};
+
+/// Rows that the centre is estimated from. It only needs to be near the data: subtracting it reduces rounding errors.
 const CENTRE_ROWS: usize = 4096;
 
 /// Columns that are transposed at once: with the rows of a panel they stay in the L1 cache.
@@ -17,10 +21,13 @@ const LANES: usize = 8;
 /// The most rows of a panel at any level.
 const MAX_WIDTH: usize = VECTORS * MAX_LANES;
 
-/// How rows are packed; with the centre where they are moved.
+/// How rows are changed when they are packed.
 pub(crate) enum Packing {
+    /// Not at all.
     Plain,
+    /// Divided by their norms; rows of zeros stay zero.
     Unit,
+    /// This centre is subtracted.
     Centred(Vec<f64>),
 }
 
@@ -30,7 +37,7 @@ pub(crate) struct Panels<R> {
     values: Vec<R>,
     /// ‖row‖² as packed, a multiple of `width` of them.
     pub squared: Vec<R>,
-    /// ‖row‖ as it was before.
+    /// ‖row‖ before packing.
     pub norms: Vec<R>,
     width: usize,
     columns: usize,
@@ -39,7 +46,7 @@ pub(crate) struct Panels<R> {
 impl<R: Real> Panels<R> {
     /// Packs rows `first` to `first + count` of `rows`; an error if memory is short.
     #[inline(always)]
-    pub fn pack(rows: Matrix, first: usize, count: usize, width: usize, packing: &Packing) -> Result<Self> {
+    fn pack(rows: Matrix, first: usize, count: usize, width: usize, packing: &Packing) -> Result<Self> {
         let (columns, slots) = (rows.columns(), count.div_ceil(width) * width);
         let mut panels = Self {
             values: zeros(slots.saturating_mul(columns))?,
@@ -79,14 +86,14 @@ impl<R: Real> Panels<R> {
             }
         }
         for column in (0..self.columns).step_by(COLUMNS) {
-            let some = COLUMNS.min(self.columns - column);
-            let (part, moved) = (&mut buffer[..some], &mut moved[..some]);
+            let width = COLUMNS.min(self.columns - column);
+            let (part, moved) = (&mut buffer[..width], &mut moved[..width]);
             let centre =
-                if let Packing::Centred(centre) = packing { &centre[column..][..some] } else { &[0.0; COLUMNS] };
+                if let Packing::Centred(centre) = packing { &centre[column..][..width] } else { &[0.0; COLUMNS] };
             for (row, [before, packed]) in sums.iter_mut().enumerate().take(count) {
                 rows.read(from + row, column, part);
                 add_squares(part, before);
-                // No branch, so that it goes by whole vectors.
+                // Without a branch, so that the compiler vectorises it.
                 for ((moved, value), centre) in moved.iter_mut().zip(&*part).zip(centre) {
                     let (value, changed) = (value.to_f64(), (value.to_f64() - centre) * factors[row]);
                     *moved = R::from_f64(if value.is_finite() { changed } else { f64::NAN });
@@ -106,20 +113,40 @@ impl<R: Real> Panels<R> {
     }
 }
 
-/// Which operand of the micro-kernel rows are packed for.
+/// The operand of the micro-kernel that rows are packed for.
 #[derive(Clone, Copy)]
-pub(super) enum Side {
+pub(crate) enum Side {
     X,
     Y,
 }
 
+/// Packs the rows in `range`, `block` rows at a time and in parallel; the last block may have fewer.
+pub(crate) fn pack_blocks<R: Real>(
+    rows: Matrix,
+    range: Range<usize>,
+    block: usize,
+    side: Side,
+    packing: &Packing,
+    threads: Option<usize>,
+    check: Check,
+) -> Result<Vec<Panels<R>>> {
+    let level = Level::detect();
+    let pack = |index: usize| {
+        let first = range.start + index * block;
+        R::run(level, Pack { rows, first, count: block.min(range.end - first), side, packing })
+    };
+    let mut blocks = Vec::new();
+    tasks::try_run(range.len().div_ceil(block), threads, check, pack, |_, panels| blocks.push(panels))?;
+    Ok(blocks)
+}
+
 /// [`Panels::pack`] at the level's width.
-pub(super) struct Pack<'a> {
-    pub rows: Matrix<'a>,
-    pub first: usize,
-    pub count: usize,
-    pub side: Side,
-    pub packing: &'a Packing,
+struct Pack<'a> {
+    rows: Matrix<'a>,
+    first: usize,
+    count: usize,
+    side: Side,
+    packing: &'a Packing,
 }
 
 impl<R: Real> Vectorized<R> for Pack<'_> {
@@ -135,7 +162,7 @@ impl<R: Real> Vectorized<R> for Pack<'_> {
     }
 }
 
-/// Adds the squares of the values to sums of their own for each lane, which a CPU does side by side.
+/// Adds the square of each value to the sum of its lane; independent sums let the CPU add them in parallel.
 #[inline(always)]
 fn add_squares<R: Real>(values: &[R], sums: &mut [f64; LANES]) {
     let (chunks, rest) = values.as_chunks::<LANES>();
@@ -149,9 +176,8 @@ fn add_squares<R: Real>(values: &[R], sums: &mut [f64; LANES]) {
     }
 }
 
-/// The mean of evenly spaced rows, in the columns where it is finite and more than twice the standard deviation.
-///
-/// Elsewhere 0: moving by a small mean would only round the differences of near points.
+/// Returns the mean of evenly spaced rows, with 0 in columns where it is not finite or at most twice the standard
+/// deviation: subtracting a small mean would only round the differences of near points.
 pub(crate) fn centre(rows: Matrix) -> Vec<f64> {
     let count = rows.rows().min(CENTRE_ROWS);
     let (mut sums, mut squares) = (vec![0.0; rows.columns()], vec![0.0; rows.columns()]);
@@ -170,17 +196,9 @@ pub(crate) fn centre(rows: Matrix) -> Vec<f64> {
     let count = count.max(1) as f64;
     let column = |((sum, square), first): ((f64, f64), f64)| {
         let (mean, variance) = (first + sum / count, square / count - (sum / count) * (sum / count));
-        // As float32 where the values are, so that moving those near to it is exact.
+        // Rounded to float32 unless the values are float64, so that subtracting it from values near it is exact.
         let mean = if rows.is_float64() { mean } else { f64::from(mean as f32) };
         if mean.is_finite() && mean * mean > 4.0 * variance { mean } else { 0.0 }
     };
     sums.into_iter().zip(squares).zip(first).map(column).collect()
-}
-
-/// That many zeros; an error if memory is short.
-pub(crate) fn zeros<R: Copy + Default>(count: usize) -> Result<Vec<R>> {
-    let mut values = Vec::new();
-    values.try_reserve_exact(count).map_err(|_| Error::Memory(count))?;
-    values.resize(count, R::default());
-    Ok(values)
 }

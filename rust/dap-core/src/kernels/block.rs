@@ -1,42 +1,85 @@
-//! One task's way through its tiles: micro-kernel, squared distances, kernel function, sink.
+//! One block of pairs, tile by tile: micro-kernel, squared distances, kernel function, sink.
 
-use super::engine::{Component, GROUP, Place, Sink, Task, Tile, WalkTiles, block_rows};
 use super::function::{Base, Map, Sizes};
-use super::micro::{Dot, Manhattan, Squared, Step, VECTORS, accumulate};
-use crate::simd::{Real, Simd};
+use super::kernel::Kernel;
+use super::sink::{GROUP, Pairs, Place, Reduction, Sink, Tile, Tiles};
+use crate::error::Result;
+use crate::memory::zeros;
+use crate::simd::{Real, Simd, Vectorized};
+use crate::tiles::{Dot, Manhattan, Packing, Panels, Squared, VECTORS, sum};
 
-/// A squared distance below this part of ‖x‖² + ‖y‖² has lost digits, and is summed again from the differences.
+/// A squared distance below this fraction of ‖x‖² + ‖y‖² has lost digits, and is computed again from the differences.
 const NEAR: f64 = 1.0 / 32.0;
 
-/// Columns that a micro-kernel goes through at once: a panel of x stays in the L1 cache meanwhile.
-const COLUMNS: usize = 256;
-
-/// The tiles of a task.
-pub(super) struct Walk<'a, S: Simd, D, const Y: usize> {
-    pub task: &'a Task<'a, S::Real, D>,
-    pub simd: S,
-    /// What the micro-kernels make, and what the kernels make of it.
-    pub tile: Vec<S::Real>,
-    pub values: Vec<S::Real>,
+/// Kernels that are computed from the same base of rows that are packed alike.
+pub(super) struct Component<'a> {
+    pub packing: Packing,
+    pub base: Base,
+    pub kernels: Vec<&'a Kernel>,
 }
 
-impl<S: Simd, D, const Y: usize> WalkTiles<S> for Walk<'_, S, D, Y> {
+/// Rows in a block: about 200, in whole panels of x and of y.
+#[inline(always)]
+pub(super) fn block_rows(x: usize, y: usize) -> usize {
+    let mut rows = x;
+    while !rows.is_multiple_of(y) || rows < 200 {
+        rows += x;
+    }
+    rows
+}
+
+/// The pairs of one task.
+pub(super) struct Block<'a, R, D> {
+    pub pairs: Pairs<'a>,
+    pub components: &'a [Component<'a>],
+    /// Panels of the chunk of x, by component and block.
+    pub x: &'a [Vec<Panels<R>>],
+    /// Panels of the chunk of y, by component and block.
+    pub y: &'a [Vec<Panels<R>>],
+    /// The rows of the two chunks.
+    pub chunks: Place,
+    pub place: Place,
+    pub reduction: &'a D,
+}
+
+impl<R: Real, D: Reduction<R>> Vectorized<R> for Block<'_, R, D> {
+    type Output = Result<D::Output>;
+
     #[inline(always)]
-    fn walk(mut self, sink: &mut impl Sink<S>) {
+    fn run<S: Simd<Real = R>, const Y: usize>(self, simd: S) -> Self::Output {
+        let values = zeros(GROUP * Y * VECTORS * S::LANES)?;
+        let tiles = BlockTiles::<S, D, Y> { block: &self, simd, tile: values.clone(), values };
+        Ok(self.reduction.task::<S, Y>(simd, self.place, tiles))
+    }
+}
+
+/// The tiles of a block.
+struct BlockTiles<'a, S: Simd, D, const Y: usize> {
+    block: &'a Block<'a, S::Real, D>,
+    simd: S,
+    /// The base of the current tile, and in place of it the values if there is one kernel.
+    tile: Vec<S::Real>,
+    /// The sum of the values of all kernels if there are several.
+    values: Vec<S::Real>,
+}
+
+impl<S: Simd, D, const Y: usize> Tiles<S> for BlockTiles<'_, S, D, Y> {
+    #[inline(always)]
+    fn reduce(mut self, sink: &mut impl Sink<S>) {
         let width = VECTORS * S::LANES;
         let block = block_rows(width, Y);
-        let Place { x_first, x_rows, y_first, y_rows } = self.task.place;
+        let Place { x_first, x_rows, y_first, y_rows } = self.block.place;
         let mut row = 0;
         while row < y_rows {
-            // Groups end where blocks do: the packed panels of a block lie together.
-            let in_chunk = y_first - self.task.chunks.y_first + row;
+            // A group does not cross the end of a block, because only the panels of one block are contiguous.
+            let in_chunk = y_first - self.block.chunks.y_first + row;
             let (index, within) = (in_chunk / block, in_chunk % block);
             let rows = (GROUP * Y).min(y_rows - row).min(block - within);
             for first in (0..x_rows).step_by(width) {
-                for component in 0..self.task.components.len() {
+                for component in 0..self.block.components.len() {
                     self.component(component, first / width, index, within / Y, rows.div_ceil(Y));
                 }
-                let values = if self.task.pairs.kernels.len() == 1 { &self.tile } else { &self.values };
+                let values = if self.block.pairs.kernels.len() == 1 { &self.tile } else { &self.values };
                 sink.take::<Y>(
                     self.simd,
                     Tile {
@@ -46,7 +89,7 @@ impl<S: Simd, D, const Y: usize> WalkTiles<S> for Walk<'_, S, D, Y> {
                         x_rows: width.min(x_rows - first),
                         y_first: y_first + row,
                         y_rows: rows,
-                        mirrored: self.task.pairs.y.is_none() && y_first + row >= x_first + block,
+                        mirrored: self.block.pairs.y.is_none() && y_first + row >= x_first + block,
                     },
                 );
             }
@@ -55,14 +98,14 @@ impl<S: Simd, D, const Y: usize> WalkTiles<S> for Walk<'_, S, D, Y> {
     }
 }
 
-impl<S: Simd, D, const Y: usize> Walk<'_, S, D, Y> {
-    /// Adds the values of one component's kernels: panel `x` of x, `count` panels of y from `first` on in a block.
+impl<S: Simd, D, const Y: usize> BlockTiles<'_, S, D, Y> {
+    /// Adds the values of one component's kernels: panel `x` of x with `count` panels of y from `first` on in `block`.
     #[inline(always)]
     fn component(&mut self, component: usize, x: usize, block: usize, first: usize, count: usize) {
         let (simd, width) = (self.simd, VECTORS * S::LANES);
-        let Component { base, kernels, .. } = &self.task.components[component];
-        let x_block = (self.task.place.x_first - self.task.chunks.x_first) / block_rows(width, Y);
-        let (x_panels, y_panels) = (&self.task.x[component][x_block], &self.task.y[component][block]);
+        let Component { base, kernels, .. } = &self.block.components[component];
+        let x_block = (self.block.place.x_first - self.block.chunks.x_first) / block_rows(width, Y);
+        let (x_panels, y_panels) = (&self.block.x[component][x_block], &self.block.y[component][block]);
         let y = |panel: usize| y_panels.panel(first + panel);
         let tile = &mut self.tile[..];
         match base {
@@ -86,47 +129,15 @@ impl<S: Simd, D, const Y: usize> Walk<'_, S, D, Y> {
                 y_squared: &y_panels.squared[first * Y..][..count * Y],
                 y_norms: &y_panels.norms[first * Y..][..count * Y],
                 tile: self.tile.as_mut_ptr(),
-                values: if self.task.pairs.kernels.len() == 1 { None } else { Some(self.values.as_mut_ptr()) },
+                values: if self.block.pairs.kernels.len() == 1 { None } else { Some(self.values.as_mut_ptr()) },
                 fresh: component == 0 && index == 0,
             };
-            kernel.apply(simd, self.task.pairs.want, place);
+            kernel.apply(simd, self.block.pairs.want, place);
         }
     }
 }
 
-/// Sums over all columns for `count` panels of y, a slice of the columns at a time.
-#[inline(always)]
-fn sum<'y, S: Simd, T: Step, const Y: usize>(
-    simd: S,
-    x: &[S::Real],
-    y: impl Fn(usize) -> &'y [S::Real],
-    count: usize,
-    tile: &mut [S::Real],
-) where
-    S::Real: 'y,
-{
-    let width = VECTORS * S::LANES;
-    let columns = x.len() / width;
-    assert!(tile.len() >= count * Y * width);
-    if columns == 0 {
-        tile.fill(S::Real::default());
-    }
-    for first in (0..columns).step_by(COLUMNS) {
-        let some = COLUMNS.min(columns - first);
-        for panel in 0..count {
-            let y = y(panel);
-            assert!(y.len() == columns * Y);
-            // SAFETY: the panels hold all columns, of which `some` follow `first`; the tile was checked above.
-            unsafe {
-                let (x, y) = (x.as_ptr().add(first * width), y.as_ptr().add(first * Y));
-                let tile = tile.as_mut_ptr().add(panel * Y * width);
-                accumulate::<S, T, Y>(simd, some, x, y, tile, first == 0);
-            }
-        }
-    }
-}
-
-/// ‖x‖² + ‖y‖² − 2 x·y in place of x·y; false if it lost digits anywhere, or holds NaN.
+/// Replaces x·y by ‖x‖² + ‖y‖² − 2 x·y; false if a value lost digits or is NaN.
 #[inline(always)]
 fn squared_from_dot<S: Simd, const Y: usize>(
     simd: S,
@@ -152,7 +163,7 @@ fn squared_from_dot<S: Simd, const Y: usize>(
     good
 }
 
-/// Where a kernel's function is applied: from the tile, in place or added to other values.
+/// Applies a kernel's function to a tile, in place or adding the results to other values.
 struct Function<'a, R> {
     x_squared: &'a [R],
     x_norms: &'a [R],

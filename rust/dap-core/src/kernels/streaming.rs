@@ -1,29 +1,31 @@
-//! A few rows of x beside all rows of y, which is read once as it lies: memory sets the pace, so nothing is packed.
+//! A few rows of x with all rows of y: y is read once, and nothing is packed, because memory limits the speed.
 
-use super::engine::Pairs;
 use super::function::{Base, Map, Rows, Sizes, Want};
-use super::micro::{Dot, Manhattan, Squared, Step};
-use super::panels::zeros;
-use super::{Form, Kernel};
+use super::kernel::{Form, Kernel};
+use super::sink::Pairs;
 use crate::error::{Error, Result};
+use crate::memory::zeros;
 use crate::simd::{Level, MAX_LANES, Real, Simd, Vectorized};
 use crate::tasks::Check;
+use crate::tiles::{Dot, Manhattan, Squared, Step};
 use crate::{Matrix, tasks};
 
-/// Rows of x up to which this is faster than the packed blocks.
-pub(crate) const FEW: usize = 8;
+/// The most rows of x for which this is faster than packed blocks.
+pub(crate) const FEW_ROWS: usize = 8;
 
 /// Rows of y whose values go through the kernel's function together: whole vectors at every level.
 const GROUP: usize = MAX_LANES;
 
-/// Values of y in a task at most, and about how many tasks there are at least: handing over a result costs microseconds.
+/// Values of y in a task at most.
 const TASK_VALUES: usize = 1 << 19;
+
+/// About how many tasks there are at least; more cost time, because handing over a result takes microseconds.
 const TASKS: usize = 16;
 
-/// Sums of a row that do not wait for each other.
+/// Independent sums along a row, which the CPU computes in parallel.
 const CHAINS: usize = 4;
 
-/// k(x_r, x_j) of some rows r with all rows j: the values of the first of them, then those of the second, and so on.
+/// Returns k(x_r, x_j) for the given rows r and all rows j: the values of the first r, then those of the second, …
 pub(crate) fn columns(
     x: Matrix,
     rows: &[usize],
@@ -34,7 +36,7 @@ pub(crate) fn columns(
     collect(Pairs { x, y: None, kernels, want: Want::Value }, rows, threads, check)
 }
 
-/// ‖x_r − x_j‖², in the order of [`columns`].
+/// Returns ‖x_r − x_j‖², in the order of [`columns`].
 pub(crate) fn squared_distances(x: Matrix, rows: &[usize], threads: Option<usize>, check: Check) -> Result<Vec<f64>> {
     let linear = [Kernel(Form::Linear)];
     collect(Pairs { x, y: None, kernels: &linear, want: Want::SquaredDistance }, rows, threads, check)
@@ -42,7 +44,7 @@ pub(crate) fn squared_distances(x: Matrix, rows: &[usize], threads: Option<usize
 
 fn collect(pairs: Pairs, rows: &[usize], threads: Option<usize>, check: Check) -> Result<Vec<f64>> {
     let total = pairs.x.rows();
-    let mut all = zeros(rows.len().saturating_mul(total))?;
+    let mut columns = zeros(rows.len().saturating_mul(total))?;
     run(
         pairs,
         rows,
@@ -51,18 +53,18 @@ fn collect(pairs: Pairs, rows: &[usize], threads: Option<usize>, check: Check) -
         |_, part| part,
         |first, part| {
             let count = part.len() / rows.len().max(1);
-            for (all, part) in all.chunks_exact_mut(total.max(1)).zip(part.chunks_exact(count.max(1))) {
-                all[first..first + count].copy_from_slice(part);
+            for (column, part) in columns.chunks_exact_mut(total.max(1)).zip(part.chunks_exact(count.max(1))) {
+                column[first..first + count].copy_from_slice(part);
             }
         },
     )?;
-    Ok(all)
+    Ok(columns)
 }
 
-/// Makes what is wanted of blocks of rows of y: k, or D² of the linear kernel alone.
+/// Computes k, or D² of the linear kernel only, of the given `rows` of x with blocks of rows of y.
 ///
-/// Of x only the given `rows` take part. `reduce` gets the first row of a block and its values, one row of x after
-/// another; `fold` what it gave, in order.
+/// `reduce` gets the first row of a block of y and its values, one row of x after another; `fold` gets the results of
+/// `reduce` in order.
 pub(super) fn run<T: Send>(
     pairs: Pairs,
     rows: &[usize],
@@ -94,7 +96,7 @@ fn run_in<R: Real, T: Send>(
         return Err(Error::Columns { x: pairs.x.columns(), y: y.columns() });
     }
     if rows.is_empty() || y.rows() == 0 {
-        return Ok(()); // without any row the columns may be more than memory holds
+        return Ok(()); // a matrix without rows may have more columns than memory holds
     }
     let (level, queries) = (Level::detect(), Queries::<R>::new(pairs.x, rows)?);
     let block = (TASK_VALUES / y.columns().max(1)).min(1 << 12).min(y.rows() / TASKS).max(1).next_multiple_of(GROUP);
@@ -106,7 +108,7 @@ fn run_in<R: Real, T: Send>(
     tasks::run(y.rows().div_ceil(block), threads, check, task, |index, result| fold(index * block, result))
 }
 
-/// Some rows of x, padded with zeros to whole vectors; NaN all over where one is not finite.
+/// The given rows of x, padded with zeros to whole vectors; a row that is not finite is NaN in all columns.
 struct Queries<R> {
     values: Vec<R>,
     norms: Vec<R>,
@@ -152,11 +154,11 @@ impl<R: Real> Vectorized<R> for Block<'_, R> {
         let mut buffer = vec![R::default(); self.y.columns()];
         let mut tile = vec![R::default(); queries * GROUP];
         for start in (0..self.count).step_by(GROUP) {
-            let some = GROUP.min(self.count - start);
+            let height = GROUP.min(self.count - start);
             for kernel in self.pairs.kernels {
                 let (rows, base) = kernel.parts(self.pairs.want);
                 let mut norms = [R::default(); GROUP];
-                for (offset, norm) in norms.iter_mut().enumerate().take(some) {
+                for (offset, norm) in norms.iter_mut().enumerate().take(height) {
                     let y = self.y.row(simd, self.first + start + offset, &mut buffer);
                     if matches!(kernel.0, Form::Distance | Form::Cosine) {
                         *norm = R::from_f64(along::<S, Dot>(simd, y, y).sqrt());
@@ -180,7 +182,7 @@ impl<R: Real> Vectorized<R> for Block<'_, R> {
                 }
                 kernel.apply(simd, self.pairs.want, Apply { tile: &mut tile, x: &self.queries.norms, y: &norms });
                 for (query, tile) in tile.chunks_exact(GROUP).enumerate() {
-                    let values = &mut values[query * self.count + start..][..some];
+                    let values = &mut values[query * self.count + start..][..height];
                     values.iter_mut().zip(tile).for_each(|(value, term)| *value += term.to_f64());
                 }
             }
@@ -189,29 +191,29 @@ impl<R: Real> Vectorized<R> for Block<'_, R> {
     }
 }
 
-/// The sum of steps along a row y; x has at least as many values, up to whole vectors.
+/// Sums the steps along y; x has at least as many values.
 #[inline(always)]
 fn along<S: Simd, T: Step>(simd: S, x: &[S::Real], y: &[S::Real]) -> f64 {
     assert!(x.len() >= y.len());
-    let whole = y.len() / S::LANES;
+    let vectors = y.len() / S::LANES;
     let mut sums = [simd.splat(S::Real::default()); CHAINS];
     let mut vector = 0;
-    // SAFETY: the vectors before `whole` are inside y, hence inside x.
+    // SAFETY: `vectors` whole vectors are inside y, hence inside x.
     unsafe {
-        while vector + CHAINS <= whole {
+        while vector + CHAINS <= vectors {
             for (chain, sum) in sums.iter_mut().enumerate() {
                 let place = (vector + chain) * S::LANES;
                 *sum = T::step(simd, simd.load(x.as_ptr().add(place)), simd.load(y.as_ptr().add(place)), *sum);
             }
             vector += CHAINS;
         }
-        while vector < whole {
+        while vector < vectors {
             let place = vector * S::LANES;
             sums[0] = T::step(simd, simd.load(x.as_ptr().add(place)), simd.load(y.as_ptr().add(place)), sums[0]);
             vector += 1;
         }
     }
-    let rest = whole * S::LANES;
+    let rest = vectors * S::LANES;
     if rest < y.len() {
         let (mut ends, count) = ([[S::Real::default(); MAX_LANES]; 2], y.len() - rest);
         ends[0][..count].copy_from_slice(&x[rest..rest + count]);
@@ -236,7 +238,7 @@ impl<S: Simd> Map<S> for Apply<'_, S::Real> {
         for (tile, norm) in self.tile.chunks_exact_mut(GROUP).zip(self.x) {
             let x = Sizes { squared: simd.splat(*norm), norm: simd.splat(*norm) };
             for lane in (0..GROUP).step_by(S::LANES) {
-                // SAFETY: `GROUP` values are whole vectors; nothing that is wanted here looks at `squared`.
+                // SAFETY: `GROUP` values are whole vectors; no function that is used here reads `squared`.
                 unsafe {
                     let norm = simd.load(self.y.as_ptr().add(lane));
                     let place = tile.as_mut_ptr().add(lane);

@@ -1,6 +1,6 @@
-//! eˣ, eˣ − 1 and ln(1 + z) on vectors, to about two units in the last place; NaN gives NaN.
+//! Vectorised eˣ, eˣ − 1 and ln(1 + z), accurate to about two units in the last place; NaN gives NaN.
 
-use crate::simd::{Real, Simd};
+use super::{Real, Simd};
 
 /// 1/k! for k from 0.
 const EXP: [f64; 16] = {
@@ -47,7 +47,7 @@ pub(crate) fn exp<S: Simd>(simd: S, x: S::Vector) -> S::Vector {
     simd.where_less(x, lowest, simd.splat(real(0.0)), value)
 }
 
-/// eˣ − 1 for x ≤ 0, without the loss of digits near zero.
+/// eˣ − 1 for x ≤ 0, accurate near zero.
 #[inline(always)]
 pub(crate) fn exp_m1<S: Simd>(simd: S, x: S::Vector) -> S::Vector {
     let real = S::Real::from_f64;
@@ -56,7 +56,7 @@ pub(crate) fn exp_m1<S: Simd>(simd: S, x: S::Vector) -> S::Vector {
     simd.where_less(x, simd.splat(real(-0.35)), far, near)
 }
 
-/// ln(1 + z) for z ≥ 0; the logarithm of the largest number over 4 for any z beyond it.
+/// ln(1 + z) for z ≥ 0; a z above a quarter of the largest number counts as that quarter.
 #[inline(always)]
 pub(crate) fn ln_1p<S: Simd>(simd: S, z: S::Vector) -> S::Vector {
     let real = S::Real::from_f64;
@@ -70,7 +70,7 @@ pub(crate) fn ln_1p<S: Simd>(simd: S, z: S::Vector) -> S::Vector {
     let t = simd.div(simd.sub(mantissa, one), simd.add(mantissa, one));
     let series = simd.mul(t, polynomial(simd, simd.mul(t, t), &LN[..S::Real::TERMS.ln]));
     let logarithm = simd.mul_add(exponent, simd.splat(real(std::f64::consts::LN_2)), series);
-    let lost = simd.sub(z, simd.sub(sum, one)); // what rounding took from 1 + z; NaN where z is
+    let lost = simd.sub(z, simd.sub(sum, one)); // the rounding error of 1 + z; NaN where z is
     simd.add(logarithm, simd.div(lost, sum))
 }
 

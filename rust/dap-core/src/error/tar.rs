@@ -1,38 +1,38 @@
-//! Why an archive is refused.
+//! Errors of tar archives.
 
 use thiserror::Error;
 
-/// Why an archive is refused, or a member of it.
+/// What is wrong with an archive or with one of its members.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum TarError {
-    /// A block that is no header.
+    /// A block that is not a header.
     #[error("expected a tar header at byte {0}, its checksum is wrong: not an uncompressed tar file, or a damaged one")]
     Checksum(u64),
-    /// A header whose size is no number.
+    /// A header whose size is not a number.
     #[error("member {member:?}: its size is no number")]
     Number {
         /// The member.
         member: String,
     },
-    /// Data that goes on beyond the end of the file.
+    /// Data beyond the end of the file.
     #[error("member {member:?} claims {size} bytes from byte {begin} on, but the file has {bytes}")]
     Truncated {
         /// The member.
         member: String,
-        /// Bytes that it claims.
+        /// Bytes that its header claims.
         size: u64,
         /// Where they begin.
         begin: u64,
         /// Bytes of the file.
         bytes: u64,
     },
-    /// No end-of-archive mark.
+    /// The end-of-archive mark is missing.
     #[error("the file ends at byte {0} without the end-of-archive mark: it is truncated")]
     End(u64),
     /// Bytes after the end-of-archive mark.
     #[error("the archive ends at byte {0}, but something follows")]
     Trailing(u64),
-    /// A link, a device, or anything else that is neither file nor folder.
+    /// A member that is neither a file nor a folder, such as a link or a device.
     #[error("member {member:?} is a {kind}, expected files and folders only")]
     Kind {
         /// The member.
@@ -40,7 +40,7 @@ pub enum TarError {
         /// What it is.
         kind: &'static str,
     },
-    /// A name that leads elsewhere or cannot be read.
+    /// A name that leads out of the folder or cannot be read.
     #[error("member {member:?}: its name {reason}")]
     Name {
         /// The member.
@@ -48,10 +48,10 @@ pub enum TarError {
         /// What is wrong with its name.
         reason: &'static str,
     },
-    /// Two members of one name.
+    /// Two members with the same name.
     #[error("more than one member {0:?}")]
     Repeated(String),
-    /// An extended header that is not as pax or GNU tar write it.
+    /// An extended header that is neither a pax nor a GNU tar header.
     #[error("extended header at byte {begin}: {reason}")]
     Extended {
         /// Where it begins.
@@ -59,12 +59,12 @@ pub enum TarError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// A member whose size the header has no place for.
+    /// A member whose size does not fit into the header.
     #[error("member {member:?} has {size} bytes, more than a tar header counts")]
     Large {
         /// The member.
         member: String,
-        /// Bytes that it has.
+        /// Its size in bytes.
         size: u64,
     },
 }
