@@ -212,6 +212,16 @@ def test_a_gram_matrix_needs_an_array_that_fits(out, error):
         _core.gram(draw(2, 3), draw(4, 3), LINEAR, out)
 
 
+def test_arrays_in_fortran_order_are_refused():
+    x, columns = draw(6, 3), np.asfortranarray(draw(6, 2).astype(np.float64))
+    with pytest.raises(ValueError, match="weights: expected a C-contiguous array"):
+        _core.row_sums(x, None, LINEAR, columns)
+    with pytest.raises(ValueError, match="start: expected a C-contiguous array"):
+        _core.k_means(x, np.asfortranarray(x[:2].astype(np.float64)), 1, 0.0)
+    with pytest.raises(ValueError, match="pixels: expected a C-contiguous array"):
+        _core.crop_square(np.asfortranarray(np.zeros((4, 5, 3), np.uint8)), 1, np.zeros((3, 2, 2), np.uint8), "adm")
+
+
 def test_empty_rows_and_read_only_rows():
     x, y = draw(2, 3), draw(4, 3, seed=1)
     x.flags.writeable = False

@@ -1,10 +1,10 @@
-//! Long calls: without the GIL, stopped by Ctrl-C, errors as Python's.
+//! Calls of `dap_core`: detached from the interpreter, stopped by Ctrl-C, with errors turned into Python's.
 
 use dap_core::{Error, Interrupted, Result};
 use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
-/// Does `work` detached from the interpreter; `work` calls the check that it gets between bounded pieces.
+/// Runs `work` detached from the interpreter; `work` regularly calls the check that it gets, which stops it at Ctrl-C.
 pub(crate) fn interruptible<T: Send>(
     py: Python<'_>,
     work: impl FnOnce(&mut dyn FnMut() -> std::result::Result<(), Interrupted>) -> Result<T> + Send,
@@ -21,7 +21,7 @@ pub(crate) fn interruptible<T: Send>(
     result.map_err(|error| raised.unwrap_or_else(|| to_python(error)))
 }
 
-/// The Python error that says the same.
+/// Returns the Python error with the same message.
 pub(crate) fn to_python(error: Error) -> PyErr {
     let message = error.to_string();
     match error {

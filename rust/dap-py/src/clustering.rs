@@ -1,11 +1,12 @@
-//! Clustering and greedy choices of rows.
+//! Clustering and greedy selection of rows; wrapped by `dap.selection`.
 
 use dap_core::clustering;
-use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2};
-use pyo3::exceptions::PyValueError;
+use numpy::{
+    IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods,
+};
 use pyo3::prelude::*;
 
-use crate::arguments::{Named, kernels as named, rows};
+use crate::arguments::{Named, kernels as named, rows, slice};
 use crate::calls::interruptible;
 
 type Clusters<'py> = (Bound<'py, PyArray2<f64>>, Bound<'py, PyArray1<i64>>, f64, usize);
@@ -24,14 +25,14 @@ pub(crate) fn k_means<'py>(
 ) -> PyResult<Clusters<'py>> {
     let x = rows("x", x)?;
     let (x, clusters) = (x.borrow()?, start.as_array().nrows());
-    let values = start.as_slice().map_err(|error| PyValueError::new_err(format!("start: {error}")))?;
-    let work = |check: dap_core::Check<'_>| clustering::k_means(x, values, clusters, max_iter, tol, threads, check);
-    let found = interruptible(py, work)?;
-    let centers = found.centers.into_pyarray(py).reshape([clusters, x.columns()])?;
-    Ok((centers, found.labels.into_pyarray(py), found.inertia, found.iterations))
+    let start = slice("start", &start, start.shape())?;
+    let work = |check: dap_core::Check<'_>| clustering::k_means(x, start, clusters, max_iter, tol, threads, check);
+    let result = interruptible(py, work)?;
+    let centers = result.centers.into_pyarray(py).reshape([clusters, x.columns()])?;
+    Ok((centers, result.labels.into_pyarray(py), result.inertia, result.iterations))
 }
 
-/// The rows (k,) that k-means++ starts from, each the best of ``trials``.
+/// The rows (clusters,) that greedy k-means++ chooses, each as the best of ``trials``.
 #[pyfunction]
 #[pyo3(signature = (x, clusters, trials, seed, threads=None))]
 pub(crate) fn plus_plus<'py>(
@@ -61,12 +62,13 @@ pub(crate) fn herding<'py>(
     threads: Option<usize>,
 ) -> PyResult<Bound<'py, PyArray1<i64>>> {
     let (x, kernel) = (rows("x", x)?, named(kernel)?);
-    let (x, means, diagonal) = (x.borrow()?, vector("means", &means)?, vector("diagonal", &diagonal)?);
+    let (means, diagonal) = (slice("means", &means, means.shape())?, slice("diagonal", &diagonal, diagonal.shape())?);
+    let x = x.borrow()?;
     let work = |check: dap_core::Check<'_>| clustering::herding(x, &kernel, means, diagonal, count, threads, check);
     Ok(interruptible(py, work)?.into_pyarray(py))
 }
 
-/// (rows (count,), distance of each row to the nearest of them (n,)): from ``first`` on, each time the farthest row.
+/// (rows (count,), distance of each row to the nearest of them (n,)): ``first``, then each time the farthest row.
 #[pyfunction]
 #[pyo3(signature = (x, first, count, threads=None))]
 pub(crate) fn farthest_points<'py>(
@@ -82,7 +84,7 @@ pub(crate) fn farthest_points<'py>(
     Ok((chosen.into_pyarray(py), distances.into_pyarray(py)))
 }
 
-/// The rows (count,) that cover all by a kernel k ≥ 0: greedy facility location.
+/// The rows (count,) that greedy facility location chooses, for a kernel k ≥ 0.
 #[pyfunction]
 #[pyo3(signature = (x, kernel, count, threads=None))]
 pub(crate) fn facility_location<'py>(
@@ -96,8 +98,4 @@ pub(crate) fn facility_location<'py>(
     let x = x.borrow()?;
     let chosen = interruptible(py, |check| clustering::facility_location(x, &kernel, count, threads, check))?;
     Ok(chosen.into_pyarray(py))
-}
-
-fn vector<'a>(name: &str, array: &'a PyReadonlyArray1<'_, f64>) -> PyResult<&'a [f64]> {
-    array.as_slice().map_err(|error| PyValueError::new_err(format!("{name}: {error}")))
 }

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use crate::arguments::rows;
 use crate::calls::{interruptible, to_python};
 
-/// A tensor as Python has it: (name, "F16" or "F32", shape, first byte in the file).
+/// A tensor in Python: (name, "F16" or "F32", shape, first byte in the file).
 type Placed = (String, &'static str, Vec<u64>, u64);
 
 /// Creates ``path`` + ".partial" at its final size, with tensors (name, "F16" or "F32", shape) that are all zero.
@@ -43,7 +43,7 @@ pub(crate) fn finish_tensors(py: Python<'_>, path: PathBuf) -> PyResult<()> {
     py.detach(|| index::finish_tensors(&path)).map_err(to_python)
 }
 
-/// The tensors of a safetensors file, by place: (name, "F16" or "F32", shape, first byte in the file).
+/// The tensors of a safetensors file in the order of their data: (name, "F16" or "F32", shape, first byte in the file).
 #[pyfunction]
 pub(crate) fn read_layout(py: Python<'_>, path: PathBuf) -> PyResult<Vec<Placed>> {
     let layout = py.detach(|| Layout::open(&path)).map_err(to_python)?;
@@ -63,7 +63,7 @@ pub(crate) fn hash_blocks(
     interruptible(py, |check| index::hash_blocks(&path, block_bytes, threads, check))
 }
 
-/// Compares a file with what ``hash_blocks`` gave; ``FormatError`` names the first block that differs.
+/// Compares a file with the result of ``hash_blocks``; ``FormatError`` names the first block that differs.
 #[pyfunction]
 #[pyo3(signature = (path, block_bytes, hashes, threads=None))]
 pub(crate) fn verify_blocks(

@@ -11,7 +11,7 @@ use pyo3::pybacked::PyBackedBytes;
 
 use crate::calls::{interruptible, to_python};
 
-/// Bytes that are written between two looks at the signals.
+/// Bytes that are written between two checks for signals.
 const PIECE: usize = 1 << 24;
 
 type Placed<'py> = (Vec<String>, Bound<'py, PyArray1<u64>>, Bound<'py, PyArray1<u64>>);
@@ -26,7 +26,7 @@ pub(crate) fn scan_tar(py: Python<'_>, path: PathBuf) -> PyResult<Placed<'_>> {
     Ok((names, offsets.into_pyarray(py), sizes.into_pyarray(py)))
 }
 
-/// A tar archive that appears under its name when it is finished; without that it leaves nothing behind.
+/// A tar archive that gets its name when it is finished; if it is dropped before, its file is removed.
 #[pyclass(frozen)]
 pub(crate) struct TarWriter(Mutex<Option<tar::Writer>>);
 
@@ -38,7 +38,7 @@ impl TarWriter {
         Ok(Self(Mutex::new(Some(writer))))
     }
 
-    /// Adds files (name, content), and ends the archive for good when one is refused.
+    /// Adds files (name, content); after an error the archive cannot be used any more.
     fn append(&self, py: Python<'_>, members: Vec<(String, PyBackedBytes)>) -> PyResult<()> {
         let mut writer = self.take()?;
         interruptible(py, |check| {
@@ -56,20 +56,20 @@ impl TarWriter {
         Ok(())
     }
 
-    /// Makes the archive durable and gives it its name; returns its SHA-256 in hexadecimal.
+    /// Syncs the archive and gives it its name; returns its SHA-256 in hexadecimal.
     fn finish(&self, py: Python<'_>) -> PyResult<String> {
         let writer = self.take()?;
         py.detach(|| writer.finish()).map_err(to_python)
     }
 
-    /// Throws away what was written; does nothing after ``finish``.
+    /// Removes the unfinished file; does nothing after ``finish``.
     fn discard(&self) {
         drop(self.take());
     }
 }
 
 impl TarWriter {
-    /// The writer, which nobody else has while it works: a lock that is held without the GIL could wait for ever.
+    /// Takes the writer out of the lock while it works: waiting for a lock that a detached thread holds could deadlock.
     fn take(&self) -> PyResult<tar::Writer> {
         let writer = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         writer.ok_or_else(|| PyValueError::new_err("the archive is finished, or another thread is writing to it"))
