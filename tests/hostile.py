@@ -1,8 +1,8 @@
-"""Every parser of image files against every fault, as a matrix: ``python tests/hostile.py`` prints it.
+"""A matrix of all parsers of image files and all kinds of damage: ``python tests/hostile.py`` prints it.
 
-A parser reads files in a process of its own, which says of each: read, or refused by an error that names the file; how
-long it took, and the most memory that was used. Anything else, an error without the name or of another kind, a crash or
-a file that takes 5 s, is a fault of ours and stands in the last column.
+Each parser runs in its own process, which reports for each file whether it was read or refused with an error that
+names the file, how long that took, and the peak of its memory. Anything else is a bug and stands in the last column:
+an error without the name or of another class, a crash, a file that takes 5 s.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import json, sys, time
 from dap.data.open import open_source
 from dap.errors import FormatError, SourceError
 
-def peak():  # getrusage would tell the peak of the parent, if that is higher
+def peak():  # getrusage would return the parent's peak if that is higher
     status = open("/proc/self/status").read()
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
@@ -55,7 +55,7 @@ for line in sys.stdin:
 
 @dataclass(frozen=True)
 class Parser:
-    """One format: its whole source, and which of its files is damaged."""
+    """One format: the files of a source, and which of them is damaged."""
 
     files: dict[str, bytes]
     damaged: str
@@ -65,7 +65,7 @@ class Parser:
 
 @dataclass
 class Cell:
-    """What became of the files of one fault."""
+    """The results for the files of one kind of damage."""
 
     read: int = 0
     refused: int = 0
@@ -75,22 +75,22 @@ class Cell:
 
 
 def faults(parser: Parser) -> Iterator[tuple[str, bytes]]:
-    whole = parser.files[parser.damaged]
-    yield from (("truncated", whole[: len(whole) * part // 11]) for part in range(1, 11))
+    data = parser.files[parser.damaged]
+    yield from (("truncated", data[: len(data) * part // 11]) for part in range(1, 11))
     for seed in range(60):
-        draw, flipped = np.random.default_rng(seed), bytearray(whole)
-        for place in draw.integers(0, len(whole) if seed % 2 else min(200, len(whole)), 3):
+        draw, flipped = np.random.default_rng(seed), bytearray(data)
+        for place in draw.integers(0, len(data) if seed % 2 else min(200, len(data)), 3):
             flipped[place] ^= 1 << int(draw.integers(8))
         yield "bits flipped", bytes(flipped)
-    for seed in range(60):  # at both ends, where sizes stand
-        draw, lying = np.random.default_rng(seed), bytearray(whole)
-        place = int(draw.integers(min(600, len(whole) - 4)))
-        place = place if seed % 2 else len(whole) - 4 - place
+    for seed in range(60):  # near both ends, where sizes are stored
+        draw, lying = np.random.default_rng(seed), bytearray(data)
+        place = int(draw.integers(min(600, len(data) - 4)))
+        place = place if seed % 2 else len(data) - 4 - place
         lying[place : place + 4] = (b"\xff\xff\xff\x7f", b"\x7f\xff\xff\xff", b"7777", b"\0\0\0\0")[seed % 4]
         yield "sizes lying", bytes(lying)
     yield "bomb", parser.bomb
     yield "empty", b""
-    yield "wrong magic", b"NOTMAGIC" + whole[8:]
+    yield "wrong magic", b"NOTMAGIC" + data[8:]
 
 
 def encoded(format: str, seed: int = 0, **options: object) -> bytes:
@@ -162,7 +162,7 @@ def idx(count: int) -> bytes:
 
 
 def parsers() -> dict[str, Parser]:
-    found = {}
+    table = {}
     for name, suffix, format, options, bomb in (
         ("JPEG", "jpg", "JPEG", {}, jpeg_bomb()),
         ("PNG", "png", "PNG", {}, png_bomb()),
@@ -170,28 +170,28 @@ def parsers() -> dict[str, Parser]:
         ("WebP, lossless", "webp", "WEBP", {"lossless": True}, webp_bomb()),
     ):
         files = {f"a/0.{suffix}": encoded(format, **options), "b/0.png": encoded("PNG")}
-        found[name] = Parser(files, f"a/0.{suffix}", ".", bomb)
+        table[name] = Parser(files, f"a/0.{suffix}", ".", bomb)
     images = [encoded("PNG", seed) for seed in range(4)]
     members = {f"{n}.{ext}": data for n in range(4) for ext, data in (("cls", b"%d" % n), ("png", images[n]))}
-    found["tar"] = Parser({"x.tar": tar(members)}, "x.tar", "x.tar", tar(members, claimed=8**11 - 1))
-    bomb = parquet([bytes(10**6)] * 2000)  # one value, kept once
-    found["Parquet"] = Parser({"x.parquet": parquet(images)}, "x.parquet", "x.parquet", bomb)
+    table["tar"] = Parser({"x.tar": tar(members)}, "x.tar", "x.tar", tar(members, claimed=8**11 - 1))
+    bomb = parquet([bytes(10**6)] * 2000)  # one value, stored once
+    table["Parquet"] = Parser({"x.parquet": parquet(images)}, "x.parquet", "x.parquet", bomb)
     lying = safetensors([2**40, 3, 1000, 1000])
-    found["safetensors"] = Parser({"x.safetensors": safetensors()}, "x.safetensors", "x.safetensors", lying)
+    table["safetensors"] = Parser({"x.safetensors": safetensors()}, "x.safetensors", "x.safetensors", lying)
     labels, pixels = "train-labels-idx1-ubyte.gz", "train-images-idx3-ubyte.gz"
     four = {labels: gzip.compress(struct.pack(">II", 0x801, 4) + bytes([0, 1, 2, 3]))}
     four |= {name.replace("train", "t10k"): data for name, data in four.items()}
     four |= {pixels: gzip.compress(idx(4) + bytes(4 * SIDE * SIDE), mtime=0)}
     four |= {"t10k-images-idx3-ubyte.gz": four[pixels]}
     inflates = gzip.compress(idx(790_000_000 // SIDE**2)) + gzip.compress(bytes(2**24)) * 128
-    found["idx.gz"] = Parser(four, pixels, ".", inflates)
+    table["idx.gz"] = Parser(four, pixels, ".", inflates)
     plain = {name.removesuffix(".gz"): gzip.decompress(data) for name, data in four.items()}
-    found["idx"] = Parser(plain, pixels.removesuffix(".gz"), ".", idx(2**31 - 1) + bytes(100))
-    return found
+    table["idx"] = Parser(plain, pixels.removesuffix(".gz"), ".", idx(2**31 - 1) + bytes(100))
+    return table
 
 
 def tried(parser: Parser) -> dict[str, Cell]:
-    """The row of a parser."""
+    """Return the row of a parser."""
     cells: dict[str, Cell] = {}
     child = subprocess.Popen([sys.executable, "-c", READ], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert child.stdin is not None and child.stdout is not None
@@ -217,7 +217,7 @@ def tried(parser: Parser) -> dict[str, Cell]:
 
 
 def matrix(rows: dict[str, dict[str, Cell]]) -> str:
-    """A Markdown table: read + refused files of each fault, the slowest file, the most memory, what went wrong."""
+    """Return a Markdown table: read + refused files of each kind of damage, the slowest, the most memory, errors."""
     names = list(next(iter(rows.values())))
     lines = [f"| parser | {' | '.join(names)} | slowest | memory | wrong |", "|---" * (len(names) + 4) + "|"]
     for parser, cells in rows.items():

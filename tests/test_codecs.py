@@ -1,4 +1,4 @@
-"""Image files in and out: what dap decodes is what Pillow decodes, and Pillow reads what dap writes."""
+"""Image codecs: dap decodes the same pixels as Pillow, and Pillow reads the files that dap writes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 
 def packed(values: np.ndarray, depth: int) -> bytes:
-    """Rows of samples with shape (h, w, samples), each after the byte of filter 0."""
+    """Return the bytes of samples with shape (h, w, samples), each row after the byte of filter 0."""
     if depth == 16:
         rows = values.astype(">u2").reshape(len(values), -1).view(np.uint8)
     else:
@@ -61,13 +61,13 @@ def saved(image: Image.Image, format: str, **options: object) -> bytes:
 
 
 def check(data: bytes, levels: int = 0) -> None:
-    """Own size and squares, grey and colour, against Pillow."""
+    """Compare with Pillow: in the file's own size and as squares, in grey and colour."""
     with Image.open(io.BytesIO(data)) as image:
         image.load()
-    found = decode(data)
-    expected = to_upright(image, channels=found.shape[2])
-    assert found.dtype == np.uint8 and found.shape == expected.shape
-    assert np.abs(found.astype(int) - expected).max() <= levels
+    decoded = decode(data)
+    expected = to_upright(image, channels=decoded.shape[2])
+    assert decoded.dtype == np.uint8 and decoded.shape == expected.shape
+    assert np.abs(decoded.astype(int) - expected).max() <= levels
     for channels in (1, 3):
         for size in (16, image.height):
             square = decode_square(data, size=size, channels=channels)
@@ -244,8 +244,8 @@ def test_dct_scaling_is_near_and_smaller_images_are_left_alone() -> None:
     assert not np.array_equal(exact, scaled)
     assert np.abs(exact.astype(int) - scaled).mean() < 3
     for size in (470, 480, 500):
-        whole = decode_square(data, size=size, channels=3)
-        np.testing.assert_array_equal(decode_square(data, size=size, channels=3, dct_scaling=True), whole)
+        full = decode_square(data, size=size, channels=3)
+        np.testing.assert_array_equal(decode_square(data, size=size, channels=3, dct_scaling=True), full)
 
 
 FILES = [

@@ -1,4 +1,4 @@
-"""Hostile image files: one clear error or an image, never a crash, a hang or much memory."""
+"""Hostile image files give one clear error or an image, and never a crash, a hang or a large use of memory."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def canvas_smaller_than_its_frame(beyond: int = 0) -> bytes:
 
 
 def header_a_byte_short() -> bytes:
-    """Read as nine bytes it says nothing; read on into the next, a canvas of 1.1 billion pixels."""
+    """A canvas header of nine bytes, which would claim 1.1 billion pixels if it were read one byte further."""
     return riff(b"VP8X" + struct.pack("<IB", 9, 16) + bytes(3) + b"\x06\0\xb7\x5e\0\0", FILES["webp"][12:])
 
 
@@ -155,7 +155,7 @@ import json, sys, time
 from dap.data.codecs import decode_square
 from dap.errors import FormatError
 
-def peak():  # getrusage would tell the peak of the parent, if that is higher
+def peak():  # getrusage would return the parent's peak if that is higher
     return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 
 data = sys.stdin.buffer.read()
@@ -186,16 +186,16 @@ def test_a_webp_frame_of_another_size_than_its_image(alpha: bool) -> None:
         image.putalpha(PHOTOGRAPH.convert("L"))
     stream = io.BytesIO()
     image.save(stream, "WEBP", save_all=True, append_images=[image.rotate(9)])
-    whole = stream.getvalue()
-    assert decode(whole).shape == (*image.size[::-1], 3)
-    at = whole.index(b"ANMF") + 8
+    data = stream.getvalue()
+    assert decode(data).shape == (*image.size[::-1], 3)
+    at = data.index(b"ANMF") + 8
     for place in (6, 9):  # width, height
-        lying = bytearray(whole)
+        lying = bytearray(data)
         lying[at + place] -= 2
         with pytest.raises(FormatError, match="a frame of another size than its image"):
             decode(bytes(lying))
-    longer = bytearray(whole)
-    last = whole.rindex(b"ANMF") + 4
+    longer = bytearray(data)
+    last = data.rindex(b"ANMF") + 4
     longer[last : last + 4] = (1 << 30).to_bytes(4, "little")
     with pytest.raises(FormatError, match=r"truncated in the chunk b'ANMF'"):
         decode(bytes(longer))

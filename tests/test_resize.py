@@ -1,4 +1,4 @@
-"""Resizing and cropping in Rust, to the bit what Pillow does."""
+"""Resizing and cropping in Rust give the same bits as Pillow."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def test_a_square_has_the_pixels_of_pillow(width: int, height: int, filter: str)
     for image in (photograph(width, height), noise(width, height).convert("L")):
         for size in (1, 31, 100, 256):
             expected = pillow_crop(image, size, filter)
-            found = to_pixels(image, size=size, channels=len(expected), filter=filter)  # type: ignore[arg-type]
-            np.testing.assert_array_equal(found, expected)
+            pixels = to_pixels(image, size=size, channels=len(expected), filter=filter)  # type: ignore[arg-type]
+            np.testing.assert_array_equal(pixels, expected)
 
 
 def test_grey_and_colour_become_each_other() -> None:
@@ -67,9 +67,9 @@ def test_an_orientation_turns_before_the_resize(orientation: int) -> None:
     exif[0x0112] = orientation
     image.info["exif"] = exif.tobytes()
     expected = to_pixels(image, size=32, channels=3)
-    found = np.empty((3, 32, 32), np.uint8)
-    _core.crop_square(to_upright(photograph(61, 40)), orientation, found, "adm")
-    np.testing.assert_array_equal(found, expected)
+    pixels = np.empty((3, 32, 32), np.uint8)
+    _core.crop_square(to_upright(photograph(61, 40)), orientation, pixels, "adm")
+    np.testing.assert_array_equal(pixels, expected)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ use crate::tasks::Check;
 /// paper omits k(x, x), which is constant for most kernels. `means` is μ, `diagonal` is k(x, x).
 ///
 /// # Errors
-/// No rows or more than there are, means or a diagonal of another length, a bad number of threads, no memory, or what
-/// `check` returns.
+/// A `count` of 0 or above the number of rows, `means` or `diagonal` of another length, a bad number of threads, too little
+/// memory, or what `check` returns.
 ///
 /// ```
 /// use dap_core::clustering::herding;
@@ -66,8 +66,8 @@ pub fn herding(
 /// twice the smallest that any `count` rows can have.
 ///
 /// # Errors
-/// No rows or more than there are, a first row that does not exist, a bad number of threads, no memory, or what `check`
-/// says.
+/// A `count` of 0 or above the number of rows, a `first` that does not exist, a bad number of threads, too little memory,
+/// or what `check` returns.
 ///
 /// ```
 /// use dap_core::clustering::farthest_points;
@@ -111,7 +111,7 @@ pub fn farthest_points(
 /// again (Minoux, "Accelerated greedy algorithms", 1978).
 ///
 /// # Errors
-/// No rows or more than there are, a bad number of threads, no memory, or what `check` returns.
+/// A `count` of 0 or above the number of rows, a bad number of threads, too little memory, or what `check` returns.
 ///
 /// ```
 /// use dap_core::clustering::facility_location;

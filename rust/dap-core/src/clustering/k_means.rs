@@ -25,7 +25,7 @@ pub struct KMeans {
 /// A cluster that loses all its rows takes the row that is farthest from its own centre, unless that row is alone.
 ///
 /// # Errors
-/// A `start` that is not rows of as many columns, more centres than rows, a bad number of threads, no memory, or what
+/// A `start` that is not rows of as many columns, more centres than rows, a bad number of threads, too little memory, or what
 /// `check` returns.
 ///
 /// ```

@@ -17,7 +17,8 @@ const CANDIDATES: usize = 6;
 /// not chosen yet is chosen.
 ///
 /// # Errors
-/// No or more clusters than rows, a bad number of threads, no memory, or what `check` returns.
+/// A number of clusters that is 0 or above the number of rows, a bad number of threads, too little memory, or what `check`
+/// returns.
 ///
 /// ```
 /// use dap_core::clustering::plus_plus;

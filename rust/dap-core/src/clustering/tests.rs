@@ -82,7 +82,7 @@ fn an_empty_cluster_takes_the_farthest_row() {
     assert_eq!((result.centers, result.labels), (vec![1.0, 30.0], vec![0, 0, 0, 1]));
     let same = Matrix::new(Values::Float64(&[5.0; 3]), 3, 1).unwrap();
     let result = k_means(same, &[5.0, 6.0], 2, 300, 0.0, None, &mut || Ok(())).unwrap();
-    assert_eq!((result.labels, result.inertia), (vec![0; 3], 0.0)); // there is nothing to take
+    assert_eq!((result.labels, result.inertia), (vec![0; 3], 0.0)); // no row can be moved
 }
 
 #[test]

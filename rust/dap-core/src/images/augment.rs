@@ -10,7 +10,7 @@ use crate::tasks::{self, Check};
 /// Red, green and blue of ITU-R 601's luma, as torchvision rounds them.
 const LUMA: [f32; 3] = [0.2989, 0.587, 0.114];
 
-/// Values that are summed in float32 before their sum is added in float64.
+/// The number of values that are summed in float32 before their sum is added in float64.
 const RUN: usize = 2048;
 const LANES: usize = 16;
 

@@ -34,7 +34,7 @@ impl Crop {
     }
 }
 
-/// Turns an image upright, resizes it, crops it at the centre, and writes it into `out`: `channels` planes of `size` × `size`.
+/// Turns an image upright, resizes it, crops it at the centre, and writes it into `out`: `channels` planes, `size` × `size`.
 pub fn square(view: View<'_>, crop: Crop, channels: usize, size: usize, out: &mut [u8]) -> Result<()> {
     view.check()?;
     let area = size.saturating_mul(size);

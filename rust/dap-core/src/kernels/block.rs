@@ -11,7 +11,7 @@ use crate::tiles::{Dot, Manhattan, Packing, Panels, Squared, VECTORS, sum};
 /// A squared distance below this fraction of ‖x‖² + ‖y‖² has lost digits, and is computed again from the differences.
 const NEAR: f64 = 1.0 / 32.0;
 
-/// Kernels that are computed from the same base of rows that are packed alike.
+/// Kernels that are computed from the same base of the same packed rows.
 pub(super) struct Component<'a> {
     pub packing: Packing,
     pub base: Base,
@@ -57,7 +57,7 @@ impl<R: Real, D: Reduction<R>> Vectorized<R> for Block<'_, R, D> {
 struct BlockTiles<'a, S: Simd, D, const Y: usize> {
     block: &'a Block<'a, S::Real, D>,
     simd: S,
-    /// The base of the current tile, and in place of it the values if there is one kernel.
+    /// The base of the current tile; if there is one kernel, its values replace the base.
     tile: Vec<S::Real>,
     /// The sum of the values of all kernels if there are several.
     values: Vec<S::Real>,

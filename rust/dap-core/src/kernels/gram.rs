@@ -14,7 +14,7 @@ use crate::tasks::Check;
 /// `R` is f64 if x or y is, otherwise f32.
 ///
 /// # Errors
-/// Different columns, an `out` of another length than n × m or another type, a bad number of threads, no memory, or
+/// Different columns, an `out` of another length than n × m or another type, a bad number of threads, too little memory, or
 /// what `check` returns; `out` may be partly written then.
 ///
 /// ```

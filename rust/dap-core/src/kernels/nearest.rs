@@ -18,7 +18,7 @@ use crate::tiles::VECTORS;
 /// number comes first.
 ///
 /// # Errors
-/// Different columns, more neighbours than y has rows, a bad number of threads, no memory, or what `check` returns.
+/// Different columns, more neighbours than y has rows, a bad number of threads, too little memory, or what `check` returns.
 ///
 /// ```
 /// use dap_core::kernels::nearest;

@@ -13,7 +13,7 @@ use crate::simd::{MAX_LANES, Real, Simd};
 use crate::tasks::Check;
 use crate::tiles::VECTORS;
 
-/// Values that are added in their own precision before their sum is added in float64.
+/// The number of values that are added in their own precision before their sum is added in float64.
 const RUN: usize = 4;
 
 /// Returns (1/m) Σ_j D(x_i, y_j) for each row i of x, with D the distance of the sum of `kernels`; y is x where None.
@@ -22,7 +22,8 @@ const RUN: usize = 4;
 /// The result has the same bits whatever `threads` is (`None`: all CPUs).
 ///
 /// # Errors
-/// Different columns, a y without rows, another number of weights, a bad number of threads, no memory, or what `check` returns.
+/// Different columns, a y without rows, another number of weights, a bad number of threads, too little memory, or what
+/// `check` returns.
 ///
 /// ```
 /// use dap_core::kernels::{Kernel, mean_distance};
@@ -56,7 +57,8 @@ pub fn mean_distance(
 /// Returns Σ_j k(x_i, y_j) for each row i of x; or, with `weights` (m rows of C values), Σ_j k(x_i, y_j) w_jc, row by row.
 ///
 /// # Errors
-/// Different columns, weights of another length than m × C, a bad number of threads, no memory, or what `check` returns.
+/// Different columns, weights of another length than m × C, a bad number of threads, too little memory, or what `check`
+/// returns.
 ///
 /// ```
 /// use dap_core::kernels::{Kernel, row_sums};
