@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dap.errors import OptionError
-from dap.kernels import by_name, list_kernels, torch_pairs
+from dap.kernels import by_name, list_kernels, torch_pairs, torch_product
 from dap.kernels.backend_numpy import NUMPY
 from dap.kernels.backend_torch import TORCH
 from dap.kernels.cosine import Cosine
@@ -397,7 +397,7 @@ def test_autocast_and_lower_precision_change_nothing(monkeypatch):
     before = matmul.fp32_precision
     try:
         matmul.fp32_precision = "tf32"
-        with pytest.raises(ZeroDivisionError), torch_pairs._full_precision("cpu"):
+        with pytest.raises(ZeroDivisionError), torch_product._full_precision("cpu"):
             assert matmul.fp32_precision == "ieee"
             raise ZeroDivisionError
         assert matmul.fp32_precision == "tf32"
@@ -484,18 +484,18 @@ def test_a_bad_bandwidth_is_refused(bandwidth, kind):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("polynomial", {"degree": 0}, "degree must be a whole number, 1 or more, got 0"),
-        ("polynomial", {"degree": 2.5}, "degree must be a whole number"),
-        ("polynomial", {"degree": True}, "degree must be a whole number"),
-        ("polynomial", {"c": -1.0}, "c must be a finite number, 0 or more"),
-        ("polynomial", {"c": float("nan")}, "c must be a finite number"),
-        ("inverse_multiquadric", {"c": 0.0}, "c must be a positive finite number"),
-        ("rational_quadratic", {"alpha": -2}, "alpha must be a positive finite number"),
-        ("matern", {"nu": 0.5}, "nu must be 1.5 or 2.5, got 0.5"),
+        ("polynomial", {"degree": 0}, "degree: expected a whole number of at least 1, got 0"),
+        ("polynomial", {"degree": 2.5}, "degree: expected a whole number"),
+        ("polynomial", {"degree": True}, "degree: expected a whole number"),
+        ("polynomial", {"c": -1.0}, "c: expected a number of at least 0"),
+        ("polynomial", {"c": float("nan")}, "c: expected a number of at least 0, got nan"),
+        ("inverse_multiquadric", {"c": 0.0}, "c: expected a number above 0"),
+        ("rational_quadratic", {"alpha": -2}, "alpha: expected a number above 0"),
+        ("matern", {"nu": 0.5}, "nu: expected 1.5 or 2.5, got 0.5"),
         ("sum", {"kernels": []}, "list of one kernel or more"),
         ("sum", {"kernels": Linear()}, "list of one kernel or more"),
-        ("sum", {"kernels": ["rbf"]}, "kernels or dicts, got 'rbf'"),
-        ("sum", {"kernels": [{"bandwidth": 1.0}]}, 'has a "name"'),
+        ("sum", {"kernels": [3]}, "kernel: expected a name, a kernel or .*, got 3"),
+        ("sum", {"kernels": [{"bandwidth": 1.0}]}, "kernel: expected a name, a kernel or"),
         ("sum", {"kernels": [{"name": "rbff"}]}, "did you mean 'rbf'"),
         ("rbf", {"bandwith": 1.0}, "did you mean 'bandwidth'"),
     ],
