@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import dap
-from dap import api, rng
+from dap import dataset, rng
 from dap.data.open import open_source
 from dap.errors import FormatError, OptionError
 from dap.evaluation import Small
@@ -109,7 +109,7 @@ def test_a_run_that_was_stopped_ranks_as_an_undisturbed_one(run, distilled, tmp_
         elif moment == "rank":
             patch.setattr(dap.methods.DAP, "order", stop)
         elif moment == "contact sheet":
-            patch.setattr(api, "contact_sheet", stop)
+            patch.setattr(dataset, "source_sheet", stop)
         else:
             patch.setattr(RunFolder, "finish", stop)
         with pytest.raises(KeyboardInterrupt):
@@ -131,7 +131,7 @@ def test_a_run_that_grew_ranks_all_slots_as_one_that_was_made_at_once(run, tmp_p
     small = run(tmp_path / "grown", batch_size=1, ipc=3)
     assert all(sorted(rank) == [0, 1, 2] for rank in small.manifest["rank"].values())
     with monkeypatch.context() as patch:
-        patch.setattr(api, "contact_sheet", lambda rows: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(dataset, "source_sheet", lambda rows: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "grown", batch_size=1)
     grown = run(tmp_path / "grown", batch_size=1)

@@ -22,7 +22,7 @@ from test_sampling import Affine, run_affine
 from test_text_priors import METHODS
 
 import dap
-from dap import api
+from dap import dataset
 from dap.errors import DivergedError, OptionError
 from dap.methods import TERMS, DiT, Guide, Guided, Method, Random, SingleGuide
 from dap.methods.common.registry import METHODS as METHOD_TABLE
@@ -393,7 +393,7 @@ def test_a_finished_run_draws_nothing_again_and_a_missing_sheet_is_drawn(tree, t
 
     monkeypatch.setattr(Random, "prepare", refuse)
     with monkeypatch.context() as patch:
-        patch.setattr(api, "contact_sheet", refuse)
+        patch.setattr(dataset, "source_sheet", refuse)
         assert len(dap.distill(tree, **options)) == 4
     assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (tmp_path / "out").rglob("*")} == files
     sheet.unlink()

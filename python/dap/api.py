@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +11,6 @@ import torch
 
 from dap.data.builtin import BUILTIN
 from dap.data.classmap import LabelMap
-from dap.data.image_files import read_image
 from dap.data.label_order import LabelOrder, reorder_labels
 from dap.data.manifest import read_manifest
 from dap.data.names import escape
@@ -27,9 +24,8 @@ from dap.index import Index, open_index
 from dap.indexing import build_index
 from dap.methods import AnyGuide, AnyMethod
 from dap.priors import PriorLike
-from dap.report import contact_sheet
-from dap.run import SHEET, Job, Request, RunFolder, check_writable, execute, open_run, resolve
-from dap.storage.files import write_atomic
+from dap.run import SHEET, Request, RunFolder, check_writable, execute, open_run, resolve
+from dap.storage.files import atomic_path
 
 if TYPE_CHECKING:
     from dap.sampling import StepCallback
@@ -150,20 +146,11 @@ def distill(
     job = resolve(request)
     folder = RunFolder(out, job, batch_size=batch_size)
     execute(job, folder, progress=progress, callback_on_step_end=callback_on_step_end)
+    distilled = load(out)
     if not (out / SHEET).exists():
-        _write_sheet(job, folder)
-    return load(out)
-
-
-def _write_sheet(job: Job, folder: RunFolder) -> None:
-    """Write the contact sheet of a finished run."""
-    rows = [
-        (entry.name, [partial(read_image, path) for path in folder.paths_of(index)])
-        for index, entry in enumerate(job.classes)
-    ]
-    stream = io.BytesIO()
-    contact_sheet(rows).save(stream, format="PNG")
-    write_atomic(folder.out / SHEET, stream.getvalue())
+        with atomic_path(out / SHEET) as temporary:
+            distilled.show().save(temporary, format="PNG")
+    return distilled
 
 
 def evaluate(
