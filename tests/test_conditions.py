@@ -15,8 +15,8 @@ from dap.data.open import open_source
 from dap.errors import FormatError, OptionError, SourceError
 from dap.priors import load_prior
 from dap.priors.dit import DiTPrior
-from dap.priors.learned_words import concept_file, encode_concept, read_concepts
 from dap.priors.stable_diffusion import StableDiffusionPrior
+from dap.priors.textual_inversion import concept_file, encode_concept, read_concepts
 from dap.priors.unet import UNetPrior
 from dap.sampling import denoising_loss
 
@@ -264,7 +264,7 @@ def test_words_of_a_folder_are_a_priors_classes(tmp_path):
 
 
 def test_words_that_cannot_be_read(tmp_path):
-    with pytest.raises(SourceError, match=r"expected a folder of concepts, one \.safetensors file a class"):
+    with pytest.raises(SourceError, match=r"expected a folder with a \.safetensors file for each class"):
         read_concepts(tmp_path)
     (tmp_path / "cat.safetensors").write_bytes(b"no")
     with pytest.raises(FormatError, match=r"cat\.safetensors: expected one tensor"):
@@ -285,7 +285,7 @@ def test_options_of_a_prior_by_name(tmp_path, command_line):
     assert load_prior(tiny.stable_diffusion(), options={"template": "{}"}).describe()["template"] == "{}"
     with pytest.raises(OptionError, match="unknown option of a StableDiffusionPrior 'tenplate'; did you mean"):
         load_prior(tmp_path / "sd", options={"tenplate": "art of {}"})
-    with pytest.raises(OptionError, match="options of the prior go into the object; template came beside one"):
+    with pytest.raises(OptionError, match="prior options template: the prior is an object"):
         load_prior(prior, options={"template": "art of {}"})
     pictures = tmp_path / "pictures" / "cat"
     pictures.mkdir(parents=True)

@@ -32,7 +32,7 @@ from dap.features import real_latents
 from dap.methods.base import Context, Couples, Method, Presets, Record, Unit
 from dap.nets import optimise
 from dap.priors import TextPrior
-from dap.priors.learned_words import concept_file
+from dap.priors.textual_inversion import concept_file
 from dap.sampling import denoising_loss, draw_noised, sample
 from dap.storage.cache import CONCEPTS, CacheEntry
 

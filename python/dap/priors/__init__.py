@@ -1,4 +1,4 @@
-"""Frozen diffusion models, behind one face."""
+"""Frozen diffusion models behind one interface, :class:`Prior`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
 
+    from dap.priors.pipeline import PipelinePrior
+
 __all__ = [
     "BUILTIN", "ClassEmbeddingPrior", "NoPrior", "Prediction", "Prior", "PriorLike", "TextPrior", "load_prior",
 ]  # fmt: skip
@@ -28,26 +30,26 @@ BUILTIN = {"fashion-dit": Path(__file__).parents[1] / "assets" / "fashion_dit"}
 
 
 def load_prior(
-    prior: Any,
+    prior: PriorLike,
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Prior:
-    """Opens a prior.
+    """Load a prior, or check one that is an object already.
 
     Args:
         prior: "fashion-dit" (built in); the folder, hub id or object of a ``DiTPipeline``, a
             ``StableDiffusionPipeline``, or a pipeline with a ``UNet2DModel`` (``DDPMPipeline``, ``DDIMPipeline``,
-            ``LDMPipeline``); the folder of an adapter (:func:`dap.adapt_prior`); or a :class:`Prior`
-            (``DiTPrior.from_pretrained(folder, learned_variance=True)``).
-        device: Where to put a prior that is loaded here; the GPU if there is one.
-        dtype: Of the weights of a prior that is loaded here; float32 if left out.
-        options: Of the prior's class by name, for example ``{"template": "art of {}"}``.
+            ``LDMPipeline``); the folder of an adapter (:func:`dap.adapt_prior`); or an object of a subclass of
+            :class:`Prior` (``DiTPrior.from_pretrained(folder, learned_variance=True)``).
+        device: Where to put a prior that is loaded from a folder or id; the GPU if there is one.
+        dtype: Dtype of the weights that are loaded; float32 if left out.
+        options: Options of the prior's class by name, for example ``{"template": "art of {}"}``.
 
     Raises:
-        OptionError: It is none of these; ``device``, ``dtype`` or ``options`` are given for an object that has them
-            already; or the class has no such option.
+        OptionError: ``prior`` is none of these; the object has another ``device`` or ``dtype``; ``options`` are given
+            with a :class:`Prior` object; or the class has no such option.
         SourceError: The folder or hub id cannot be loaded.
 
     Example:
@@ -66,47 +68,47 @@ def load_prior(
         if is_adapter(folder):
             return load_adapted(folder, device=device, dtype=dtype, options=options)
         kind = _adapter(pipeline_type(folder))
-        more = _checked(kind, options)
-        loaded: Prior = kind.from_pretrained(
-            folder, device=device, dtype=dtype or torch.float32, name=str(prior), **more
+        _check_options(kind, options or {})
+        return kind.from_pretrained(
+            folder, device=device, dtype=dtype or torch.float32, name=str(prior), **(options or {})
         )
-        return loaded
     if isinstance(prior, DiffusionPipeline):
         kind = _adapter(type(prior).__name__)
-        opened: Prior = kind(prior, **_checked(kind, options))
+        _check_options(kind, options or {})
+        model: Prior = kind(prior, **(options or {}))
     elif not isinstance(prior, Prior):
         raise OptionError(
             f"prior: expected a name, a folder, a pipeline or a dap.priors.Prior, got {type(prior).__name__}"
         )
     elif options:
-        raise OptionError(f"options of the prior go into the object; {', '.join(options)} came beside one")
+        raise OptionError(f"prior options {', '.join(options)}: the prior is an object, give them when it is made")
     else:
-        opened = prior
+        model = prior
     if device is not None:
-        wanted, has = named_device(device), opened.device
+        wanted, has = named_device(device), model.device
         if wanted.type != has.type or (wanted.index is not None and wanted.index != (has.index or 0)):
-            raise OptionError(f"device={device} was asked for, the prior object is on {has}: move the object first")
-    if dtype not in (None, opened.dtype):
-        raise OptionError(f"dtype={dtype} was asked for, the prior object has {opened.dtype}: convert the object first")
-    return opened
+            raise OptionError(f"device: expected that of the prior object, {has}, got {device}; move the object first")
+    if dtype not in (None, model.dtype):
+        raise OptionError(f"dtype: expected that of the prior object, {model.dtype}, got {dtype}; convert it first")
+    return model
 
 
-def _checked(kind: Any, options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Options that the class of priors has."""
+def _check_options(kind: type[PipelinePrior], options: Mapping[str, object]) -> None:
+    """Raise unless the class of priors has all of these options."""
     known = [name for name in inspect.signature(kind.__init__).parameters if name not in ("self", "pipeline", "name")]
-    for name in options or {}:
+    for name in options:
         if name not in known:
             raise unknown_name_error(f"option of a {kind.__name__}", name, known)
-    return dict(options or {})
 
 
-def _adapter(pipeline_type: str) -> Any:
-    """The class of priors for such a pipeline."""
+def _adapter(pipeline_type: str) -> type[PipelinePrior]:
+    """Return the class of priors for pipelines of this class name."""
     from dap.priors.dit import DiTPrior
     from dap.priors.stable_diffusion import StableDiffusionPrior
     from dap.priors.unet import UNetPrior
 
-    adapters = {name: kind for kind in (DiTPrior, StableDiffusionPrior, UNetPrior) for name in kind.pipeline_types}
+    kinds: tuple[type[PipelinePrior], ...] = (DiTPrior, StableDiffusionPrior, UNetPrior)
+    adapters = {name: kind for kind in kinds for name in kind.pipeline_types}
     if pipeline_type not in adapters:
         raise unknown_name_error("kind of pipeline", pipeline_type, adapters)
     return adapters[pipeline_type]

@@ -1,9 +1,9 @@
-"""Adapters: what a class-conditional prior was taught after its training, kept apart from it.
+"""Adapters: files with the classes that a class-conditional prior learned after its training.
 
-A folder with ``dap_adapter.json`` (which prior, and the hash of its weights) and ``adapter.safetensors``: embeddings of
-classes that it did not know, one row for each table of the network, and perhaps low-rank changes of its weights,
-W + (α / r) · B A (Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022), in the names of PEFT.
-These are merged into the weights when the prior is loaded, so that an adapted prior is a prior like any other.
+An adapter is a folder with ``dap_adapter.json`` (the prior and the hash of its weights) and ``adapter.safetensors``:
+embeddings of new classes, one row for each table of the network, and optionally low-rank changes of its weights,
+W + (α / r) · B A (Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022), under PEFT's names.
+Loading merges the low-rank changes into the weights, so that an adapted prior is used like any other.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -25,6 +25,9 @@ from dap.priors.capabilities import ClassEmbeddingPrior
 from dap.storage.files import write_atomic, write_json
 
 if TYPE_CHECKING:
+    from diffusers import ModelMixin
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     from dap.priors.base import Prior
 
 __all__ = [
@@ -37,27 +40,27 @@ CLASS, LOW_RANK = "class ", "lora "  # before the names of the two kinds of tens
 
 
 def is_adapter(folder: str | Path) -> bool:
-    """Whether a folder holds an adapter."""
+    """Return whether a folder holds an adapter."""
     return (Path(folder) / ADAPTER).is_file()
 
 
 def write_adapter(
     folder: Path, prior: str, sha256: str, learned: Mapping[str, Tensor], low_rank: Mapping[str, Tensor], rank: int
 ) -> None:
-    """Writes both files.
+    """Write both files of an adapter.
 
     Args:
-        folder: Is there.
-        prior: Name, folder or hub id of the prior that was taught.
-        sha256: Of its weights.
+        folder: An existing folder.
+        prior: Name, folder or hub id of the prior that was adapted.
+        sha256: Hash of that prior's weights.
         learned: Rows (tables, D) by class name.
-        low_rank: A and B of PEFT's names; empty without.
-        rank: r, which is α too.
+        low_rank: A and B under PEFT's names; empty if ``rank`` is 0.
+        rank: r, which is also α.
     """
     tensors = {CLASS + name: rows for name, rows in learned.items()}
     tensors |= {LOW_RANK + name: values for name, values in low_rank.items()}
-    held = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(folder / WEIGHTS, save(held))
+    stored = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(folder / WEIGHTS, save(stored))
     record = {"prior": prior, "sha256": sha256, "classes": list(learned), "rank": rank}
     write_json(folder / ADAPTER, record)
 
@@ -67,14 +70,14 @@ def load_adapted(
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> Prior:
-    """The prior of an adapter, with what it was taught.
+    """Return the prior of an adapter with the classes that it learned.
 
     Raises:
         FormatError: A file of the adapter is damaged.
-        OptionError: The prior is not the one that was taught.
-        SourceError: It cannot be loaded.
+        OptionError: The prior is not the one that was adapted.
+        SourceError: The prior cannot be loaded.
     """
     from dap.priors import load_prior
 
@@ -83,20 +86,20 @@ def load_adapted(
         record = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
         name, sha256, classes, rank = (record[key] for key in ("prior", "sha256", "classes", "rank"))
         tensors = load((folder / WEIGHTS).read_bytes())
-        learned = {each: tensors[CLASS + each] for each in classes}
+        learned = {label: tensors[CLASS + label] for label in classes}
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise FormatError(f"{folder}: expected {ADAPTER} and {WEIGHTS} as dap writes them ({error!r})") from error
-    base = load_prior(name, device=device, options=options)  # in float32, as it was when it was taught
+    base = load_prior(name, device=device, options=options)  # in float32, as when it was adapted
     if not isinstance(base, ClassEmbeddingPrior):
         raise OptionError(f"{folder}: {name!r} has no class embeddings, which an adapter adds to")
     if base.describe()["sha256"] != sha256:
-        raise OptionError(f"{folder}: was made for other weights than {name!r} has now; adapt that prior again")
-    low_rank = {key.removeprefix(LOW_RANK): each for key, each in tensors.items() if key.startswith(LOW_RANK)}
+        raise OptionError(f"{folder}: the weights of {name!r} are not those that were adapted; adapt that prior again")
+    low_rank = {key.removeprefix(LOW_RANK): values for key, values in tensors.items() if key.startswith(LOW_RANK)}
     if low_rank:
         parameters = add_low_rank(base.denoiser, rank, seed=0)
         for key, parameter in parameters.items():
             if key not in low_rank or low_rank[key].shape != parameter.shape:
-                raise FormatError(f"{folder / WEIGHTS}: no {key} of shape {tuple(parameter.shape)} in it")
+                raise FormatError(f"{folder / WEIGHTS}: expected {key} with shape {tuple(parameter.shape)} in it")
             parameter.data.copy_(low_rank[key])
         merge_low_rank(base.denoiser)
     if dtype is not None:
@@ -105,22 +108,22 @@ def load_adapted(
 
 
 def require_peft() -> None:
-    """Says early what is missing.
+    """Raise unless PEFT is installed; called before anything is computed.
 
     Raises:
         OptionError: PEFT is not installed.
     """
     if importlib.util.find_spec("peft") is None:
-        raise OptionError("rank: expected PEFT to be there: pip install 'dap-distill[adapt]', or take rank=0")
+        raise OptionError("rank: low-rank changes need PEFT: pip install 'dap-distill[adapt]', or use rank=0")
 
 
-def add_low_rank(denoiser: Any, rank: int, seed: int) -> dict[str, Tensor]:
-    """Puts A (random) and B (zero) beside the attention and feed-forward layers; their parameters by name.
+def add_low_rank(denoiser: ModelMixin, rank: int, seed: int) -> dict[str, Tensor]:
+    """Add A (random) and B (zero) to the attention and feed-forward layers; return these parameters by name.
 
     Args:
-        denoiser: A network of diffusers; it is changed.
-        rank: r, and α.
-        seed: Of A.
+        denoiser: A network of diffusers; it is changed in place.
+        rank: r, which is also α.
+        seed: Seed of A.
 
     Raises:
         OptionError: PEFT is not installed.
@@ -132,22 +135,22 @@ def add_low_rank(denoiser: Any, rank: int, seed: int) -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]):  # PEFT draws from the global generator
         torch.manual_seed(seed)
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), denoiser)
-    return {name: each for name, each in denoiser.named_parameters() if "lora_" in name}
+    return {name: parameter for name, parameter in denoiser.named_parameters() if "lora_" in name}
 
 
-def merge_low_rank(denoiser: Any) -> None:
-    """W + B A in the place of each layer that has them."""
+def merge_low_rank(denoiser: ModelMixin) -> None:
+    """Replace each layer that has low-rank changes by a plain layer with the weights W + B A."""
     for path, layer in _changed(denoiser).items():
         layer.merge()
         parent, _, name = path.rpartition(".")
         setattr(denoiser.get_submodule(parent), name, layer.get_base_layer())
-    del denoiser.peft_config  # so that PEFT takes it for a network without adapters, which it is
+    del denoiser.peft_config  # so that PEFT sees a network without adapters
     denoiser.requires_grad_(False)
 
 
 @contextmanager
-def without_low_rank(denoiser: Any) -> Iterator[None]:
-    """While it lasts the network is the one that it was."""
+def without_low_rank(denoiser: ModelMixin) -> Iterator[None]:
+    """Switch the low-rank changes off inside the context."""
     layers = _changed(denoiser).values()
     try:
         for layer in layers:
@@ -158,7 +161,8 @@ def without_low_rank(denoiser: Any) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-def _changed(denoiser: Any) -> dict[str, Any]:
+def _changed(denoiser: ModelMixin) -> dict[str, BaseTunerLayer]:
+    """Return the layers that have low-rank changes, by path."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return {path: layer for path, layer in denoiser.named_modules() if isinstance(layer, BaseTunerLayer)}

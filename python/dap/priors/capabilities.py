@@ -1,4 +1,4 @@
-"""What only some priors can do: learn the embeddings of new classes, or words for them."""
+"""Base classes for what only some priors can do: learn embeddings of new classes, or concepts for a text encoder."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ class ClassEmbeddingPrior(Prior):
 
 
 class TextPrior(Prior):
-    """A prior that takes text, so that new words (V token embeddings) can be learned for classes.
+    """A prior under text, for which concepts can be learned: V token embeddings that stand for a class in a prompt.
 
     Attributes:
-        concepts: Learned words, float32 (V, D), by class name.
+        concepts: Learned concepts, float32 (V, D), by class name.
     """
 
     concepts: Mapping[str, Tensor]
 
     @abstractmethod
     def concept(self, name: str, vectors: int) -> Tensor:
-        """Return the word from which the learning for a class starts, float32 (vectors, D)."""
+        """Return the concept from which learning starts for a class, float32 (vectors, D)."""
 
     @abstractmethod
     def concept_states(self, concept: Tensor) -> Tensor:
-        """Return the condition (tokens, width) of the prompt with a word (V, D) in it, with the graph to the word."""
+        """Return the condition (tokens, width) of a prompt with a concept (V, D), with the graph to the concept."""
 
     @abstractmethod
     def with_concepts(self, concepts: Mapping[str, Tensor]) -> Self:
-        """Return the same prior with learned words, (V, D) by class name; the networks are shared."""
+        """Return the same prior with learned concepts, (V, D) by class name; the networks are shared."""

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from dap.data.classmap import NULL_LABELS
 from dap.priors.capabilities import ClassEmbeddingPrior
-from dap.priors.class_embeddings import ClassTables
+from dap.priors.class_embeddings import ClassEmbeddings
 from dap.priors.pipeline import PipelinePrior
 
+if TYPE_CHECKING:
+    from diffusers import DiTPipeline
+
 __all__ = ["DiTPrior"]
+
+ACTIVATIONS = 40  # kept of each token's width for the backward pass through a block, roughly
 
 
 class DiTPrior(PipelinePrior, ClassEmbeddingPrior):
@@ -21,19 +26,18 @@ class DiTPrior(PipelinePrior, ClassEmbeddingPrior):
 
     Args:
         pipeline: A ``DiTPipeline``. Its modules are used as they are, in eval mode and frozen, never changed.
-        name: What the manifest calls it.
+        name: Name of the prior in the manifest.
         learned_variance: See :class:`dap.priors.pipeline.PipelinePrior`.
         guided_channels: See there.
         recommended: Settings for sampling, as in ``dap_prior.json``.
-        learned: Embeddings (blocks, D) of classes that the network was taught later, by name; see
-            :func:`dap.adapt_prior`.
+        learned: Embeddings (blocks, D) of classes that were learned later, by name; see :func:`dap.adapt_prior`.
     """
 
     pipeline_types: ClassVar[tuple[str, ...]] = ("DiTPipeline",)
 
     def __init__(
         self,
-        pipeline: Any,
+        pipeline: DiTPipeline,
         *,
         name: str | None = None,
         learned_variance: bool = False,
@@ -41,53 +45,56 @@ class DiTPrior(PipelinePrior, ClassEmbeddingPrior):
         recommended: Mapping[str, Any] | None = None,
         learned: Mapping[str, Tensor] | None = None,
     ) -> None:
-        transformer: Any = pipeline.transformer
-        config = transformer.config
-        blocks = {f"block {number}": block for number, block in enumerate(transformer.transformer_blocks, start=1)}
+        config = pipeline.transformer.config
+        layers = list(pipeline.transformer.transformer_blocks)
         super().__init__(
-            pipeline, transformer, pipeline.vae, blocks, size=config.sample_size, name=name,
-            learned_variance=learned_variance, guided_channels=guided_channels, recommended=recommended,
+            pipeline, pipeline.transformer, pipeline.vae,
+            {f"block {number}": layer for number, layer in enumerate(layers, start=1)}, size=config.sample_size,
+            name=name, learned_variance=learned_variance, guided_channels=guided_channels, recommended=recommended,
         )  # fmt: skip
-        embedders = [block.norm1.emb.class_embedder for block in blocks.values()]
-        self._null_label = config.num_embeds_ada_norm
-        self._tables = ClassTables(
-            [each.embedding_table for each in embedders], embedders, null=self._null_label, learned=learned
+        embedders = [layer.norm1.emb.class_embedder for layer in layers]
+        self._null_label: int = config.num_embeds_ada_norm
+        self._embeddings = ClassEmbeddings(
+            [embedder.embedding_table for embedder in embedders], embedders, null=self._null_label, learned=learned
         )
-        self.condition_shape = self._tables.shape
-        self.labels = {**_unambiguous_labels(pipeline), **self._tables.labels}
+        self._has_learned = bool(learned)
+        self.condition_shape = self._embeddings.shape
+        self.labels = {**_unambiguous_labels(pipeline), **self._embeddings.labels}
         tokens = (config.sample_size // config.patch_size) ** 2
         width = config.num_attention_heads * config.attention_head_dim
-        # about 40 activations of each token's width are kept for the backward pass through a block
-        self.slot_bytes = 40 * len(blocks) * tokens * width * self.dtype.itemsize
+        self.slot_bytes = ACTIVATIONS * len(layers) * tokens * width * self.dtype.itemsize
 
     def with_learned(self, learned: Mapping[str, Tensor], *, name: str) -> Self:
-        """The same prior, under another name, with embeddings of more classes beside; the pipeline is shared."""
+        """Return the same prior under another name with embeddings of more classes; the pipeline is shared."""
         return type(self)(
             self.pipeline, name=name, learned_variance=self._learned_variance, guided_channels=self._guided_channels,
-            recommended=self.recommended, learned={**self._tables.learned, **learned},
+            recommended=self.recommended, learned={**self._learned_tensors(), **learned},
         )  # fmt: skip
 
-    def _beside(self) -> Mapping[str, Tensor]:
-        return self._tables.learned
-
     def condition(self, labels: Tensor) -> Tensor:
-        """The class embedding of each block, (B, blocks, D)."""
-        return self._tables.of(labels.to(self.device))
+        """Return the class embedding of each block, float32 (B, blocks, D)."""
+        return self._embeddings.rows(labels.to(self.device))
+
+    def _learned_tensors(self) -> Mapping[str, Tensor]:
+        return self._embeddings.learned
 
     def _forward(self, sample: Tensor, timesteps: Tensor, labels: Tensor | None, condition: Tensor | None) -> Tensor:
         if labels is None:
             labels = torch.full((len(sample),), self._null_label, device=self.device)
-        elif condition is None and not self._tables.are_own(labels):
-            condition = self._tables.of(labels).to(self.dtype)
-        own = self._tables.looked_up(labels)
-        with nullcontext() if condition is None else self._tables.replaced_by(condition):
-            known = own if condition is None else torch.zeros_like(own)  # what is looked up is replaced
-            output: Tensor = self.denoiser(sample, timestep=timesteps, class_labels=known).sample
+        elif condition is None and self._has_learned and self._embeddings.any_learned(labels):
+            condition = self._embeddings.rows(labels).to(self.dtype)
+        if condition is None:
+            return self._output(sample, timesteps, torch.where(labels >= NULL_LABELS, self._null_label, labels))
+        with self._embeddings.replaced_by(condition):
+            return self._output(sample, timesteps, torch.zeros_like(labels))
+
+    def _output(self, sample: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
+        output: Tensor = self.denoiser(sample, timestep=timesteps, class_labels=labels).sample
         return output
 
 
-def _unambiguous_labels(pipeline: Any) -> dict[str, int]:
-    """Label names that lead to one id. ImageNet has two "crane"s, of which ``pipeline.labels`` silently keeps one."""
+def _unambiguous_labels(pipeline: DiTPipeline) -> dict[str, int]:
+    """Return label names that lead to one id. ImageNet has two "crane"s; ``pipeline.labels`` silently keeps one."""
     ids: dict[str, set[int]] = {}
     for label, names in (pipeline.config.get("id2label") or {}).items():
         for name in names.split(","):

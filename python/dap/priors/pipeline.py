@@ -1,4 +1,4 @@
-"""What the adapters to diffusers' pipelines share: loading, hashing, first stage, guidance and taps."""
+"""Base class of the adapters to diffusers' pipelines: loading, hashing, first stage, guidance and taps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import diffusers
 import torch
@@ -19,43 +19,47 @@ from dap.priors.fingerprint import fingerprint
 from dap.priors.schedulers import denoiser_level, make_scheduler
 from dap.priors.taps import stopped_at, tapped
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
+
 __all__ = ["PipelinePrior", "pipeline_type"]
 
 
 class PipelinePrior(Prior):
     """A diffusers pipeline as a prior; see :class:`dap.priors.base.Prior` for the attributes.
 
-    Its modules are used as they are, in eval mode and frozen, never changed. A subclass knows the network: it names the
-    blocks and overrides :meth:`_forward`.
+    Its modules are used as they are, in eval mode and frozen, never changed. A subclass names the blocks of its network
+    and implements :meth:`_forward`.
 
     Args:
-        pipeline: Has a ``scheduler``, and is asked where its modules run.
+        pipeline: Has a ``scheduler``, and says where its modules run.
         denoiser: The network that denoises.
         first_stage: ``AutoencoderKL`` or ``VQModel``; None: the denoiser sees pixels.
         blocks: The denoiser's blocks by name, in the order in which they run.
         size: Side of a latent.
-        name: What the manifest calls it.
+        name: Name of the prior in the manifest.
         learned_variance: Use the variance that a network with twice the channels predicts (IDDPM's learned range), as
             the DiT repository samples. Off, as in diffusers' pipelines, the extra channels are dropped.
-        guided_channels: Apply classifier-free guidance to the first so many latent channels only. The DiT repository
-            and its descendants guide 3 of 4; the others keep the conditional value. None guides all.
+        guided_channels: Apply classifier-free guidance to this many latent channels only, the first ones. The DiT
+            repository and its descendants guide 3 of 4; the others keep the conditional value. None guides all.
         recommended: Settings for sampling, as in ``dap_prior.json``.
 
     Attributes:
         pipeline: As given.
         denoiser: As given.
+        labels: Ids of the labels that the network knows, by name.
     """
 
-    pipeline_types: ClassVar[tuple[str, ...]] = ()  # as a folder's model_index.json calls them
-    left_out: ClassVar[Mapping[str, Any]] = {}  # components that are not loaded
+    pipeline_types: ClassVar[tuple[str, ...]] = ()  # class names in a folder's model_index.json
+    components: ClassVar[Mapping[str, object]] = {}  # arguments of diffusers' from_pretrained; None: not loaded
     has_null = True
-    labels: Mapping[str, int]
+    labels: Mapping[str, int] = {}
 
     def __init__(
         self,
-        pipeline: Any,
-        denoiser: Any,
-        first_stage: Any,
+        pipeline: DiffusionPipeline,
+        denoiser: ModelMixin,
+        first_stage: ModelMixin | None,
         blocks: Mapping[str, nn.Module],
         *,
         size: int,
@@ -66,7 +70,7 @@ class PipelinePrior(Prior):
     ) -> None:
         self.name = name or f"{type(pipeline).__name__} object"
         self.pipeline, self.denoiser, self._vae, self._blocks = pipeline, denoiser, first_stage, dict(blocks)
-        self._scheduler: Any = pipeline.scheduler
+        self._scheduler: SchedulerMixin = pipeline.scheduler
         for module in filter(None, (denoiser, first_stage)):
             module.eval().requires_grad_(False)
         self._predicts = self._scheduler.config.prediction_type
@@ -104,22 +108,22 @@ class PipelinePrior(Prior):
             id_or_path: A folder, or a hub id such as "facebook/DiT-XL-2-256".
             device: Where to put it; the GPU if there is one.
             dtype: Of the weights in memory.
-            name: What the manifest calls it; ``id_or_path`` if left out.
-            use_safetensors: False also reads weights that are pickled, which can run code of whoever made them.
-            options: Of the class.
+            name: Name of the prior in the manifest; ``id_or_path`` if left out.
+            use_safetensors: False also reads pickled weights, which can run code of the person who made them.
+            options: Options of the class, such as ``learned_variance``.
 
         Raises:
             SourceError: The folder or the hub id cannot be loaded.
         """
-        found = pipeline_type(id_or_path)
-        if found not in cls.pipeline_types:
-            raise SourceError(f"prior {str(id_or_path)!r}: holds a {found}, expected {' or '.join(cls.pipeline_types)}")
+        kind = pipeline_type(id_or_path)
+        if kind not in cls.pipeline_types:
+            raise SourceError(f"prior {str(id_or_path)!r}: holds a {kind}, expected {' or '.join(cls.pipeline_types)}")
         try:
-            pipeline = getattr(diffusers, found).from_pretrained(
-                str(id_or_path), use_safetensors=use_safetensors, low_cpu_mem_usage=False, **cls.left_out
+            pipeline = getattr(diffusers, kind).from_pretrained(  # a class of diffusers, by its name in the folder
+                str(id_or_path), use_safetensors=use_safetensors, low_cpu_mem_usage=False, **cls.components
             )
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-            raise _unreadable(id_or_path, found, error) from error
+            raise _unreadable(id_or_path, kind, error) from error
         settings = Path(id_or_path) / "dap_prior.json"
         try:
             recommended = json.loads(settings.read_text()) if settings.is_file() else None
@@ -134,19 +138,19 @@ class PipelinePrior(Prior):
         return self.labels
 
     def describe(self) -> dict[str, object]:
-        """Name, options, and the SHA-256 of the weights and configurations of all networks and the scheduler."""
+        """Return name, options, and the SHA-256 of the weights and configurations of all networks and the scheduler."""
         return {
             "name": self.name,
             "learned_variance": self._learned_variance,
             "guided_channels": self._guided_channels,
-            "sha256": fingerprint(self._scheduler, self._networks(), self._beside()),
+            "sha256": fingerprint(self._scheduler, self._networks(), self._learned_tensors()),
         }
 
-    def _networks(self) -> list[Any]:
+    def _networks(self) -> list[ModelMixin]:
         return [module for module in (self.denoiser, self._vae) if module is not None]
 
-    def _beside(self) -> Mapping[str, Tensor]:
-        """What the prior knows beyond the weights of its networks; part of their hash."""
+    def _learned_tensors(self) -> Mapping[str, Tensor]:
+        """Return tensors that were learned later, by name; they are part of the hash."""
         return {}
 
     @torch.no_grad()
@@ -156,8 +160,9 @@ class PipelinePrior(Prior):
         if self._vae is None:
             return pixels
         encoded = self._vae.encode(pixels)
-        found = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latents
-        latents: Tensor = found * self._vae.config.scaling_factor
+        # diffusers: AutoencoderKL returns a posterior, VQModel latents
+        mean = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latents
+        latents: Tensor = mean * self._vae.config.scaling_factor
         return latents.float()
 
     def decode_pixels(self, latents: Tensor) -> Tensor:
@@ -168,7 +173,7 @@ class PipelinePrior(Prior):
         pixels: Tensor = self._vae.decode(latents.to(self._vae.dtype) / self._vae.config.scaling_factor).sample
         return pixels.float()
 
-    def scheduler(self, name: str | None, num_inference_steps: int) -> Any:
+    def scheduler(self, name: str | None, num_inference_steps: int) -> SchedulerMixin:
         """See :meth:`dap.priors.base.Prior.scheduler`."""
         return make_scheduler(
             self._scheduler, name, num_inference_steps, device=self.device, learned_variance=self._learned_variance
@@ -218,17 +223,20 @@ class PipelinePrior(Prior):
 
     @abstractmethod
     def _forward(self, sample: Tensor, timesteps: Tensor, labels: Tensor | None, condition: Tensor | None) -> Tensor:
-        """The network's own output; labels None is the null condition, and ``condition`` comes before labels."""
+        """Return the network's output (B, channels, h, w) for x_t in the network's dtype and a timestep for each slot.
+
+        ``labels`` None is the null condition; ``condition``, if not None, is used in place of that of the labels.
+        """
 
 
 def pipeline_type(id_or_path: str | Path) -> str:
-    """What kind of pipeline a folder or hub id holds, as its ``model_index.json`` says.
+    """Return the class name of the pipeline in a folder or hub id, from its ``model_index.json``.
 
     Raises:
-        SourceError: There is none, or it cannot be reached.
+        SourceError: There is no pipeline, or the hub cannot be reached.
     """
     try:
-        config: Mapping[str, Any] = diffusers.DiffusionPipeline.load_config(str(id_or_path))
+        config: Mapping[str, object] = diffusers.DiffusionPipeline.load_config(str(id_or_path))
         return str(config["_class_name"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(id_or_path, "pipeline's", error) from error

@@ -3,8 +3,8 @@
 Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, arXiv 2112.10752. Versions 1
 predict ε, 2.1 at 768 pixels predicts v.
 
-A class is asked for by a prompt. The id of a label is derived from its prompt, so that it stays the same whatever other
-classes a run has.
+The condition of a class is a prompt. The id of a label is derived from its prompt, so that it does not depend on the
+other classes of a run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -22,34 +22,37 @@ from torch import Tensor
 from dap.data.classmap import WNID, null_label
 from dap.errors import FormatError, OptionError
 from dap.priors.capabilities import TextPrior
-from dap.priors.learned_words import encode_concept, initial_concept, read_concepts
 from dap.priors.pipeline import PipelinePrior
+from dap.priors.textual_inversion import encode_concept, initial_concept, read_concepts
 from dap.priors.unet import activations, unet_blocks
 from dap.rng import derive_seed
 
-__all__ = ["StableDiffusionPrior", "spoken"]
+if TYPE_CHECKING:
+    from diffusers import ModelMixin, StableDiffusionPipeline
 
-CONCEPT = "\0"  # before the name of a class that has a learned word: no prompt begins so
+__all__ = ["StableDiffusionPrior", "name_in_prompt"]
+
+CONCEPT = "\0"  # marks the name of a class that has a learned concept; no prompt begins with it
 
 
 class StableDiffusionPrior(PipelinePrior, TextPrior):
     """A text-conditioned U-Net as a prior; see :class:`dap.priors.base.Prior` for the attributes.
 
     Args:
-        pipeline: A ``StableDiffusionPipeline``. Its safety checker is not asked.
-        template: The prompt of a class, with ``{}`` for its name; of an ImageNet wnid the first synonym is its name.
-        prompts: Prompts of single classes by name, or a JSON file of them; they come before the template.
+        pipeline: A ``StableDiffusionPipeline``. Its safety checker is not used.
+        template: The prompt of a class, with ``{}`` for its name; an ImageNet wnid is replaced by its first synonym.
+        prompts: Prompts of single classes by name, or a JSON file of them, used instead of the template.
         negative_prompt: The null condition of classifier-free guidance.
-        concepts: Learned words (V, D) by class name, or a folder of them; such a word then stands for the class's name
-            in the template. Method ``d3m`` learns them.
-        name: What the manifest calls it.
+        concepts: Learned concepts (V, D) by class name, or a folder of them; a concept replaces the class's name in the
+            template. Method ``d3m`` learns them.
+        name: Name of the prior in the manifest.
         recommended: Settings for sampling, as in ``dap_prior.json``.
 
     Attributes:
-        concepts: Learned words (V, D) by class name.
+        concepts: Learned concepts (V, D) by class name.
 
     Raises:
-        OptionError: A template without ``{}``, or a prompt that is longer than the text encoder reads.
+        OptionError: A template without ``{}``, or a prompt with more tokens than the text encoder reads.
 
     Example:
         >>> prior = StableDiffusionPrior.from_pretrained(  # doctest: +SKIP
@@ -59,13 +62,13 @@ class StableDiffusionPrior(PipelinePrior, TextPrior):
     """
 
     pipeline_types: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline",)
-    left_out: ClassVar[Mapping[str, Any]] = {
+    components: ClassVar[Mapping[str, object]] = {
         "safety_checker": None, "feature_extractor": None, "requires_safety_checker": False,
     }  # fmt: skip
 
     def __init__(
         self,
-        pipeline: Any,
+        pipeline: StableDiffusionPipeline,
         *,
         template: str = "a photo of a {}",
         prompts: Mapping[str, str] | str | Path | None = None,
@@ -74,7 +77,7 @@ class StableDiffusionPrior(PipelinePrior, TextPrior):
         name: str | None = None,
         recommended: Mapping[str, Any] | None = None,
     ) -> None:
-        unet: Any = pipeline.unet
+        unet = pipeline.unet
         blocks = unet_blocks(unet)
         middle = list(blocks).index("mid") + 1
         super().__init__(
@@ -87,20 +90,20 @@ class StableDiffusionPrior(PipelinePrior, TextPrior):
         encoder = pipeline.text_encoder.eval().requires_grad_(False)
         self._check_length(negative_prompt)
         self.concepts = read_concepts(concepts)
-        for word, concept in self.concepts.items():
-            if concept.dim() != 2 or concept.shape[1] != encoder.get_input_embeddings().embedding_dim:
-                width = encoder.get_input_embeddings().embedding_dim
-                raise OptionError(f"concept {word!r}: expected shape (V, {width}), got {tuple(concept.shape)}")
+        width = encoder.get_input_embeddings().embedding_dim
+        for label, concept in self.concepts.items():
+            if concept.dim() != 2 or concept.shape[1] != width:
+                raise OptionError(f"concept {label!r}: expected shape (V, {width}), got {tuple(concept.shape)}")
         self._states: dict[str, Tensor] = {}
         self._known: dict[int, str] = {}
         self.condition_shape = (pipeline.tokenizer.model_max_length, unet.config.cross_attention_dim)
         self.slot_bytes = activations(unet) * self.dtype.itemsize
 
     def labels_of(self, class_names: Sequence[str]) -> Mapping[str, int]:
-        """An id for the prompt of each class.
+        """Return an id for the prompt of each class.
 
         Raises:
-            OptionError: A prompt is longer than the text encoder reads.
+            OptionError: A prompt has more tokens than the text encoder reads.
         """
         return {name: self._label(self._prompt_of(name)) for name in class_names}
 
@@ -122,36 +125,36 @@ class StableDiffusionPrior(PipelinePrior, TextPrior):
         return prior
 
     def condition(self, labels: Tensor) -> Tensor:
-        """Hidden states of the prompts, (B, tokens, width)."""
+        """Return hidden states of the labels' prompts, float32 (B, tokens, width)."""
         return torch.stack([self._embedding(self._prompt(label)) for label in labels.tolist()]).float()
 
     def concept(self, name: str, vectors: int) -> Tensor:
-        """Where the learned word of a class starts: the token embeddings of its name, float32 (vectors, D)."""
-        return initial_concept(self.pipeline, spoken(name), vectors).to(self.device)
+        """Return the concept from which learning starts: token embeddings of the name, float32 (vectors, D)."""
+        return initial_concept(self.pipeline, name_in_prompt(name), vectors).to(self.device)
 
     def concept_states(self, concept: Tensor) -> Tensor:
-        """Hidden states (tokens, width) of the template with a word (V, D) in it, with the graph to the word."""
+        """Return hidden states (tokens, width) of the template with a concept (V, D), with the graph to the concept."""
         return encode_concept(self.pipeline, self._template, concept)
 
     def with_concepts(self, concepts: Mapping[str, Tensor]) -> Self:
-        """The same prior with learned words, (V, D) by class name; the pipeline is shared."""
+        """Return the same prior with learned concepts, (V, D) by class name; the pipeline is shared."""
         return type(self)(
             self.pipeline, template=self._template, prompts=self._prompts, negative_prompt=self._negative,
             concepts=concepts, name=self.name, recommended=self.recommended,
         )  # fmt: skip
 
     def describe(self) -> dict[str, object]:
-        """As of every pipeline, and the prompts' parts."""
+        """Return what every pipeline describes, and template, prompts, vocabulary and hashes of the concepts."""
         vocabulary = json.dumps(self.pipeline.tokenizer.get_vocab(), sort_keys=True)
         return super().describe() | {
             "template": self._template,
             "prompts": dict(self._prompts),
             "negative_prompt": self._negative,
             "vocabulary": hashlib.sha256(vocabulary.encode()).hexdigest(),
-            **({"concepts": {name: _digest(own) for name, own in self.concepts.items()}} if self.concepts else {}),
+            **({"concepts": {name: _digest(rows) for name, rows in self.concepts.items()}} if self.concepts else {}),
         }
 
-    def _networks(self) -> list[Any]:
+    def _networks(self) -> list[ModelMixin]:
         return [*super()._networks(), self.pipeline.text_encoder]
 
     def _forward(self, sample: Tensor, timesteps: Tensor, labels: Tensor | None, condition: Tensor | None) -> Tensor:
@@ -163,18 +166,18 @@ class StableDiffusionPrior(PipelinePrior, TextPrior):
         return output
 
     def _prompt_of(self, name: str) -> str:
-        """Return the prompt of a class, checked; of a class with a learned word, a mark and its name."""
+        """Return the prompt of a class, checked; of a class with a learned concept, CONCEPT and its name."""
         if name in self.concepts:
             return f"{CONCEPT}{name}"
-        prompt = self._prompts.get(name) or self._template.format(spoken(name))
+        prompt = self._prompts.get(name) or self._template.format(name_in_prompt(name))
         self._check_length(prompt)
         return prompt
 
     def _label(self, prompt: str) -> int:
         """Return the id of a prompt; 31 bits, as indexes have."""
         if prompt.startswith(CONCEPT):
-            word = self.concepts[prompt.removeprefix(CONCEPT)]
-            return derive_seed("concept", self._template, _digest(word)) >> 32
+            concept = self.concepts[prompt.removeprefix(CONCEPT)]
+            return derive_seed("concept", self._template, _digest(concept)) >> 32
         return derive_seed("prompt", prompt) >> 32
 
     def _prompt(self, label: int) -> str:
@@ -190,6 +193,7 @@ class StableDiffusionPrior(PipelinePrior, TextPrior):
         return self._known[label]
 
     def _check_length(self, prompt: str) -> None:
+        """Raise if a prompt has more tokens than the text encoder reads."""
         tokenizer = self.pipeline.tokenizer
         tokens, most = len(tokenizer(prompt).input_ids), tokenizer.model_max_length
         if tokens > most:
@@ -197,7 +201,7 @@ class StableDiffusionPrior(PipelinePrior, TextPrior):
 
     @torch.no_grad()
     def _embedding(self, prompt: str) -> Tensor:
-        """Hidden states of a prompt, (tokens, width); computed once."""
+        """Return hidden states of a prompt, (tokens, width) in the denoiser's dtype; they are computed once."""
         if prompt not in self._states:
             if prompt.startswith(CONCEPT):
                 states = self.concept_states(self.concepts[prompt.removeprefix(CONCEPT)].to(self.device))
@@ -207,28 +211,30 @@ class StableDiffusionPrior(PipelinePrior, TextPrior):
         return self._states[prompt]
 
 
-def spoken(name: str) -> str:
-    """A class's name as a prompt says it."""
+def name_in_prompt(name: str) -> str:
+    """Return a class's name as prompts have it: the first synonym of an ImageNet wnid, spaces for underscores."""
     if WNID.fullmatch(name):
-        from timm.data.imagenet_info import ImageNetInfo  # imports torch: only where there are wnids to look up
+        from timm.data.imagenet_info import ImageNetInfo  # slow to import, so only if there is a wnid
 
-        info: Any = ImageNetInfo("imagenet-1k")
+        info = ImageNetInfo("imagenet-1k")
         if name in info.label_names():
             name = info.label_name_to_description(name)
     return name.split(",")[0].replace("_", " ").strip()
 
 
 def _digest(concept: Tensor) -> str:
+    """Return the SHA-256 of a concept in hexadecimal."""
     return hashlib.sha256(concept.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def _read(prompts: Mapping[str, str] | str | Path | None) -> dict[str, str]:
+    """Return prompts by class name: those given, or those of a JSON file."""
     if not isinstance(prompts, str | Path):
         return dict(prompts or {})
     try:
-        found = json.loads(Path(prompts).read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or not all(isinstance(prompt, str) for prompt in found.values()):
-            raise TypeError("no object of texts")
+        by_name = json.loads(Path(prompts).read_text(encoding="utf-8"))
+        if not isinstance(by_name, dict) or not all(isinstance(prompt, str) for prompt in by_name.values()):
+            raise TypeError("not an object of strings")
     except (OSError, ValueError, TypeError) as error:
         raise FormatError(f"{prompts}: expected JSON with a prompt by class name ({error})") from error
-    return found
+    return by_name

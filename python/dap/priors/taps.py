@@ -1,10 +1,9 @@
-"""Reading hidden states of a network at its blocks, ending its gradient there, and putting others in their place."""
+"""Forward hooks that read hidden states at a network's blocks, end its gradient there, or replace its outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,36 +17,38 @@ __all__ = ["replaced", "stopped_at", "tapped"]
 def tapped(
     blocks: Mapping[str, nn.Module], numbers: Collection[int], *, cut: bool = False
 ) -> Iterator[dict[int, Tensor]]:
-    """Collects what blocks give while the network runs, as tokens (B, T, D).
+    """Collect the outputs of blocks while the network runs, as tokens (B, T, D) by block number.
 
     Args:
         blocks: The blocks by name, in the order in which they run.
-        numbers: Those to read, counted from 1.
-        cut: Keep no graph after the deepest of them, also along connections that lead past it.
+        numbers: Numbers of the blocks to read, counted from 1.
+        cut: Keep no graph after the deepest of them, nor along connections that skip it.
 
     Raises:
-        OptionError: There is no such block.
+        OptionError: There is no block of that number.
     """
-    taken: dict[int, Tensor] = {}
+    features: dict[int, Tensor] = {}
     handles = []
-    opened = torch.is_grad_enabled()
+    enabled = torch.is_grad_enabled()
     modules = list(blocks.values())
     try:
         for number in numbers:
             if not 1 <= number <= len(modules):
                 raise OptionError(f"block: expected 1 to {len(modules)}, got {number}")
 
-            def hook(_module: nn.Module, _inputs: Any, output: Any, number: int = number) -> Any:
-                taken[number] = _tokens(output)
+            def hook(
+                _module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...], number: int = number
+            ) -> Tensor | None:
+                features[number] = _tokens(output)
                 if not cut or number != max(numbers):
                     return None
                 torch.set_grad_enabled(False)
                 return output.detach() if isinstance(output, Tensor) else None
 
             handles.append(modules[number - 1].register_forward_hook(hook))
-        yield taken
+        yield features
     finally:
-        torch.set_grad_enabled(opened)
+        torch.set_grad_enabled(enabled)
         for handle in handles:
             handle.remove()
 
@@ -58,23 +59,23 @@ class _Stop(Exception):
 
 @contextmanager
 def stopped_at(blocks: Mapping[str, nn.Module], number: int) -> Iterator[dict[int, Tensor]]:
-    """As :func:`tapped` for one block, behind which the network does not run."""
+    """As :func:`tapped` for one block; the network stops after that block."""
 
-    def stop(*_: Any) -> None:
+    def stop(*_: object) -> None:
         raise _Stop
 
-    with tapped(blocks, [number]) as taken:
-        handle = list(blocks.values())[number - 1].register_forward_hook(stop)  # after the hook that reads
+    with tapped(blocks, [number]) as features:
+        handle = list(blocks.values())[number - 1].register_forward_hook(stop)  # runs after the hook that reads
         try:
             with suppress(_Stop):
-                yield taken
+                yield features
         finally:
             handle.remove()
 
 
 @contextmanager
 def replaced(modules: Sequence[nn.Module], outputs: Sequence[Tensor]) -> Iterator[None]:
-    """While the network runs, modules give these outputs instead of their own."""
+    """Return a context in which modules return these outputs instead of their own."""
     handles = []
     try:
         for module, output in zip(modules, outputs, strict=True):
@@ -85,7 +86,7 @@ def replaced(modules: Sequence[nn.Module], outputs: Sequence[Tensor]) -> Iterato
             handle.remove()
 
 
-def _tokens(output: Any) -> Tensor:
-    """Tokens as they are; a map (B, C, h, w), which U-Nets have, by rows. Down blocks give residuals beside it."""
-    hidden: Tensor = output if isinstance(output, Tensor) else output[0]
+def _tokens(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Return (B, T, D) of tokens, or of a U-Net's map (B, C, h, w); of a tuple, as down blocks return, the first."""
+    hidden = output if isinstance(output, Tensor) else output[0]
     return hidden.flatten(2).transpose(1, 2) if hidden.dim() == 4 else hidden

@@ -1,27 +1,30 @@
 """The adapter to diffusers' pipelines with a ``UNet2DModel``: in pixel space, or behind a first stage.
 
 ``DDPMPipeline`` and ``DDIMPipeline`` (Ho et al., "Denoising Diffusion Probabilistic Models", 2020) denoise pixels,
-``LDMPipeline`` (Rombach et al., 2022) latents of a VQ model. A network with class embeddings is asked for the class;
-one without makes images of anything, and only guidance leads a slot to its class.
+``LDMPipeline`` (Rombach et al., 2022) latents of a VQ model. A network with class embeddings takes the class as its
+condition; a network without them is unconditional, and only guidance leads a slot to its class.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from dap.errors import OptionError
 from dap.priors.capabilities import ClassEmbeddingPrior
-from dap.priors.class_embeddings import ClassTables
+from dap.priors.class_embeddings import ClassEmbeddings
 from dap.priors.pipeline import PipelinePrior
 from dap.rng import derive_seed
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, ModelMixin
+
 __all__ = ["UNetPrior", "activations", "unet_blocks"]
 
-RESNET, ATTENTION = 8, 30  # activations of a layer's width that are kept for the backward pass
+RESNET, ATTENTION = 8, 30  # activations per channel and position that such a layer keeps for the backward pass
 
 
 class UNetPrior(PipelinePrior, ClassEmbeddingPrior):
@@ -32,10 +35,10 @@ class UNetPrior(PipelinePrior, ClassEmbeddingPrior):
     Args:
         pipeline: A ``DDPMPipeline``, ``DDIMPipeline`` or ``LDMPipeline``; any with ``unet``, ``scheduler`` and
             perhaps ``vqvae`` or ``vae``.
-        class_names: Of a network with class embeddings, in their order; their numbers if left out.
-        name: What the manifest calls it.
+        class_names: Names of the class embeddings in their order; their numbers if left out.
+        name: Name of the prior in the manifest.
         recommended: Settings for sampling, as in ``dap_prior.json``.
-        learned: Embeddings (1, D) of classes that the network was taught later, by name; see :func:`dap.adapt_prior`.
+        learned: Embeddings (1, D) of classes that were learned later, by name; see :func:`dap.adapt_prior`.
     """
 
     pipeline_types: ClassVar[tuple[str, ...]] = ("DDPMPipeline", "DDIMPipeline", "LDMPipeline")
@@ -43,14 +46,15 @@ class UNetPrior(PipelinePrior, ClassEmbeddingPrior):
 
     def __init__(
         self,
-        pipeline: Any,
+        pipeline: DiffusionPipeline,
         *,
         class_names: Sequence[str] | None = None,
         name: str | None = None,
         recommended: Mapping[str, Any] | None = None,
         learned: Mapping[str, Tensor] | None = None,
     ) -> None:
-        unet: Any = pipeline.unet
+        unet = pipeline.unet
+        # what diffusers' pipelines call their first stage, if they have one
         first_stage = getattr(pipeline, "vqvae", None) or getattr(pipeline, "vae", None)
         blocks = unet_blocks(unet)
         middle = list(blocks).index("mid") + 1
@@ -61,48 +65,55 @@ class UNetPrior(PipelinePrior, ClassEmbeddingPrior):
         classes: int | None = unet.config.num_class_embeds
         if unet.class_embedding is not None and classes is None:
             raise OptionError(f"{self.name}: expected class embeddings by number, got {unet.config.class_embed_type!r}")
-        named = class_names or [str(label) for label in range(classes or 0)]
-        if len(set(named)) != (classes or 0):
-            raise OptionError(f"class_names: expected {classes or 0} different names, got {len(set(named))}")
-        embedding = unet.class_embedding
-        if learned and embedding is None:
+        self._class_names = class_names or [str(label) for label in range(classes or 0)]
+        self.labels = {label: number for number, label in enumerate(self._class_names)}
+        if len(self.labels) != (classes or 0):
+            raise OptionError(f"class_names: expected {classes or 0} different names, got {len(self.labels)}")
+        table = unet.class_embedding
+        if learned and table is None:
             raise OptionError(f"{self.name}: has no class embeddings, so none can be learned")
-        self._tables = None if embedding is None else ClassTables([embedding], [embedding], null=None, learned=learned)
-        self.condition_shape = self._tables.shape if self._tables else None
-        self._class_names = named
-        own = {label: number for number, label in enumerate(named)}
-        self._labels = {**own, **(self._tables.labels if self._tables else {})}
+        self._embeddings = None
+        if table is not None:
+            self._embeddings = ClassEmbeddings([table], [table], null=None, learned=learned)
+            self.condition_shape = self._embeddings.shape
+            self.labels = {**self.labels, **self._embeddings.labels}
+        self._has_learned = bool(learned)
         self.slot_bytes = activations(unet) * self.dtype.itemsize
 
     def labels_of(self, class_names: Sequence[str]) -> Mapping[str, int]:
-        """The network's own labels; without class embeddings any name has an id, which means nothing to the network."""
-        return self._labels if self._tables else {name: derive_seed("class", name) >> 32 for name in class_names}
+        """Return the network's labels; without class embeddings, an unused id for every name."""
+        return self.labels if self._embeddings else {name: derive_seed("class", name) >> 32 for name in class_names}
 
     def with_learned(self, learned: Mapping[str, Tensor], *, name: str) -> Self:
-        """The same prior, under another name, with embeddings of more classes beside; the pipeline is shared."""
+        """Return the same prior under another name with embeddings of more classes; the pipeline is shared."""
         return type(self)(
             self.pipeline, class_names=self._class_names, name=name, recommended=self.recommended,
-            learned={**self._beside(), **learned},
+            learned={**self._learned_tensors(), **learned},
         )  # fmt: skip
 
-    def _beside(self) -> Mapping[str, Tensor]:
-        return self._tables.learned if self._tables else {}
+    def _learned_tensors(self) -> Mapping[str, Tensor]:
+        return self._embeddings.learned if self._embeddings else {}
 
     def condition(self, labels: Tensor) -> Tensor:
-        """The class embedding, (B, 1, D)."""
-        if self._tables is None:
-            raise OptionError(f"{self.name}: has no class embeddings, so there is no condition to start from")
-        return self._tables.of(labels.to(self.device))
+        """Return the class embedding, float32 (B, 1, D).
+
+        Raises:
+            OptionError: The network has no class embeddings.
+        """
+        if self._embeddings is None:
+            raise OptionError(f"{self.name}: has no class embeddings, so labels have no condition")
+        return self._embeddings.rows(labels.to(self.device))
 
     def _forward(self, sample: Tensor, timesteps: Tensor, labels: Tensor | None, condition: Tensor | None) -> Tensor:
         if labels is None:
             raise OptionError(f"{self.name}: has no null condition; use guidance_scale=1")
-        if self._tables is None:
+        if self._embeddings is None:
             return self._output(sample, timesteps, None)
-        if condition is None and self._tables.are_own(labels):
+        if condition is None and self._has_learned and self._embeddings.any_learned(labels):
+            condition = self._embeddings.rows(labels).to(self.dtype)
+        if condition is None:
             return self._output(sample, timesteps, labels)
-        rows = self._tables.of(labels).to(self.dtype) if condition is None else condition
-        with self._tables.replaced_by(rows):
+        with self._embeddings.replaced_by(condition):
             return self._output(sample, timesteps, torch.zeros_like(labels))
 
     def _output(self, sample: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
@@ -110,15 +121,15 @@ class UNetPrior(PipelinePrior, ClassEmbeddingPrior):
         return output
 
 
-def unet_blocks(unet: Any) -> dict[str, nn.Module]:
-    """The blocks by name, in the order in which they run: "down 1", …, "mid", "up 1", …."""
+def unet_blocks(unet: ModelMixin) -> dict[str, nn.Module]:
+    """Return the blocks by name, in the order in which they run: "down 1", …, "mid", "up 1", …."""
     down = {f"down {number}": block for number, block in enumerate(unet.down_blocks, start=1)}
     up = {f"up {number}": block for number, block in enumerate(unet.up_blocks, start=1)}
     return {**down, "mid": unet.mid_block, **up}
 
 
-def activations(unet: Any) -> int:
-    """Values of one slot that a backward pass from the mid block needs, roughly."""
+def activations(unet: ModelMixin) -> int:
+    """Return roughly how many values one slot keeps for a backward pass from the mid block."""
     config, side, values = unet.config, _side(unet), 0
     for number, (width, kind) in enumerate(zip(config.block_out_channels, config.down_block_types, strict=True)):
         layer = RESNET + ATTENTION * ("Attn" in kind)
@@ -126,9 +137,10 @@ def activations(unet: Any) -> int:
     return int(values + (2 * RESNET + ATTENTION) * config.block_out_channels[-1] * (side >> number) ** 2)
 
 
-def _side(unet: Any) -> int:
+def _side(unet: ModelMixin) -> int:
+    """Return the side of the U-Net's input, which must be square."""
     size = unet.config.sample_size
     sides = (size, size) if isinstance(size, int) else tuple(size or ())
     if len(sides) != 2 or sides[0] != sides[1]:
-        raise OptionError(f"expected a U-Net for squares with its sample_size in the configuration, got {size}")
+        raise OptionError(f"U-Net: expected a configuration with the sample_size of a square, got {size}")
     return int(sides[0])

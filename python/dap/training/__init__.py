@@ -1,4 +1,4 @@
-"""Making a prior from images, and teaching one new classes; see ``docs/priors.md``."""
+"""Training a prior on images, and adapting one to new classes; see ``docs/priors.md``."""
 
 from dap.training.adapt import adapt_prior
 from dap.training.train import train_prior

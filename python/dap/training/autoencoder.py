@@ -1,15 +1,14 @@
 """The first stage of a small prior: an ``AutoencoderKL`` whose latents are standardised.
 
 Kingma and Welling, "Auto-Encoding Variational Bayes", 2014; Rombach et al., "High-Resolution Image Synthesis with
-Latent Diffusion Models", 2022. The loss of an image of P values is the mean of |x̂ − x| plus 10⁻⁴ · KL / P:
-small images do without adversary and perceptual network. ``DiTPipeline`` divides latents by one scalar; so the mean and
-deviation of each latent channel over the training images go into the quantisation convolutions.
+Latent Diffusion Models", 2022. The loss of an image of P values is the mean of |x̂ − x| plus 10⁻⁴ · KL / P; for small
+images there is no adversarial or perceptual loss. ``DiTPipeline`` scales latents by a single number, so the mean and
+deviation of each latent channel over the training images are built into the quantisation convolutions.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -24,13 +23,13 @@ BATCH, PEAK_LR, WARM_UP, WEIGHT_DECAY, KL_WEIGHT = 64, 2e-3, 200, 1e-4, 1e-4
 LATENT_CHANNELS, WIDTHS = 8, (32, 64, 64, 128)
 
 
-def build_autoencoder(channels: int, size: int, seed: int) -> Any:
-    """A new network of 0.9 million parameters (up to 64 pixels) or 2.2 million (above).
+def build_autoencoder(channels: int, size: int, seed: int) -> AutoencoderKL:
+    """Return a new network of 0.9 million parameters (up to 64 pixels) or 2.2 million (above).
 
     Args:
-        channels: Of the images.
-        size: Their side; latents have 8 channels and a quarter of it, above 64 pixels an eighth.
-        seed: Of the initial weights.
+        channels: Channels of the images.
+        size: Side of the images. Latents have 8 channels and a quarter of the side, above 64 pixels an eighth.
+        seed: Seed of the initial weights.
     """
     levels = 3 if size <= 64 else 4
     with torch.random.fork_rng(devices=[]):  # diffusers draws from the global generator
@@ -44,15 +43,15 @@ def build_autoencoder(channels: int, size: int, seed: int) -> Any:
 
 
 def train_autoencoder(
-    vae: Any, images: Tensor, *, steps: int, seed: int, checkpoint: Path, progress: bool = False
+    vae: AutoencoderKL, images: Tensor, *, steps: int, seed: int, checkpoint: Path, progress: bool = False
 ) -> Trained:
-    """Trains a network in place, and standardises its latents.
+    """Train a network in place and standardise its latents.
 
     Args:
         vae: From :func:`build_autoencoder`, on its device.
         images: uint8 (N, C, H, W), on the CPU.
-        steps: Of 64 images.
-        seed: Of the batches and the posterior's noise.
+        steps: Number of steps, each on 64 images.
+        seed: Seed of the batches and the posterior's noise.
         checkpoint: See :func:`dap.nets.optimise`.
         progress: Whether to show a bar.
     """
@@ -63,9 +62,9 @@ def train_autoencoder(
         with torch.autocast(device.type, torch.bfloat16):
             posterior = vae.encode(x).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=draw).to(device)
-            found = vae.decode(posterior.mean + posterior.std * noise).sample.float()
+            decoded = vae.decode(posterior.mean + posterior.std * noise).sample.float()
         divergence = posterior.kl().float().mean() / x[0].numel()
-        total: Tensor = (found - x).abs().mean() + KL_WEIGHT * divergence
+        total: Tensor = (decoded - x).abs().mean() + KL_WEIGHT * divergence
         return total
 
     trained = optimise(
@@ -79,10 +78,10 @@ def train_autoencoder(
 
 
 @torch.no_grad()
-def standardise(vae: Any, images: Tensor) -> None:
-    """Rewrites the quantisation convolutions so that latent channels have mean 0 and deviation 1 over ``images``."""
+def standardise(vae: AutoencoderKL, images: Tensor) -> None:
+    """Rewrite the quantisation convolutions so that latent channels have mean 0 and deviation 1 over ``images``."""
     device = next(vae.parameters()).device
-    latents = torch.cat([vae.encode(to_float(each).to(device)).latent_dist.mean for each in images.split(250)])
+    latents = torch.cat([vae.encode(to_float(batch).to(device)).latent_dist.mean for batch in images.split(250)])
     mean, std = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
     quant, post, channels = vae.quant_conv, vae.post_quant_conv, len(mean)
     post.bias += post.weight[:, :, 0, 0] @ mean
@@ -93,5 +92,5 @@ def standardise(vae: Any, images: Tensor) -> None:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Values in [−1, 1] of uint8 images."""
+    """Return uint8 images as float32 values in [−1, 1]."""
     return images.float() / 127.5 - 1

@@ -1,4 +1,4 @@
-"""The model card of a prior that was trained here: what it is, how it was made, and how good it is."""
+"""The model card of a trained prior: its parts, training and quality."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
 from dap.nets import Trained
 
@@ -16,13 +15,14 @@ __all__ = ["Figures", "card"]
 
 @dataclass(frozen=True)
 class Figures:
-    """What is measured of a prior.
+    """Measurements of a trained prior.
 
     Attributes:
-        autoencoder, denoiser: Their trainings.
-        error: Mean of |x̂ − x| on [−1, 1] of the autoencoder, on held-out images.
-        judge: Share of the held-out images that the judge takes for their class.
-        recognised: Share of the samples of each class that it takes for that class.
+        autoencoder: Losses and seconds of its training.
+        denoiser: Losses and seconds of its training.
+        error: Mean of |x̂ − x| on [−1, 1] of the autoencoder on held-out images.
+        judge: Accuracy of the judge (a classifier) on held-out images, 0 to 1.
+        recognised: Share of the samples of each class that the judge recognises, 0 to 1.
     """
 
     autoencoder: Trained
@@ -32,12 +32,20 @@ class Figures:
     recognised: Mapping[str, float]
 
 
-def card(identity: Mapping[str, Any], source: str, images: int, held_out: int, figures: Figures) -> str:
-    """The card as Markdown with the front matter of the Hugging Face hub."""
+def card(identity: Mapping[str, object], source: str, images: int, held_out: int, figures: Figures) -> str:
+    """Return the card as Markdown with the front matter of the Hugging Face hub.
+
+    Args:
+        identity: Options of the training; see :func:`dap.train_prior`.
+        source: Name of the source.
+        images: Number of training images.
+        held_out: Number of held-out images.
+        figures: Measurements.
+    """
     grey, classes = identity["channels"] == 1, len(figures.recognised)
     first, second = figures.autoencoder, figures.denoiser
-    share = sum(figures.recognised.values()) / len(figures.recognised)
-    rows = "\n".join(f"| {name} | {100 * found:.0f} % |" for name, found in figures.recognised.items())
+    mean = sum(figures.recognised.values()) / classes
+    rows = "\n".join(f"| {name} | {100 * share:.0f} % |" for name, share in figures.recognised.items())
     return f"""---
 library_name: diffusers
 pipeline_tag: unconditional-image-generation
@@ -69,7 +77,7 @@ On {held_out} images that were not trained on (every twentieth of a class):
 
 - **VAE**: mean absolute error {figures.error:.4f} on [−1, 1].
 - **Samples**: of 50 of each class (50 steps, guidance 1.5; `samples.png` shows ten), a classifier trained on the same
-  images, which is right on {100 * figures.judge:.1f} % of the held-out ones, takes {100 * share:.1f} % for their class:
+  images, which is right on {100 * figures.judge:.1f} % of the held-out ones, takes {100 * mean:.1f} % for their class:
 
 | class | recognised |
 |---|---|
@@ -78,6 +86,6 @@ On {held_out} images that were not trained on (every twentieth of a class):
 
 
 def _course(trained: Trained) -> str:
-    """The loss at the start, half way and at the end."""
-    shown = [trained.losses[0], trained.losses[len(trained.losses) // 2], trained.losses[-1]]
-    return " → ".join(f"{loss:.4f}" for loss in shown)
+    """Return the loss at the start, half way and at the end."""
+    losses = [trained.losses[0], trained.losses[len(trained.losses) // 2], trained.losses[-1]]
+    return " → ".join(f"{loss:.4f}" for loss in losses)

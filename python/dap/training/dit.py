@@ -2,14 +2,14 @@
 
 Peebles and Xie, "Scalable Diffusion Models with Transformers", 2023; the noise is predicted, under the squared-cosine
 schedule of Nichol and Dhariwal, "Improved Denoising Diffusion Probabilistic Models", 2021. For classifier-free guidance
-(Ho and Salimans, 2021) the label of every tenth image becomes the null label: once for all blocks, while the network
-stays in eval mode, since diffusers' ``LabelEmbedding`` would drop labels in each block by itself.
+(Ho and Salimans, 2021) a tenth of the labels become the null label, the same in all blocks. The network stays in eval
+mode, because in train mode diffusers' ``LabelEmbedding`` would drop labels in each block independently.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers import DDPMScheduler, DiTTransformer2DModel
@@ -19,31 +19,34 @@ from torch.nn import functional
 from dap import rng
 from dap.nets import Trained, optimise
 
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+
 __all__ = ["build_denoiser", "build_schedule", "train_denoiser"]
 
 BATCH, PEAK_LR, WARM_UP, AVERAGE, NULL_SHARE = 128, 1e-3, 200, 0.999, 0.1
 
 
-def build_denoiser(channels: int, side: int, classes: int, seed: int) -> Any:
-    """A new network of six blocks, three heads of 64 and patches of 2: 5.8 million parameters, the labels' apart.
+def build_denoiser(channels: int, side: int, classes: int, seed: int) -> DiTTransformer2DModel:
+    """Return a new network of six blocks, three heads of 64 and patches of 2: 5.8 million parameters plus the labels'.
 
     Args:
-        channels: Of the latents.
-        side: Of the latents, even.
-        classes: Labels 0 to classes − 1; the null label is ``classes``.
-        seed: Of the initial weights.
+        channels: Channels of the latents.
+        side: Side of the latents, an even number.
+        classes: Number of labels, 0 to classes − 1; the null label is ``classes``.
+        seed: Seed of the initial weights.
     """
     with torch.random.fork_rng(devices=[]):  # diffusers draws from the global generator
         torch.manual_seed(rng.derive_seed(seed, "denoiser"))
-        made = DiTTransformer2DModel(
+        denoiser = DiTTransformer2DModel(
             num_attention_heads=3, attention_head_dim=64, num_layers=6, patch_size=2, sample_size=side,
             in_channels=channels, out_channels=channels, num_embeds_ada_norm=classes,
         )  # fmt: skip
-    return made.eval()
+    return denoiser.eval()
 
 
-def build_schedule() -> Any:
-    """DDPM with 1,000 steps, squared cosine; x̂_0 is clipped to ±4, four deviations of the latents."""
+def build_schedule() -> SchedulerMixin:
+    """Return DDPM's scheduler with 1,000 steps and squared cosine; x̂_0 is clipped to ±4 deviations of the latents."""
     return DDPMScheduler(
         beta_schedule="squaredcos_cap_v2", timestep_spacing="leading", variance_type="fixed_small",
         clip_sample=True, clip_sample_range=4.0,
@@ -51,16 +54,23 @@ def build_schedule() -> Any:
 
 
 def train_denoiser(
-    denoiser: Any, latents: Tensor, labels: Tensor, *, steps: int, seed: int, checkpoint: Path, progress: bool = False
+    denoiser: DiTTransformer2DModel,
+    latents: Tensor,
+    labels: Tensor,
+    *,
+    steps: int,
+    seed: int,
+    checkpoint: Path,
+    progress: bool = False,
 ) -> Trained:
-    """Trains a network, and gives it the moving average of its weights.
+    """Train a network in place; its weights become their moving average.
 
     Args:
         denoiser: From :func:`build_denoiser`, on its device.
         latents: float32 (N, C, h, w), standardised, on the CPU.
         labels: int64 (N,).
-        steps: Of 128 latents.
-        seed: Of the batches, timesteps, noise and null labels.
+        steps: Number of steps, each on 128 latents.
+        seed: Seed of the batches, timesteps, noise and null labels.
         checkpoint: See :func:`dap.nets.optimise`.
         progress: Whether to show a bar.
     """
@@ -74,12 +84,12 @@ def train_denoiser(
         conditions = torch.where(torch.rand(BATCH, generator=draw) < NULL_SHARE, null, labels[chosen])
         noised = schedule.add_noise(latents[chosen], noise, timesteps)
         with torch.autocast(device.type, torch.bfloat16):
-            found = denoiser(noised.to(device), timestep=timesteps.to(device), class_labels=conditions.to(device))
-        return functional.mse_loss(found.sample.float(), noise.to(device))
+            predicted = denoiser(noised.to(device), timestep=timesteps.to(device), class_labels=conditions.to(device))
+        return functional.mse_loss(predicted.sample.float(), noise.to(device))
 
     trained = optimise(
         dict(denoiser.named_parameters()), loss, steps=steps, peak_lr=PEAK_LR, warm_up=WARM_UP, average=AVERAGE,
         seed=(seed, "denoiser"), checkpoint=checkpoint, title="denoiser", progress=progress,
     )  # fmt: skip
-    denoiser.requires_grad_(False).load_state_dict(trained.average, strict=False)  # buffers have no average
+    denoiser.requires_grad_(False).load_state_dict(trained.average, strict=False)  # the average has no buffers
     return trained

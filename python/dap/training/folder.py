@@ -1,8 +1,8 @@
-"""The folder of a training: what is unfinished lies in ``.training``, what is finished comes out of it whole.
+"""The training folder: an unfinished training is in ``.training``; when it is finished, its files move out.
 
-``.training/identity.json`` says what is being made, so that nothing else is continued there; it ends as
-``training.json`` beside the result. The result is made in ``.training/finished`` and moved file by file, the record
-last: a folder without it is not finished, and moving goes on after a kill.
+``.training/identity.json`` identifies the training, so that another one does not continue it; it becomes
+``training.json`` of the finished folder. The result is written to ``.training/finished`` and moved file by file, the
+record last: a folder without ``training.json`` is not finished, and the same call continues to move after a kill.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from dap.data.manifest import check_same_run
 from dap.errors import FormatError, RunMismatchError
@@ -20,17 +19,17 @@ from dap.storage.files import is_vacant, move, write_atomic
 
 __all__ = ["FINISHED", "check_folder", "training_folder"]
 
-WORKSHOP, FINISHED, RECORD = ".training", "finished", "training.json"
+UNFINISHED, FINISHED, RECORD, IDENTITY = ".training", "finished", "training.json", "identity.json"
 
 
-def check_folder(out: Path, identity: Mapping[str, Any]) -> bool:
-    """Whether this training is finished there.
+def check_folder(out: Path, identity: Mapping[str, object]) -> bool:
+    """Return whether the folder holds this training, finished; False if it is unfinished or not begun.
 
     Raises:
-        RunMismatchError: The folder holds another training, or something else.
+        RunMismatchError: The folder holds another training, or other files.
         FormatError: Its record is damaged.
     """
-    for record in (out / RECORD, out / WORKSHOP / "identity.json"):
+    for record in (out / RECORD, out / UNFINISHED / IDENTITY):
         if record.is_file():
             try:
                 before = json.loads(record.read_text(encoding="utf-8"))
@@ -39,19 +38,19 @@ def check_folder(out: Path, identity: Mapping[str, Any]) -> bool:
             check_same_run(out, before if isinstance(before, dict) else {}, identity)
             return record.name == RECORD
     if not is_vacant(out):
-        raise RunMismatchError(f"{out} is not an empty folder and holds no training: choose an empty or a new folder")
+        raise RunMismatchError(f"{out}: expected an empty or new folder, or one of a training; found other files")
     return False
 
 
 @contextmanager
-def training_folder(out: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
-    """The folder to work in; when the block ends, ``finished`` in it has become ``out`` and the rest is removed."""
-    workshop = out / WORKSHOP
-    workshop.mkdir(parents=True, exist_ok=True)
-    write_atomic(workshop / "identity.json", json.dumps(identity, indent=1, ensure_ascii=False).encode())
-    yield workshop
-    finished = workshop / FINISHED
+def training_folder(out: Path, identity: Mapping[str, object]) -> Iterator[Path]:
+    """Yield the folder of the unfinished training; afterwards move its ``finished`` to ``out`` and remove the rest."""
+    unfinished = out / UNFINISHED
+    unfinished.mkdir(parents=True, exist_ok=True)
+    write_atomic(unfinished / IDENTITY, json.dumps(identity, indent=1, ensure_ascii=False).encode())
+    yield unfinished
+    finished = unfinished / FINISHED
     for path in sorted(finished.iterdir()):
         move(path, out / path.name)
-    move(workshop / "identity.json", out / RECORD)
-    shutil.rmtree(workshop)
+    move(unfinished / IDENTITY, out / RECORD)
+    shutil.rmtree(unfinished)

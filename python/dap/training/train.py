@@ -1,14 +1,14 @@
-"""``dap.train_prior``: a small latent DiT of one's own, made as the built-in prior was made."""
+"""``dap.train_prior``: training a small latent DiT, as the built-in prior was trained."""
 
 from __future__ import annotations
 
 import io
 import json
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from diffusers import DiTPipeline
 from PIL import Image
 from torch import Tensor
 
+from dap.config import check_whole
 from dap.data.open import SourceLike, open_source
 from dap.data.source import Source
 from dap.device import resolve_device
@@ -35,7 +36,7 @@ from dap.training.folder import FINISHED, check_folder, training_folder
 __all__ = ["train_prior"]
 
 RECOMMENDED = {"num_inference_steps": 50, "guidance_scale": 1.5, "block": 2}
-HELD_OUT, SAMPLES = 20, 50  # every so manieth image of a class is held out; samples of a class that are judged
+HELD_OUT, SAMPLES, SHOWN = 20, 50, 10  # hold out every 20th image of a class; sample 50 of each class, show 10
 SIDES = (16, 128)
 
 
@@ -51,22 +52,21 @@ def train_prior(
     device: str | torch.device | None = None,
     progress: bool = True,
 ) -> DiTPrior:
-    """Trains a class-conditional latent DiT on labelled images: a prior for small images of any kind.
+    """Train a class-conditional latent DiT on labelled images: a prior for small images of any kind.
 
     Writes the folder of a ``DiTPipeline`` (float16 weights), which ``prior=`` of :func:`dap.distill` takes, a model
-    card (``README.md``) with its quality on images that were not trained on, and ``samples.png``. A training that was
-    killed is continued by the same call and ends with the same weights; a folder that is finished is opened. All
-    images are held in memory.
+    card (``README.md``) with its quality on held-out images, and ``samples.png``. After a kill the same call continues
+    and ends with the same weights; if the folder is finished, it is loaded. All images are held in memory.
 
     Args:
-        source: Real images, as for :func:`dap.distill`. Every twentieth of each class is held out for the card.
-        out: The folder: new, empty, or of the same training.
-        size: Side of the images in pixels, from 16 to 128, a multiple of 8; the first image's own, rounded up, if left
-            out, but 64 at most.
-        autoencoder_steps: Of 64 images.
-        denoiser_steps: Of 128 latents.
+        source: Real images, as for :func:`dap.distill`. Every 20th image of each class is held out for the card.
+        out: The training folder: new, empty, or of the same training.
+        size: Side of the images in pixels, from 16 to 128, a multiple of 8. If left out, the side of the first image,
+            rounded up, but at most 64.
+        autoencoder_steps: Steps of the autoencoder, each on 64 images.
+        denoiser_steps: Steps of the denoiser, each on 128 latents.
         classes: Names of the classes; all if left out.
-        seed: Root of all randomness.
+        seed: Root seed of all randomness.
         device: Where to train; the GPU if there is one.
         progress: Show progress bars.
 
@@ -81,34 +81,29 @@ def train_prior(
         >>> prior = dap.train_prior("path/to/train", out="my-prior")  # doctest: +SKIP
         >>> distilled = dap.distill("path/to/train", prior="my-prior", out="distilled")  # doctest: +SKIP
     """
-    for option, steps in (("autoencoder_steps", autoencoder_steps), ("denoiser_steps", denoiser_steps)):
-        if type(steps) is not int or steps < 1:
-            raise OptionError(f"{option}: expected a whole number of at least 1, got {steps!r}")
+    check_whole("autoencoder_steps", autoencoder_steps)
+    check_whole("denoiser_steps", denoiser_steps)
     images = open_source(source, classes=classes)
     side, channels = images.native_shape()
     size = size or min(64, max(SIDES[0], -(-side // 8) * 8))
     if size % 8 or not SIDES[0] <= size <= SIDES[1]:
         raise OptionError(f"size: expected a multiple of 8 from {SIDES[0]} to {SIDES[1]}, got {size}")
-    chosen = resolve_device(device)
+    where = resolve_device(device)
     identity = {
         "what": "dap.train_prior", "source": images.identity(), "classes": list(images.class_names), "size": size,
         "channels": channels, "autoencoder_steps": autoencoder_steps, "denoiser_steps": denoiser_steps, "seed": seed,
-        "device": chosen.type,
+        "device": where.type,
     }  # fmt: skip
     folder = Path(out)
     if not check_folder(folder, identity):
-        held = np.concatenate([images.of_class(label)[HELD_OUT - 1 :: HELD_OUT] for label in _labels(images)])
-        if len(held) == 0:
-            raise OptionError(f"{images.name}: expected a class of at least {HELD_OUT} images, to hold some out")
-        kept = np.setdiff1d(np.arange(len(images)), held)
-        train, test = (
-            Split(torch.from_numpy(images.images(own, size=size, channels=channels)), torch.tensor(images.labels[own]))
-            for own in (kept, held)
-        )
-        with training_folder(folder, identity) as workshop:
-            trained = _train(workshop, identity, images.class_names, train, chosen, progress)
-            _describe(workshop / FINISHED, identity, images, train, test, trained, chosen)
-    return DiTPrior.from_pretrained(folder, device=chosen)
+        train, test = _split(images, size, channels)
+        with training_folder(folder, identity) as unfinished:
+            trained = _train(
+                unfinished, train, images.class_names, seed=seed, autoencoder_steps=autoencoder_steps,
+                denoiser_steps=denoiser_steps, device=where, progress=progress,
+            )  # fmt: skip
+            _measure(unfinished / FINISHED, identity, images, train, test, trained, seed, where)
+    return DiTPrior.from_pretrained(folder, device=where)
 
 
 class Split(NamedTuple):
@@ -118,52 +113,73 @@ class Split(NamedTuple):
     labels: Tensor
 
 
+def _split(images: Source, size: int, channels: int) -> tuple[Split, Split]:
+    """Return the training images and the held-out images.
+
+    Raises:
+        OptionError: Every class has too few images to hold one out.
+    """
+    held_out = np.concatenate([images.of_class(c)[HELD_OUT - 1 :: HELD_OUT] for c in range(len(images.class_names))])
+    if len(held_out) == 0:
+        raise OptionError(f"{images.name}: expected a class of at least {HELD_OUT} images, to hold some out")
+
+    def split(indices: np.ndarray) -> Split:
+        pixels = torch.from_numpy(images.images(indices, size=size, channels=channels))
+        return Split(pixels, torch.tensor(images.labels[indices]))
+
+    return split(np.setdiff1d(np.arange(len(images)), held_out)), split(held_out)
+
+
 def _train(
-    workshop: Path,
-    identity: dict[str, Any],
-    names: Sequence[str],
+    unfinished: Path,
     train: Split,
+    class_names: tuple[str, ...],
+    *,
+    seed: int,
+    autoencoder_steps: int,
+    denoiser_steps: int,
     device: torch.device,
     progress: bool,
 ) -> tuple[Trained, Trained]:
-    """Trains both networks, and saves the pipeline."""
-    seed, size = identity["seed"], identity["size"]
-    vae = build_autoencoder(identity["channels"], size, seed).to(device)
-    first = train_autoencoder(
-        vae, train.images, steps=identity["autoencoder_steps"], seed=seed,
-        checkpoint=workshop / "autoencoder.safetensors", progress=progress,
+    """Train the autoencoder and the denoiser, and save the pipeline."""
+    _, channels, size, _ = train.images.shape
+    vae = build_autoencoder(channels, size, seed).to(device)
+    trained_vae = train_autoencoder(
+        vae, train.images, steps=autoencoder_steps, seed=seed, checkpoint=unfinished / "autoencoder.safetensors",
+        progress=progress,
     )  # fmt: skip
     with torch.no_grad():
         latents = torch.cat([
-            vae.encode(to_float(each).to(device)).latent_dist.mean.cpu() for each in train.images.split(250)
+            vae.encode(to_float(batch).to(device)).latent_dist.mean.cpu() for batch in train.images.split(250)
         ])  # fmt: skip
-    denoiser = build_denoiser(latents.shape[1], latents.shape[2], len(names), seed).to(device)
-    second = train_denoiser(
-        denoiser, latents, train.labels, steps=identity["denoiser_steps"], seed=seed,
-        checkpoint=workshop / "denoiser.safetensors", progress=progress,
+    denoiser = build_denoiser(latents.shape[1], latents.shape[2], len(class_names), seed).to(device)
+    trained_denoiser = train_denoiser(
+        denoiser, latents, train.labels, steps=denoiser_steps, seed=seed,
+        checkpoint=unfinished / "denoiser.safetensors", progress=progress,
     )  # fmt: skip
-    finished = workshop / FINISHED
+    finished = unfinished / FINISHED
     shutil.rmtree(finished, ignore_errors=True)
     pipeline = DiTPipeline(denoiser, vae, build_schedule())
-    pipeline.register_to_config(id2label={str(label): name for label, name in enumerate(names)})
+    pipeline.register_to_config(id2label={str(label): name for label, name in enumerate(class_names)})
     pipeline.to(torch.float16).save_pretrained(finished)
     write_atomic(finished / "dap_prior.json", json.dumps(RECOMMENDED).encode())
-    return first, second
+    return trained_vae, trained_denoiser
 
 
-def _describe(
+def _measure(
     finished: Path,
-    identity: dict[str, Any],
+    identity: Mapping[str, object],
     images: Source,
     train: Split,
     test: Split,
     trained: tuple[Trained, Trained],
+    seed: int,
     device: torch.device,
 ) -> None:
-    """The model card and the samples, of the folder as it will be loaded."""
-    prior, names, seed = DiTPrior.from_pretrained(finished, device=device), images.class_names, identity["seed"]
+    """Measure the prior as it will be loaded; write the model card and the picture of samples."""
+    prior, names = DiTPrior.from_pretrained(finished, device=device), images.class_names
     settings = SamplingSettings.choose(RECOMMENDED)
-    made = torch.cat([
+    samples = torch.cat([
         prior.decode(sample(
             prior, torch.full((SAMPLES,), label),
             [generator(seed, "card", name, number) for number in range(SAMPLES)], settings=settings,
@@ -171,19 +187,18 @@ def _describe(
         for label, name in enumerate(names)
     ])  # fmt: skip
     judge = train_judge(train.images.numpy(), train.labels.numpy(), len(names), seed, device)
-    found = recognised(judge, made.numpy(), np.repeat(np.arange(len(names)), SAMPLES), device)
+    judged = recognised(judge, samples.numpy(), np.repeat(np.arange(len(names)), SAMPLES), device)
     figures = Figures(
         autoencoder=trained[0],
         denoiser=trained[1],
         error=_error(prior, test.images),
         judge=recognised(judge, test.images.numpy(), test.labels.numpy(), device).share,
-        recognised={name: found.per_class[label] for label, name in enumerate(names)},
+        recognised={name: judged.per_class[label] for label, name in enumerate(names)},
     )
-    write_atomic(
-        finished / "README.md", card(identity, images.name, len(train.images), len(test.images), figures).encode()
-    )
+    text = card(identity, images.name, len(train.images), len(test.images), figures)
+    write_atomic(finished / "README.md", text.encode())
     rows = [
-        (name, [partial(_picture, image) for image in made[label * SAMPLES :][:10]])
+        (name, [partial(_picture, image) for image in samples[label * SAMPLES :][:SHOWN]])
         for label, name in enumerate(names)
     ]  # fmt: skip
     stream = io.BytesIO()
@@ -193,17 +208,14 @@ def _describe(
 
 @torch.no_grad()
 def _error(prior: DiTPrior, images: Tensor) -> float:
-    """Mean of |x̂ − x| on [−1, 1] of images that go through the first stage."""
+    """Return the mean of |x̂ − x| on [−1, 1] of images that were encoded and decoded."""
     totals = [
-        (prior.decode_pixels(prior.encode(each)).cpu() - to_float(each)).abs().sum() for each in images.split(250)
+        (prior.decode_pixels(prior.encode(batch)).cpu() - to_float(batch)).abs().sum() for batch in images.split(250)
     ]
     return float(torch.stack(totals).sum()) / images.numel()
 
 
 def _picture(image: Tensor) -> Image.Image:
+    """Return a uint8 image (C, H, W) as a picture, grey if it has one channel."""
     pixels = image.permute(1, 2, 0).numpy()
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-
-
-def _labels(images: Source) -> range:
-    return range(len(images.class_names))

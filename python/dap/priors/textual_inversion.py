@@ -1,8 +1,8 @@
-"""Learned words: token embeddings v* that stand in a prompt for what a text encoder has no word for.
+"""Textual inversion: concepts, learned token embeddings v* that stand for a class in a prompt.
 
 Gal et al., "An Image is Worth One Word: Personalizing Text-to-Image Generation using Textual Inversion", ICLR 2023,
-arXiv 2208.01618. A concept is V vectors of the encoder's token embedding, put in the place of ``{}`` of a template.
-They are kept as diffusers keeps them, one safetensors file a concept, which ``pipeline.load_textual_inversion`` reads.
+arXiv 2208.01618. A concept is V vectors of the encoder's token embedding; they replace the ``{}`` of a template.
+Files are those of diffusers, one safetensors file for each concept, which ``pipeline.load_textual_inversion`` reads.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -20,16 +20,19 @@ from torch import Tensor, nn
 from dap.data.names import escape, unescape
 from dap.errors import FormatError, OptionError, SourceError
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 __all__ = ["concept_file", "encode_concept", "initial_concept", "read_concepts"]
 
 SUFFIX = ".safetensors"
 
 
-def encode_concept(pipeline: Any, template: str, concept: Tensor) -> Tensor:
-    """Hidden states of a prompt with a concept in it; with gradients enabled they carry the graph to the concept.
+def encode_concept(pipeline: DiffusionPipeline, template: str, concept: Tensor) -> Tensor:
+    """Return hidden states of a prompt with a concept in it; with gradients enabled, with the graph to the concept.
 
     Args:
-        pipeline: With ``tokenizer`` and ``text_encoder``.
+        pipeline: A pipeline with ``tokenizer`` and ``text_encoder``.
         template: A prompt with ``{}`` in the concept's place.
         concept: float (V, D).
 
@@ -37,53 +40,53 @@ def encode_concept(pipeline: Any, template: str, concept: Tensor) -> Tensor:
         (tokens, width), in the encoder's dtype.
 
     Raises:
-        OptionError: The prompt is longer than the encoder reads.
+        OptionError: The prompt has more tokens than the encoder reads.
     """
     tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
     before, after = ([int(i) for i in tokenizer(part, add_special_tokens=False).input_ids] for part in _parts(template))
     start, count = 1 + len(before), len(concept)
-    words = [tokenizer.bos_token_id, *before, *[tokenizer.unk_token_id] * count, *after, tokenizer.eos_token_id]
-    if len(words) > tokenizer.model_max_length:
+    tokens = [tokenizer.bos_token_id, *before, *[tokenizer.unk_token_id] * count, *after, tokenizer.eos_token_id]
+    if len(tokens) > tokenizer.model_max_length:
         raise OptionError(
-            f"prompt {template!r}: has {len(words)} tokens with its concept, the text encoder reads "
+            f"prompt {template!r}: has {len(tokens)} tokens with its concept, the text encoder reads "
             f"{tokenizer.model_max_length}; shorten it"
         )
-    padded = tokenizer.pad({"input_ids": [words]}, padding="max_length", max_length=tokenizer.model_max_length,
+    padded = tokenizer.pad({"input_ids": [tokens]}, padding="max_length", max_length=tokenizer.model_max_length,
                            return_tensors="pt").to(encoder.device)  # fmt: skip
-    uses_mask = getattr(encoder.config, "use_attention_mask", False)
-    with _spoken(encoder.get_input_embeddings(), start, concept):
+    uses_mask = getattr(encoder.config, "use_attention_mask", False)  # as diffusers reads transformers' configuration
+    with _concept_at(encoder.get_input_embeddings(), start, concept):
         states: Tensor = encoder(padded.input_ids, attention_mask=padded.attention_mask if uses_mask else None)[0]
     return states[0]
 
 
 @torch.no_grad()
-def initial_concept(pipeline: Any, text: str, vectors: int) -> Tensor:
-    """The token embeddings of a text, float32 (vectors, D): its first ones, or as often as it takes."""
+def initial_concept(pipeline: DiffusionPipeline, text: str, vectors: int) -> Tensor:
+    """Return the embeddings of the first tokens of a text, repeated if it has too few: float32 (vectors, D)."""
     tokenizer, table = pipeline.tokenizer, pipeline.text_encoder.get_input_embeddings()
-    words = tokenizer(text, add_special_tokens=False).input_ids or [tokenizer.eos_token_id]
-    chosen = [words[number % len(words)] for number in range(vectors)]
+    tokens = tokenizer(text, add_special_tokens=False).input_ids or [tokenizer.eos_token_id]
+    chosen = [tokens[number % len(tokens)] for number in range(vectors)]
     embedded: Tensor = table(torch.tensor(chosen, device=table.weight.device))
     return embedded.float()
 
 
 def concept_file(name: str, concept: Tensor) -> tuple[str, bytes]:
-    """File name and content of a class's concept: ``{name: (V, D)}`` as diffusers' textual inversion has it."""
+    """Return file name and content of a class's concept: ``{name: (V, D)}``, diffusers' textual inversion format."""
     return escape(name) + SUFFIX, save({name: concept.detach().float().cpu().contiguous()})
 
 
 def read_concepts(concepts: Mapping[str, Tensor] | str | Path | None) -> dict[str, Tensor]:
-    """Concepts by class name, as they are or from a folder of files; the file's name is the class's.
+    """Return concepts by class name: those given, or those of a folder with one file for each class.
 
     Raises:
-        SourceError: There is no such folder, or no concept in it.
-        FormatError: A file is not a single tensor (V, D).
+        SourceError: The folder does not exist or has no concept in it.
+        FormatError: A file does not hold a single tensor (V, D) of floats.
     """
     if not isinstance(concepts, str | Path):
         return dict(concepts or {})
     files = sorted(Path(concepts).glob(f"*{SUFFIX}"))
     if not files:
-        raise SourceError(f"{concepts}: expected a folder of concepts, one {SUFFIX} file a class, and there is none")
-    found = {}
+        raise SourceError(f"{concepts}: expected a folder with a {SUFFIX} file for each class, found no such file")
+    tensors = {}
     for file in files:
         try:
             (tensor,) = load(file.read_bytes()).values()
@@ -93,17 +96,17 @@ def read_concepts(concepts: Mapping[str, Tensor] | str | Path | None) -> dict[st
             ) from error
         if tensor.dim() not in (1, 2) or not tensor.is_floating_point():
             raise FormatError(f"{file}: expected floats (vectors, D), got {tensor.dtype} {tuple(tensor.shape)}")
-        found[unescape(file.name.removesuffix(SUFFIX))] = tensor.float().reshape(-1, tensor.shape[-1])
-    return found
+        tensors[unescape(file.name.removesuffix(SUFFIX))] = tensor.float().reshape(-1, tensor.shape[-1])
+    return tensors
 
 
 @contextmanager
-def _spoken(table: nn.Module, start: int, concept: Tensor) -> Iterator[None]:
-    """While the encoder runs, its token embeddings from ``start`` on are the concept's."""
+def _concept_at(table: nn.Module, start: int, concept: Tensor) -> Iterator[None]:
+    """Replace the token embeddings from ``start`` on by those of the concept while the encoder runs."""
 
-    def put(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        own = concept.to(output)[None]
-        return torch.cat([output[:, :start], own, output[:, start + own.shape[1] :]], 1)
+    def put(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        rows = concept.to(output)[None]
+        return torch.cat([output[:, :start], rows, output[:, start + rows.shape[1] :]], 1)
 
     handle = table.register_forward_hook(put)
     try:
