@@ -19,7 +19,7 @@ from dap.data.open import open_source
 from dap.errors import DapError, FormatError, OptionError, RunMismatchError
 from dap.features import encode_images
 from dap.priors import load_prior
-from dap.priors.adapter import add_low_rank, merge_low_rank, without_low_rank
+from dap.priors.adapter import add_low_rank, merge_low_rank, without_low_rank, write_adapter
 from dap.priors.dit import DiTPrior
 from dap.priors.unet import UNetPrior
 from dap.sampling import denoising_loss, noised_latents
@@ -373,6 +373,10 @@ def test_adapters_that_cannot_be_made_or_read(folder, source, tmp_path, make_pip
     tiny.stable_diffusion().save_pretrained(tmp_path / "text")
     with pytest.raises(OptionError, match=r"expected a prior with class embeddings; .* method 'd3m'"):
         dap.adapt_prior(source, prior=tmp_path / "text", out=tmp_path / "a")
+    (tmp_path / "of text").mkdir()
+    write_adapter(tmp_path / "of text", str(tmp_path / "text"), "0", {}, {}, 0)
+    with pytest.raises(OptionError, match="has no class embeddings, which an adapter adds to"):
+        load_prior(tmp_path / "of text")
     with pytest.raises(OptionError, match="expected a name, folder or hub id"):
         dap.adapt_prior(source, prior=make_pipeline(), out=tmp_path / "a")
     with pytest.raises(OptionError, match="rank: expected a whole number of at least 0, got -1"):

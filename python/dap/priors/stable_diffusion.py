@@ -113,7 +113,7 @@ class StableDiffusionPrior(PipelinePrior, TextPrior):
         Classes without a label (``null_label``) use the negative prompt.
 
         Raises:
-            OptionError: A prompt is longer than the text encoder reads.
+            OptionError: A prompt has more tokens than the text encoder reads.
         """
         prompts = [self._prompt_of(name) for name in class_names]
         prior = copy.copy(self)
