@@ -1,4 +1,4 @@
-"""The base of every class that users extend: priors, methods, guides, terms and kernels."""
+"""The base of the classes that users extend: methods, guides, terms and kernels."""
 
 from __future__ import annotations
 

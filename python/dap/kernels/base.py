@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, ClassVar, TypeAlias, cast
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from dap.config import check_number
 from dap.errors import OptionError
 from dap.kernels.pairs import ArrayT, Pairs
 from dap.registry import Registry, unknown_name_error
+from dap.seams import Seam, check_class
 
 if TYPE_CHECKING:
     from typing import Self
@@ -24,7 +25,7 @@ __all__ = ["KERNELS", "Kernel", "KernelLike", "as_kernel", "by_name", "list_kern
 
 
 @dataclass(frozen=True)
-class Kernel(ABC):
+class Kernel(Seam):
     """A positive semi-definite kernel k(x, y). Its subclasses are frozen dataclasses whose fields are its options.
 
     A subclass has the parts ``name``, ``resolve``, ``value`` and ``squared_distance``. One that lacks a part is refused
@@ -46,8 +47,10 @@ class Kernel(ABC):
         dap.errors.OptionError: kernel Doubled lacks squared_distance
     """
 
+    seam: ClassVar[str] = "kernel"
+
     def __new__(cls, *arguments: object, **options: object) -> Self:
-        """Make an object, if the class has all parts."""
+        """Create the object if its class has all parts and is a frozen dataclass."""
         check_kernel(cls)
         return super().__new__(cls)
 
@@ -75,14 +78,9 @@ def check_kernel(kind: type[Kernel]) -> None:
     Raises:
         OptionError: It names what is missing.
     """
-    if not (isinstance(kind, type) and issubclass(kind, Kernel)):
-        raise OptionError(f"expected a subclass of dap.kernels.Kernel, got {kind!r}")
-    if missing := sorted(kind.__abstractmethods__):
-        raise OptionError(f"kernel {kind.__name__} lacks {', '.join(missing)}")
+    check_class(kind, Kernel)
     if not isinstance(kind.name, str):
         raise OptionError(f"kernel {kind.__name__} lacks name: give the field a default")
-    if "__dataclass_params__" not in vars(kind):  # Python itself refuses a dataclass that is not frozen
-        raise OptionError(f"kernel {kind.__name__}: write @dataclass(frozen=True) directly above the class")
 
 
 KERNELS: Registry[type[Kernel]] = Registry("kernel", check=check_kernel)
