@@ -322,7 +322,7 @@ def test_a_kernel_that_is_no_frozen_dataclass_is_refused():
             refused()
     with pytest.raises(TypeError, match="non-frozen"):
         dataclass(type("Mine", (K.Kernel,), PARTS))
-    with pytest.raises(OptionError, match=r"expected a subclass of dap\.kernels\.Kernel"):
+    with pytest.raises(OptionError, match="expected a subclass of Kernel"):
         KERNELS.register("mine")(type("Mine", (), PARTS))
     with pytest.raises(OptionError, match="kernel Mine lacks name: give the field a default"):
         dataclass(frozen=True)(type("Mine", (K.Kernel,), {**PARTS, "name": 3}))()
