@@ -92,7 +92,7 @@ class Recomputed(Mapping[tuple[int, int], torch.Tensor]):
     """Features of the references by (step, prior label), computed when they are asked for."""
 
     def __init__(self, context: Context, artefact: Any) -> None:
-        self.prior, self.tap = context.require_prior(), artefact.tap
+        self.prior, self.tap = context.prior, artefact.tap
         self.scheduler = self.prior.scheduler(context.settings.scheduler, STEPS)
         places = {image_id: place for place, image_id in enumerate(context.source.ids)}
         self.latents = {}
