@@ -7,7 +7,9 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import signal
+import stat
 import struct
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from dap.errors import FormatError, OptionError
+from dap.errors import FormatError, OptionError, StorageError
 from dap.storage.cache import LATENTS, CacheEntry, cache_folder, clear_cache
 from dap.storage.files import (
     atomic_folder,
@@ -131,6 +133,62 @@ with atomic_folder(Path("folder")) as folder, atomic_path("sub/file") as file:
 """
 
 
+def dead_process() -> int:
+    """Return the number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize("name", [".tmp-thesis.txt", ".tmp-1-link", ".tmp-", ".tmp-12-0123ABCD", ".tmp-x-0123abcd"])
+def test_names_of_the_user_are_no_leftovers(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine").touch()
+    (tmp_path / f"{name}.txt").touch()
+    sweep(tmp_path)
+    assert names(tmp_path) == sorted([name, f"{name}/mine", f"{name}.txt"])
+    assert not is_vacant(tmp_path)
+
+
+def test_what_another_living_process_writes_stays(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as living:
+        (tmp_path / f".tmp-{living.pid}-0123abcd").mkdir()
+        (tmp_path / f".tmp-{living.pid}-89abcdef").touch()
+        sweep(tmp_path)
+        assert len(names(tmp_path)) == 2
+        living.communicate(b"\n")
+    sweep(tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_synced_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_atomic(tmp_path / "x", b"whole")
+    with atomic_folder(tmp_path / "folder") as folder:
+        (folder / "y").touch()
+    assert names(tmp_path) == ["folder", "folder/y", "x"]
+
+
+def test_a_full_disk_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(StorageError, match=rf"{re.escape(str(tmp_path / 'x'))}: .*No space left.*free some"):
+        write_atomic(tmp_path / "x", b"whole")
+    ledger = Ledger(tmp_path / "ledger")
+    with pytest.raises(StorageError, match=r"ledger: .*No space left.*free some"):
+        ledger.append({})
+    assert names(tmp_path) in ([], ["ledger"])
+
+
 def test_leftovers_of_a_killed_process_are_vacant_and_swept(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     killed = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, check=False)
@@ -140,7 +198,7 @@ def test_leftovers_of_a_killed_process_are_vacant_and_swept(tmp_path: Path) -> N
     assert is_vacant(tmp_path / "missing") and is_vacant(tmp_path / "sub") and not is_vacant(tmp_path)
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "mine").touch()
-    (tmp_path / "sub" / ".tmp-1-link").symlink_to(tmp_path / "linked", target_is_directory=True)
+    (tmp_path / "sub" / f".tmp-{dead_process()}-0123abcd").symlink_to(tmp_path / "linked", target_is_directory=True)
     sweep(tmp_path)
     assert names(tmp_path) == ["linked", "linked/mine", "sub"]
     assert not is_vacant(tmp_path / "linked" / "mine")
@@ -188,7 +246,7 @@ def test_a_ledger_is_written_whole_and_synced_line_by_line(tmp_path: Path, monke
 def test_a_damaged_line_is_refused_and_the_file_named(tmp_path: Path, line: bytes) -> None:
     ledger = Ledger(tmp_path / "x.jsonl")
     ledger.path.write_bytes(b'{"a": 1}\n' + line + b'\n{"b": 2}\n')
-    with pytest.raises(FormatError, match=r"x\.jsonl: damaged .*; delete .* and start again"):
+    with pytest.raises(FormatError, match=r"x\.jsonl: line 2: expected .*; delete .* and start again"):
         ledger.read()
 
 

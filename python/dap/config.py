@@ -5,19 +5,51 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import numbers
+import operator
+import os
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from dap.errors import OptionError
 from dap.registry import unknown_name_error
 
-__all__ = ["check_choice", "check_number", "check_whole", "from_options", "parse_assignments", "to_json"]
+__all__ = [
+    "MAX_SEED", "check_choice", "check_number", "check_path", "check_seed", "check_whole", "from_options",
+    "parse_assignments", "plain", "to_json",
+]  # fmt: skip
 
 T = TypeVar("T")
+MAX_SEED = 2**63 - 1
 
 
-def check_whole(name: str, value: object, least: int = 1, most: int | None = None) -> None:
-    """Raises unless ``value`` is an int (no bool) between ``least`` and ``most``.
+def plain(value: T) -> T:
+    """Return an option with Python's own numbers in place of NumPy's: of a value, a list, a tuple, or a dataclass.
+
+    Example:
+        >>> import numpy as np
+        >>> plain((np.int64(3), np.float32(0.5)))
+        (3, 0.5)
+    """
+    if isinstance(value, bool | int | str) or value is None or type(value) is float:
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)  # type: ignore[return-value]
+    if isinstance(value, numbers.Real):
+        return float(value)  # type: ignore[return-value]
+    if type(value) in (list, tuple):
+        items = [plain(item) for item in value]  # type: ignore[attr-defined]
+        return value if all(map(operator.is_, items, value)) else type(value)(items)  # type: ignore[call-arg,call-overload]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        options = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+        changed = {name: plain(option) for name, option in options.items() if plain(option) is not option}
+        return dataclasses.replace(value, **changed) if changed else value
+    return value
+
+
+def check_whole(name: str, value: object, least: int = 1, most: int | None = None) -> int:
+    """Return ``value`` as an int; raise unless it is a whole number (no bool) between ``least`` and ``most``.
 
     Raises:
         OptionError: It names the option, the range and the value.
@@ -27,9 +59,35 @@ def check_whole(name: str, value: object, least: int = 1, most: int | None = Non
         Traceback (most recent call last):
         dap.errors.OptionError: ipc: expected a whole number of at least 1, got 0
     """
-    if type(value) is not int or value < least or (most is not None and value > most):
+    number = int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else None
+    if number is None or number < least or (most is not None and number > most):
         span = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise OptionError(f"{name}: expected a whole number {span}, got {value!r}")
+    return number
+
+
+def check_seed(value: object, name: str = "seed") -> int:
+    """Return a root seed as an int; raise OptionError unless it is a whole number from 0 to 2**63 - 1."""
+    return check_whole(name, value, 0, MAX_SEED)
+
+
+def check_path(name: str, value: object) -> Path:
+    """Return the path of a file or folder that a user names; a leading ``~`` stands for the user's home.
+
+    Raises:
+        OptionError: It is no text or path, or there is no home.
+
+    Example:
+        >>> check_path("out", 3)
+        Traceback (most recent call last):
+        dap.errors.OptionError: out: expected the path of a file or folder, got 3
+    """
+    if not isinstance(value, str | os.PathLike) or not str(value) or "\0" in str(value):
+        raise OptionError(f"{name}: expected the path of a file or folder, got {value!r}")
+    try:
+        return Path(value).expanduser()
+    except (RuntimeError, TypeError) as error:  # TypeError: a path of bytes
+        raise OptionError(f"{name}: {value!r} has no meaning here ({error}): write the whole path") from error
 
 
 def check_number(
@@ -41,7 +99,7 @@ def check_number(
     above: float | None = None,
     below: float | None = None,
 ) -> None:
-    """Raises unless ``value`` is a finite int or float (no bool) inside the bounds.
+    """Raise unless ``value`` is a finite number (no bool) inside the bounds.
 
     Args:
         name: The option, for the error.
@@ -59,7 +117,9 @@ def check_number(
         Traceback (most recent call last):
         dap.errors.OptionError: momentum: expected a number of at least 0 and below 1, got 1.0
     """
-    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    number = plain(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+    if not isinstance(number, int | float):
+        number = math.nan
     low = (least is not None and number < least) or (above is not None and number <= above)
     high = (most is not None and number > most) or (below is not None and number >= below)
     if not math.isfinite(number) or low or high:
@@ -108,14 +168,14 @@ def to_json(config: NamedOptions) -> dict[str, object]:
     """
     values: dict[str, object] = {"name": config.name}
     for field in dataclasses.fields(config):
-        values[field.name] = _plain(getattr(config, field.name))
+        values[field.name] = _jsonable(getattr(config, field.name))
     return values
 
 
-def _plain(value: object) -> object:
+def _jsonable(value: object) -> object:
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return to_json(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
+        return [_jsonable(item) for item in value]
+    return to_json(value) if dataclasses.is_dataclass(value) else plain(value)  # type: ignore[arg-type]
 
 
 def from_options(cls: type[T], options: Mapping[str, object], kind: str) -> T:
@@ -130,6 +190,7 @@ def from_options(cls: type[T], options: Mapping[str, object], kind: str) -> T:
         OptionError: A name that the dataclass does not have (the error offers the nearest), or a value of another type.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    options = {name: plain(value) for name, value in options.items()}
     for name, value in options.items():
         if name not in fields:
             if not fields:

@@ -10,6 +10,7 @@ __all__ = [
     "OptionError",
     "RunMismatchError",
     "SourceError",
+    "StorageError",
 ]
 
 
@@ -35,6 +36,10 @@ class ClassMapError(DapError, ValueError):
 
 class RunMismatchError(DapError, ValueError):
     """An output folder holds another run, or files that differ from the hashes in its manifest."""
+
+
+class StorageError(DapError, OSError):
+    """A folder is being written by another process, or its disk is full."""
 
 
 class DivergedError(DapError, ArithmeticError):

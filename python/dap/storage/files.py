@@ -6,18 +6,37 @@ process leaves it behind; :func:`sweep` removes it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["atomic_folder", "atomic_path", "is_vacant", "move", "sha256_file", "sweep", "write_atomic", "write_json"]
+from dap.errors import StorageError
 
-PREFIX = ".tmp-"  # of all temporary names
+__all__ = [
+    "LOCK",
+    "atomic_folder",
+    "atomic_path",
+    "is_vacant",
+    "move",
+    "naming",
+    "process_is_alive",
+    "sha256_file",
+    "sweep",
+    "temporary_owner",
+    "write_atomic",
+    "write_json",
+]
+
+TEMPORARY = re.compile(r"\.tmp-(\d{1,10})-[0-9a-f]{8}")  # the number is that of the process
+LOCK = ".dap-lock"  # names the writer of a folder where the file system has no locks
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
@@ -31,7 +50,8 @@ def write_atomic(path: str | Path, data: bytes) -> None:
         data: The whole content.
 
     Raises:
-        OSError: The folder is missing or cannot be written, or the disk is full.
+        StorageError: The disk is full.
+        OSError: The folder is missing or cannot be written.
 
     Example:
         >>> import tempfile
@@ -58,6 +78,7 @@ def atomic_path(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
         replace: Whether a file of that name is replaced; otherwise it stays, and the new one is thrown away.
 
     Raises:
+        StorageError: The disk is full.
         OSError: As :func:`write_atomic`.
 
     Example:
@@ -71,13 +92,14 @@ def atomic_path(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
     path = Path(path)
     temporary = _temporary(path)
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        if replace or not path.exists():
-            os.replace(temporary, path)
-        else:
-            temporary.unlink()
+        with naming(path):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            if replace or not path.exists():
+                os.replace(temporary, path)
+            else:
+                temporary.unlink()
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -94,6 +116,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         path: The folder; missing parents are made. The files that are put in should be synced by who writes them.
 
     Raises:
+        StorageError: The disk is full.
         OSError: The parent cannot be written, or ``path`` is a file.
 
     Example:
@@ -105,17 +128,38 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         ['y.txt']
     """
     temporary = _temporary(path)
-    temporary.mkdir(parents=True)
     try:
-        yield temporary
-        try:
-            os.rename(temporary, path)
-        except OSError:
-            if not path.is_dir():
-                raise
+        with naming(path):
+            temporary.mkdir(parents=True)
+            yield temporary
+            try:
+                os.rename(temporary, path)
+            except OSError:
+                if not path.is_dir():
+                    raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _sync_folder(path.parent)
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Turn the error of a full disk, which names no file, into one that names ``path`` and says what to do.
+
+    Raises:
+        StorageError: The disk, or the user's share of it, is full.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror}): free some space and give the same command again to "
+            "continue, or choose a folder on another disk"
+        ) from error
 
 
 def move(path: Path, target: Path) -> None:
@@ -126,22 +170,37 @@ def move(path: Path, target: Path) -> None:
 
 
 def is_vacant(folder: Path) -> bool:
-    """Return whether a new result may be written there: nothing of that name, or a folder with only leftovers."""
+    """Return whether a new result may be written there: nothing of that name, or a folder with only dap's leftovers."""
     if not folder.exists():
         return True
-    return folder.is_dir() and all(entry.name.startswith(PREFIX) for entry in folder.iterdir())
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else [folder.name]
+    return all(name == LOCK or TEMPORARY.fullmatch(name) for name in names)
 
 
 def sweep(folder: Path) -> None:
-    """Remove all temporary files and folders below ``folder``.
+    """Remove the temporary files and folders below ``folder`` that dead processes left.
 
-    Only a process that alone writes there may call it: the temporary files of a living one go as well.
+    Other names stay, even if they begin with ``.tmp-``.
     """
-    for leftover in list(folder.rglob(f"{PREFIX}*")):
+    for leftover in list(folder.rglob(".tmp-*")):
+        owner = temporary_owner(leftover.name)
+        if owner is None or (owner != os.getpid() and process_is_alive(owner)):
+            continue
         if leftover.is_dir() and not leftover.is_symlink():
-            shutil.rmtree(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+
+
+def temporary_owner(name: str) -> int | None:
+    """Return the number of the process that gave this temporary name; None if the name is not one of dap's.
+
+    Example:
+        >>> temporary_owner(".tmp-4711-0123abcd"), temporary_owner(".tmp-thesis.txt")
+        (4711, None)
+    """
+    match = TEMPORARY.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def sha256_file(path: str | Path) -> str:
@@ -151,14 +210,28 @@ def sha256_file(path: str | Path) -> str:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}")
+    return path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def process_is_alive(process: int) -> bool:
+    """Return whether a process of this number runs on this machine; False where that cannot be asked."""
+    if os.name != "posix":  # os.kill would end the process there
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True  # another user's
+    return True
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable."""
+    """Make a rename durable, where the file system can: CIFS and some FUSE file systems do not sync folders."""
     if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is durable without it
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dap.errors import FormatError
-from dap.storage.files import write_atomic
+from dap.storage.checked_json import ANYTHING, Shape, check_shape, mapping, parse_json, read_regular
+from dap.storage.files import naming, write_atomic
 
 __all__ = ["Ledger"]
+
+OBJECT = mapping(ANYTHING)
 
 
 @dataclass(frozen=True)
@@ -51,29 +54,31 @@ class Ledger:
 
     def append(self, entry: Mapping[str, object]) -> None:
         """Add a line, in a new file if there is none, and wait until it is on disk."""
-        with self.path.open("a+b") as file:
+        with naming(self.path), self.path.open("a+b") as file:
             _cut_torn_line(file)
             file.write(self._line(entry))
             file.flush()
             os.fsync(file.fileno())
 
-    def read(self) -> list[dict[str, Any]]:
+    def read(self, shape: Shape = OBJECT) -> list[dict[str, Any]]:
         """Return the entries of all lines that were finished; none where there is no file.
 
+        Args:
+            shape: What each line has to be, beside a JSON object.
+
         Raises:
-            FormatError: A finished line is not a JSON object.
+            FormatError: It is no regular file, or a finished line is something else; names the line and the field.
         """
-        if not self.exists():
+        try:
+            *lines, _ = read_regular(self.path).split(b"\n")
+        except FileNotFoundError:
             return []
-        *lines, _ = self.path.read_bytes().split(b"\n")
         entries = []
         for number, line in enumerate(lines, 1):
-            try:
-                entries.append(json.loads(line))
-            except (ValueError, RecursionError) as error:
-                raise self.damaged(f"line {number} is not JSON") from error
-        if not all(isinstance(entry, dict) for entry in entries):
-            raise self.damaged("a line is not a JSON object")
+            place, advice = f"{self.path}: line {number}", self._advice
+            entries.append(parse_json(place, line, advice=advice))
+            for needed in (OBJECT, shape):
+                check_shape(place, entries[-1], needed, advice=advice)
         return entries
 
     def remove(self) -> None:
@@ -82,7 +87,11 @@ class Ledger:
 
     def damaged(self, reason: str) -> FormatError:
         """Return the error for a ledger whose lines are not what they should be."""
-        return FormatError(f"{self.path}: damaged ({reason}); delete {self.path.parent} and start again")
+        return FormatError(f"{self.path}: damaged ({reason}); {self._advice}")
+
+    @property
+    def _advice(self) -> str:
+        return f"delete {self.path.parent} and start again"
 
     def _line(self, entry: Mapping[str, object]) -> bytes:
         return json.dumps(entry, ensure_ascii=self.ascii).encode() + b"\n"
