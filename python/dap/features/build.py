@@ -51,7 +51,7 @@ def choose_timesteps(steps: Sequence[int], wanted: int | Sequence[int]) -> tuple
 
     Args:
         steps: The schedule's timesteps, from noise to image.
-        wanted: Either a number of timesteps, evenly spaced from the noisiest on (all of them if there are fewer), or
+        wanted: Either a number of timesteps, evenly spaced from the noisiest on (all if the schedule has fewer), or
             the timesteps themselves.
 
     Raises:
@@ -102,7 +102,7 @@ def index_spec(
     latent_dtype: str,
     shard: tuple[int, int] | None = None,
 ) -> IndexSpec:
-    """Return the spec of an index; the fields that are no arguments are taken from the prior and its scheduler.
+    """Return the spec of an index; fields that are not arguments are taken from the prior and its scheduler.
 
     ``label`` is any label that the prior has. The other arguments are fields of :class:`dap.index.IndexSpec`.
 
@@ -123,7 +123,7 @@ def prior_hash(prior: Prior) -> str:
 
 
 def computed_by(prior: Prior) -> list[str]:
-    """Return what the last bits of the prior's results depend on, beside its weights: versions, device and dtype."""
+    """Return the versions, device and dtype on which the last bits of the prior's results depend."""
     return [version("torch"), version("diffusers"), prior.device.type, str(prior.dtype)]
 
 

@@ -28,11 +28,11 @@ def check_source(index: Index, source: Source) -> None:
     Raises:
         OptionError: The identities differ.
     """
-    given, built_from = source.identity(), index.spec.source["identity"]
-    if given != built_from:
+    current, built_from = source.identity(), index.spec.source["identity"]
+    if current != built_from:
         raise OptionError(
             f"index {index.path} was built from {index.spec.source['name']!r} with identity {built_from[:12]}…, the "
-            f"source {source.name!r} has {given[:12]}…: its images changed, or it is another one; build the index again"
+            f"source {source.name!r} has {current[:12]}…: its images changed, or it is another one; build the index again"
         )
 
 
@@ -86,7 +86,7 @@ def _short(value: object) -> str:
 
 
 class _SourceWithoutImages(Source):
-    """Classes, labels and ids of an index's images; whatever needs the images themselves raises OptionError."""
+    """The classes, labels and ids of an index's images; methods that need the images themselves raise OptionError."""
 
     def images(self, indices: Sequence[int] | np.ndarray, *, size: int, channels: int) -> np.ndarray:
         """Raise OptionError."""

@@ -1,4 +1,4 @@
-"""Latents of all real images of each class, in the cache: encoded once, and read by every run that wants them.
+"""Latents of all real images of each class, in the cache: encoded once, and read by every run that needs them.
 
 An entry of the cache is one safetensors file, written in groups of rows: memory holds one group of images at a time.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RealLatents", "real_latents"]
 
-RULE = 1  # raised whenever dap encodes images to other bits, so that it reads no entry of an older version
+RULE = 1  # raise it with every change of the encoded bits, so that entries of older versions are not read
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def real_latents(
 ) -> RealLatents:
     """Return the latents of all images of a source, or those of an index.
 
-    The images are encoded when the latents of a class are first asked for and the cache does not have them.
+    The images are encoded at the first request for the latents of a class, unless the cache has them.
 
     Args:
         source: The images; its ``identity()`` tells whether they changed.

@@ -1,9 +1,9 @@
 """The tap: the block of the prior at which a feature is taken, and how the block's tokens become one vector.
 
-With T tokens h_1 … h_T of D numbers each, in the rows of an s × s picture:
+With T tokens h_1 … h_T of D numbers each, in the order of the rows of an s × s grid over the image:
 
     mean      (1/T) Σ_t h_t                                                            D numbers
-    gridG     the mean of each cell of a G × G grid over the picture                   G² · D
+    gridG     the mean of each cell of a G × G grid over the image                     G² · D
     sketchK   Σ over the coordinates a of (h_1, …, h_T) with bucket(a) = j of ±h_a     K, j = 1 … K
     flat      (h_1, …, h_T)                                                            T · D
 
@@ -13,7 +13,7 @@ hashing for large scale multitask learning", ICML 2009). Its buckets are a rando
 have the same size, and its signs are ±1: it takes one pass over the tokens and no matrix. It depends only on T · D and
 K, so sketches of different runs and machines can be compared. Tokens of at most K numbers are kept as they are.
 
-The default is a sketch of 1,024 numbers. For DiT-XL/2 that is less than the mean over tokens has (1,152), and it keeps
+The default is a sketch of 1,024 numbers. For DiT-XL/2 that is less than the 1,152 of the mean over tokens, and it keeps
 most of the direction of the guidance gradient, which the mean loses (``docs/index.md`` has the measurements).
 """
 

@@ -24,7 +24,7 @@ __all__ = ["reference_index"]
 
 logger = logging.getLogger(__name__)
 
-RULE = 1  # raised whenever dap computes references to other bits, so that it reads no entry of an older version
+RULE = 1  # raise it with every change of the computed bits, so that entries of older versions are not read
 
 
 def reference_index(

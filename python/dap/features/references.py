@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["encode_images", "image_noise", "noised_features", "real_features"]
 
-BATCH = GROUP_ROWS  # one fixed size, so that features do not depend on how many are asked for at once
+BATCH = GROUP_ROWS  # a fixed size, so that features do not depend on the number of images in a call
 
 
 def image_noise(shape: tuple[int, ...], seed: int, image_id: str, timestep: int) -> Tensor:
@@ -78,7 +78,7 @@ def encode_images(prior: Prior, images: Tensor) -> Tensor:
 def real_features(
     prior: Prior, images: Tensor, image_ids: Iterable[str], *, label: int, tap: Tap, timestep: int = 100, seed: int = 0
 ) -> Tensor:
-    """Return features (N, D) of uint8 images (N, channels, H, W) at t = 100, the space in which metrics measure."""
+    """Return features (N, D) of uint8 images (N, channels, H, W) at t = 100, in which the metrics are computed."""
     return noised_features(
         prior, encode_images(prior, images), list(image_ids), label=label, tap=tap,
         scheduler=prior.scheduler("ddpm", 1000), timestep=timestep, seed=seed,

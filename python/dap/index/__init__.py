@@ -5,8 +5,8 @@ An index is a folder with ``index.json``, and for each class ``features.safetens
 when they are first used, and every field is checked before that: a damaged or hostile file raises one
 :class:`~dap.errors.FormatError` that names it.
 
-:func:`open_index` opens an :class:`Index`. An :class:`IndexWriter` writes one, and continues what a killed process
-left; :func:`merge` joins the parts that several machines built. Importing this package imports no torch.
+:func:`open_index` opens an :class:`Index`. An :class:`IndexWriter` writes one, or continues a build that was
+killed; :func:`merge` joins the parts that several machines built. Importing this package imports no torch.
 
     spec = IndexSpec(source={"name": "fashion-mini", "identity": "…"}, prior="…", block=4, pooling="mean", …)
     writer = IndexWriter(out, spec, [ClassRows("Dress", label=3, ids=("train/17", …)), …])

@@ -1,4 +1,4 @@
-"""Exports an index to faiss and Parquet; their packages are needed for nothing else."""
+"""Exports an index to faiss and Parquet; only these functions need faiss and pyarrow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["to_faiss", "to_parquet"]
 
-ROWS = 1024  # of one row group
+ROWS = 1024  # in a row group
 
 
 def to_faiss(chunks: Iterable[FloatArray], columns: int) -> faiss.IndexFlatL2:
@@ -57,5 +57,5 @@ def to_parquet(index: Index, path: Path) -> None:
 
 
 def _utf8(text: str) -> str:
-    """Return a name without lone surrogates, which Parquet refuses: each becomes a backslash and its number."""
+    """Return a name in which each lone surrogate, which Parquet does not allow, is a backslash and its number."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -17,7 +17,7 @@ __all__ = ["merge"]
 def merge(parts: Sequence[str | Path | Index], out: str | Path) -> Index:
     """Join all n parts i/n into the whole index, with the bytes that one machine would have written.
 
-    All parts are verified first: otherwise damaged data would get new hashes and pass as sound.
+    All parts are verified first: otherwise damaged data would get new hashes and look sound.
 
     Args:
         parts: Folders or opened indexes: each part once, in any order.
@@ -44,15 +44,17 @@ def merge(parts: Sequence[str | Path | Index], out: str | Path) -> Index:
 
 
 def _check_parts(parts: Sequence[Index]) -> None:
-    given = [part.spec.shard for part in parts]
-    count = given[0][1] if given and given[0] else 0
-    if not count or given != [(number, count) for number in range(1, count + 1)]:
-        shown = ", ".join(f"{shard[0]}/{shard[1]}" if shard else "a whole index" for shard in given)
+    shards = [part.spec.shard for part in parts]
+    count = shards[0][1] if shards and shards[0] else 0
+    if not count or shards != [(number, count) for number in range(1, count + 1)]:
+        shown = ", ".join(f"{shard[0]}/{shard[1]}" if shard else "a whole index" for shard in shards)
         raise OptionError(f"parts: expected each of the parts 1/n to n/n once, got {shown or 'none'}")
     first = parts[0]
     for part in parts[1:]:
-        mine, others = (dataclasses.replace(index.spec, shard=None).to_json() for index in (part, first))
-        differing = [f"{key}: {others[key]!r} and {mine[key]!r}" for key in mine if mine[key] != others[key]]
+        options, expected = (dataclasses.replace(index.spec, shard=None).to_json() for index in (part, first))
+        differing = [
+            f"{key}: {expected[key]!r} and {options[key]!r}" for key in options if options[key] != expected[key]
+        ]
         if _names_and_labels(part) != _names_and_labels(first):
             differing.append("other classes")
         if differing:

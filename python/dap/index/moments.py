@@ -25,7 +25,7 @@ class Moments:
 
     Attributes:
         count: Number of rows n.
-        mean: μ, float64 with shape (D,); zero of no rows.
+        mean: μ, float64 with shape (D,); zero if there are no rows.
         scatter: S = Σ (x − μ)(x − μ)ᵀ, float64 with shape (D, D).
 
     Example:
@@ -53,7 +53,7 @@ class Moments:
         return total
 
     def merge(self, other: Moments) -> Moments:
-        """Return the moments of the rows of both."""
+        """Return the moments of the rows of this object and of ``other``."""
         count = self.count + other.count
         if not self.count or not other.count:
             return self if self.count else other

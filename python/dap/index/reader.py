@@ -1,4 +1,4 @@
-"""Opens an index: reads and checks ``index.json`` at once, and maps the arrays when they are asked for."""
+"""Opens an index: reads and checks ``index.json`` at once, and maps the arrays at their first use."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Index:
 
         Raises:
             OptionError: A class or timestep that the index does not have.
-            FormatError: The file's header is not what ``index.json`` says.
+            FormatError: The file's header does not agree with ``index.json``.
         """
         if timestep not in self.timesteps:
             raise OptionError(f"timestep: this index has {', '.join(map(str, self.timesteps))}, got {timestep!r}")

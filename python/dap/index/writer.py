@@ -63,7 +63,7 @@ class IndexWriter:
 
         Raises:
             OptionError: No classes, two of one name, or not enough free space.
-            RunMismatchError: The folder holds something else, or another index, whose differences are named.
+            RunMismatchError: The folder holds other files, or another index; the message names the differences.
             FormatError: An index or ledger that is there is damaged.
         """
         self.out, self.spec, self.classes = Path(out), spec, tuple(classes)
@@ -93,7 +93,7 @@ class IndexWriter:
     def pending(self, class_name: str) -> list[tuple[int, int]]:
         """Return the rows (start, stop) of a class that are still to be written: groups of ``GROUP_ROWS``, in order.
 
-        Of a part, these are rows of the part: its first group begins at 0, wherever it stands in the whole class.
+        For a part of an index, rows are counted within the part: its first group begins at 0.
         """
         if class_name not in self._by_name:
             raise unknown_name_error("class", class_name, self._by_name)
@@ -135,7 +135,7 @@ class IndexWriter:
             self._close(self._by_name[class_name])
 
     def finish(self) -> Index:
-        """Write ``index.json``, remove what only an unfinished index needs, and open the index.
+        """Write ``index.json``, remove the files of the unfinished index, and open the index.
 
         Raises:
             OptionError: Groups are still pending.
@@ -159,7 +159,7 @@ class IndexWriter:
         return self.out / escape(class_name) / name
 
     def _create(self, rows: ClassRows) -> None:
-        """Create the files of a class of which nothing is recorded."""
+        """Create the files of a class that has no record in the ledger."""
         self._file(rows.name, FEATURES).parent.mkdir(exist_ok=True)
         spec, count = self.spec, len(rows.ids)
         features = [(tensor_name(t), DTYPES[spec.dtype], [count, *spec.feature_shape]) for t in spec.timesteps]

@@ -41,7 +41,7 @@ def dtype_name(rows: Array) -> str:
 
 
 def is_double(*rows: Array | None) -> bool:
-    """Return whether the computation is in float64: one of ``rows`` is float64, integer or bool. Else it is float32."""
+    """Return whether to compute in float64 (one of ``rows`` is float64, integer or bool) and not in float32."""
     return any(dtype_name(array) not in SINGLE for array in rows if array is not None)
 
 
@@ -64,7 +64,7 @@ def give_back(result: Array, like: Rows, *others: Array | None) -> Rows:
     Args:
         result: The result, of any kind.
         like: The caller's first argument: an array gives a float64 array, a tensor gives a tensor on its device.
-        others: The caller's other arguments: with ``like`` they decide the dtype of a tensor (:func:`is_double`).
+        others: The caller's other arguments; they and ``like`` decide the dtype of a tensor (:func:`is_double`).
 
     Returns:
         The result; integers, which are indices, stay int64.

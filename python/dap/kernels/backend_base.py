@@ -20,7 +20,7 @@ Result = TypeVar("Result", np.ndarray, "torch.Tensor")
 
 
 class Backend(ABC, Generic[Result]):
-    """Computes the reductions of k(x_i, y_j) for rows that were checked and kernels that were resolved.
+    """Reductions of k(x_i, y_j), for rows that were checked and kernels that were resolved.
 
     x has shape (n, d) and y shape (m, d); y None stands for x itself. A row that holds NaN or infinity counts as a row
     of NaN. A subclass that lacks a reduction cannot be made: Python raises TypeError with the missing name.

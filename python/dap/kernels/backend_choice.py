@@ -64,7 +64,7 @@ def explain(x: Array, y: Array | None = None, kernel: Kernel | str = LINEAR, bac
         backend: "auto", "numpy", "rust" or "torch".
 
     Raises:
-        OptionError: The reduction would refuse these arguments or the backend.
+        OptionError: The reduction would raise an error for these arguments or this backend.
 
     Example:
         >>> import numpy as np

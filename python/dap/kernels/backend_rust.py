@@ -76,7 +76,7 @@ class RustBackend(Backend[np.ndarray]):
         return _core.nearest(*_stored(x, y), None if kernel is None else specification(kernel), k, self.threads)
 
     def diagonal(self, x: Array, kernel: Kernel) -> np.ndarray:
-        """Return k(x_i, x_i), float64: by numpy, some rows at a time; it takes little time beside the reductions."""
+        """Return k(x_i, x_i), float64, computed by numpy: it takes little time compared with the reductions."""
         starts = range(0, max(1, len(x)), _DIAGONAL_ROWS)
         return np.concatenate([NUMPY.diagonal(x[start : start + _DIAGONAL_ROWS], kernel) for start in starts])
 
@@ -92,7 +92,7 @@ def supports(kernel: Kernel) -> bool:
 
 
 def specification(kernel: Kernel) -> list[tuple[str, list[float]]]:
-    """Return the kernel as Rust reads it: the kernels that are summed, each as its name and its options in order.
+    """Return the kernel in the form that Rust reads: name and options, in order, of each kernel of the sum.
 
     Raises:
         OptionError: The kernel is not compiled.
@@ -110,7 +110,7 @@ def specification(kernel: Kernel) -> list[tuple[str, list[float]]]:
 
 
 def _stored(x: Array, y: Array | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return both as arrays that Rust reads."""
+    """Return x and y as arrays that Rust reads."""
     return _array(x), None if y is None else _array(y)
 
 

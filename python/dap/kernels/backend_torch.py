@@ -71,8 +71,8 @@ class TorchBackend(Backend[Tensor]):
     def nearest(self, x: Array, y: Array | None, kernel: Kernel | None, k: int) -> tuple[Tensor, Tensor]:
         """Return the k nearest rows of y for each row of x.
 
-        Distances are compared as the differences give them, so equal rows of y are equally far in every block. Values
-        of a kernel are compared as they were computed: those of equal rows may differ by rounding between blocks.
+        Distances are computed from differences before they are compared, so equal rows of y are equally far in every
+        block. Values of a kernel are compared as they are: those of equal rows may differ by rounding between blocks.
         """
 
         def scores(pairs: TorchPairs) -> Tensor:

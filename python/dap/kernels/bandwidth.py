@@ -1,8 +1,8 @@
 """The bandwidth σ of a kernel, in the units of the distance that it divides: a number, or a rule applied to the data.
 
 The median heuristic has several forms. Here "median" is the median itself, not the median over √2 and not its square,
-of the distances ‖y_i − y_j‖ (‖y_i − y_j‖₁ for the Laplacian kernel) with i < j; "mean" is their mean. Both look at no
-more than 1,000 rows: of m > 1,000 rows, row ⌊i·m/1000⌋ for i = 0 … 999. With fewer than two rows, or a result of zero,
+of the distances ‖y_i − y_j‖ (‖y_i − y_j‖₁ for the Laplacian kernel) with i < j; "mean" is their mean. Both use at
+most 1,000 rows: of m > 1,000 rows, row ⌊i·m/1000⌋ for i = 0 … 999. With fewer than two rows, or a result of zero,
 σ is 1. (Garreau, Jitkrittum, Kanagawa, "Large sample analysis of the median heuristic", 2018,
 https://arxiv.org/abs/1707.07269.)
 """
@@ -34,7 +34,7 @@ class BandwidthKernel(Kernel):
     """Base of the kernels with a bandwidth σ > 0, which is the field ``bandwidth``.
 
     Attributes:
-        order: Of the distances at which the rules look: 2 for Euclidean, 1 for sums of absolute differences.
+        order: The norm of the distances that the rules use: 2 for Euclidean, 1 for sums of absolute differences.
     """
 
     order: ClassVar[int] = 2
@@ -59,7 +59,7 @@ class BandwidthKernel(Kernel):
         """Return the kernel with a number as its bandwidth, or the sum of the kernels of several bandwidths.
 
         Args:
-            y: The rows at which a rule looks, with shape (m, d).
+            y: The rows that a rule uses, with shape (m, d).
 
         Raises:
             OptionError: A rule finds no finite number in y.
@@ -102,7 +102,7 @@ def check_bandwidth(bandwidth: object) -> Bandwidth:
 
 
 def heuristic(rule: str, y: Array, order: int = 2) -> float:
-    """Return the "median" or the "mean" of the distances between rows of y; the module says of which rows.
+    """Return the "median" or the "mean" of the distances between rows of y, as the module's docstring defines them.
 
     Raises:
         OptionError: It is not finite: y holds NaN or infinity, or values whose squares are too large.

@@ -28,8 +28,8 @@ __all__ = ["KERNELS", "Kernel", "KernelLike", "as_kernel", "by_name", "list_kern
 class Kernel(Seam):
     """A positive semi-definite kernel k(x, y). Its subclasses are frozen dataclasses whose fields are its options.
 
-    A subclass has the parts ``name``, ``resolve``, ``value`` and ``squared_distance``. One that lacks a part is refused
-    when an object is made of it, and when it is registered.
+    A subclass has the parts ``name``, ``resolve``, ``value`` and ``squared_distance``. If one is missing, making an
+    object or registering the class raises an error.
 
     Raises:
         OptionError: The class lacks a part, or is not a frozen dataclass.

@@ -17,7 +17,7 @@ def check_rows(**arguments: Array | None) -> None:
     """Raise unless all arguments are matrices of real numbers, alike in number of columns, kind and device.
 
     Args:
-        arguments: The arguments by their names; None is passed over.
+        arguments: The arguments by their names; None is skipped.
 
     Raises:
         OptionError: It names the arguments.
@@ -51,7 +51,7 @@ def check_weights(weights: Array, x: Array, y: Array | None) -> None:
 
 
 def row_count(x: Array, y: Array | None) -> int:
-    """Return the number of rows of y, or of x where y is None; raise if it is zero, since a mean needs rows."""
+    """Return the number of rows of y, or of x if y is None; raise if it is zero, since a mean needs rows."""
     count = len(x if y is None else y)
     if not count:
         raise OptionError(f"{'x' if y is None else 'y'} has no rows: a mean needs at least one")

@@ -7,9 +7,9 @@ For samples x of P with n rows and y of Q with m rows:
     biased:      means over all i, j                                      ibid., Eq. 5
     energy:      2 E‖x − y‖ − E‖x − x'‖ − E‖y − y'‖                       Székely and Rizzo, JSPI 143 (2013)
 
-The energy distance is the MMD² of the kernel ``Distance()``. Bandwidth rules look at the pooled rows of x and y; of
-more than 1,000 rows they look at 1,000, evenly spaced. Nothing of size n·m is held. The linear, polynomial and distance
-kernels depend on the origin, so that a large common offset costs digits: subtract a common mean first.
+The energy distance is the MMD² of the kernel ``Distance()``. Bandwidth rules use the pooled rows of x and y, at most
+1,000, evenly spaced. Memory does not grow with n·m. The linear, polynomial and distance kernels depend on the origin,
+so a large common offset costs digits: subtract a common mean first.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def mmd2(x: Rows, y: Rows, kernel: Kernel | str = _RBF, backend: str = "auto", *
     Args:
         x: Real numbers with shape (n, d).
         y: Real numbers with shape (m, d); n and m may differ.
-        kernel: A kernel or its name; its bandwidth rules look at x and y pooled.
+        kernel: A kernel or its name; its bandwidth rules use x and y pooled.
         backend: "auto" (see :func:`dap.kernels.explain`), "torch", "rust" or "numpy".
         unbiased: Means over different rows, n and m ≥ 2, possibly negative; False for means over all, n and m ≥ 1.
 
@@ -68,7 +68,7 @@ def mmd2_variance(x: Rows, y: Rows, kernel: Kernel | str = _RBF, backend: str = 
     """Return the unbiased MMD² and an estimate of its variance, for samples of one size.
 
     Sutherland et al., "Generative Models and Model Criticism via Optimized Maximum Mean Discrepancy", ICLR 2017,
-    https://arxiv.org/abs/1611.04488, Eq. 5, written by its two parts (Appendix A): with n rows in each sample,
+    https://arxiv.org/abs/1611.04488, Eq. 5, as a sum of two parts (Appendix A): with n rows in each sample,
 
         Var = 4(n − 2) / (n(n − 1)) ζ₁ + 2 / (n(n − 1)) ζ₂.
 
@@ -81,7 +81,7 @@ def mmd2_variance(x: Rows, y: Rows, kernel: Kernel | str = _RBF, backend: str = 
     Args:
         x: Real numbers with shape (n, d), n ≥ 3.
         y: Real numbers with shape (n, d).
-        kernel: A kernel or its name; its bandwidth rules look at x and y pooled.
+        kernel: A kernel or its name; its bandwidth rules use x and y pooled.
         backend: "auto" (see :func:`dap.kernels.explain`), "torch", "rust" or "numpy".
 
     Returns:

@@ -4,7 +4,7 @@ With z the n + m pooled rows, K their Gram matrix, w ∈ {0, 1} for the n rows o
 
     MMD² = (wᵀKw − Σ_i w_i K_ii) / n(n−1) + (vᵀKv − Σ_i v_i K_ii) / m(m−1) − 2 wᵀKv / nm,
 
-which follows from K·w and K·1: many permutations share one pass over the pairs, and K is never held.
+which needs only K·w and K·1: many permutations share one pass over the pairs, and K is not held in memory.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ def permutation_test(
     """Test whether x and y come from one distribution, by the unbiased MMD² of permuted samples.
 
     The p-value counts the samples themselves as a permutation, (1 + #{not smaller}) / (1 + permutations): then the test
-    keeps its level (Phipson and Smyth 2010). The module says how many permutations share one pass over the pairs.
+    keeps its level (Phipson and Smyth 2010). Many permutations share one pass over the pairs.
 
     Args:
         x: Real numbers with shape (n, d), n ≥ 2.
         y: Real numbers with shape (m, d), m ≥ 2.
-        kernel: A kernel or its name; its bandwidth rules look at x and y pooled.
+        kernel: A kernel or its name; its bandwidth rules use x and y pooled.
         backend: "auto" (see :func:`dap.kernels.explain`), "torch", "rust" or "numpy".
         permutations: The number of permutations that are drawn, at least 1.
         seed: The seed of the permutations.

@@ -1,13 +1,13 @@
-"""Reductions of the matrix k(x_i, y_j), which is never held, and that matrix itself.
+"""The Gram matrix k(x_i, y_j), and reductions that do not hold it in memory.
 
-All take arrays or tensors with shapes (n, d) and (m, d), y = None for y = x (Rust then computes half), and a kernel or
-its name; bandwidth rules look at y. Sums of arrays are float64 arrays. The matrix itself, and all results of tensors,
-have the dtype of the computation: float32 for float16, bfloat16 and float32, and float64 where x or y is float64,
-integer or bool. Tensors stay on their device. Rows that are not C-contiguous are copied; read-only and memory-mapped
-ones are fine.
+All functions take arrays or tensors with shapes (n, d) and (m, d), y = None for y = x (Rust then computes half), and a
+kernel or its name; bandwidth rules use y. Sums of arrays are float64 arrays. The matrix itself, and all results of
+tensors, have the dtype of the computation: float32 for float16, bfloat16 and float32, and float64 where x or y is
+float64, integer or bool. Tensors stay on their device. Rows that are not C-contiguous are copied; read-only and
+memory-mapped ones are fine.
 
 A row that holds NaN or infinity counts as a row of NaN: NaN in its own result, and, in y, in every result.
-:func:`nearest` refuses such rows.
+:func:`nearest` raises an error for such rows.
 """
 
 from __future__ import annotations
@@ -136,8 +136,8 @@ def mean_distance(
         y: Real numbers with shape (m, d), m ≥ 1; None for x (where D(x_i, x_i) = 0 is one of the m).
         kernel: A kernel or its name.
         backend: "auto" (see :func:`dap.kernels.explain`), "torch", "rust" or "numpy".
-        weights: w with shape (m,), of the kind and device of x, for Σ_j w_j D(x_i, y_j), where a row of y stands for
-            many. None for 1/m each.
+        weights: w with shape (m,), of the kind and device of x; the result is then Σ_j w_j D(x_i, y_j). None for 1/m
+            each.
 
     Returns:
         Shape (n,). With the torch backend differentiable in x, y and weights; the gradient of D is taken as zero at

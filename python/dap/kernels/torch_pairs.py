@@ -1,7 +1,7 @@
 """Pairs of rows in torch, differentiable in x and y, in blocks that bound the memory; the mean kernel distance.
 
-Squared distances come from a matrix product. Its error is √ε‖x‖, too much for near points and under a common offset: so
-the rows are centred first, and pairs that are still near are computed again from their differences.
+Squared distances come from a matrix product. Its error, √ε‖x‖, is too large for near points and for rows with a common
+offset. So the rows are centred first, and pairs that are still near are computed again from their differences.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _over(rows: Tensor, norms: Tensor) -> Tensor:
 
 
 class Blocks:
-    """The pairs of x and y in blocks of at most 2,048 × 2,048; where there are no pairs, one empty block.
+    """The pairs of x and y in blocks of at most 2,048 × 2,048; one empty block if there are no pairs.
 
     Args:
         x: Shape (n, d): a tensor, or an array, of which each block is copied to a tensor.
@@ -168,7 +168,7 @@ class Blocks:
         self.rows, self.columns = _slices(len(x)), _slices(len(y))
 
     def prepare(self, rows: Array) -> Tensor:
-        """Return some rows as they are computed with: a row that is not finite becomes a row of NaN."""
+        """Return some rows ready for the computation: a row that is not finite becomes a row of NaN."""
         converted = self.convert(rows)
         return converted.masked_fill(~converted.isfinite().all(1, keepdim=True), torch.nan)
 

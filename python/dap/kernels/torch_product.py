@@ -1,4 +1,4 @@
-"""The matrix product x yᵀ in full precision, forward and backward, whatever the user allows elsewhere."""
+"""The matrix product x yᵀ in full precision, forward and backward, even if the user allows TF32 or autocast."""
 
 from __future__ import annotations
 

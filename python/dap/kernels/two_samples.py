@@ -1,4 +1,4 @@
-"""The checks and the pooled rows of two samples, which the two-sample estimates share."""
+"""The checks and the pooled rows of two samples, for all two-sample estimates."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dap.kernels.checks import check_rows
 
 __all__ = ["check_samples", "pooled", "prepare", "stack"]
 
-_POOLED_ROWS = 1000  # as many as a bandwidth rule looks at
+_POOLED_ROWS = 1000  # as many as a bandwidth rule uses
 
 
 def check_samples(x: Array, y: Array, *, least: int) -> None:
-    """Raise unless x and y are rows of real numbers, alike in columns and kind, of at least ``least`` rows each."""
+    """Raise unless x and y are matrices of real numbers of one width and kind, with ``least`` rows or more each."""
     check_rows(x=x, y=y)
     for name, rows in (("x", x), ("y", y)):
         if len(rows) < least:
@@ -34,7 +34,7 @@ def prepare(x: Rows, y: Rows, kernel: Kernel | str, backend: str, *, least: int)
 
 
 def pooled(x: Rows, y: Rows) -> Rows:
-    """Return the rows of x and y together; of more than 1,000 rows, the 1,000 at which bandwidth rules look."""
+    """Return the rows of x and y together; of more than 1,000 rows, the 1,000 that bandwidth rules use."""
     n, total = len(x), len(x) + len(y)
     if total <= _POOLED_ROWS:
         return stack(x, y)

@@ -29,7 +29,7 @@ def witness(z: Rows, x: Rows, y: Rows, kernel: Kernel | str = _RBF, backend: str
         z: Real numbers with shape (n_z, d).
         x: Real numbers with shape (n, d), n ≥ 1.
         y: Real numbers with shape (m, d), m ≥ 1.
-        kernel: A kernel or its name; its bandwidth rules look at x and y pooled.
+        kernel: A kernel or its name; its bandwidth rules use x and y pooled.
         backend: "auto" (see :func:`dap.kernels.explain`), "torch", "rust" or "numpy".
 
     Returns:
@@ -50,7 +50,7 @@ def witness(z: Rows, x: Rows, y: Rows, kernel: Kernel | str = _RBF, backend: str
 
 
 def witness_gradient(z: Rows, x: Rows, y: Rows, kernel: Kernel | str = _RBF) -> Rows:
-    """Return ∇f(z) of :func:`witness`, always by torch; equal points add nothing where k has no gradient.
+    """Return ∇f(z) of :func:`witness`, always by torch; equal points add nothing if k has no gradient there.
 
     Arguments and errors are those of :func:`witness`.
 

@@ -57,9 +57,9 @@ def get_method(method: str | AnyMethod | AnyGuide, options: Mapping[str, object]
             raise OptionError(f"method: expected a name or an object of dap.methods.Method, got {method!r}")
         if options:
             raise OptionError("method_options: they go into the method object, leave them out beside one")
-        given = method if isinstance(method, Method) else Guided((method,))
-        check_method(type(given))
-        return given
+        recipe = method if isinstance(method, Method) else Guided((method,))
+        check_method(type(recipe))
+        return recipe
     name, _, preset = method.partition(":")
     cls = METHODS[name]
     if preset:

@@ -1,4 +1,4 @@
-"""Methods as the run sees them: what they are given (the context of a run), and what they have to offer."""
+"""The base class of methods, and the context of a run, which a method gets."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Context:
     """A run as a method sees it.
 
     Attributes:
-        source: The real labelled images; where a run has an index alone, its classes and ids without the images.
+        source: The real labelled images; if the run has only an index, the classes and ids of the index without images.
         classes: The class map; labels of ``source`` are positions in it.
         prior: The frozen diffusion model; a :class:`dap.priors.NoPrior` if the method needs none.
         settings: How to sample.
@@ -60,8 +60,8 @@ class Context:
         ipc: Images per class.
         size: Side of the images in pixels.
         channels: 1 (grey) or 3 (RGB).
-        callback_on_step_end: Passed on to the denoising loop.
-        index: The feature index that was given for the run; None if a method that needs one has to make its own.
+        callback_on_step_end: The callback of the denoising loop; see :func:`dap.sampling.sample`.
+        index: The feature index that the user gave; None if a method that needs an index has to make it.
     """
 
     source: Source
@@ -122,8 +122,8 @@ class Method(Seam, Generic[A]):
         name: The name that users give.
         paper: A short reference, with arXiv number or DOI.
         year: When it was published; None if it was not.
-        couples: "slot" where each slot is made by itself, "class" where the slots of a class depend on each other.
-        needs: Of "prior" (a diffusion model), "labels" (real images with their classes, beyond the classes' names),
+        couples: "slot" if each slot is made independently, "class" if the slots of a class depend on each other.
+        needs: Any of "prior" (a diffusion model), "labels" (real images with their classes, beyond the classes' names),
             "classifier" (a network that tells the classes apart), "training" (a network is trained or adapted for the
             run) and "text" (captions, or a prior that reads them).
         presets: Named options, for ``method="name:preset"``.
@@ -146,7 +146,7 @@ class Method(Seam, Generic[A]):
 
     @abstractmethod
     def prepare(self, context: Context) -> A:
-        """Compute, once and before the first unit, what the method takes from the source."""
+        """Compute, once and before the first unit, the artefact: what the method takes from the source."""
 
     @abstractmethod
     def make(self, context: Context, unit: Unit, artefact: A) -> Tensor:
@@ -157,7 +157,7 @@ class Method(Seam, Generic[A]):
         """Return what the manifest says about the artefact: JSON-able, the same for each run of the same plan."""
 
     def order(self, context: Context, artefact: A, class_index: int, images: Tensor) -> list[int] | None:
-        """Return the slot numbers of a class, best first, by its finished images; None: in the order of their numbers.
+        """Return the slot numbers of a class, best first, judged by its finished images; None: slots are not ranked.
 
         Args:
             context: The run.

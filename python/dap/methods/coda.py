@@ -26,7 +26,7 @@ Differences from the released code:
 - Its x̂_0 comes from the conditional estimate ε_c alone; here it comes from the estimate after classifier-free guidance,
   which is the one that the sampler uses. At w = 1 the two are equal, but the released code does not guide at w = 1.
 - Its UMAP has random state 42 and the k-means of step 5 random state 0, whatever the seed; here both follow the seed.
-- Its clusters keep the order in which they are found, unless there are too many; here the largest cluster comes first.
+- Its clusters stay in the order in which they are found, unless there are too many; here the largest comes first.
 - It encodes images that are stretched to a square of 1024 pixels; here images are cropped to the prior's own size.
 - It clusters with the package hdbscan; here scikit-learn does. Its minimal spanning tree may differ where distances are
   equal.

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["D3M"]
 
-RULE = 1  # to be raised when a change makes dap learn other bits, so that words cached by older versions are not used
+RULE = 1  # raise it with every change of the learned bits, so that words cached by older versions are not used
 FOLDER = "embeddings"
 
 
@@ -87,7 +87,7 @@ class D3M(Method[TextPrior]):
         """Return the prior with the learned words; each word is cached, so that an interrupted training resumes.
 
         Raises:
-            OptionError: The prior reads no text.
+            OptionError: The prior has no text encoder.
         """
         prior = context.prior
         if not isinstance(prior, TextPrior):

@@ -19,7 +19,7 @@ Differences from the released code:
 - It clusters samples of the VAE's posterior of images that are stretched to a square; here it clusters the posterior's
   means of centre crops.
 - It has no seeds; here the start of k-means and the noise of each slot follow the run's seed.
-- Its prototypes come in any order; here the largest cluster comes first.
+- The order of its prototypes is arbitrary; here the largest cluster comes first.
 """
 
 from __future__ import annotations

@@ -39,5 +39,5 @@ class DiT(Method[None]):
         return context.sample(unit)
 
     def record(self, context: Context, artefact: None) -> Record:
-        """Return nothing to record."""
+        """Return an empty record."""
         return {}

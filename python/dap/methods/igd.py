@@ -22,7 +22,7 @@ Image n of a class depends on the images before it. Classes do not depend on eac
 are sampled together, one of each class in the unit. In a sum of terms (:class:`Influence`) all slots are sampled at
 once and no image is finished, so the deviation is left out.
 
-Differences from the released code, of which all could be read but the file that takes the step:
+Differences from the released code (all of it could be read except the file that takes the step):
 
 - γ_t: the scripts pass one number, and how it varies with t is not known; here it is constant.
 - ‖ε‖ is that of the estimate after classifier-free guidance; which estimate the code takes is not known.

@@ -1,7 +1,7 @@
 """k_medoids: choose the real images nearest to the k-means centres of their class.
 
-k-means in the prior's features from a seeded k-means++ start; see :mod:`dap.selection.k_means`. All images of a class
-depend on how many are wanted.
+k-means in the prior's features from a seeded k-means++ start; see :mod:`dap.selection.k_means`. With another
+number of images per class, all images may be others.
 """
 
 from __future__ import annotations

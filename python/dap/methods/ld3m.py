@@ -1,4 +1,4 @@
-"""ld3m: optimise the start and the condition of a short sampling chain so that its images train as real ones do.
+"""ld3m: optimise the start and condition of a short sampling chain so that its images train networks like real ones.
 
 Moser, Raue, Palacio, Frolov and Dengel, "Latent Dataset Distillation with Diffusion Models" (LD3M), 2024,
 https://arxiv.org/abs/2403.03881. Each slot has a latent z, which starts as that of a real image of its class, and a
@@ -18,9 +18,9 @@ each output) and one augmentation A for all images of a class, a shift and perha
 checkpointed, so memory holds one call at a time, whatever n is.
 
 Published constants: n = 10, a classifier-free scale of 3 (an option of the run here), SGD with momentum 0.5, and under
-distribution matching a learning rate of 1 for both z and c. That r falls, from z alone to none of it, is inferred.
-Whether ε is drawn once or in each iteration is not known; here each slot keeps its ε, so that its final image is the
-one that was optimised.
+distribution matching a learning rate of 1 for both z and c. It is inferred that r falls from 1 to 0. Whether
+ε is drawn once or in each iteration is not known; here each slot keeps its ε, so that its final image is the one that
+was optimised.
 
 Differences from the released code: its LDM has a codebook, and r leads to the quantised z; trajectory matching is left
 out; the network is not trained on the synthetic images in between; A is not all of DSA; the condition of a DiT has a

@@ -16,7 +16,7 @@ Differences from the released code:
 
 - It clusters latents of images that it flips at random; here images are not flipped.
 - It starts k-means from random state 0 whatever the seed; here the start follows the run's seed. Both use one start.
-- Its clusters come in any order; here the largest comes first, so that the first few images represent the most.
+- The order of its clusters is arbitrary; here the largest comes first, so that the first few images represent the most.
 - It samples one image at a time and draws noise for both halves of classifier-free guidance from one global stream;
   here slots share a batch, and each has its own generator.
 - It guides three of the four latent channels by the classifier-free scale and learns the variance, so that σ_t differs

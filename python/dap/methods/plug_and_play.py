@@ -27,7 +27,7 @@ falling rate and a = ⅓. In the first two the cosine runs through 20 radians, a
 
 Differences from the released code:
 
-- Its priors have no condition, so only the constraint says what is wanted. Here the prior knows the class, and ε_θ is
+- Its priors have no condition, so only the constraint selects the class. Here the prior knows the class, and ε_θ is
   the estimate after classifier-free guidance, with the gradient through both of its passes.
 - η is a latent, unless the prior works in pixels. Its squared error is a mean over values, here it is a sum, and the
   constraint is multiplied by D to match. Adam's steps are the same, and half precision keeps the small gradients.

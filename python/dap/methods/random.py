@@ -1,7 +1,7 @@
 """random: a seeded random choice of real images, the baseline for every distilled set.
 
-The selector of that name in the released scripts takes the first files of a listing; this one draws at random. A set of
-k images is the beginning of every larger set.
+The scripts that other methods released take the first files of a listing as "random"; this method draws at random. A
+set of k images is the beginning of every larger set.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ __all__ = ["coverage", "diversity", "representativeness"]
 
 
 def representativeness(features: np.ndarray, real: np.ndarray, kernel: Kernel = LINEAR) -> float:
-    """Mean kernel distance from a class's distilled images to its real ones; lower is better.
+    """Return the mean kernel distance from a class's distilled images to its real ones; lower is better.
 
     Args:
         features: Distilled, float32 with shape (n, D), n at least 1.
@@ -52,7 +52,7 @@ def representativeness(features: np.ndarray, real: np.ndarray, kernel: Kernel = 
 
 
 def diversity(features: np.ndarray, kernel: Kernel = LINEAR) -> float:
-    """Mean kernel distance between different images of a class; higher is more diverse, 0.0 for a single image.
+    """Return the mean kernel distance between different images of a class; higher is more diverse, 0.0 for one image.
 
     Args:
         features: float32 with shape (n, D), n at least 1.
@@ -75,7 +75,7 @@ def diversity(features: np.ndarray, kernel: Kernel = LINEAR) -> float:
 
 
 def coverage(features: np.ndarray, real: np.ndarray, k: int = 5) -> float:
-    """Share of the real images of a class with a distilled image in their neighbourhood; higher is better.
+    """Return the share of real images of a class with a distilled image in their neighbourhood; higher is better.
 
     Args:
         features: Distilled, float32 with shape (n, D), n at least 1.

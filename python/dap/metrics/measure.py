@@ -36,7 +36,7 @@ class Measures:
 
 
 def measure(distilled: Source, real: Source, prior: Prior, *, seed: int = 0) -> Measures:
-    """Representativeness, diversity and coverage of a set of images.
+    """Return the representativeness, diversity and coverage of a set of images.
 
     Args:
         distilled: The set, for example ``open_source("distilled")``.

@@ -1,7 +1,8 @@
-"""Augmentation of batches: shifts and flips of floats; crops, flips and colour jitter of uint8 images as torchvision's.
+"""Augmentation of batches: shifts and flips of floats; torchvision's crops, flips and colour jitter of uint8 images.
 
 All randomness is drawn on the CPU, so that a seed gives the same images on every device. :class:`Augmentation` applies
-its draws in Rust on a CPU (``dap-core/src/images/augment.rs``) and in torch on other devices; torch resizes on all.
+its draws in Rust on a CPU (``dap-core/src/images/augment.rs``) and in torch on other devices; torch resizes on all
+devices.
 
 Sources: torchvision's ``RandomCrop``, ``RandomResizedCrop`` (Szegedy et al., "Going Deeper with Convolutions", 2015,
 arXiv 1409.4842) and ``ColorJitter``; the luma weights are those of ITU-R 601 as torchvision rounds them. One deviation:

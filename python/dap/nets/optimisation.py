@@ -2,7 +2,7 @@
 
 AdamW (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019) with gradients clipped to norm 1; the
 learning rate warms up, stays, and falls linearly over the second half. Each step has a generator of its own, so that a
-resumed training gives the same bytes as an undisturbed one.
+resumed training gives the same bytes as one without interruption.
 """
 
 from __future__ import annotations

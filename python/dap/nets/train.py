@@ -1,4 +1,4 @@
-"""One training loop for classifiers on small images, and their accuracy."""
+"""The training loop of classifiers on small images, and their accuracy."""
 
 from __future__ import annotations
 

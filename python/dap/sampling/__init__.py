@@ -1,4 +1,4 @@
-"""The denoising loop and what guides it."""
+"""The denoising loop, its settings, and the terms that guide it."""
 
 from dap.sampling.loop import StepCallback, check_settings, sample, steps_taken
 from dap.sampling.objective import denoising_loss, draw_noised, noised_latents

@@ -46,12 +46,12 @@ def sample(
         labels: The prior's label of each slot, int64 (B,).
         generators: One CPU generator for each slot.
         settings: Steps, guidance scale, scheduler.
-        terms: The terms that guide; without any, latents are the prior's own samples.
+        terms: The terms that guide; without terms, latents are the prior's own samples.
         recurrences: How often each guided step is taken. Fresh noise takes x_{t−1} back to x_t in between, so that
             guidance acts again (Bansal et al., "Universal Guidance for Diffusion Models", 2023, self-recurrence).
         init: Latents (B, C, h, w) that are noised to the first step that is taken, as diffusers' image-to-image does;
             None: pure noise.
-        strength: Share of the steps that are taken from ``init``, in (0, 1]; at least one is.
+        strength: Share of the steps that are taken from ``init``, in (0, 1]; at least one step is taken.
         callback_on_step_end: Called as in diffusers, ``callback(prior, step, timestep, {"latents": x})``. The loop goes
             on with the "latents" of the dict that it returns.
 
@@ -148,11 +148,12 @@ def sample(
 
 def _noise(prior: Prior, generators: Sequence[torch.Generator]) -> Tensor:
     """Draw the next standard normal latent of each slot, (B, C, h, w) on the prior's device."""
-    return torch.stack([torch.randn(prior.latent_shape, generator=each) for each in generators]).to(prior.device)
+    draws = [torch.randn(prior.latent_shape, generator=generator) for generator in generators]
+    return torch.stack(draws).to(prior.device)
 
 
 def _check_terms(terms: Sequence[Term]) -> None:
-    """Raise OptionError unless each is an EnergyTerm or a DeltaTerm with valid fields."""
+    """Raise OptionError unless every term is an EnergyTerm or a DeltaTerm with valid fields."""
     for term in terms:
         if not isinstance(term, EnergyTerm | DeltaTerm):
             raise OptionError(
@@ -162,15 +163,15 @@ def _check_terms(terms: Sequence[Term]) -> None:
 
 
 def _checked(term: Term, part: str, value: Tensor, shape: torch.Size, first: dict[int, Tensor]) -> Tensor:
-    """Return what a term gave, after checking its shape and, in the first step in which the term acts, its values.
+    """Check the shape of a term's result and, in the first step in which the term acts, its values; return the result.
 
     Raises:
         OptionError: It has another shape.
         DivergedError: It is not finite.
     """
     if not isinstance(value, Tensor) or value.shape != shape:
-        found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise OptionError(f"term {type(term).__name__}: {part} has to return shape {tuple(shape)}, got {found}")
+        result = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise OptionError(f"term {type(term).__name__}: {part} has to return shape {tuple(shape)}, got {result}")
     if id(term) not in first:
         first[id(term)] = value.detach()
         if not torch.isfinite(value).all():
@@ -185,7 +186,7 @@ def steps_taken(prior: Prior, settings: SamplingSettings, strength: float = 1.0)
 
 
 def _skipped(scheduler: Any, num_inference_steps: int, strength: float) -> int:
-    """Return how many of the scheduler's steps come before the last share ``strength``; Heun has two for one."""
+    """Return the number of the scheduler's steps before the last share ``strength``; Heun has two for one."""
     taken = max(1, min(int(num_inference_steps * strength), num_inference_steps))
     skipped = int((num_inference_steps - taken) * scheduler.order)
     if hasattr(scheduler, "set_begin_index"):
@@ -246,8 +247,8 @@ def _gradients(
 ) -> dict[str, Tensor]:
     """Return ∇_{x_t} of the weighted energies by place, one backward pass for each place.
 
-    ``first`` keeps what each term gave in the first step in which it acted; ``keep_graph`` leaves the graph to delta
-    terms.
+    ``first`` holds the energies of each term in the first step in which it acted; ``keep_graph`` keeps the graph for
+    delta terms.
     """
     totals: dict[str, Tensor] = {}
     for term in terms:

@@ -1,4 +1,4 @@
-"""The objective that a denoiser was trained on. Class embeddings and words are learned by it with the denoiser frozen.
+"""The training objective of a denoiser, by which class embeddings and words are learned with the denoiser frozen.
 
 L = ‖ε − ε_θ(x_t, t, c)‖² / D with x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε and D the number of values of x_0 (Ho et al.,
 "Denoising Diffusion Probabilistic Models", 2020, Eq. 14). If the network predicts v, ε_θ is computed from v.

@@ -37,12 +37,12 @@ class SamplingSettings:
 
     @classmethod
     def choose(cls, recommended: Mapping[str, object], **explicit: object) -> SamplingSettings:
-        """Return settings from what the caller asks for, what the prior recommends, and the defaults.
+        """Return settings: the caller's values, else the prior's recommendations, else the defaults.
 
         Args:
-            recommended: What the prior recommends; keys that are not settings are ignored.
-            **explicit: What the caller asks for, which has the first word; None stands for "not given".
+            recommended: The prior's recommendations; keys that are not settings are ignored.
+            **explicit: The caller's values; None stands for "not given".
         """
         known = {key: value for key, value in recommended.items() if key in cls.__dataclass_fields__}
-        given = {key: value for key, value in explicit.items() if value is not None}
-        return from_options(cls, {**known, **given}, "the sampling settings")
+        values = {key: value for key, value in explicit.items() if value is not None}
+        return from_options(cls, {**known, **values}, "the sampling settings")

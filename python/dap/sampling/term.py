@@ -8,8 +8,8 @@ applies
     x0      x̂_0 = x̂_0 − ∇_{x_t} E
     sample  x_{t−1} = step(x_t, ε̂) − ∇_{x_t} E    (DAP's Algorithm 1)
 
-and adds a delta, times its scale, to ε, x̂_0 or x_{t−1}. Whatever changes x̂_0 enters the step through the ε that
-belongs to it.
+and adds a delta, times its scale, to ε, x̂_0 or x_{t−1}. After a change of x̂_0 the step is taken with the ε that
+belongs to the new x̂_0.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class Window:
             raise OptionError(f"window: expected 0 <= start <= stop <= 1, got start={self.start}, stop={self.stop}")
 
     def contains(self, step: int, num_steps: int) -> bool:
-        """Whether the term acts in step ``step`` of ``num_steps``."""
+        """Return whether the term acts in step ``step`` of ``num_steps``."""
         return self.start * num_steps <= step < self.stop * num_steps
 
 
 @dataclass(frozen=True)
 class StepState:
-    """What a term sees of one denoising step of B slots.
+    """The state of one denoising step of B slots, which a term reads.
 
     Attributes:
         step: Number of the step, from 0.
@@ -92,7 +92,7 @@ class Term(Seam):
 
     Attributes:
         at: Where the term acts: "eps", "x0" or "sample".
-        needs: What it reads of the prior beyond the state: "nothing", "features" of the tapped blocks, or a gradient
+        needs: What it needs of the prior beyond ε and x̂_0: "nothing", "features" of the tapped blocks, or a gradient
             through the whole "denoiser".
         taps: Numbers, from 1, of the blocks whose tokens it reads; at least one where ``needs`` is "features".
         window: The steps in which it acts.

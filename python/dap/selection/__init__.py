@@ -1,4 +1,4 @@
-"""Selectors of the rows that stand for all, with one signature, and k-means. ``docs/selection.md`` is the guide."""
+"""Selectors, which choose rows that represent all rows, and k-means. ``docs/selection.md`` is the guide."""
 
 from __future__ import annotations
 

@@ -30,14 +30,15 @@ DISTANCE = Distance()
 
 @dataclass(frozen=True)
 class Selection:
-    """Rows that stand for all.
+    """Chosen rows that represent all rows.
 
     Attributes:
         indices: The rows, int64 (count,), in the order in which they were chosen.
-        weights: The share of all rows for which each stands, float64 (count,); None for equal shares.
+        weights: The share of all rows that each chosen row represents, float64 (count,); None for equal shares.
         error: The MMD, not squared, to all rows.
         kernel: The kernel of the error, with numbers for its options.
-        points: Where other points than rows stand for all: float64 (count, D); ``indices`` are the nearest rows.
+        points: None, or points that represent all rows in place of chosen rows, float64 (count, D); ``indices`` are
+            then the rows nearest to them.
     """
 
     indices: npt.NDArray[np.int64]
@@ -57,12 +58,12 @@ class Selector(Protocol):
             features: Finite real numbers with shape (N, D), array or tensor.
             count: The number of rows, 1 ≤ count ≤ N.
             kernel: The kernel of the error, or its name.
-            seed: The seed of whatever is drawn.
+            seed: The seed of the random draws.
         """
 
 
 def as_rows(features: Array, count: int, name: str = "count") -> np.ndarray:
-    """Return the features as an array, in place if they are float16, float32 or float64, else converted.
+    """Return the features as an array, without a copy if they are float16, float32 or float64, else converted.
 
     Args:
         features: Shape (N, D).
@@ -116,7 +117,7 @@ class Embedding:
 
     @classmethod
     def of(cls, rows: np.ndarray, kernel: Kernel | str) -> Embedding:
-        """Compute the embedding of all rows; a bandwidth rule looks at them.
+        """Compute the embedding of all rows, which a bandwidth rule uses.
 
         Example:
             >>> Embedding.of(np.array([[1.0], [3.0]]), "linear").means

@@ -1,4 +1,4 @@
-"""Density-based clusters by UMAP and HDBSCAN, exactly as many as are asked for, and a row that represents each.
+"""Density-based clusters by UMAP and HDBSCAN, in exactly the wanted number, and a row that represents each.
 
 McInnes, Healy and Melville, "UMAP: Uniform Manifold Approximation and Projection for Dimension Reduction", 2018,
 https://arxiv.org/abs/1802.03426; Campello, Moulavi and Sander, "Density-based clustering based on hierarchical density
@@ -155,7 +155,7 @@ def umap_embedding(rows: np.ndarray, *, n_components: int, n_neighbors: int, see
 def gather(
     points: np.ndarray, n_clusters: int, *, min_cluster_size: int, min_samples: int, seed: int
 ) -> DensityClusters:
-    """Run steps 2 to 6 of the module on embedded points (N, d); see :func:`density_clusters`."""
+    """Run steps 2 to 6 of the module's docstring on embedded points (N, d); see :func:`density_clusters`."""
     groups = _dense(points, np.arange(len(points)), min_cluster_size, min_samples)
     _split(points, groups, n_clusters, [min_cluster_size], min_samples)
     if missing := max(0, n_clusters - len(groups)):
@@ -174,7 +174,7 @@ def gather(
 
 
 def _dense(points: np.ndarray, rows: npt.NDArray[np.int64], size: int, min_samples: int) -> list[_Group]:
-    """Cluster some rows by HDBSCAN: no group, or two and more."""
+    """Cluster some rows by HDBSCAN; return no group, or two or more."""
     if len(rows) < 2 * size:
         return []
     _, hdbscan = load_libraries()

@@ -23,7 +23,7 @@ _RBF = RBF()
 
 
 def facility_location(features: Array, count: int, *, kernel: Kernel | str = _RBF, seed: int = 0) -> Selection:
-    """Choose rows one after another, each the one that adds most to F; nothing is drawn.
+    """Choose rows one after another, each the one that adds most to F; there is no randomness.
 
     The first rows of a larger choice are those of a smaller one.
 
@@ -31,7 +31,7 @@ def facility_location(features: Array, count: int, *, kernel: Kernel | str = _RB
         features: Finite real numbers with shape (N, D), array or tensor.
         count: The number of rows, 1 ≤ count ≤ N.
         kernel: The similarity, and the kernel of the error: one of :mod:`dap.kernels` that is never negative, or its
-            name; its bandwidth rule looks at all rows.
+            name; its bandwidth rule uses all rows.
         seed: Ignored; all selectors share one signature.
 
     Returns:

@@ -32,7 +32,7 @@ def herding(
     simplex: bool = True,
     seed: int = 0,
 ) -> Selection:
-    """Choose rows one after another, so that their mean embedding is nearest to that of all; nothing is drawn.
+    """Choose rows one after another, so that their mean embedding is nearest to that of all; there is no randomness.
 
     The first rows of a larger choice are those of a smaller one.
 
@@ -67,13 +67,13 @@ def herding(
 def order_towards(
     candidates: Array, targets: Array, *, kernel: Kernel | str = DISTANCE, weights: npt.ArrayLike | None = None
 ) -> npt.NDArray[np.int64]:
-    """Order all candidates by herding towards the mean embedding of the targets, so that each prefix stands for them.
+    """Order all candidates by herding towards the mean embedding of the targets, so that each prefix represents them.
 
     The t-th candidate is the one that makes the MMD between the first t candidates and the targets smallest.
 
     Args:
         candidates: Finite real numbers with shape (n, D).
-        targets: Finite real numbers with shape (N, D), of the same type; a bandwidth rule looks at them.
+        targets: Finite real numbers with shape (N, D), of the same type; a bandwidth rule uses them.
         kernel: A kernel of :mod:`dap.kernels` or its name; the default is that of the energy distance.
         weights: The share of each target, (N,), with sum 1; None for equal shares.
 
@@ -128,7 +128,7 @@ def _nearest_point(products: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]
     size = np.abs(products).max()
     weights = np.zeros(len(products))
     weights[products.diagonal().argmin()] = 1.0
-    for _ in range(10 * len(products)):  # more rounds than it needs: by rounding it could run for ever
+    for _ in range(10 * len(products)):  # more rounds than it needs: by rounding it might never end
         slopes = products @ weights
         enters = int(slopes.argmin())
         if weights[enters] > 0 or slopes[enters] >= weights @ slopes - 1e-12 * size:

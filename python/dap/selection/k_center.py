@@ -18,7 +18,7 @@ __all__ = ["k_center"]
 
 
 def k_center(features: Array, count: int, *, kernel: Kernel | str = DISTANCE, seed: int = 0) -> Selection:
-    """Choose a random row, then each time the row with the largest Euclidean distance to those chosen.
+    """Choose a random row, then repeatedly the row with the largest Euclidean distance to the chosen rows.
 
     The first rows of a larger choice are those of a smaller one.
 

@@ -100,7 +100,7 @@ def k_means(
 def kmeans_plusplus(
     features: Array, n_clusters: int, *, n_local_trials: int | None = None, seed: int = 0
 ) -> tuple[np.ndarray, npt.NDArray[np.int64]]:
-    """Draw the rows from which k-means starts, with probabilities by the squared distance to those drawn before.
+    """Draw the rows from which k-means starts, with probabilities proportional to the squared distance to earlier ones.
 
     Args:
         features: Finite real numbers with shape (N, D), array or tensor.
@@ -180,7 +180,7 @@ def k_medoids(features: Array, count: int, *, kernel: Kernel | str = DISTANCE, s
 
 
 def _medoids(rows: np.ndarray, centers: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Return the nearest row of each centre that no centre before it has taken."""
+    """Return, for each centre in turn, the nearest row that no earlier centre has taken."""
     _, near = nearest(centers.astype(np.result_type(rows, np.float32)), rows, k=len(centers))
     taken: list[int] = []
     for candidates in near.tolist():

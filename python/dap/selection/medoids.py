@@ -1,4 +1,4 @@
-"""Medoids among candidates: the rows of one set that stand best for all rows of another.
+"""Medoids among candidates: the rows of one set that represent the rows of another set best.
 
 The algorithm is PAM (Kaufman and Rousseeuw, "Finding Groups in Data", 1990, chapter 2), except that a medoid need not
 be one of the points: a greedy start, then the best exchange of a chosen candidate for another one, until none helps.
@@ -23,7 +23,7 @@ def medoids_towards(
 ) -> npt.NDArray[np.int64]:
     """Choose candidates so that the mean squared distance of a target to the nearest of them is small.
 
-    Nothing is drawn; of equally good candidates the first is taken. Memory: n × N float64 numbers.
+    There is no randomness; of equally good candidates the first is taken. Memory: n × N float64 numbers.
 
     Args:
         candidates: Finite real numbers with shape (n, D).

@@ -1,7 +1,7 @@
 """Kernel thinning: keep one row of each pair, by a coin that favours the mean embedding; then swap rows.
 
 Dwivedi and Mackey, "Kernel thinning", JMLR 25 (2024), https://arxiv.org/abs/2105.05842: KT-SPLIT, one half at a time,
-and KT-SWAP. In a round, for the i-th pair (x, x'), with S the rows kept and R those left so far,
+and KT-SWAP. In a round, for the i-th pair (x, x'), with S the rows kept and R the rows dropped so far,
 
     b² = k(x,x) + k(x',x') − 2 k(x,x'),    a = max(b σ √(2 log(2/δ)), b²),    σ² += b² (1 + (b² − 2a) σ²/a²)₊
     α = Σ_R (k(·,x) − k(·,x')) − Σ_S (k(·,x) − k(·,x'));   x' is kept with probability min(1, (1 − α/a)₊ / 2), else x.
@@ -59,7 +59,7 @@ def thinning(features: Array, count: int, *, kernel: Kernel | str = DISTANCE, se
 
 
 def _swap(embedding: Embedding, diagonal: np.ndarray, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Replace each row in turn by the one that makes the MMD smallest beside the others."""
+    """Replace each row in turn by the row that, together with the other chosen rows, makes the MMD smallest."""
     rows, kernel, chosen = embedding.rows, embedding.kernel, indices.copy()
     columns = gram(rows, rows[chosen], kernel)
     sums = columns.sum(1, dtype=np.float64)
@@ -79,7 +79,7 @@ def _halve(
     rows: np.ndarray, diagonal: np.ndarray, kernel: Kernel, random: np.random.Generator
 ) -> npt.NDArray[np.int64]:
     """Return one row of each pair of neighbours, int64 (N/2,); ``diagonal`` is k(x, x)."""
-    signs = np.empty(len(rows))  # −1 for a row that was kept, +1 for one that was left
+    signs = np.empty(len(rows))  # −1 for a row that was kept, +1 for one that was dropped
     log = 2 * math.log(2 * len(rows) / _FAILURE)
     variance, coins = 0.0, random.random(len(rows) // 2)
     for start in range(0, len(rows), _BLOCK):

@@ -1,6 +1,6 @@
 """The cache: a folder of files that can be made again, which users may delete at any time.
 
-``$DAP_CACHE`` names it; without that it is ``dap`` in the platform's own place for caches.
+``$DAP_CACHE`` names the folder; the default is ``dap`` in the platform's folder for caches.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ CONCEPTS, INDEXES, LATENTS, SHARDS, SURROGATES = (
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """A file or folder of the cache that is written once, under a name that says all that its content depends on.
+    """A file or folder of the cache that is written once; its name is a hash of everything that its content depends on.
 
     It appears whole. If two processes make the same entry at once, both succeed, and that of the first one stays.
 
     Attributes:
-        path: Where it is, or will be.
+        path: Its path, whether it exists yet or not.
 
     Example:
         >>> entry = CacheEntry.of(LATENTS, ["source", "prior"], ".safetensors")
@@ -58,11 +58,11 @@ class CacheEntry:
 
     @classmethod
     def of(cls, kind: str, content: object, suffix: str = "") -> CacheEntry:
-        """Return the entry of a content, whether it is in the cache or not.
+        """Return the entry with this content, whether it is in the cache or not.
 
         Args:
             kind: The folder in the cache, such as ``LATENTS``.
-            content: All that the entry's bytes depend on, as JSON: versions, options, hashes of the input.
+            content: Everything that the entry's bytes depend on, as JSON: versions, options, hashes of the input.
             suffix: Of the name, such as ".safetensors".
         """
         key = hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -1,8 +1,8 @@
 """``dap.adapt_prior``: teaching a class-conditional prior new classes.
 
-For each new class its embedding is learned, one row for each table in which the network looks labels up (a DiT has one
-in every block), with the objective that the network was trained on and the network frozen. The rows start at those of
-the null condition, or at the mean of the known classes if there is no null condition. With ``rank`` the network's
+The network is frozen, and an embedding is learned for each new class with the objective that the network was trained
+on: one row for each table in which the network looks labels up (a DiT has one in every block). The rows start at those
+of the null condition, or at the mean of the known classes if there is no null condition. With ``rank`` the network's
 attention and feed-forward layers also learn, by low-rank changes (Hu et al., "LoRA", ICLR 2022); then a tenth of the
 images are under the null condition, as in the prior's own training. Low-rank changes act on all classes. To preserve
 the known classes, the network is held to its earlier predictions on its own samples of them, as in DreamBooth (Ruiz et

@@ -1,8 +1,8 @@
 """The training folder: an unfinished training is in ``.training``; when it is finished, its files move out.
 
 ``.training/identity.json`` identifies the training, so that another one does not continue it; it becomes
-``training.json`` of the finished folder. The result is written to ``.training/finished`` and moved file by file, the
-record last: a folder without ``training.json`` is not finished, and the same call continues to move after a kill.
+``training.json`` of the finished folder. The result is written to ``.training/finished`` and then moved file by file,
+``training.json`` last: a folder without it is not finished. After a kill the same call continues to move.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def check_folder(out: Path, identity: Mapping[str, object]) -> bool:
 
 @contextmanager
 def training_folder(out: Path, identity: Mapping[str, object]) -> Iterator[Path]:
-    """Yield the folder of the unfinished training; afterwards move its ``finished`` to ``out`` and remove the rest."""
+    """Yield the folder of the unfinished training; then move the files of its ``finished`` to ``out`` and remove it."""
     unfinished = out / UNFINISHED
     unfinished.mkdir(parents=True, exist_ok=True)
     write_atomic(unfinished / IDENTITY, json.dumps(identity, indent=1, ensure_ascii=False).encode())

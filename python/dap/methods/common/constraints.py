@@ -126,10 +126,10 @@ class KernelConstraint(Constraint):
 
 
 def last_epoch(network: str, width: int, epochs: int) -> SurrogateTraining:
-    """Return the training of a classifier, which keeps a checkpoint after each epoch in which the gradients turn.
+    """Return the options to train a classifier, which keeps a checkpoint after each epoch in which the gradients turn.
 
     The last checkpoint is the end of the training, or a state after which the gradients no longer turned. The gradients
-    serve nothing else, so that one image of each class is enough for them.
+    only decide which checkpoints are kept, so that one image of each class is enough to compute them.
 
     Raises:
         OptionError: An unknown network, or numbers that are too small.

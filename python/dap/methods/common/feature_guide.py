@@ -1,8 +1,8 @@
 """The base of guides that compare the prior's features of slots with those of real images, their references.
 
-The features of the references are read from a feature index. If the run was given an index, guidance acts at those of
-its steps that the index has. Otherwise an index of the references alone is made, in float32 and with every guided step,
-or found in the cache.
+The features of the references are read from a feature index. If the user gave an index, guidance acts only at those
+steps whose timesteps are in the index. Otherwise the cache holds an index of the references alone, in float32 and with
+every guided step; it is made if it is not there yet.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class FeatureGuide(Guide[References]):
             to 12 of 28).
         pooling: "sketch1024", "mean" over tokens, "flat" or "grid4"; see :mod:`dap.features.pooling`.
         references: Number N of real images of each class; a class with fewer images gives all it has.
-        selection: How they are chosen. "random" gives the same references at every step. With an index, "herding",
+        selection: How references are chosen. "random" gives the same ones at every step. With an index, "herding",
             "weighted_herding" (the references then have weights w that sum to 1), "thinning" and "k_medoids" choose, at
             each step, rows that represent all rows of the class. See :mod:`dap.selection`.
         noise: "own": each reference is noised by its own draw at each step; "shared": all references of a step share
@@ -142,7 +142,7 @@ class FeatureGuide(Guide[References]):
     def _from_index(
         self, context: Context, index: Index, tap: Tap, guided: dict[int, int], steps: list[int]
     ) -> References:
-        """Choose references among the rows of an index; an index of whole classes gives those that the source gives."""
+        """Choose references among the rows of an index: with whole classes, those that the source would give."""
         acts = {
             step: t for step, t in guided.items() if t in index.timesteps or not self._steps_with_features({step: t})
         }
@@ -182,10 +182,10 @@ class FeatureGuide(Guide[References]):
         return {"block": artefact.tap.block, "references": artefact.ids, "index": index}
 
     def order(self, context: Context, artefact: References, class_index: int, images: Tensor) -> list[int] | None:
-        """Return the slots in greedy order: each next one brings the set nearest to the references.
+        """Return the slots in greedy order: each slot is the one that brings the set nearest to the references.
 
-        Nearness is the energy distance in features at the last step that the references have. A slot's features are
-        those of its finished image, noised to that step by its own draw.
+        The distance is the energy distance between features at the last step for which the references have features. A
+        slot's features are those of its finished image, noised to that step by its own draw.
         """
         if not artefact.steps:
             return None

@@ -1,6 +1,6 @@
-"""Guides: terms as options, before they are bound to a run. They add, and the sum is the method ``guided``.
+"""Guides: the options of terms, before a run is known. Guides can be added; the sum is the method ``guided``.
 
-``dap.terms`` names them all: ``dap.terms.SetEnergy(scale=1.0) + dap.terms.Mode()``. Each keeps its own window and
+``dap.terms`` has all of them: ``dap.terms.SetEnergy(scale=1.0) + dap.terms.Mode()``. In a sum each keeps its window and
 scale. Energies that act at the same place share one backward pass (:mod:`dap.sampling`).
 """
 
@@ -33,7 +33,7 @@ class Guide(Seam, Generic[A]):
     ``A`` is the type of the artefact that it prepares.
 
     Attributes:
-        name: What it is called in JSON.
+        name: The name of the guide in JSON.
     """
 
     seam: ClassVar[str] = "guide"
@@ -63,11 +63,11 @@ class Guide(Seam, Generic[A]):
         return Guided((*_guides_of(self), *_guides_of(other)))
 
 
-AnyGuide: TypeAlias = Guide[Any]  # a guide of which it does not matter what it prepares
+AnyGuide: TypeAlias = Guide[Any]  # a guide with any type of artefact
 
 
 def check_guide(cls: type[AnyGuide]) -> None:
-    """Raise OptionError unless ``cls`` is the class of a guide, and of no method: terms add, methods do not."""
+    """Raise OptionError unless ``cls`` is a class of guides and not of methods: only guides can be added."""
     check_class(cls, Guide)
     if issubclass(cls, Method):
         raise OptionError(f"guide {cls.__name__}: it is a method; register it with dap.register_method")
@@ -94,7 +94,7 @@ class SingleGuide(Guide[A], Method[A]):
 
 @dataclass(frozen=True)
 class Guided(Method[tuple[object, ...]]):
-    """The prior's own samples under the sum of some guides' terms.
+    """The prior's samples, guided by the sum of the terms of several guides.
 
     Attributes:
         terms: The guides of :mod:`dap.terms`, or mappings such as {"name": "mode", "scale": 0.1}.
@@ -129,7 +129,7 @@ class Guided(Method[tuple[object, ...]]):
         return Guided((*self.terms, *_guides_of(other)))
 
     def prepare(self, context: Context) -> tuple[object, ...]:
-        """Return what each guide prepares."""
+        """Return the artefact of each guide."""
         return tuple(guide.prepare(context) for guide in self.terms)
 
     def make(self, context: Context, unit: Unit, artefact: tuple[object, ...]) -> Tensor:
@@ -138,7 +138,7 @@ class Guided(Method[tuple[object, ...]]):
         return context.sample(unit, [guide.term(context, unit, prepared) for guide, prepared in pairs])
 
     def record(self, context: Context, artefact: tuple[object, ...]) -> Record:
-        """Return what each guide records, in order."""
+        """Return the record of each guide, in order."""
         pairs = zip(self.terms, artefact, strict=True)
         return {"terms": [guide.record(context, prepared) for guide, prepared in pairs]}
 

@@ -49,7 +49,7 @@ def enough_images(context: Context, class_index: int) -> npt.NDArray[np.int64]:
     """Return the source indices of a class.
 
     Raises:
-        OptionError: They are fewer than ``ipc``.
+        OptionError: The class has fewer than ``ipc`` images.
     """
     name, indices = context.classes[class_index].name, context.source.of_class(class_index)
     if len(indices) < context.ipc:

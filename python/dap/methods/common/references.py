@@ -30,7 +30,7 @@ class References:
         ids: Source ids by class name; if they differ between timesteps, a dict of them by timestep.
         features: Features (N, D), float32 on the CPU, by (step, prior label), at the guided steps and the last one.
         steps: The guided steps.
-        index: The index that holds the features; None if no step is guided.
+        index: The index with the features; None if no step is guided.
         chosen: Rows of the index and their weights, by (step, class name).
     """
 
@@ -53,7 +53,7 @@ class References:
 
 @dataclass(frozen=True)
 class GuidedSteps(Window):
-    """A window that contains given steps: those that have references."""
+    """A window of single steps: those for which references have features."""
 
     steps: frozenset[int] = frozenset()
 

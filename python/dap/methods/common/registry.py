@@ -32,9 +32,9 @@ class MethodInfo:
     Attributes:
         name: The name that ``method=`` and ``--method`` take.
         paper: A short reference.
-        year: When it was published; None: it was not.
-        needs: Of "prior", "labels", "classifier", "training" and "text"; see :class:`dap.methods.Method`.
-        couples: "slot", or "class" where the images of a class depend on each other.
+        year: Year of publication; None if it was not published.
+        needs: Any of "prior", "labels", "classifier", "training" and "text"; see :class:`dap.methods.Method`.
+        couples: "slot", or "class" if the images of a class depend on each other.
         presets: Names of its presets, for ``method="name:preset"``.
     """
 
@@ -111,7 +111,7 @@ def check_method(cls: type[AnyMethod]) -> None:
 
 
 def _discover() -> None:
-    """Register the methods of installed packages; a broken one is named in a warning and the others are registered."""
+    """Register the methods of installed packages; name a broken one in a warning and go on."""
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
         try:
             register_method(entry.load())

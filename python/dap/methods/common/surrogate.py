@@ -6,12 +6,13 @@ gradient of each class,
 
     ḡ_c(θ) = (1/N) Σ_n ∇_θ ℓ(f_θ(x_n), c),    ℓ the cross-entropy, x_1 … x_N real images of class c.
 
-The candidates are the states after each epoch. The first one is kept, then each one whose mean gradients have turned:
-(1/C) Σ_c cos(ḡ_c(θ), ḡ_c(θ_last)), with θ_last the checkpoint that was kept last, is below a threshold.
+The candidates for checkpoints are the states after each epoch. The first one is kept, then each one whose mean
+gradients have turned: the mean cosine (1/C) Σ_c cos(ḡ_c(θ), ḡ_c(θ_last)) is below a threshold, with θ_last the last one
+kept.
 
 Source: Chen et al., "Influence-Guided Diffusion for Dataset Distillation", ICLR 2025, and its code (the threshold, 0.7,
-and the mean over classes). Whether its candidates begin before or after the first epoch could not be seen. The network
-is trained by :func:`dap.nets.train_classifier` (AdamW, one cycle), whereas the paper uses SGD at 0.01.
+and the mean over classes). The code does not show whether the first candidate is before or after the first epoch. The
+network is trained by :func:`dap.nets.train_classifier` (AdamW, one cycle), whereas the paper uses SGD at 0.01.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Surrogate", "SurrogateTraining", "mean_gradients", "prepare_surrogate"]
 
-RULE = 1  # to be raised when a change makes dap compute other bits, so that surrogates of older versions are not used
+RULE = 1  # raise it with every change of the computed bits, so that surrogates of older versions are not used
 BATCH_SIZE, PEAK_LR, WEIGHT_DECAY, MAX_SHIFT = 128, 3e-3, 5e-4, 3  # as protocol "small" trains
 GRADIENT_BATCH = 50
 
