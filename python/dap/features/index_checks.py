@@ -28,11 +28,11 @@ def check_source(index: Index, source: Source) -> None:
     Raises:
         OptionError: The identities differ.
     """
-    current, built_from = source.identity(), index.spec.source["identity"]
-    if current != built_from:
+    got, expected = source.identity(), index.spec.source["identity"]
+    if got != expected:
         raise OptionError(
-            f"index {index.path} was built from {index.spec.source['name']!r} with identity {built_from[:12]}…, the "
-            f"source {source.name!r} has {current[:12]}…: its images changed, or it is another one; build the index again"
+            f"index {index.path} was built from {index.spec.source['name']!r} with identity {expected[:12]}…, the "
+            f"source {source.name!r} has {got[:12]}…: its images changed, or it is another one; build the index again"
         )
 
 
