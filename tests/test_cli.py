@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import os
 import re
@@ -19,11 +20,18 @@ from PIL import Image
 
 import dap
 from dap import api
+from dap.bar import progress_bar
+from dap.cli import values
+from dap.cli.classes import choose_classes
 from dap.cli.distill import distill
 from dap.cli.evaluate import evaluate
+from dap.cli.main import main
+from dap.cli.pack import FORMATS
+from dap.data import packing
 from dap.data.manifest import LEDGER
-from dap.evaluation import Small
+from dap.evaluation import EvaluationResult, Row, Small, paired_difference
 from dap.evaluation.run import PROTOCOLS
+from dap.priors.schedulers import SCHEDULERS
 
 # a shell's background job ignores SIGINT, and its children with it
 COMMAND = (
@@ -31,6 +39,7 @@ COMMAND = (
     "from dap.cli.main import main; main()"
 )  # fmt: skip
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(dap.__file__).parents[1])}
+ROOT = Path(__file__).parents[1]
 PROGRESS = re.compile(r"\d+%\||\dit/s|s/it")
 
 
@@ -128,6 +137,98 @@ def test_info_shows_build_and_versions(run):
     assert rows["gpus"]
 
 
+@pytest.mark.parametrize("group", [[], ["cache"], ["index"], ["prior"]], ids=str)
+def test_without_a_command_the_help_is_shown(run, group):
+    assert run(*group) == run(*group, "--help")
+    assert run(*group)[1].count("\n") > 5
+
+
+def test_names_that_are_checked_before_torch_is_imported_are_those_of_the_tables():
+    assert set(values.METHODS) == {method.name for method in dap.list_methods()}
+    assert set(values.SCHEDULERS) == set(SCHEDULERS)
+    assert set(values.NETWORKS) == set(dap.nets.list_nets())
+    assert set(values.PROTOCOLS) == set(PROTOCOLS)
+    assert set(FORMATS) == set(packing.FORMATS)
+
+
+@pytest.mark.parametrize(
+    ("texts", "chosen"),
+    [
+        ([], None),
+        (["dog,cat"], ["dog", "cat"]),
+        (["dog , cat "], ["dog", "cat"]),
+        (["tench, Tinca tinca"], ["tench, Tinca tinca"]),
+        (["dog,tench, Tinca tinca,cat"], ["dog", "tench, Tinca tinca", "cat"]),
+        (["tench, Tinca tinca", "dog"], ["tench, Tinca tinca", "dog"]),
+        ([" blank,dog"], [" blank", "dog"]),
+    ],
+    ids=str,
+)
+def test_classes_may_have_commas_and_blanks(texts, chosen):
+    assert choose_classes(texts, ("dog", "cat", "tench, Tinca tinca", "tench", " blank")) == chosen
+
+
+def test_classes_with_commas_are_distilled(run, tree, tmp_path):
+    source = Path(shutil.copytree(tree, tmp_path / "source"))
+    (source / "Bag").rename(source / "bag, purse")
+    common = ["distill", source, "--method", "random", "--ipc", 1]
+    assert run(*common, "--out", tmp_path / "a", "--classes", "Dress, bag, purse")[0] == 0
+    assert dap.load(tmp_path / "a").class_names == ("Dress", "bag, purse")
+    assert run(*common, "--out", tmp_path / "b", "--classes", "bag, purse")[0] == 0
+    assert dap.load(tmp_path / "b").class_names == ("bag, purse",)
+
+
+def test_options_of_the_prior_are_named_where_there_is_none(run, tree, tmp_path, caplog):
+    common = ["distill", tree, "--method", "random", "--ipc", 1, "--out"]
+    assert run(*common, tmp_path / "b")[0] == 0
+    assert caplog.messages == []
+    assert run(*common, tmp_path / "a", "--prior", "mine", "--guidance-scale", 2)[0] == 0
+    assert caplog.messages == ["method 'random' uses no prior, so these options change nothing: prior, guidance_scale"]
+
+
+def test_nothing_of_a_bar_is_written_where_nobody_watches(command_line, tree, tiny_folder, tmp_path):
+    code, _, err = command_line("distill", tree, "--ipc", 1, *options(tiny_folder, tmp_path / "out"))
+    assert (code, err) == (0, "")
+
+
+def test_a_bar_is_shown_in_a_terminal(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress_bar("title", total=2, unit="step") as bar:
+        bar.update(2)
+    assert "title: 100%" in terminal.getvalue()
+
+
+ROWS = (
+    Row("random real", "convnet3", 20, (70.0, 72.0), (70.0, 72.0), None),
+    Row("a × b", "convnet3", 20, (75.0, 74.0), (75.0, 74.0), paired_difference((75.0, 74.0), (70.0, 72.0))),
+)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "cp437", "utf-8"])
+def test_any_console_takes_the_table(monkeypatch, tree, tmp_path, encoding):
+    monkeypatch.setattr(api, "evaluate", lambda *_, **__: EvaluationResult("small", 0, 2, 9, ("−", "日本"), ROWS))
+    console = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", console)
+    arguments = ["evaluate", tree, "--test", tree, "--json", tmp_path / "result.json"]
+    monkeypatch.setattr(sys, "argv", ["dap", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    console.flush()
+    assert ended.value.code == 0
+    assert "a x b" in console.buffer.getvalue().decode(encoding).replace("×", "x")
+    assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["class_names"] == ["−", "日本"]
+
+
+def test_a_result_is_written_before_it_is_shown(monkeypatch, command_line, tree, tmp_path):
+    monkeypatch.setattr(api, "evaluate", lambda *_, **__: EvaluationResult("small", 0, 2, 9, ("a", "b"), ROWS))
+    monkeypatch.setattr(EvaluationResult, "table", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        command_line("evaluate", tree, "--test", tree, "--json", tmp_path / "result.json")
+    assert json.loads((tmp_path / "result.json").read_text())["repeats"] == 2
+
+
 def test_distill_does_what_the_function_does(run, tree, tiny_folder, tmp_path):
     code, out, err = run(
         "distill", tree, *options(tiny_folder, tmp_path / "a"), "--ipc", 2, "--seed", 7, "--batch-size", 3,
@@ -221,7 +322,8 @@ def test_bad_sources_are_one_line_and_leave_nothing_behind(run, tree, tiny_folde
     cases = {damaged: "Bag/2.png", tmp_path / "empty": "empty", tmp_path / "nothing": "nothing"}
     cases |= {unknown: "'zebra'"} if method == "dap" else {}
     for source, named in cases.items():
-        common = ["--method", method, "--ipc", 6, "--out", tmp_path / "out", "--prior", tiny_folder]
+        common = ["--method", method, "--ipc", 6, "--out", tmp_path / "out"]
+        common += ["--prior", tiny_folder] if method == "dap" else []
         code, out, err = run("distill", source, *common)
         assert (code, out, len(err)) == (2, "", 1), err
         assert named in err[0]
@@ -330,6 +432,18 @@ def test_the_face_of_the_package():
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", dap.__version__)
     with pytest.raises(AttributeError, match="module 'dap' has no attribute 'distil'"):
         _ = dap.distil
+
+
+def test_what_the_docs_name_is_there_after_import_dap():
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    names = sorted(set(re.findall(r"\bdap\.[a-z_]\w*(?:\.\w+)*", text)) - {"dap.json", "dap.methods.mine"})
+    modules = ["data", "evaluation", "features", "index", "nets", "priors", "rng", "sampling", "selection", "training"]
+    code = "import sys, dap\nfor name in sys.argv[1:]: eval(name)\nprint(len(sys.argv))"
+    assert {"dap.priors.dit.DiTPrior.from_pretrained", "dap.rng.generator"} <= set(names)
+    names = [f"dap.{module}" for module in modules] + names
+    ended = python(code, *names)
+    assert (ended.stdout, ended.stderr) == (f"{len(names) + 1}\n", "")
 
 
 @pytest.mark.parametrize("name", ["distill", "evaluate", "load", "list_methods", "register_method", "list_kernels"])

@@ -207,7 +207,7 @@ class TestEvaluateSets:
         head, columns, first, second = result.table().splitlines()
         assert "60 test images of 2 classes" in head
         assert "n = 2" in head
-        assert columns.split("  ")[-1].strip() == "last − a"
+        assert columns.split("  ")[-1].strip() == "last - a"
         assert f"{result.row('a').last_summary.mean:.1f} ± {result.row('a').last_summary.standard_error:.1f}" in first
         assert second.endswith("+0.0 [+0.0, +0.0]")
         read = json.loads(result.to_json())
@@ -222,6 +222,8 @@ class TestEvaluateSets:
         assert row["last_summary"] == {"mean": result.rows[0].last[0], "standard_error": None, "n": 1}
         assert row["difference"]["low"] is None
         assert "±" not in result.table().splitlines()[2]
+        assert "inf" not in result.table()
+        assert result.table().splitlines()[3].endswith(" +0.0")
 
     def test_refusals(self, sets: tuple[LabelledImages, LabelledImages]) -> None:
         def run(**changes: object) -> None:

@@ -5,7 +5,8 @@
     distilled = dap.distill("fashion-mini", ipc=10, out="distilled")
     print(dap.evaluate(distilled, "fashion-mini").table())
 
-Importing dap imports neither torch nor diffusers; they come with the first name that needs them.
+Importing dap imports neither torch nor diffusers; they come with the first name that needs them. Every module of the
+package can be used after it: ``dap.priors.dit.DiTPrior`` needs no other import.
 """
 
 from __future__ import annotations
@@ -14,9 +15,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from dap._core import build_info
+from dap.lazy import submodules
 
 if TYPE_CHECKING:
-    from dap import errors, kernels, methods, metrics, terms
+    from dap import (
+        data,
+        errors,
+        evaluation,
+        features,
+        index,
+        kernels,
+        methods,
+        metrics,
+        nets,
+        priors,
+        rng,
+        sampling,
+        selection,
+        terms,
+        training,
+    )
     from dap.api import build_index, distill, evaluate, load, open_index
     from dap.data.open import open_source
     from dap.dataset import DistilledDataset
@@ -27,9 +45,10 @@ if TYPE_CHECKING:
 __version__: str = build_info()["version"]
 
 __all__ = [
-    "DistilledDataset", "__version__", "adapt_prior", "build_index", "distill", "errors", "evaluate", "kernels",
-    "list_kernels", "list_methods", "load", "methods", "metrics", "open_index", "open_source", "register_method",
-    "terms", "train_prior",
+    "DistilledDataset", "__version__", "adapt_prior", "build_index", "data", "distill", "errors", "evaluate",
+    "evaluation", "features", "index", "kernels", "list_kernels", "list_methods", "load", "methods", "metrics", "nets",
+    "open_index", "open_source", "priors", "register_method", "rng", "sampling", "selection", "terms", "train_prior",
+    "training",
 ]  # fmt: skip
 
 _HOMES = {
@@ -43,9 +62,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
-    if name in __all__:
-        return importlib.import_module(f"dap.{name}")
-    raise AttributeError(f"module 'dap' has no attribute {name!r}")
+    return submodules(__name__)(name)
 
 
 def __dir__() -> list[str]:

@@ -3,28 +3,50 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType
 from typing import Generic, TypeVar
 
 from dap.errors import OptionError
 
-__all__ = ["Registry", "unknown_name_error"]
+__all__ = ["Registry", "nearest", "unknown_name_error"]
 
 T = TypeVar("T")
 
+LISTED = 20  # names in an error
+
 
 def unknown_name_error(kind: str, name: object, known: Iterable[str]) -> OptionError:
-    """The error for an unknown name: it lists the known names and suggests the nearest.
+    """The error for an unknown name: it lists the known names, at most 20, and suggests the nearest.
 
     Example:
         >>> str(unknown_name_error("method", "dapp", ["dap", "dit"]))
         "unknown method 'dapp'; did you mean 'dap'? Known: dap, dit"
     """
     names = sorted(known)
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    return OptionError(f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}")
+    near = nearest(str(name), names)
+    hint = f"; did you mean {near!r}?" if near else "."
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return OptionError(f"unknown {kind} {name!r}{hint} Known: {', '.join(names[:LISTED])}{more}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like ``name``, regardless of case; None if none is.
+
+    A name that has ``name`` as one of its words goes before one that is spelt like it.
+
+    Example:
+        >>> nearest("--steps", ["--set", "--num-inference-steps"]), nearest("DAP", ["dap", "dit"])
+        ('--num-inference-steps', 'dap')
+    """
+    folded = {entry.casefold(): entry for entry in known}
+    text = name.casefold()
+    if text in folded:
+        return folded[text]
+    with_word = [entry for entry in folded if text.strip("-_ ") in re.findall(r"[^\W_]+", entry)]
+    near = with_word or difflib.get_close_matches(text, folded, n=1, cutoff=0.5)
+    return folded[near[0]] if near else None
 
 
 class Registry(Generic[T]):

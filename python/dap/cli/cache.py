@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import click
 
+from dap.cli.group import Group
+
 __all__ = ["cache"]
 
 
-@click.group()
+@click.group(cls=Group)
 def cache() -> None:
     """Shows or clears the cache: feature indexes, latents and downloads that dap can make again."""
 

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import click
 
+from dap.cli.classes import choose_classes, classes_option, label_option, parse_labels
+from dap.cli.values import SCHEDULERS, Method, Name, Number, Whole, assignments_option
+
 __all__ = ["distill"]
 
 
@@ -14,39 +17,38 @@ __all__ = ["distill"]
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="Output folder; a stopped run is continued."
 )
-@click.option("--method", default="dap", show_default=True, help='Method, or a preset such as "dap:paper".')
-@click.option("--ipc", default=10, show_default=True, help="Images per class.")
-@click.option("--seed", default=0, show_default=True, help="Root seed of all random numbers.")
+@click.option(
+    "--method", default="dap", type=Method(), show_default=True, help='Method, or a preset such as "dap:paper".'
+)
+@click.option("--ipc", default=10, type=Whole(), show_default=True, help="Images per class.")
+@click.option("--seed", default=0, type=Whole(0), show_default=True, help="Root seed of all random numbers.")
 @click.option(
     "--prior", default="fashion-dit", show_default=True, help="Built-in name, folder of a pipeline, or hub id."
 )
-@click.option("--prior-set", "prior_assignments", multiple=True, metavar="NAME=VALUE",
-              help='Option of the prior, such as template="a photo of a {}"; repeatable.')  # fmt: skip
+@assignments_option(
+    "--prior-set", "prior_options", 'Option of the prior, such as template="a photo of a {}"; repeatable.'
+)
 @click.option(
     "--index", type=click.Path(path_type=Path), help="Feature index of the real images; SOURCE is then optional."
 )
-@click.option("--classes", help="Classes to distil, separated by commas; all if left out.")
-@click.option("--label", "labels", multiple=True, metavar="CLASS=LABEL",
-              help="The prior's label for an unknown class; empty for the null condition; repeatable.")  # fmt: skip
+@classes_option("distil")
+@label_option
 @click.option(
-    "--batch-size", type=int, help="Images sampled together; if left out, as many as fit into memory, at most 100."
+    "--batch-size", type=Whole(), help="Images sampled together; if left out, as many as fit into memory, at most 100."
 )
-@click.option("--num-inference-steps", type=int, help="Denoising steps; if left out, the prior's recommendation or 50.")
+@click.option(
+    "--num-inference-steps", type=Whole(), help="Denoising steps; if left out, the prior's recommendation or 50."
+)
 @click.option(
     "--guidance-scale",
-    type=float,
+    type=Number(1),
     help="Scale of classifier-free guidance; if left out, the prior's recommendation or 4.",
 )
-@click.option("--scheduler", help='"ddpm", "ddim", "dpm++", "euler" or "heun"; the prior\'s own if left out.')
-@click.option("--eta", type=float, help="Noise level of the DDIM sampler, from 0 to 1.")
+@click.option("--scheduler", type=Name("scheduler", SCHEDULERS),
+              help='"ddpm", "ddim", "dpm++", "euler" or "heun"; the prior\'s own if left out.')  # fmt: skip
+@click.option("--eta", type=Number(0, 1), help="Noise level of the DDIM sampler, from 0 to 1.")
 @click.option("--device", help='"cpu", "cuda" or "cuda:1"; if left out, the GPU if there is one.')
-@click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Option of the method, such as scale=0.3; repeatable.",
-)
+@assignments_option("--set", "method_options", "Option of the method, such as scale=0.3; repeatable.")
 def distill(
     source: str | None,
     out: Path,
@@ -54,9 +56,9 @@ def distill(
     ipc: int,
     seed: int,
     prior: str,
-    prior_assignments: tuple[str, ...],
+    prior_options: dict[str, object],
     index: Path | None,
-    classes: str | None,
+    classes: tuple[str, ...],
     labels: tuple[str, ...],
     batch_size: int | None,
     num_inference_steps: int | None,
@@ -64,21 +66,32 @@ def distill(
     scheduler: str | None,
     eta: float | None,
     device: str | None,
-    assignments: tuple[str, ...],
+    method_options: dict[str, object],
 ) -> None:
     """Distils SOURCE (a class-per-folder tree, a built-in name, or a Hugging Face id) into --ipc images per class."""
+    from dap.data.open import open_source
+    from dap.index import open_index
+
+    label_map = parse_labels(labels)
+    features = None if index is None else open_index(index)
+    images = None if source is None else open_source(source)
+    if images is not None:
+        known = images.class_names
+    elif features is not None:
+        known = tuple(entry.name for entry in features.classes)
+    else:
+        raise click.UsageError("Missing argument 'SOURCE': real images to distil, or --index with an index of them.")
+    chosen = choose_classes(classes, known)
+
     from diffusers.utils import logging as diffusers_logging
 
     from dap.api import distill as run
-    from dap.cli.labels import parse_labels
-    from dap.config import parse_assignments
 
     diffusers_logging.set_verbosity_error()  # its messages about loading do not concern the user
     diffusers_logging.disable_progress_bar()
     distilled = run(
-        source, out=out, prior=prior, prior_options=parse_assignments(prior_assignments) or None, method=method,
-        method_options=parse_assignments(assignments), ipc=ipc, seed=seed,
-        index=index, classes=classes.split(",") if classes else None, label_map=parse_labels(labels),
+        images, out=out, prior=prior, prior_options=prior_options or None, method=method,
+        method_options=method_options, ipc=ipc, seed=seed, index=features, classes=chosen, label_map=label_map,
         batch_size=batch_size,
         num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, scheduler=scheduler, eta=eta,
         device=device,

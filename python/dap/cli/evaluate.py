@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from dap.cli.values import NETWORKS, PROTOCOLS, Name, Whole
+
 __all__ = ["evaluate"]
 
 
@@ -13,11 +15,13 @@ __all__ = ["evaluate"]
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--test", required=True, help="Real images to test on: a built-in name or a class-per-folder tree.")
 @click.option("--real", help="Real training images to compare with; if left out, the source that the manifest names.")
-@click.option("--protocol", default="small", show_default=True, help="Evaluation protocol.")
-@click.option("--network", "networks", multiple=True, default=("convnet3",), show_default=True,
-              help="Network to train; repeatable.")  # fmt: skip
-@click.option("--repeats", default=3, show_default=True, help="Trainings of each network on each set.")
-@click.option("--seed", default=0, show_default=True, help="Root seed of the trainings.")
+@click.option(
+    "--protocol", default="small", type=Name("protocol", PROTOCOLS), show_default=True, help="Evaluation protocol."
+)
+@click.option("--network", "networks", multiple=True, default=("convnet3",), type=Name("network", NETWORKS),
+              show_default=True, help="Network to train; repeatable.")  # fmt: skip
+@click.option("--repeats", default=3, type=Whole(), show_default=True, help="Trainings of each network on each set.")
+@click.option("--seed", default=0, type=Whole(0), show_default=True, help="Root seed of the trainings.")
 @click.option(
     "--judge", is_flag=True, help="Also report the share of images that a classifier trained on real images recognises."
 )
@@ -36,16 +40,23 @@ def evaluate(
     device: str | None,
 ) -> None:
     """Trains classifiers on FOLDER (a distilled set or any class-per-folder tree) and tests them on real images."""
-    from dap.api import evaluate as run
+    from dap.data.open import open_source
     from dap.errors import OptionError
     from dap.storage.files import write_atomic
 
     if json_file and not json_file.absolute().parent.is_dir():
         raise OptionError(f"--json {json_file}: there is no folder {json_file.absolute().parent}")
+    if not folder.exists():
+        open_source(folder)
+    test_images = open_source(test, split="test")
+    real_images = None if real is None else open_source(real)
+
+    from dap.api import evaluate as run
+
     result = run(
         folder,
-        test,
-        real=real,
+        test_images,
+        real=real_images,
         protocol=protocol,
         networks=networks,
         repeats=repeats,
@@ -53,6 +64,6 @@ def evaluate(
         judge=judge,
         device=device,
     )
-    click.echo(result.table())
     if json_file:
         write_atomic(json_file, f"{result.to_json()}\n".encode())
+    click.echo(result.table())

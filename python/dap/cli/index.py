@@ -7,12 +7,17 @@ from pathlib import Path
 
 import click
 
+from dap.cli.classes import choose_classes, classes_option, label_option, parse_labels
+from dap.cli.group import Group
+from dap.cli.values import SCHEDULERS, Name, Whole, assignments_option
+from dap.errors import OptionError
+
 __all__ = ["index"]
 
 FOLDER = click.Path(path_type=Path)
 
 
-@click.group()
+@click.group(cls=Group)
 def index() -> None:
     """Builds, shows, checks and merges feature indexes of real images."""
 
@@ -23,8 +28,9 @@ def index() -> None:
 @click.option(
     "--prior", default="fashion-dit", show_default=True, help="Built-in name, folder of a pipeline, or hub id."
 )
-@click.option("--prior-set", "prior_assignments", multiple=True, metavar="NAME=VALUE",
-              help='Option of the prior, such as template="a photo of a {}"; repeatable.')  # fmt: skip
+@assignments_option(
+    "--prior-set", "prior_options", 'Option of the prior, such as template="a photo of a {}"; repeatable.'
+)
 @click.option("--block", help="Denoiser block, a number from 1 or a name; if left out, that of method dap.")
 @click.option(
     "--pooling",
@@ -39,24 +45,36 @@ def index() -> None:
     help="A number of timesteps, or a list of those of the schedule: 980,500,20.",
 )
 @click.option(
-    "--num-inference-steps", type=int, help="Steps of the schedule; if left out, the prior's recommendation or 50."
+    "--num-inference-steps", type=Whole(), help="Steps of the schedule; if left out, the prior's recommendation or 50."
 )
-@click.option("--scheduler", help='"ddpm", "ddim", "dpm++", "euler" or "heun"; the prior\'s own if left out.')
-@click.option("--noise", default="own", show_default=True, help='"own" noise for each image, or "shared" noise.')
-@click.option("--seed", default=0, show_default=True, help="Root seed of the noise.")
-@click.option("--classes", help="Classes, separated by commas; all if left out.")
-@click.option("--label", "labels", multiple=True, metavar="CLASS=LABEL",
-              help="The prior's label for an unknown class; empty for the null condition; repeatable.")  # fmt: skip
-@click.option("--max-per-class", type=int, help="Random images of each class to use; all if left out.")
+@click.option("--scheduler", type=Name("scheduler", SCHEDULERS),
+              help='"ddpm", "ddim", "dpm++", "euler" or "heun"; the prior\'s own if left out.')  # fmt: skip
+@click.option(
+    "--noise",
+    default="own",
+    type=Name("noise", ("own", "shared")),
+    show_default=True,
+    help='"own" noise for each image, or "shared" noise.',
+)
+@click.option("--seed", default=0, type=Whole(0), show_default=True, help="Root seed of the noise.")
+@classes_option("index")
+@label_option
+@click.option("--max-per-class", type=Whole(), help="Random images of each class to use; all if left out.")
 @click.option("--shard", metavar="I/N", help="Build only part I of N, from 1; dap index merge joins the parts.")
-@click.option("--dtype", default="float16", show_default=True, help='Number format: "float16" or "float32".')
+@click.option(
+    "--dtype",
+    default="float16",
+    type=Name("dtype", ("float16", "float32")),
+    show_default=True,
+    help='Number format: "float16" or "float32".',
+)
 @click.option("--latents", type=FOLDER, help="Index of the same images whose latents are reused.")
 @click.option("--device", help='"cpu", "cuda" or "cuda:1"; if left out, the GPU if there is one.')
 def build(
     source: str,
     out: Path,
     prior: str,
-    prior_assignments: tuple[str, ...],
+    prior_options: dict[str, object],
     block: str | None,
     pooling: str,
     timesteps: str,
@@ -64,7 +82,7 @@ def build(
     scheduler: str | None,
     noise: str,
     seed: int,
-    classes: str | None,
+    classes: tuple[str, ...],
     labels: tuple[str, ...],
     max_per_class: int | None,
     shard: str | None,
@@ -73,20 +91,24 @@ def build(
     device: str | None,
 ) -> None:
     """Computes the features of SOURCE's images under a prior."""
+    from dap.data.open import open_source
+
+    label_map, steps = parse_labels(labels), _timesteps(timesteps)
+    images = open_source(source)
+    chosen = choose_classes(classes, images.class_names)
+
     from diffusers.utils import logging as diffusers_logging
 
     from dap.api import build_index
-    from dap.cli.labels import parse_labels
-    from dap.config import parse_assignments
 
     diffusers_logging.set_verbosity_error()  # its messages about loading do not concern the user
     diffusers_logging.disable_progress_bar()
     logging.getLogger("dap").setLevel(logging.INFO)
     built = build_index(
-        source, out=out, prior=prior, prior_options=parse_assignments(prior_assignments) or None,
-        block=_block(block), pooling=pooling, timesteps=_timesteps(timesteps),
+        images, out=out, prior=prior, prior_options=prior_options or None, block=_block(block), pooling=pooling,
+        timesteps=steps,
         num_inference_steps=num_inference_steps, scheduler=scheduler, noise=noise, seed=seed,
-        classes=classes.split(",") if classes else None, label_map=parse_labels(labels),
+        classes=chosen, label_map=label_map,
         max_per_class=max_per_class, shard=shard, dtype=dtype, latents=latents, device=device,
     )  # fmt: skip
     click.echo(f"{len(built)} images in {out}; dap distill --index {out}")
@@ -100,7 +122,7 @@ def _timesteps(text: str) -> int | list[int]:
     try:
         values = [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise click.BadParameter(f"--timesteps: expected 8, or 980,500,20, got {text!r}") from error
+        raise OptionError(f"--timesteps: expected 8, or 980,500,20, got {text!r}") from error
     return values if "," in text else values[0]
 
 

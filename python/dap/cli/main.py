@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import logging
 import sys
 import traceback
@@ -12,6 +14,7 @@ from dap._core import build_info
 from dap.cli.cache import cache
 from dap.cli.distill import distill
 from dap.cli.evaluate import evaluate
+from dap.cli.group import Group, usage_message
 from dap.cli.index import index
 from dap.cli.info import info
 from dap.cli.methods import methods
@@ -21,8 +24,10 @@ from dap.errors import DapError
 
 __all__ = ["main"]
 
+PLAIN = str.maketrans({"−": "-", "–": "-", "±": "+-", "×": "x", "…": "..."})  # for consoles that lack these
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(build_info()["version"], prog_name="dap")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def dap(debug: bool) -> None:
@@ -38,11 +43,12 @@ def main() -> None:
 
     Exit codes: 2 for bad input, 1 for other errors, 130 for Ctrl-C.
     """
+    _print_anything()
     logging.basicConfig(format="dap: %(message)s", level=logging.WARNING)
     try:
-        dap.main(standalone_mode=False)
+        sys.exit(dap.main(standalone_mode=False) or 0)
     except click.ClickException as error:
-        click.echo(f"dap: error: {' '.join(error.format_message().split())}", err=True)
+        click.echo(f"dap: error: {usage_message(error)}", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("dap: interrupted; the same command continues where it stopped", err=True)
@@ -52,3 +58,18 @@ def main() -> None:
             traceback.print_exc()
         click.echo(f"dap: error: {' '.join(str(error).split())}", err=True)
         sys.exit(2 if isinstance(error, DapError | OSError) else 1)
+
+
+def _print_anything() -> None:
+    """Let characters that a console's encoding lacks be printed as others, instead of ending the command."""
+    codecs.register_error("dap.plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="dap.plain")
+
+
+def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(PLAIN)
+    return text.encode("ascii", "backslashreplace").decode(), error.end

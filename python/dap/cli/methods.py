@@ -9,11 +9,13 @@ from collections.abc import Sequence
 
 import click
 
+from dap.cli.values import Method
+
 __all__ = ["methods"]
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, type=Method())
 def methods(name: str | None) -> None:
     """Lists the methods, or shows the options, defaults and presets of the method NAME."""
     from dap.methods import METHODS, list_methods

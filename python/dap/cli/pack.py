@@ -6,23 +6,36 @@ from pathlib import Path
 
 import click
 
+from dap.cli.classes import choose_classes, classes_option
+from dap.cli.values import Name, Whole
+
 __all__ = ["pack"]
+
+FORMATS = ("imagefolder", "webdataset", "parquet", "safetensors")
 
 
 @click.command()
 @click.argument("source")
-@click.option("--to", "format", required=True, help="imagefolder, webdataset, parquet or safetensors.")
+@click.option(
+    "--to",
+    "format",
+    required=True,
+    type=Name("format", FORMATS),
+    help="imagefolder, webdataset, parquet or safetensors.",
+)
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="Output folder; stopped packing is continued."
 )
 @click.option("--split", default="train", show_default=True, help="Split of SOURCE to pack.")
-@click.option("--classes", help="Classes to pack, separated by commas; all if left out.")
+@classes_option("pack")
 @click.option(
-    "--codec", help="png, jpeg or webp (lossless); if left out, files keep their format and pixels become PNG."
+    "--codec",
+    type=Name("codec", ("png", "jpeg", "webp")),
+    help="png, jpeg or webp (lossless); if left out, files keep their format and pixels become PNG.",
 )
-@click.option("--quality", default=95, show_default=True, help="JPEG quality, from 1 to 100.")
-@click.option("--maxcount", default=100_000, show_default=True, help="Most images of a shard.")
-@click.option("--maxsize", default=500_000_000, show_default=True, help="Most bytes of a shard's images.")
+@click.option("--quality", default=95, type=Whole(1, 100), show_default=True, help="JPEG quality, from 1 to 100.")
+@click.option("--maxcount", default=100_000, type=Whole(), show_default=True, help="Most images of a shard.")
+@click.option("--maxsize", default=500_000_000, type=Whole(), show_default=True, help="Most bytes of a shard's images.")
 @click.option("--on-error", type=click.Choice(["raise", "skip"]), default="raise", show_default=True,
               help="What to do with an image that cannot be decoded.")  # fmt: skip
 def pack(
@@ -30,7 +43,7 @@ def pack(
     format: str,
     out: Path,
     split: str,
-    classes: str | None,
+    classes: tuple[str, ...],
     codec: str | None,
     quality: int,
     maxcount: int,
@@ -38,7 +51,6 @@ def pack(
     on_error: str,
 ) -> None:
     """Packs SOURCE, a distilled set or any other labelled images that dap reads, into another format."""
-    from dap.api import load
     from dap.data.manifest import MANIFEST
     from dap.data.open import open_source
     from dap.data.packing import PackOptions, pack_source
@@ -46,10 +58,14 @@ def pack(
     options: PackOptions = {
         "codec": codec, "quality": quality, "maxcount": maxcount, "maxsize": maxsize, "on_error": on_error,
     }  # fmt: skip
-    if Path(source, MANIFEST).is_file() and classes is None:
+    if Path(source, MANIFEST).is_file() and not classes:
+        from dap.api import load
+
         packed = load(source).save(out, format=format, **options)
     else:
-        images = open_source(source, split=split, classes=classes.split(",") if classes else None)
+        images = open_source(source, split=split)
+        chosen = choose_classes(classes, images.class_names)
+        images = images if chosen is None else images.subset(chosen)
         packed = pack_source(images, out, format=format, split=split, **options)
     for _, message in packed["skipped"]:
         click.echo(f"dap: skipped: {message}", err=True)

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import click
 
+from dap.cli.classes import choose_classes, classes_option
+from dap.cli.group import Group
+from dap.cli.values import Whole
+
 __all__ = ["prior"]
 
 FOLDER = click.Path(path_type=Path)
 
 
-@click.group()
+@click.group(cls=Group)
 def prior() -> None:
     """Trains a prior on your own images, or adapts a prior to new classes."""
 
@@ -19,13 +23,15 @@ def prior() -> None:
 @prior.command()
 @click.argument("source")
 @click.option("--out", required=True, type=FOLDER, help="Folder of the prior; a stopped training is continued.")
-@click.option("--size", type=int, help="Side in pixels, a multiple of 8; if left out, that of the images, at most 64.")
-@click.option("--autoencoder-steps", default=2000, show_default=True,
+@click.option(
+    "--size", type=Whole(16, 128), help="Side in pixels, a multiple of 8; if left out, that of the images, at most 64."
+)
+@click.option("--autoencoder-steps", default=2000, type=Whole(), show_default=True,
               help="Training steps of the autoencoder, with 64 images each.")  # fmt: skip
-@click.option("--denoiser-steps", default=5000, show_default=True,
+@click.option("--denoiser-steps", default=5000, type=Whole(), show_default=True,
               help="Training steps of the denoiser, with 128 latents each.")  # fmt: skip
-@click.option("--classes", help="Classes to train on, separated by commas; all if left out.")
-@click.option("--seed", default=0, show_default=True, help="Root seed of all random numbers.")
+@classes_option("train on")
+@click.option("--seed", default=0, type=Whole(0), show_default=True, help="Root seed of all random numbers.")
 @click.option("--device", help='"cpu", "cuda" or "cuda:1"; if left out, the GPU if there is one.')
 def train(
     source: str,
@@ -33,11 +39,16 @@ def train(
     size: int | None,
     autoencoder_steps: int,
     denoiser_steps: int,
-    classes: str | None,
+    classes: tuple[str, ...],
     seed: int,
     device: str | None,
 ) -> None:
     """Trains a small latent DiT on SOURCE's images, for images of up to 128 pixels."""
+    from dap.data.open import open_source
+
+    images = open_source(source)
+    chosen = choose_classes(classes, images.class_names)
+
     from diffusers.utils import logging as diffusers_logging
 
     from dap.training import train_prior
@@ -45,8 +56,8 @@ def train(
     diffusers_logging.set_verbosity_error()  # its messages about loading do not concern the user
     diffusers_logging.disable_progress_bar()
     train_prior(
-        source, out=out, size=size, autoencoder_steps=autoencoder_steps, denoiser_steps=denoiser_steps,
-        classes=classes.split(",") if classes else None, seed=seed, device=device,
+        images, out=out, size=size, autoencoder_steps=autoencoder_steps, denoiser_steps=denoiser_steps,
+        classes=chosen, seed=seed, device=device,
     )  # fmt: skip
     click.echo(f"{out}/README.md says how good it is; dap distill {source} --prior {out}")
 
@@ -61,22 +72,26 @@ def train(
     show_default=True,
     help="Prior to adapt: built-in name, folder, or hub id.",
 )
-@click.option(
-    "--classes", help="Classes to learn, separated by commas; if left out, those that the prior does not know."
-)
+@classes_option("learn", "those that the prior does not know")
 @click.option(
     "--rank",
     default=8,
+    type=Whole(0),
     show_default=True,
     help="Rank of the low-rank weight changes; 0 trains only the classes' embeddings.",
 )
-@click.option("--steps", default=600, show_default=True, help="Training steps, with 64 images each.")
-@click.option("--seed", default=0, show_default=True, help="Root seed of all random numbers.")
+@click.option("--steps", default=600, type=Whole(), show_default=True, help="Training steps, with 64 images each.")
+@click.option("--seed", default=0, type=Whole(0), show_default=True, help="Root seed of all random numbers.")
 @click.option("--device", help='"cpu", "cuda" or "cuda:1"; if left out, the GPU if there is one.')
 def adapt(
-    source: str, out: Path, base: str, classes: str | None, rank: int, steps: int, seed: int, device: str | None
+    source: str, out: Path, base: str, classes: tuple[str, ...], rank: int, steps: int, seed: int, device: str | None
 ) -> None:
     """Teaches a class-conditional prior those of SOURCE's classes that it does not know."""
+    from dap.data.open import open_source
+
+    images = open_source(source)
+    chosen = choose_classes(classes, images.class_names)
+
     from diffusers.utils import logging as diffusers_logging
 
     from dap.training import adapt_prior
@@ -84,7 +99,7 @@ def adapt(
     diffusers_logging.set_verbosity_error()  # its messages about loading do not concern the user
     diffusers_logging.disable_progress_bar()
     adapt_prior(
-        source, out=out, prior=base, classes=classes.split(",") if classes else None, rank=rank, steps=steps,
+        images, out=out, prior=base, classes=chosen, rank=rank, steps=steps,
         seed=seed, device=device,
     )  # fmt: skip
     click.echo(f"dap distill {source} --prior {out}")

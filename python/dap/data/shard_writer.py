@@ -21,11 +21,13 @@ class Sample:
         key: Its path below the packed set, without an extension; unique, and without a dot in its last part.
         label: An index into the class names.
         load: Returns the bytes of an image file, or uint8 pixels with shape (C, H, W), C = 1 or 3. Called from threads.
+        name: Where it comes from, such as a path, for errors; without one they have the key.
     """
 
     key: str
     label: int
     load: Callable[[], bytes | np.ndarray]
+    name: str = ""
 
 
 @dataclass(frozen=True)

@@ -78,9 +78,12 @@ class EvaluationResult:
         raise KeyError((set_name, network))
 
     def table(self) -> str:
-        """A plain text table: accuracies in per cent with ± one standard error, differences with 95 % intervals."""
+        """A plain text table: accuracies in per cent with ± one standard error, differences with 95 % intervals.
+
+        With one repeat there are neither errors nor intervals.
+        """
         first = self.rows[0].set_name
-        lines = [["set", "network", "images", "last", "best", f"last − {first}"]]
+        lines = [["set", "network", "images", "last", "best", f"last - {first}"]]
         for row in self.rows:
             difference = row.difference
             lines.append(
@@ -90,9 +93,7 @@ class EvaluationResult:
                     str(row.images),
                     _with_error(row.last_summary),
                     _with_error(row.best_summary),
-                    ""
-                    if difference is None
-                    else f"{difference.mean:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]",
+                    "" if difference is None else _with_interval(difference),
                 ]
             )
         if all(row.difference is None for row in self.rows):
@@ -124,6 +125,11 @@ class EvaluationResult:
 def _with_error(accuracy: Summary) -> str:
     error = "" if math.isnan(accuracy.standard_error) else f" ± {accuracy.standard_error:.1f}"
     return f"{accuracy.mean:.1f}{error}"
+
+
+def _with_interval(difference: Difference) -> str:
+    interval = f" [{difference.low:+.1f}, {difference.high:+.1f}]" if math.isfinite(difference.high) else ""
+    return f"{difference.mean:+.1f}{interval}"
 
 
 def _finite(value: object) -> object:

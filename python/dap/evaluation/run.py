@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from dap import rng
+from dap.bar import progress_bar
 from dap.config import check_choice, check_whole
 from dap.device import resolve_device
 from dap.errors import OptionError
@@ -115,7 +115,7 @@ def evaluate_sets(
     if not sets:
         raise OptionError("expected at least one set to evaluate, got none")
     rows: list[Row] = []
-    with tqdm(total=len(networks) * len(sets) * repeats, desc="evaluate", unit="training", disable=None) as progress:
+    with progress_bar("evaluate", total=len(networks) * len(sets) * repeats, unit="training") as progress:
         for network in networks:
             first: tuple[float, ...] | None = None
             for name, labelled_images in sets.items():

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from dap.bar import progress_bar
 from dap.config import check_whole
 from dap.errors import OptionError
 from dap.features.pooling import Tap
@@ -200,7 +200,7 @@ def fill_index(
         spec.feature_shape[0], size / 1e6,
     )  # fmt: skip
     began = time.monotonic()
-    with tqdm(total=total, initial=total - left, unit=" images", disable=not progress) as bar:
+    with progress_bar(None, total=total, done=total - left, unit=" images", shown=progress) as bar:
         for number, (rows, start, stop) in enumerate(groups):
             latents = latents_of(rows.name, start, stop).to(getattr(torch, spec.latent_dtype))
             features = {

@@ -16,9 +16,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from dap import rng
+from dap.bar import progress_bar
 from dap.errors import DivergedError, FormatError
 from dap.storage.files import write_atomic
 
@@ -118,7 +118,7 @@ def optimise(
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         write_atomic(checkpoint, save(tensors, metadata=notes))
 
-    with tqdm(total=steps, initial=done, desc=title, unit="step", disable=not progress) as bar:
+    with progress_bar(title, total=steps, done=done, unit="step", shown=progress) as bar:
         while done < steps:
             value = loss(rng.generator(*seed, done))
             if not torch.isfinite(value):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dap.errors import OptionError
+from dap.lazy import submodules
 from dap.priors.base import Prediction, Prior
 from dap.priors.capabilities import ClassEmbeddingPrior, TextPrior
 from dap.priors.no_prior import NoPrior
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = [
     "BUILTIN", "ClassEmbeddingPrior", "NoPrior", "Prediction", "Prior", "PriorLike", "TextPrior", "load_prior",
 ]  # fmt: skip
+
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)
 
 PriorLike: TypeAlias = "str | Path | DiffusionPipeline | Prior"
 """A name, folder, hub id, pipeline object of diffusers, or a prior."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
@@ -25,6 +26,12 @@ from dap.run.classes import classes_of_run, open_index_and_source
 from dap.sampling import SamplingSettings, StepCallback, check_settings
 
 __all__ = ["Job", "Request", "resolve"]
+
+logger = logging.getLogger(__name__)
+
+OF_THE_PRIOR = (
+    "prior", "prior_options", "label_map", "num_inference_steps", "guidance_scale", "scheduler", "eta", "dtype",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,10 +150,19 @@ def resolve(request: Request) -> Job:
         scheduler=request.scheduler, eta=request.eta,
     )  # fmt: skip
     classes = classes_of_run(source, index, prior, request.label_map)
+    if isinstance(prior, NoPrior):
+        _warn_of_unused(request, recipe.name)
     job = Job(request, recipe, source, prior, settings, classes, index)
     if job.samples:
         check_settings(prior, settings)
     return job
+
+
+def _warn_of_unused(request: Request, method: str) -> None:
+    """Log a warning that names the options which are for a prior, when the method uses none."""
+    given = [name for name in OF_THE_PRIOR if getattr(request, name) not in (getattr(Request, name), None, {})]
+    if given:
+        logger.warning("method %r uses no prior, so these options change nothing: %s", method, ", ".join(given))
 
 
 def _versions() -> dict[str, str]:

@@ -6,8 +6,8 @@ from types import TracebackType
 from typing import Self
 
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from dap.bar import progress_bar
 from dap.priors import Prior
 from dap.sampling import StepCallback
 
@@ -25,7 +25,7 @@ class Progress:
     """
 
     def __init__(self, title: str, total: int, *, shown: bool, callback: StepCallback | None = None) -> None:
-        self._bar = tqdm(total=total, desc=title, unit="step", disable=not (shown and total))
+        self._bar = progress_bar(title, total=total, unit="step", shown=shown)
         self._callback = callback
 
     def __enter__(self) -> Self:

@@ -1,0 +1,80 @@
+"""The options ``--classes`` and ``--label``, which several commands have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from dap.config import check_choice
+from dap.errors import OptionError
+
+__all__ = ["choose_classes", "classes_option", "label_option", "parse_labels"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def classes_option(purpose: str, default: str = "all") -> Callable[[F], F]:
+    """Return the decorator that adds ``--classes`` to a command; :func:`choose_classes` reads its values."""
+    text = f"Classes to {purpose}, separated by commas; repeatable; {default} if left out."
+    return click.option("--classes", multiple=True, metavar="NAME,NAME", help=text)
+
+
+def label_option(command: F) -> F:
+    """Add ``--label`` to a command; :func:`parse_labels` reads its values."""
+    text = "The prior's label for an unknown class; empty for the null condition; repeatable."
+    return click.option("--label", "labels", multiple=True, metavar="CLASS=LABEL", help=text)(command)
+
+
+def choose_classes(texts: Sequence[str], known: Collection[str]) -> list[str] | None:
+    """The classes that ``--classes`` names; None without the option.
+
+    Each text is a list of names with commas between them. A name that has commas itself is found as a whole: of several
+    readings the one with the longest name is taken, from the left. Blanks around a name are ignored.
+
+    Args:
+        texts: The values of the option.
+        known: Names of all classes of the source.
+
+    Raises:
+        OptionError: A name is unknown or empty.
+
+    Example:
+        >>> choose_classes(["dog, tench, Tinca tinca"], ["tench, Tinca tinca", "dog", "cat"])
+        ['dog', 'tench, Tinca tinca']
+    """
+    names: list[str] = []
+    for text in texts:
+        parts = text.split(",")
+        while parts:
+            readings = [(end, ",".join(parts[:end])) for end in range(len(parts), 0, -1)]
+            found = [(end, name) for end, raw in readings for name in (raw, raw.strip()) if name in known]
+            end, name = found[0] if found else (1, parts[0].strip())
+            if not found and not name:
+                raise OptionError(f"--classes: expected names with commas between them, got {text!r}")
+            check_choice("class", name, known)
+            names.append(name)
+            parts = parts[end:]
+    return names or None
+
+
+def parse_labels(texts: Sequence[str]) -> dict[str, str | int | None]:
+    """The prior's label of each class: digits are a number, other text is a name, no text is the null condition.
+
+    Raises:
+        OptionError: There is no ``=``, or a class is given twice.
+
+    Example:
+        >>> parse_labels(["my cat=tabby", "lorry=867"])
+        {'my cat': 'tabby', 'lorry': 867}
+        >>> parse_labels(["anorak="])
+        {'anorak': None}
+    """
+    labels: dict[str, str | int | None] = {}
+    for text in texts:
+        name, equals, label = text.rpartition("=")
+        if not equals or not name or name in labels:
+            raise OptionError(f"--label: expected CLASS=LABEL, each class once, got {text!r}")
+        labels[name] = int(label) if label.isdecimal() else label or None
+    return labels

@@ -1,0 +1,44 @@
+"""Groups of commands, and what is printed for a command line that cannot be read."""
+
+from __future__ import annotations
+
+import click
+
+from dap.registry import nearest, unknown_name_error
+
+__all__ = ["Group", "usage_message"]
+
+
+class Group(click.Group):
+    """A group that shows its help without a command, and names the nearest command for an unknown one."""
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        super().__init__(*arguments, **{"no_args_is_help": False, **options})  # type: ignore[arg-type]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Show the help and end with exit code 0 if there are no arguments."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help())
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command, or raise OptionError."""
+        command = super().get_command(ctx, cmd_name)
+        if command is None and not ctx.resilient_parsing:
+            raise unknown_name_error("command", cmd_name, self.commands)
+        return command
+
+
+def usage_message(error: click.ClickException) -> str:
+    """The text of click's error in one line, with the option that was meant and where the help is."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    text = " ".join(error.format_message().split())
+    if context is None:
+        return text
+    if isinstance(error, click.NoSuchOption):
+        near = nearest(error.option_name, [name for option in context.command.params for name in option.opts])
+        text = f"no option {error.option_name!r}{f'; did you mean {near!r}?' if near else '.'}"
+        if context.command.name == "distill" and near is None:
+            text += " Options of the method go by --set NAME=VALUE."
+    return f"{text} See {context.command_path} --help"

@@ -1,0 +1,108 @@
+"""Types of option values. They check while the command line is read, before torch is imported.
+
+The names of methods, schedulers, networks and protocols are written out here, because the modules that define them
+import torch; ``tests/test_cli.py`` compares them with the tables.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+import click
+
+from dap.config import check_choice, check_number, check_whole, parse_assignments
+from dap.errors import OptionError
+
+__all__ = ["METHODS", "NETWORKS", "PROTOCOLS", "SCHEDULERS", "Method", "Name", "Number", "Whole", "assignments_option"]
+
+METHODS = (
+    "random", "herding", "k_center", "k_medoids", "dit", "dap", "mgd3", "manifold_gd", "igd", "d4m", "d3m", "ld3m",
+    "coda", "plug_and_play", "dap_set", "guided",
+)  # fmt: skip
+SCHEDULERS = ("ddpm", "ddim", "dpm++", "euler", "heun")
+NETWORKS = ("convnet3",)
+PROTOCOLS = ("small",)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Whole(click.ParamType):  # type: ignore[type-arg]
+    """A whole number of at least ``least`` and at most ``most``."""
+
+    name = "integer"
+
+    def __init__(self, least: int = 1, most: int | None = None) -> None:
+        self._least, self._most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number, or raise OptionError with the option's name."""
+        number = _read(int, value)
+        check_whole(_option(param), number, self._least, self._most)
+        return int(number)
+
+
+class Number(click.ParamType):  # type: ignore[type-arg]
+    """A finite number of at least ``least`` and at most ``most``."""
+
+    name = "float"
+
+    def __init__(self, least: float, most: float | None = None) -> None:
+        self._least, self._most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number, or raise OptionError with the option's name."""
+        number = _read(float, value)
+        check_number(_option(param), number, self._least, self._most)
+        return float(number)
+
+
+class Name(click.ParamType):  # type: ignore[type-arg]
+    """One of some names, which are called ``kind`` in errors."""
+
+    name = "text"
+
+    def __init__(self, kind: str, names: Sequence[str]) -> None:
+        self._kind, self._names = kind, names
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name, or raise OptionError with the nearest one."""
+        check_choice(self._kind, value, self._names)
+        return str(value)
+
+
+class Method(click.ParamType):  # type: ignore[type-arg]
+    """A method's name, or a preset of it, "name:preset"."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the value; raise OptionError unless it names a method of dap, or other packages have methods too."""
+        if "dap.methods" not in sys.modules and not entry_points(group="dap.methods"):
+            check_choice("method", str(value).partition(":")[0], METHODS)
+        return str(value)
+
+
+def assignments_option(option: str, name: str, help: str) -> Callable[[F], F]:
+    """Return the decorator that adds a repeatable option NAME=VALUE, whose values the command gets as a dict."""
+
+    def read(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, object]:
+        try:
+            return parse_assignments(values)
+        except OptionError as error:
+            raise OptionError(f"{option}: {error}") from error
+
+    return click.option(option, name, multiple=True, metavar="NAME=VALUE", callback=read, help=help)
+
+
+def _read(kind: Callable[[Any], float], value: Any) -> Any:
+    try:
+        return kind(value)
+    except ValueError:
+        return value
+
+
+def _option(param: click.Parameter | None) -> str:
+    return "value" if param is None else param.opts[0]

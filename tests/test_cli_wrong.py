@@ -1,0 +1,161 @@
+"""Wrong command lines: one line on standard error that names the fix, exit code 2, before torch is imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import dap
+
+NONE = "expected a whole number of at least 1, got"
+WRONG = {
+    # commands
+    "distil x": "did you mean 'distill'",
+    "Distill x": "did you mean 'distill'",
+    "evalute x": "did you mean 'evaluate'",
+    "run x": "Known: cache, distill, evaluate, index, info, methods, pack, prior",
+    "index biuld x": "did you mean 'build'",
+    "cache claer": "did you mean 'clear'",
+    "prior adopt x": "did you mean 'adapt'",
+    "--debug": "Missing command. See dap --help",
+    # options that there are not, and arguments that are missing or too many
+    "--verbose distill": "no option '--verbose'",
+    "distill tree --out new --methd dit": "did you mean '--method'",
+    "distill tree --out new --steps 5": "did you mean '--num-inference-steps'",
+    "distill tree --out new --scale 5": "did you mean '--guidance-scale'",
+    "distill tree --out new --IPC 5": "did you mean '--ipc'",
+    "distill tree --out new --qqq 5": "--set NAME=VALUE. See dap distill --help",
+    "distill tree new --out other": "unexpected extra argument (new) See dap distill --help",
+    "distill tree": "Missing option '--out'. See dap distill --help",
+    "distill --out new": "Missing argument 'SOURCE': real images to distil, or --index",
+    "distill tree --out": "Option '--out' requires an argument",
+    "evaluate tree": "Missing option '--test'",
+    "evaluate --test tree": "Missing argument 'FOLDER'",
+    "evaluate tree --test tree --jsn x": "did you mean '--json'",
+    "pack tree --out new": "Missing option '--to'",
+    "pack tree --out new --format png": "See dap pack --help",
+    "index build tree": "Missing option '--out'",
+    "index merge --out new": "Missing argument 'PARTS...'",
+    "index info": "Missing argument 'FOLDER'",
+    "prior train --out new": "Missing argument 'SOURCE'",
+    "prior adapt tree": "Missing option '--out'",
+    "methods dap dit": "unexpected extra argument (dit)",
+    # values
+    "distill tree --out new --ipc 0": f"--ipc: {NONE} 0",
+    "distill tree --out new --ipc 2.5": f"--ipc: {NONE} '2.5'",
+    "distill tree --out new --ipc many": f"--ipc: {NONE} 'many'",
+    "distill tree --out new --seed -1": "--seed: expected a whole number of at least 0, got -1",
+    "distill tree --out new --batch-size 0": f"--batch-size: {NONE} 0",
+    "distill tree --out new --num-inference-steps 0": f"--num-inference-steps: {NONE} 0",
+    "distill tree --out new --guidance-scale nan": "--guidance-scale: expected a number of at least 1, got nan",
+    "distill tree --out new --guidance-scale 0.5": "expected a number of at least 1, got 0.5",
+    "distill tree --out new --guidance-scale much": "expected a number of at least 1, got 'much'",
+    "distill tree --out new --eta 2": "--eta: expected a number from 0 to 1, got 2.0",
+    "distill tree --out new --scheduler dpm+": "did you mean 'dpm++'",
+    "distill tree --out new --scheduler DDIM": "did you mean 'ddim'",
+    "distill tree --out new --method DAP": "unknown method 'DAP'; did you mean 'dap'",
+    "distill tree --out new --method dapp": "did you mean 'dap'",
+    "distill tree --out new --method medoids": "did you mean 'k_medoids'",
+    "distill tree --out new --method Random:paper": "did you mean 'random'",
+    "distill tree --out new --set scale": "--set: expected name=value, got 'scale'",
+    "distill tree --out new --set =1": "--set: expected name=value, got '=1'",
+    "distill tree --out new --prior-set template": "--prior-set: expected name=value, got 'template'",
+    "distill tree --out new --label Bag": "--label: expected CLASS=LABEL",
+    "distill tree --out new --label Bag=1 --label Bag=2": "each class once, got 'Bag=2'",
+    "distill tree --out new --classes Bag,Dres": "unknown class 'Dres'; did you mean 'Dress'",
+    "distill tree --out new --classes bag": "did you mean 'Bag'",
+    "distill tree --out new --classes Bag,,Dress": "--classes: expected names with commas between them",
+    "distill tree --out new --classes tench": "did you mean 'tench, Tinca tinca'",
+    "index build tree --out new --timesteps many": "--timesteps: expected 8, or 980,500,20, got 'many'",
+    "index build tree --out new --dtype half": "Known: float16, float32",
+    "index build tree --out new --noise shard": "did you mean 'shared'",
+    "index build tree --out new --max-per-class 0": f"--max-per-class: {NONE} 0",
+    "index build tree --out new --classes Dres": "did you mean 'Dress'",
+    "evaluate tree --test tree --protocol smal": "did you mean 'small'",
+    "evaluate tree --test tree --network convnet4": "did you mean 'convnet3'",
+    "evaluate tree --test tree --repeats 0": f"--repeats: {NONE} 0",
+    "evaluate tree --test tree --json nowhere/x.json": "--json nowhere/x.json: there is no folder",
+    "pack tree --out new --to webdatset": "did you mean 'webdataset'",
+    "pack tree --out new --to parquet --codec jpg": "did you mean 'jpeg'",
+    "pack tree --out new --to parquet --quality 101": "--quality: expected a whole number from 1 to 100, got 101",
+    "pack tree --out new --to parquet --maxcount 0": f"--maxcount: {NONE} 0",
+    "pack tree --out new --to parquet --on-error ignore": "'ignore' is not one of 'raise', 'skip'",
+    "pack tree --out new --to parquet --classes Dres": "did you mean 'Dress'",
+    "prior train tree --out new --size 8": "--size: expected a whole number from 16 to 128, got 8",
+    "prior train tree --out new --denoiser-steps x": f"--denoiser-steps: {NONE} 'x'",
+    "prior train tree --out new --classes Dres": "did you mean 'Dress'",
+    "prior adapt tree --out new --rank -1": "--rank: expected a whole number of at least 0, got -1",
+    "prior adapt tree --out new --classes Dres": "did you mean 'Dress'",
+    "methods DAP": "did you mean 'dap'",
+    "methods herdin": "did you mean 'herding'",
+    # sources and files
+    "distill nosuch --out new": "cannot open the source 'nosuch': no such folder",
+    "distill fashion-mimi --out new": "did you mean 'fashion-mini'",
+    "distill file --out new": "cannot open the source 'file': is a file",
+    "distill empty --out new": "empty",
+    "distill nosuch.tar --out new": "nosuch.tar",
+    "distill https://host/images.zip --out new": "expected a name that ends in .tar",
+    "distill --index nosuch --out new": "nosuch/index.json: no feature index",
+    "evaluate nosuch --test tree": "cannot open the source 'nosuch'",
+    "evaluate tree --test nosuch": "cannot open the source 'nosuch'",
+    "evaluate tree --test tree --real nosuch": "cannot open the source 'nosuch'",
+    "pack nosuch --out new --to parquet": "cannot open the source 'nosuch'",
+    "index build nosuch --out new": "cannot open the source 'nosuch'",
+    "index info tree": "tree/index.json: no feature index",
+    "index verify nosuch": "nosuch/index.json: no feature index",
+    "index merge nosuch --out new": "nosuch/index.json: no feature index",
+    "prior train nosuch --out new": "cannot open the source 'nosuch'",
+    "prior adapt nosuch --out new": "cannot open the source 'nosuch'",
+}
+ALL = """
+import contextlib, io, json, sys, time
+from dap.cli.main import main
+results = {}
+for line in json.load(sys.stdin):
+    sys.argv, start, code = ["dap", *line.split()], time.process_time(), None
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+    torch = "torch" in sys.modules
+    results[line] = [code, out.getvalue(), err.getvalue(), time.process_time() - start, torch]
+json.dump(results, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Exit code, standard output, standard error, CPU seconds and whether torch is there, for each of ``WRONG``."""
+    folder = tmp_path_factory.mktemp("wrong")
+    for name in ("Bag", "Dress", "tench, Tinca tinca"):
+        (folder / "tree" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(folder / "tree" / name / "0.png")
+    (folder / "empty").mkdir()
+    (folder / "file").write_text("text")
+    before = sorted(folder.rglob("*"))
+    ended = subprocess.run(
+        [sys.executable, "-c", ALL], input=json.dumps(list(WRONG)), capture_output=True, text=True, timeout=600,
+        cwd=folder, env=os.environ | {"PYTHONPATH": str(Path(dap.__file__).parents[1])}, check=True,
+    )  # fmt: skip
+    assert sorted(folder.rglob("*")) == before
+    return json.loads(ended.stdout)
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_a_wrong_command_line_is_one_line_that_names_the_fix(results, line):
+    code, out, err, seconds, torch = results[line]
+    assert (code, out, err.count("\n"), torch) == (2, "", 1, False), err
+    assert err.startswith("dap: error: ")
+    assert WRONG[line] in err
+    assert seconds < 5
+
+
+def test_there_are_many():
+    assert len(WRONG) > 90
