@@ -1,4 +1,4 @@
-//! What all files that are written or read here need: errors that name the file, and durable names.
+//! For all files that are written or read here: errors that name the file, and durable names.
 
 use std::fs::File;
 use std::io;

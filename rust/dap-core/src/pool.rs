@@ -1,6 +1,6 @@
 //! One thread pool per process, rebuilt in a forked child.
 //!
-//! Threads do not survive `fork`: a pool of the parent would wait for ever in the child (DataLoader workers fork).
+//! Threads do not survive `fork` (DataLoader workers fork): in the child, the pool of the parent would wait for ever.
 
 use std::process;
 use std::sync::{Arc, Mutex, PoisonError};

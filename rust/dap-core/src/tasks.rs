@@ -29,7 +29,7 @@ fn ask(check: Check) -> Result<()> {
 /// A check that a long computation calls about twenty times a second on the calling thread.
 pub type Check<'a> = &'a mut dyn FnMut() -> std::result::Result<(), Interrupted>;
 
-/// Runs tasks 0 to `tasks` on `threads` threads and hands each result to `fold`, in order, on the calling thread.
+/// Runs tasks 0 to `tasks` on `threads` threads and passes each result to `fold`, in order, on the calling thread.
 ///
 /// Threads take the tasks in order, so only a few results wait for their turn. `fold` gets the same results in the same
 /// order for any number of threads. When `check` fails, the results of running tasks are dropped.

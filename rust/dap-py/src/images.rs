@@ -12,7 +12,7 @@ use crate::calls::to_python;
 /// Format, channels (1, 3, or 4 for CMYK), EXIF and XMP metadata.
 type Info<'py> = (&'static str, usize, Option<Bound<'py, PyBytes>>, Option<Bound<'py, PyBytes>>);
 
-/// What the headers of a PNG or JPEG file say; None if the file has another format.
+/// Reads the headers of a PNG or JPEG file; None if the file has another format.
 #[pyfunction]
 pub(crate) fn image_info<'py>(py: Python<'py>, data: &[u8], max_pixels: usize) -> PyResult<Option<Info<'py>>> {
     let info = py.detach(|| images::inspect(data, max_pixels)).map_err(to_python)?;

@@ -5,7 +5,7 @@ use thiserror::Error;
 /// Most bytes of a header, as in the safetensors package.
 pub const MAX_HEADER: u64 = 100_000_000;
 
-/// What is wrong with a file's header.
+/// Faults of a file's header.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum LayoutError {
     /// The file ends before the header does.

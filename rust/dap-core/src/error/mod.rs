@@ -93,7 +93,7 @@ pub enum Error {
     Layout {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Its fault.
         error: LayoutError,
     },
     /// A bad tar archive.
@@ -101,7 +101,7 @@ pub enum Error {
     Tar {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Its fault.
         error: TarError,
     },
     /// Rows that do not fit the tensors of a file.
@@ -127,7 +127,7 @@ pub enum Error {
     Image {
         /// Its format.
         format: &'static str,
-        /// What is wrong with it.
+        /// Its fault.
         reason: String,
     },
     /// An image with more pixels than are allowed.

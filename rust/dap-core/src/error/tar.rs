@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-/// What is wrong with an archive or with one of its members.
+/// Faults of an archive or of one of its members.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum TarError {
     /// A block that is not a header.
@@ -37,7 +37,7 @@ pub enum TarError {
     Kind {
         /// The member.
         member: String,
-        /// What it is.
+        /// Its kind.
         kind: &'static str,
     },
     /// A name that leads out of the folder or cannot be read.
@@ -45,7 +45,7 @@ pub enum TarError {
     Name {
         /// The member.
         member: String,
-        /// What is wrong with its name.
+        /// The fault of its name.
         reason: &'static str,
     },
     /// Two members with the same name.
@@ -56,7 +56,7 @@ pub enum TarError {
     Extended {
         /// Where it begins.
         begin: u64,
-        /// What is wrong with it.
+        /// Its fault.
         reason: &'static str,
     },
     /// A member whose size does not fit into the header.

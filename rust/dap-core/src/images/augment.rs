@@ -14,7 +14,7 @@ const LUMA: [f32; 3] = [0.2989, 0.587, 0.114];
 const RUN: usize = 2048;
 const LANES: usize = 16;
 
-/// How one image of the batch is made.
+/// The changes that make one image of the batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Change {
     /// Number of the source image.

@@ -1,4 +1,4 @@
-//! Resizes an image and crops the square at its centre, as the training data of priors was.
+//! Resizes an image and crops the square at its centre, in the ways in which the training data of priors were made.
 
 use super::plane::{Plane, View, deinterleave};
 use super::resize::{Filter, halve, resize};

@@ -58,7 +58,7 @@ impl Format {
     }
 }
 
-/// What a file says about its image.
+/// The headers of an image file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Info {
     /// Its format.

@@ -70,7 +70,7 @@ pub(super) fn run<R: Real, D: Reduction<R>>(
     Ok(())
 }
 
-/// Groups the kernels by what they are computed from.
+/// Groups the kernels by the base that they are computed from.
 fn components<'a>(pairs: Pairs<'a>, y: Matrix) -> Vec<Component<'a>> {
     let mut groups: Vec<((Rows, Base), Vec<&Kernel>)> = Vec::new();
     for kernel in pairs.kernels {

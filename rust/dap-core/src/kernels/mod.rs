@@ -1,4 +1,4 @@
-//! Mercer kernels and the reductions of their Gram matrices, which never exist as a whole.
+//! Mercer kernels and the reductions of their Gram matrices, without the whole matrix in memory.
 //!
 //! A kernel k(x, y) has the distance D(x, y) = √(k(x,x) + k(y,y) − 2 k(x,y)) (Su et al., "Diffusion Models as Dataset
 //! Distillation Priors", ICLR 2026, Eq. 6). Blocks of pairs go through three steps while they lie in the cache: the

@@ -1,4 +1,4 @@
-//! What the engine and a reduction agree on: pairs, tiles of their values, and sinks that take the tiles.
+//! The interface of the engine and the reductions: pairs, tiles of their values, and sinks that take the tiles.
 
 use super::function::Want;
 use super::kernel::Kernel;
@@ -8,7 +8,7 @@ use crate::simd::{Real, Simd};
 /// Panels of y in a tile at most.
 pub(super) const GROUP: usize = 8;
 
-/// The pairs that are reduced, and the value of each that is wanted.
+/// The pairs that are reduced, and the quantity that is computed for each.
 #[derive(Clone, Copy)]
 pub(super) struct Pairs<'a> {
     pub x: Matrix<'a>,
@@ -40,11 +40,11 @@ pub(super) trait Sink<S: Simd>: Sized {
     fn take<const Y: usize>(&mut self, simd: S, tile: Tile<'_, S::Real>);
 }
 
-/// A reduction: makes the sink of each task and returns what it holds in the end.
+/// A reduction: makes the sink of each task and returns the sink's result.
 pub(super) trait Reduction<R: Real>: Sync {
     /// The result of one task.
     type Output: Send;
-    /// Reduces the pairs of `place`, whose tiles `tiles` hands over.
+    /// Reduces the pairs of `place`, whose tiles `tiles` passes to the sink.
     fn task<S: Simd<Real = R>, const Y: usize>(&self, simd: S, place: Place, tiles: impl Tiles<S>) -> Self::Output;
 }
 
@@ -59,6 +59,6 @@ pub(super) struct Place {
 
 /// The tiles of a task.
 pub(super) trait Tiles<S: Simd> {
-    /// Hands each of them to the sink.
+    /// Passes each tile to the sink.
     fn reduce(self, sink: &mut impl Sink<S>);
 }

@@ -1,4 +1,4 @@
-//! A few rows of x with all rows of y: y is read once, and nothing is packed, because memory limits the speed.
+//! A few rows of x with all rows of y: memory limits the speed, so y is read once and nothing is packed.
 
 use super::function::{Base, Map, Rows, Sizes, Want};
 use super::kernel::{Form, Kernel};

@@ -135,7 +135,7 @@ impl Simd for Avx2<f64> {
     fn exponent(self, a: __m256d) -> __m256d {
         // SAFETY: the token.
         unsafe {
-            // The exponent as the low bits of 2^52, taken off again as a number: AVX2 converts no 64-bit integers.
+            // AVX2 cannot convert 64-bit integers: put the exponent in the low bits of 2^52, then subtract 2^52.
             let biased = _mm256_srli_epi64::<52>(_mm256_castpd_si256(a));
             let magic = _mm256_set1_pd(4_503_599_627_370_496.0);
             let number = _mm256_castsi256_pd(_mm256_or_si256(biased, _mm256_castpd_si256(magic)));

@@ -1,4 +1,4 @@
-//! Reads where the files of an archive are.
+//! Reads the names and places of the files of an archive.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
@@ -139,7 +139,7 @@ impl<R: Read + Seek> Archive<R> {
         if inside { Ok(()) } else { Err(TarError::Truncated { member: member(), size, begin, bytes }) }
     }
 
-    /// An error unless only zeros follow: a member there would be silently lost.
+    /// An error unless only zeros follow: a member after the end mark would be lost silently.
     fn check_end(&mut self) -> io::Result<std::result::Result<(), TarError>> {
         let (end, mut rest) = (self.position, Vec::new());
         if self.bytes - end <= MAX_PADDING {
@@ -152,7 +152,7 @@ impl<R: Read + Seek> Archive<R> {
     }
 }
 
-/// What extended headers say about the next member.
+/// The fields of extended headers, which apply to the next member.
 #[derive(Default)]
 struct Extended {
     name: Option<Vec<u8>>,

@@ -44,8 +44,8 @@ impl Step for Manhattan {
     }
 }
 
-/// The sums of one tile over `columns` columns, column by column, as Y rows of `VECTORS` vectors; added to what `tile`
-/// holds unless it is `fresh`.
+/// The sums of one tile over `columns` columns, column by column, as Y rows of `VECTORS` vectors; added to the values
+/// in `tile` unless it is `fresh`.
 ///
 /// # Safety
 /// `x` holds `columns` × `VECTORS` vectors, `y` `columns` × Y values, `tile` Y × `VECTORS` vectors.
