@@ -149,7 +149,7 @@ def test_torch_subset_keeps_names_and_labels() -> None:
         ([(grey(0), 2)], {"classes": ["a", "b"]}, r"labels 2 belong to none of the 2 class names"),
         ([(grey(0), -1)], {"classes": ["a", "b"]}, r"labels -1 belong to none"),
         ([(grey(0), 0)], {"targets": [0, 1]}, "2 targets for 1 images"),
-        ([(grey(0), 0)], {"targets": [0.5]}, "one integer or string label per image"),
+        ([(grey(0), 0)], {"targets": [0.5]}, "one integer or text as label per image"),
         ([(grey(0), 0), (grey(0), 1)], {"classes": ["crane", "crane"]}, "more than one class is called 'crane'"),
     ],
 )
@@ -230,10 +230,10 @@ def test_hf_columns_missing_or_ambiguous() -> None:
     datasets = pytest.importorskip("datasets")
     image, label = (datasets.Image(), [grey(0)]), (datasets.ClassLabel(names=["a"]), [0])
     two = hf_dataset(img=image, coarse_label=label, fine_label=label)
-    with pytest.raises(SourceError, match=r"one column of type ClassLabel.*'coarse_label', 'fine_label'"):
+    with pytest.raises(SourceError, match=r"one column, of integers.*'coarse_label', 'fine_label'.*label_column="):
         open_source(two)
     assert open_source(two.select_columns(["img", "fine_label"])).class_names == ("a",)
-    with pytest.raises(SourceError, match=r"one column of type Image.*found none in 'label'"):
+    with pytest.raises(SourceError, match=r"one column, of encoded images; found none in the columns 'label'"):
         open_source(hf_dataset(label=label))
     with pytest.raises(SourceError, match="labels -1 belong to none"):
         open_source(hf_dataset(image=image, label=(label[0], [-1])))

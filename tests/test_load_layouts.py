@@ -58,8 +58,22 @@ class TestTree:
             lambda path: text(path / "map.txt", "\n".join(WNIDS) + "\n\n"),
             lambda path: str(text(path / "map.json", json.dumps(WNIDS))),
             lambda path: text(path / "map.json", json.dumps({name: label for label, name in enumerate(WNIDS)})),
+            lambda path: dict(enumerate(WNIDS)),
+            lambda path: text(path / "map.json", json.dumps({label: WNIDS[label] for label in (2, 0, 1)})),
+            lambda path: text(path / "map.txt", "\ufeff" + "\r\n".join(WNIDS)),
+            lambda path: text(path / "map.json", "\ufeff" + json.dumps(WNIDS)),
         ],
-        ids=["list", "mapping", "lines", "json list", "json mapping"],
+        ids=[
+            "list",
+            "mapping",
+            "lines",
+            "json",
+            "json by name",
+            "by id",
+            "json by id",
+            "lines of Windows",
+            "json with BOM",
+        ],
     )
     def test_class_map(self, tmp_path: Path, write: object) -> None:
         found = dap.load(tree(tmp_path / "set", WNIDS), class_map=write(tmp_path))
@@ -88,9 +102,9 @@ class TestTree:
             ([*WNIDS, WNIDS[0]], "expected different names"),
             ({WNIDS[0]: 0, WNIDS[1]: 2, WNIDS[2]: 3}, "expected labels 0 to 2, each once"),
             ({name: 0 for name in WNIDS}, "expected labels 0 to 2, each once"),
-            ({name: True for name in WNIDS[:1]}, "expected labels 0 to 0"),
-            ([1, 2, 3], "expected different names"),
-            ([], "expected different names"),
+            ({name: True for name in WNIDS[:1]}, "expected a label 0, 1, 2, … for each name, got True"),
+            ([1, 2, 3], "expected a text name for each label from 0 on, got 1, 2, 3; give names"),
+            ([], "expected a text name for each label"),
         ],
     )
     def test_class_maps_that_do_not_fit(self, tmp_path: Path, class_map: object, message: str) -> None:

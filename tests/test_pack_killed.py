@@ -73,7 +73,8 @@ def test_killed_at_random_and_continued(tmp_path: Path, format: str) -> None:
 
 
 def test_finished_shards_are_not_made_again(tmp_path: Path) -> None:
-    packing(tmp_path, "webdataset").communicate(timeout=60)
+    ended = packing(tmp_path, "webdataset")
+    ended.communicate(timeout=60)
     record = json.loads((tmp_path / "pack.json").read_text())
     before = files(tmp_path)
     first = {"files": {"train-000000.tar": record["files"]["train-000000.tar"]}, "images": 25, "next": 26}
@@ -83,8 +84,30 @@ def test_finished_shards_are_not_made_again(tmp_path: Path) -> None:
     (tmp_path / "pack.json").write_text(json.dumps({**state, "status": "running"}))
     for number in range(1, 8):
         (tmp_path / f"train-{number:06d}.tar").unlink()
-    (tmp_path / ".tmp-1-left").write_bytes(b"x")
+    (tmp_path / f".tmp-{ended.pid}-0123abcd").write_bytes(b"x")
     kept = (tmp_path / "train-000000.tar").stat()
     packing(tmp_path, "webdataset").communicate(timeout=60)
     assert files(tmp_path) == before
     assert (tmp_path / "train-000000.tar").stat().st_ino == kept.st_ino
+
+
+def test_killed_before_the_ledger_was_removed(tmp_path: Path) -> None:
+    packing(tmp_path, "imagefolder").communicate(timeout=60)
+    before = files(tmp_path)
+    (tmp_path / ".dap-pack.jsonl").write_text("{}\n")
+    packing(tmp_path, "imagefolder").communicate(timeout=60)
+    assert files(tmp_path) == before
+
+
+def test_one_packing_at_a_time(tmp_path: Path) -> None:
+    first = packing(tmp_path, "webdataset")
+    assert first.stdout is not None
+    first.stdout.readline()
+    first.send_signal(signal.SIGSTOP)
+    second = subprocess.run(
+        [sys.executable, "-c", PACK, str(tmp_path), "webdataset"], capture_output=True, text=True, timeout=60
+    )
+    first.send_signal(signal.SIGCONT)
+    assert "StorageError" in second.stderr and "another process is writing to it" in second.stderr
+    first.communicate(timeout=60)
+    assert first.returncode == 0 and not (tmp_path / ".dap-pack.jsonl").exists()

@@ -159,6 +159,31 @@ def test_packing_again_checks_and_refuses(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"files": {"../x": "0" * 64}}, "files: a name in it: expected a path below the folder"),
+        ({"files": {"x": 1}}, "files.x: expected a hash"),
+        ({"skipped": [[1]]}, r"skipped\[0\]: expected a number and a message"),
+        ({"schema": True}, "schema: expected 1"),
+        ({"images": None}, "images: expected a whole number"),
+    ],
+)
+def test_a_record_that_was_altered(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    record = pack(tmp_path)
+    (tmp_path / "pack.json").write_text(json.dumps({**record, **change}))
+    with pytest.raises(FormatError, match=rf"pack\.json: {message}"):
+        pack(tmp_path)
+
+
+def test_a_ledger_that_was_altered(tmp_path: Path) -> None:
+    record = pack(tmp_path)
+    (tmp_path / "pack.json").write_text(json.dumps({**record, "status": "running"}))
+    (tmp_path / ".dap-pack.jsonl").write_text('{"files": {}, "images": 0, "next": -1, "skipped": []}\n')
+    with pytest.raises(FormatError, match=r"\.dap-pack\.jsonl: line 1: next: expected a whole number"):
+        pack(tmp_path)
+
+
+@pytest.mark.parametrize(
     "options",
     [
         {"format": "zip"}, {"codec": "gif"}, {"on_error": "ignore"}, {"split": "../x"}, {"quality": 0},

@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from dap.data.columns import choose_column, holds_labels, read_labels
 from dap.data.from_labels import source_from_labels
 from dap.data.image_files import encode_png
-from dap.data.names import some
 from dap.data.source import Source
-from dap.errors import OptionError, SourceError
+from dap.data.splits import split_names
+from dap.errors import FormatError, OptionError, SourceError
 
 if TYPE_CHECKING:
     import datasets
 
 __all__ = ["is_hf_dataset", "load_hf_dataset", "open_hf_dataset", "to_hf_dataset"]
+
+KINDS = ("Image", "ClassLabel")
 
 
 def is_hf_dataset(value: object) -> bool:
@@ -33,11 +36,16 @@ def is_hf_dataset(value: object) -> bool:
     )
 
 
-def load_hf_dataset(name: str, *, split: str) -> Source:
+def load_hf_dataset(name: str, *, split: str, label_column: str | None = None) -> Source:
     """Loads a dataset of the hub (or of the local cache) by its id, "org/name".
 
+    Args:
+        name: The id.
+        split: The split; other names of it (:func:`dap.data.splits.split_names`) are tried in turn.
+        label_column: See :func:`open_hf_dataset`.
+
     Raises:
-        SourceError: ``datasets`` is not installed, or there is no such dataset or split.
+        SourceError: ``datasets`` is not installed, there is no such dataset or split, or it cannot be loaded.
     """
     try:
         import datasets
@@ -45,26 +53,39 @@ def load_hf_dataset(name: str, *, split: str) -> Source:
         raise SourceError(
             f"{name!r} is not a folder; to read it as a Hugging Face dataset: pip install dap-distill[hf]"
         ) from error
-    try:
-        dataset = datasets.load_dataset(name, split=split)
-    except (OSError, ValueError) as error:
-        raise SourceError(
-            f"{name!r} is not a folder, and cannot be loaded as a Hugging Face dataset, split {split!r}: {error}"
-        ) from error
-    return open_hf_dataset(dataset, name=name)
+    errors = []
+    for candidate in split_names(split):
+        try:
+            dataset = datasets.load_dataset(name, split=candidate)
+        except MemoryError:
+            raise
+        except Exception as error:  # of datasets, of the hub, of the network, of the formats of the files
+            errors.append(error)
+            if not str(error).startswith("Unknown split"):
+                break
+        else:
+            return open_hf_dataset(dataset, name=name, label_column=label_column)
+    raise SourceError(
+        f"{name!r} is not a folder, and cannot be loaded as a Hugging Face dataset, split {split!r} "
+        f"({type(errors[-1]).__name__}: {errors[-1]}); check the id and the split; a set that datasets cannot load can "
+        "be downloaded and opened as a folder of Parquet files"
+    ) from errors[-1]
 
 
-def open_hf_dataset(dataset: datasets.Dataset, *, name: str | None = None) -> Source:
-    """Opens a ``datasets.Dataset`` with one ``Image`` column and one ``ClassLabel`` column.
+def open_hf_dataset(dataset: datasets.Dataset, *, name: str | None = None, label_column: str | None = None) -> Source:
+    """Opens a ``datasets.Dataset`` with a column of images and a column of labels.
 
-    Among several columns of a type those called "image" and "label" are taken. The source's identity is the dataset's
-    fingerprint, which also changes when the same data is downloaded again.
+    The image column is ``image``, or the only one of type ``Image``; the label column is ``label``, or the only
+    ``ClassLabel``, or the only one of integers, booleans or text. The source's identity is the dataset's fingerprint,
+    which also changes when the same data is downloaded again.
 
     Args:
         dataset: The dataset, one split.
         name: The source's name in the manifest; None: the dataset's own name.
+        label_column: The label column, where several can be meant.
 
     Raises:
+        OptionError: There is no such ``label_column``.
         SourceError: The columns are missing or ambiguous, or an image has no label.
 
     Example:
@@ -72,12 +93,17 @@ def open_hf_dataset(dataset: datasets.Dataset, *, name: str | None = None) -> So
     """
     # older versions of datasets have no "dataset_name"
     name = name or getattr(dataset.info, "dataset_name", None) or type(dataset).__name__
-    image_column, label_column = _column(dataset, name, "Image"), _column(dataset, name, "ClassLabel")
-    labels = dataset.select_columns([label_column]).with_format("numpy")[:][label_column]
-    names = dataset.features[label_column].names
+    features, schema = dataset.features, dataset.features.arrow_schema
+    declared = {kind: [key for key in features if type(features[key]).__name__ == kind] for kind in KINDS}
+    images_of, labels_of = declared["Image"], [field.name for field in schema if holds_labels(field.type)]
+    image_column = choose_column(name, "image", schema, images_of, images_of)
+    label_column = choose_column(name, "label", schema, declared["ClassLabel"], labels_of, label_column)
+    table = dataset.select_columns([label_column]).with_format("arrow")[:]
+    labels = read_labels(name, label_column, table[label_column])
+    names = getattr(features[label_column], "names", None)  # of a ClassLabel
     identity = hashlib.sha256(json.dumps([dataset._fingerprint, image_column, label_column, names]).encode())
     images = dataset.select_columns([image_column]).with_format(None)
-    undecoded = copy.copy(dataset.features[image_column])
+    undecoded = copy.copy(features[image_column])
     undecoded.decode = False
     files = images.cast_column(image_column, undecoded)
     return source_from_labels(
@@ -106,22 +132,11 @@ def to_hf_dataset(source: Source) -> datasets.Dataset:
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
-def _column(dataset: datasets.Dataset, name: str, kind: str) -> str:
-    usual_name = {"Image": "image", "ClassLabel": "label"}[kind]
-    columns: list[str] = [column for column, feature in dataset.features.items() if type(feature).__name__ == kind]
-    if usual_name in columns:
-        return usual_name
-    if len(columns) == 1:
-        return columns[0]
-    raise SourceError(
-        f"{name}: expected one column of type {kind}, or one called {usual_name!r} among them; found "
-        f"{some(columns) or 'none'} in {some(list(dataset.features), 10)}; choose with dataset.select_columns(...)"
-    )
-
-
 def _read(files: datasets.Dataset, column: str, index: int) -> bytes:
     """The bytes of a file: from the dataset itself, or from the path that the dataset gives."""
     file = files[index][column]
+    if file is None:
+        raise FormatError(f"row {index} has no image")
     data: bytes | None = file["bytes"]
     return Path(file["path"]).read_bytes() if data is None else data
 

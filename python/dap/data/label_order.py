@@ -16,13 +16,14 @@ from typing import TypeAlias
 
 import numpy as np
 
+from dap.data.class_list import class_list
 from dap.data.names import some
 from dap.data.source import Source
 from dap.errors import ClassMapError, FormatError
 
 __all__ = ["LabelOrder", "reorder_labels"]
 
-LabelOrder: TypeAlias = Sequence[str] | Mapping[str, int] | str | Path
+LabelOrder: TypeAlias = Sequence[str] | Mapping[str, int] | Mapping[int, str] | str | Path
 
 
 def reorder_labels(source: Source, class_map: LabelOrder) -> Source:
@@ -30,9 +31,9 @@ def reorder_labels(source: Source, class_map: LabelOrder) -> Source:
 
     Args:
         source: Labelled images.
-        class_map: Class names in the order of their labels; or the label, 0, 1, …, of each name; or a file with one of
-            the two as JSON, or with one name a line. It may have classes without images. If it has none of the source's
-            class names and all of those are numbers, they are the labels.
+        class_map: Class names in the order of their labels; or the label, 0, 1, …, of each name; or the name of each
+            label; or a file with one of the three as JSON, or with one name a line. It may have classes without images.
+            If it has none of the source's class names and all of those are numbers, they are the labels.
 
     Raises:
         ClassMapError: A class of the source is not in the map, or the map does not give each name its own label.
@@ -59,7 +60,7 @@ def reorder_labels(source: Source, class_map: LabelOrder) -> Source:
 
 def _read(path: Path) -> object:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors of Windows begin a file with a byte order mark
         return (
             json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines() if line.strip()]
         )
@@ -71,16 +72,12 @@ def _read(path: Path) -> object:
 
 def _names(class_map: object) -> list[str]:
     """The names in the order of their labels."""
-    if isinstance(class_map, Mapping):
-        if sorted(map(repr, class_map.values())) != sorted(map(repr, range(len(class_map)))):
-            raise ClassMapError(
-                f"class map: expected labels 0 to {len(class_map) - 1}, each once, got {some([*class_map.values()])}"
-            )
-        names = sorted(class_map, key=class_map.__getitem__)
-    else:
-        names = [*class_map] if isinstance(class_map, Sequence) else []
-    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+    try:
+        names = class_list(class_map)
+    except ValueError as error:
         raise ClassMapError(
-            f"class map: expected different names, or the label of each, got {some(names or [class_map])}"
-        )
+            f"class map: {error}; give names, the label of each name, or the name of each label"
+        ) from error
+    if len(set(names)) < len(names):
+        raise ClassMapError(f"class map: expected different names, got {some(sorted(names))}")
     return names

@@ -6,6 +6,7 @@ import difflib
 import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, Union
 
@@ -18,7 +19,7 @@ from dap.data.source import Source
 from dap.data.tensors import TENSOR_SUFFIXES, open_tensors
 from dap.data.torch_dataset import open_torch_dataset
 from dap.data.webdataset import open_webdataset
-from dap.errors import SourceError
+from dap.errors import OptionError, SourceError
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -48,7 +49,13 @@ ACCEPTED = (
 )
 
 
-def open_source(spec: SourceLike, *, split: str = "train", classes: Collection[str] | None = None) -> Source:
+def open_source(
+    spec: SourceLike,
+    *,
+    split: str = "train",
+    classes: Collection[str] | None = None,
+    label_column: str | None = None,
+) -> Source:
     """Opens labelled images as a :class:`dap.data.source.Source`.
 
     Names and labels are read at once; an image is decoded when it is used.
@@ -64,6 +71,7 @@ def open_source(spec: SourceLike, *, split: str = "train", classes: Collection[s
             * a ``datasets.Dataset``, a torch map-style ``Dataset`` of (image, label), or a source, which is returned.
         split: The split to open, if there are several: "train" or "test". "test" also finds "val" and "validation".
         classes: Names of the classes to keep; None: all.
+        label_column: The column of labels of Parquet files or a Hugging Face dataset, where several can be meant.
 
     Returns:
         The source. It has at least one class, and at least one image of each.
@@ -71,7 +79,7 @@ def open_source(spec: SourceLike, *, split: str = "train", classes: Collection[s
     Raises:
         SourceError: Nothing is there, it is empty, or its kind is unknown.
         FormatError: A file is damaged.
-        OptionError: A class or split is unknown.
+        OptionError: A class, split or column is unknown, or ``label_column`` is given for a source without columns.
 
     Example:
         >>> import dap
@@ -81,34 +89,52 @@ def open_source(spec: SourceLike, *, split: str = "train", classes: Collection[s
         >>> source.images([0, 1], size=32, channels=1).shape
         (2, 1, 32, 32)
     """
-    source = _open(spec, split)
+    source = _open(spec, split, label_column)
     return source if classes is None else source.subset(classes)
 
 
-def _open(spec: SourceLike, split: str) -> Source:
+def _open(spec: SourceLike, split: str, label_column: str | None) -> Source:
+    if isinstance(spec, str | Path):
+        return _open_named(spec, split, label_column)
+    if is_hf_dataset(spec):
+        return open_hf_dataset(spec, label_column=label_column)
+    _refuse_column(label_column, type(spec).__name__)
     if isinstance(spec, Source):
         return spec
-    if isinstance(spec, str | Path):
-        return _open_named(spec, split)
-    if is_hf_dataset(spec):
-        return open_hf_dataset(spec)
     torch_data = sys.modules.get("torch.utils.data")  # imported already if ``spec`` is a torch Dataset
     if torch_data is not None and isinstance(spec, torch_data.Dataset):
         return open_torch_dataset(spec)
     raise SourceError(f"cannot read images from a {type(spec).__module__}.{type(spec).__name__}; expected {ACCEPTED}")
 
 
-def _open_named(spec: str | Path, split: str) -> Source:
+def _opener(suffix: str, label_column: str | None) -> OpenShards | None:
+    """The function that opens shards of a suffix; None if no format has it."""
+    if suffix == ".parquet":
+        return partial(open_parquet, label_column=label_column)
+    if suffix in OPENERS:
+        _refuse_column(label_column, f"a {suffix} file")
+    return OPENERS.get(suffix)
+
+
+def _refuse_column(label_column: str | None, what: object) -> None:
+    if label_column is not None:
+        raise OptionError(
+            f"label_column={label_column!r}: only Parquet files and Hugging Face datasets have columns, {what} has none"
+        )
+
+
+def _open_named(spec: str | Path, split: str, label_column: str | None) -> Source:
     if isinstance(spec, str) and spec in BUILTIN:
+        _refuse_column(label_column, spec)
         return open_builtin(spec, split=split)
     path = Path(spec).expanduser()
     if path.is_dir():
-        return _open_directory(path, split)
-    if open_shards := OPENERS.get(path.suffix):
+        return _open_directory(path, split, label_column)
+    if open_shards := _opener(path.suffix, label_column):
         return open_shards(find_shards(str(spec)), name=str(spec))
     # if there is a folder "data", then "data/trian" is a mistyped path and not the id of a dataset
     if isinstance(spec, str) and HUB_ID.fullmatch(spec) and not path.parent.exists():
-        return load_hf_dataset(spec, split=split)
+        return load_hf_dataset(spec, split=split, label_column=label_column)
     if is_url(str(spec)):
         raise SourceError(f"cannot open {str(spec)!r}: expected a name that ends in {', '.join(OPENERS)}")
     near = difflib.get_close_matches(str(spec), BUILTIN, n=1)
@@ -117,10 +143,13 @@ def _open_named(spec: str | Path, split: str) -> Source:
     raise SourceError(f"cannot open the source {str(spec)!r}: {kind}{hint}; expected {ACCEPTED}")
 
 
-def _open_directory(path: Path, split: str) -> Source:
+def _open_directory(path: Path, split: str, label_column: str | None) -> Source:
     if is_idx_folder(path):
+        _refuse_column(label_column, path)
         return open_idx_folder(path, split=split)
-    for suffix, open_shards in OPENERS.items():
-        if shards := shards_of_split(path, suffix, split):
+    for suffix in OPENERS:
+        shards = shards_of_split(path, suffix, split)
+        if shards and (open_shards := _opener(suffix, label_column)):
             return open_shards(shards, name=str(path))
+    _refuse_column(label_column, path)
     return open_folder(path, split=split)

@@ -10,13 +10,41 @@ from typing import Any
 
 from dap.data.manifest import check_same_run, verify_files
 from dap.data.shard_paths import PACKED
-from dap.errors import FormatError, RunMismatchError
+from dap.errors import RunMismatchError
+from dap.storage.checked_json import (
+    BELOW,
+    SHA256,
+    TEXT,
+    Mismatch,
+    check_shape,
+    choice,
+    fields,
+    items,
+    mapping,
+    read_json,
+    whole,
+)
 from dap.storage.files import is_vacant, sweep, write_json
 from dap.storage.ledger import Ledger
 
 __all__ = ["PackRecord"]
 
 LEDGER, SCHEMA = ".dap-pack.jsonl", 1
+ADVICE = "it is damaged, or not what dap writes beside packed shards: restore it, or choose another folder"
+
+
+def _check_skipped(name: str, value: object) -> None:
+    """The shape of the number and message of a sample that was left out."""
+    if not isinstance(value, list) or len(value) != 2:
+        raise Mismatch(name, "a number and a message", value)
+    whole()(name, value[0])
+    TEXT(name, value[1])
+
+
+CONTENT = {"files": mapping(SHA256, keys=BELOW), "images": whole(), "skipped": items(_check_skipped)}
+LINE = fields({**CONTENT, "next": whole()})
+RECORD = fields({"schema": choice(SCHEMA), "status": choice("running", "complete")}, more=True)
+WHOLE_RECORD = fields(CONTENT, more=True)
 ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")  # in an error's message; it differs from run to run
 
 
@@ -55,7 +83,7 @@ class PackRecord:
             if len(verify_files(out, record["files"])) == len(record["files"]):
                 self.complete = record
             return
-        for line in self._ledger.read():
+        for line in self._ledger.read(LINE):
             if len(verify_files(out, line["files"])) < len(line["files"]):
                 break
             self._lines.append(line)
@@ -73,6 +101,11 @@ class PackRecord:
         sweep(self._out)
         self._write({"status": "running"})
         self._ledger.write(self._lines)
+
+    def clean(self) -> None:
+        """Remove what is left of a packing that was killed when all but its clean-up was done."""
+        self._ledger.remove()
+        sweep(self._out)
 
     def skip(self, index: int, message: str) -> None:
         """Note that a sample was left out."""
@@ -122,12 +155,7 @@ class PackRecord:
                     f"{self._out} is not empty and holds no {PACKED}: choose a new or an empty folder"
                 )
             return None
-        try:
-            record = json.loads(path.read_bytes())
-            if record["schema"] != SCHEMA or record["status"] not in ("running", "complete"):
-                raise ValueError(f"schema {record['schema']!r}, status {record['status']!r}")
-            if record["status"] == "complete":
-                dict(record["files"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise FormatError(f"{path}: expected what dap writes beside packed shards ({error})") from error
-        return dict(record)
+        record: dict[str, Any] = read_json(path, RECORD, advice=ADVICE)
+        if record["status"] == "complete":
+            check_shape(path, record, WHOLE_RECORD, advice=ADVICE)
+        return record

@@ -33,6 +33,7 @@ from dap.data.tensors import SafetensorsWriter
 from dap.data.webdataset import WebDatasetWriter
 from dap.errors import FormatError, OptionError
 from dap.storage.files import write_atomic
+from dap.storage.lock import folder_lock
 
 __all__ = ["CODECS", "FORMATS", "PackOptions", "pack_source", "source_samples", "write_packed"]
 
@@ -138,6 +139,7 @@ def write_packed(
         RunMismatchError: The folder holds something else, or a file differs from its recorded hash.
         FormatError: An image cannot be decoded.
         SourceError: The format's package is not installed, or safetensors get images of several shapes.
+        StorageError: Another process writes to the folder.
 
     Example:
         >>> import tempfile
@@ -161,41 +163,45 @@ def write_packed(
         "tensors": hash_tensors(arrays) or None,
         "versions": {"dap": build_info()["version"], **{name: version(name) for name in packages}},
     }  # fmt: skip
-    packing = PackRecord(out, header)
-    if packing.complete is not None:
-        return packing.complete
-    packing.begin()
-    limit = min(maxcount, writer.max_images or maxcount)
-    shard: ShardWriter | None = None
-    count = size = index = 0
-    remaining = islice(enumerate(samples), packing.consumed, None)
-    try:
-        with closing(_converted(remaining, codec, quality)) as converted:  # ends its threads before an error is raised
-            for index, record in converted:
-                if isinstance(record, FormatError):
-                    if on_error == "raise":
-                        raise record
-                    packing.skip(index, str(record))
-                    continue
-                record_size = writer.size(record)
-                if shard is not None and (count == limit or size + record_size > maxsize):
-                    packing.note(shard.finish(), count, index)
-                    shard, count, size = None, 0, 0
-                if shard is None:
-                    shard = writer(out, f"{split}-{packing.shards:06d}", class_names)
-                shard.add(record)
-                count, size = count + 1, size + record_size
-        if shard is not None:
-            packing.note(shard.finish(), count, index + 1)
-    except BaseException:
-        if shard is not None:
-            shard.discard()
-        raise
-    if format == "imagefolder":
-        write_atomic(out / "README.md", dataset_card(split).encode())
-    if arrays:
-        packing.note(write_sidecar(out, arrays, labels, class_names, packing.left_out), 0, len(labels))
-    return packing.finish()
+    with folder_lock(out):
+        packing = PackRecord(out, header)
+        if packing.complete is not None:
+            packing.clean()
+            return packing.complete
+        packing.begin()
+        limit = min(maxcount, writer.max_images or maxcount)
+        shard: ShardWriter | None = None
+        count = size = index = 0
+        remaining = islice(enumerate(samples), packing.consumed, None)
+        try:
+            with closing(
+                _converted(remaining, codec, quality)
+            ) as converted:  # ends its threads before an error is raised
+                for index, record in converted:
+                    if isinstance(record, FormatError):
+                        if on_error == "raise":
+                            raise record
+                        packing.skip(index, str(record))
+                        continue
+                    record_size = writer.size(record)
+                    if shard is not None and (count == limit or size + record_size > maxsize):
+                        packing.note(shard.finish(), count, index)
+                        shard, count, size = None, 0, 0
+                    if shard is None:
+                        shard = writer(out, f"{split}-{packing.shards:06d}", class_names)
+                    shard.add(record)
+                    count, size = count + 1, size + record_size
+            if shard is not None:
+                packing.note(shard.finish(), count, index + 1)
+        except BaseException:
+            if shard is not None:
+                shard.discard()
+            raise
+        if format == "imagefolder":
+            write_atomic(out / "README.md", dataset_card(split).encode())
+        if arrays:
+            packing.note(write_sidecar(out, arrays, labels, class_names, packing.left_out), 0, len(labels))
+        return packing.finish()
 
 
 def _check_options(

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from dap.data.from_labels import source_from_files
-from dap.data.names import some
-from dap.data.shard_paths import read_class_names
+from dap.data.class_list import class_list
+from dap.data.columns import choose_column, holds_bytes, holds_labels, read_labels
+from dap.data.from_labels import join_labels, same_in_all, source_from_files
+from dap.data.shard_paths import class_names_beside
 from dap.data.shard_writer import Record, ShardWriter
 from dap.data.source import Source
 from dap.errors import FormatError, SourceError
@@ -39,28 +40,35 @@ T = TypeVar("T")
 Features = Mapping[str, Mapping[str, object]]  # of ``datasets``, by column
 
 
-def open_parquet(files: Sequence[Path], *, name: str) -> Source:
-    """Opens Parquet files that agree in their columns. Reads the labels, decodes no image.
+def open_parquet(files: Sequence[Path], *, name: str, label_column: str | None = None) -> Source:
+    """Opens Parquet files that agree in their columns and class names. Reads the labels, decodes no image.
 
     The image column is ``image``, or the only one of binary values or structs with ``bytes``; the label column is
-    ``label``, or the only ``ClassLabel``. An image's id is ``file.parquet/row``.
+    ``label``, or the only ``ClassLabel``, or the only one of integers, booleans or text, also as categories. An image's
+    id is ``file.parquet/row``.
 
     Args:
         files: The files, at least one.
         name: The source's name in the manifest.
+        label_column: The label column, where several can be meant.
 
     Raises:
-        FormatError: A file is damaged, has no such columns, lacks an image or a label, or has a row group of more than
-            512 MiB; the message names it.
-        SourceError: ``pyarrow`` is not installed, or there are no images.
+        FormatError: A file is damaged, lacks an image or a label, or has a row group of more than 512 MiB; the message
+            names it.
+        OptionError: There is no such ``label_column``.
+        SourceError: A file has no such columns, the files disagree, ``pyarrow`` is not installed, or there are no
+            images.
 
     Example:
         >>> open_parquet([Path("train-000000.parquet")], name="mine").ids[:1]  # doctest: +SKIP
         ['train-000000.parquet/0']
     """
-    tables = [_File(file) for file in files]
-    labels = np.concatenate([file.labels() for file in tables])
-    names = tables[0].class_names or (read_class_names(files[0]) if labels.dtype.kind == "i" else None)
+    tables = [_File(file, label_column) for file in files]
+    same_in_all("columns", [(file.path, f"{file.image_column!r} and {file.label_column!r}") for file in tables])
+    labels = join_labels([(file.path, file.labels()) for file in tables])
+    names = same_in_all("class names", [(file.path, file.class_names) for file in tables])
+    if names is None and labels.dtype.kind == "i":
+        names = class_names_beside(files)
     content = hashlib.sha256()
     for file in tables:
         content.update(f"{file.path.name} {file.path.stat().st_size} {file.rows}\n".encode())
@@ -78,7 +86,7 @@ def _read(files: Sequence[_File], ends: np.ndarray, index: int) -> bytes:
 class _File:
     """One file: its columns, and a cache of the last row groups that were read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, label_column: str | None) -> None:
         self.path = path
         groups, self.schema = self._try(lambda parquet: (parquet.metadata, parquet.schema_arrow))
         self.rows: int = groups.num_rows
@@ -90,10 +98,13 @@ class _File:
             if not 0 <= (size := groups.row_group(group).total_byte_size) <= MAX_GROUP:
                 raise FormatError(f"{path}: row group {group} claims {size} bytes, expected at most {MAX_GROUP}")
         features = self._features()
-        self.image_column = self._column("image", features, "Image", _holds_bytes)
-        self.label_column = self._column("label", features, "ClassLabel", _is_label)
+        self.image_column = self._column("image", features, "Image", holds_bytes)
+        self.label_column = self._column("label", features, "ClassLabel", holds_labels, label_column)
         names = features.get(self.label_column, {}).get("names")
-        self.class_names: list[str] | None = names if isinstance(names, list) else None
+        try:
+            self.class_names = None if names is None else class_list(names)
+        except ValueError as error:
+            raise FormatError(f"{path}: the class names in its metadata: {error}") from error
         self._groups: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
         self._lock = threading.Lock()  # pyarrow's reader is not safe for two threads
 
@@ -107,10 +118,9 @@ class _File:
     def labels(self) -> np.ndarray:
         """Labels, int64 or text with shape (rows,)."""
         column = self._try(lambda parquet: parquet.read([self.label_column]).column(0))
-        if column.null_count or len(column) != self.rows:
-            raise FormatError(f"{self.path}: {column.null_count} of {self.rows} images have no {self.label_column!r}")
-        labels = np.asarray(column.to_pylist())
-        return labels.astype(np.int64) if labels.dtype.kind in "iub" or not self.rows else labels
+        if len(column) != self.rows:
+            raise FormatError(f"{self.path}: claims {self.rows} rows, has {len(column)} labels")
+        return read_labels(self.path, self.label_column, column)
 
     def image(self, row: int) -> bytes:
         """The encoded bytes of the image in a row."""
@@ -170,32 +180,17 @@ class _File:
         except (ValueError, AttributeError, RecursionError) as error:
             raise FormatError(f"{self.path}: expected JSON in 'huggingface' of its metadata ({error})") from error
 
-    def _column(self, usual_name: str, features: Features, kind: str, fits: Callable[[pa.DataType], bool]) -> str:
+    def _column(
+        self,
+        usual_name: str,
+        features: Features,
+        kind: str,
+        fits: Callable[[pa.DataType], bool],
+        chosen: str | None = None,
+    ) -> str:
         fitting: list[str] = [field.name for field in self.schema if fits(field.type)]
         declared = [name for name in fitting if features.get(name, {}).get("_type") == kind]
-        for choice in (declared, fitting):
-            if usual_name in choice:
-                return usual_name
-            if len(choice) == 1:
-                return choice[0]
-        raise FormatError(
-            f"{self.path}: expected a column {usual_name!r}, or exactly one column of such a type; found "
-            f"{some(fitting) or 'none'} in {some(self.schema.names, 10)}"
-        )
-
-
-def _holds_bytes(dtype: pa.DataType) -> bool:
-    import pyarrow.types as types
-
-    if types.is_struct(dtype):
-        return dtype.get_field_index("bytes") >= 0 and _holds_bytes(dtype.field("bytes").type)
-    return bool(types.is_binary(dtype) or types.is_large_binary(dtype))
-
-
-def _is_label(dtype: pa.DataType) -> bool:
-    import pyarrow.types as types
-
-    return bool(types.is_integer(dtype) or types.is_string(dtype) or types.is_large_string(dtype))
+        return choose_column(self.path, usual_name, self.schema, declared, fitting, chosen)
 
 
 class ParquetWriter(ShardWriter):

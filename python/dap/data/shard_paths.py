@@ -10,15 +10,18 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from dap.data.class_list import class_list
+from dap.data.from_labels import same_in_all
 from dap.data.names import some
 from dap.data.splits import ALL_SPLIT_NAMES, split_names
 from dap.errors import FormatError, SourceError
 from dap.storage.cache import SHARDS, CacheEntry, cache_folder
 
-__all__ = ["PACKED", "SIDECAR", "find_shards", "is_url", "read_class_names", "shards_of_split"]
+__all__ = ["PACKED", "SIDECAR", "class_names_beside", "find_shards", "is_url", "shards_of_split"]
 
 PACKED = "pack.json"  # written by packing: options, class names, provenance, hashes
 SIDECAR = "beside.safetensors"  # soft labels or latents of the images; it holds no images
@@ -108,8 +111,19 @@ def shards_of_split(folder: Path, suffix: str, split: str) -> list[Path]:
     raise SourceError(f"{folder}: no shards for split {split!r}; it has {some(present)}")
 
 
-def read_class_names(shard: Path) -> list[str] | None:
-    """Class names by label from the ``pack.json`` or ``classes.json`` in a shard's folder; None if it has neither.
+def class_names_beside(shards: Sequence[Path]) -> list[str] | None:
+    """Class names by label from the ``pack.json`` or ``classes.json`` in the shards' folder; None if it has neither.
+
+    Raises:
+        FormatError: A file is damaged or holds something else.
+        SourceError: Shards of several folders have different class names.
+    """
+    one_of_each = {shard.parent: shard for shard in shards}
+    return same_in_all("class names", [(folder, _class_names(shard)) for folder, shard in one_of_each.items()])
+
+
+def _class_names(shard: Path) -> list[str] | None:
+    """Class names beside one shard.
 
     ``classes.json`` is a list of names, an object of label to name, or an object of name to label.
 
@@ -123,25 +137,16 @@ def read_class_names(shard: Path) -> list[str] | None:
         try:
             if path.stat().st_size > MAX_JSON:
                 raise ValueError(f"{path.stat().st_size} bytes")
-            return _names(json.loads(path.read_bytes()))
+            content = json.loads(path.read_bytes())
+            return class_list(
+                content["class_names"] if isinstance(content, dict) and "class_names" in content else content
+            )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise FormatError(
                 f"{path}: expected class names, a list or an object of label to name or name to label "
                 f"({type(error).__name__}: {error})"
             ) from error
     return None
-
-
-def _names(value: object) -> list[str]:
-    if isinstance(value, dict) and isinstance(value.get("class_names"), list):
-        value = value["class_names"]
-    if isinstance(value, dict):
-        pairs = [(int(key), name) if isinstance(name, str) else (int(name), key) for key, name in value.items()]
-        by_label = dict(pairs)
-        value = [by_label[label] for label in range(len(pairs))]
-    if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
-        raise ValueError("expected a text name for each label from 0 on")
-    return value
 
 
 def _cached(url: str) -> CacheEntry:

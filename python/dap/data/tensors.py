@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dap.data.from_labels import source_from_labels
+from dap.data.from_labels import check_labels, same_in_all, source_from_labels
 from dap.data.shard_writer import Record, ShardWriter
 from dap.data.source import Source
 from dap.errors import FormatError, SourceError
@@ -35,13 +35,13 @@ def open_tensors(files: Sequence[Path], *, name: str) -> Source:
         name: The source's name in the manifest.
 
     Raises:
-        FormatError: As :func:`read_tensors`, or the files differ in image shape or class names.
+        FormatError: As :func:`read_tensors`.
+        SourceError: The files differ in image shape or class names.
     """
     parts = [read_tensors(file) for file in files]
-    images, labels, names = parts[0]
-    for file, (part_images, _, part_names) in zip(files, parts, strict=True):
-        if part_images.shape[1:] != images.shape[1:] or part_names != names:
-            raise FormatError(f"{file}: expected images {images.shape[1:]} and the class names of {files[0].name}")
+    same_in_all("image shape", [(file, part[0].shape[1:]) for file, part in zip(files, parts, strict=True)])
+    names = same_in_all("class names", [(file, part[2]) for file, part in zip(files, parts, strict=True)])
+    images, labels = parts[0][:2]
     if len(parts) > 1:
         images, labels = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
     content = hashlib.sha256(json.dumps(names).encode() + labels.astype("<i8").tobytes())
@@ -79,7 +79,10 @@ def read_tensors(path: str | Path) -> tuple[np.ndarray, np.ndarray, list[str] | 
             f"{path}: expected images (N, 1 or 3, H, W) of uint8 or float, got {images.dtype} of {images.shape}"
         )
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
-        raise FormatError(f"{path}: expected {len(images)} integer labels, got {labels.dtype} of {labels.shape}")
+        raise FormatError(
+            f"{path}: expected {len(images)} integer labels, got {labels.dtype} of {labels.shape}; of one-hot or soft "
+            "labels save argmax(1)"
+        )
     if images.dtype != np.uint8:
         if not (images.min(initial=0) >= 0 and images.max(initial=0) <= 1):  # also when there is a NaN
             raise FormatError(
@@ -87,7 +90,7 @@ def read_tensors(path: str | Path) -> tuple[np.ndarray, np.ndarray, list[str] | 
                 "normalisation before they are saved"
             )
         images = np.rint(images.astype(np.float64) * 255).astype(np.uint8)
-    return images, labels.astype(np.int64), names
+    return images, check_labels(path, labels), names
 
 
 Arrays = tuple[np.ndarray, np.ndarray, list[str] | None]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from dap._core import TarWriter, scan_tar
 from dap.data.codecs import EXTENSION_OF, codec_of, encode
 from dap.data.from_labels import source_from_files
 from dap.data.names import escape, some
-from dap.data.shard_paths import read_class_names
+from dap.data.shard_paths import class_names_beside
 from dap.data.shard_writer import Record, ShardWriter
 from dap.data.source import Source
 from dap.errors import FormatError, OptionError
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["WebDatasetWriter", "open_webdataset", "to_pipeline"]
 
 EXTENSIONS = ("png", "jpg", "jpeg", "webp", "bmp")
+NUMBER = re.compile("[0-9]{1,18}")
 MAX_LABEL = 1 << 20  # bytes of a member that holds a label
 
 
@@ -37,7 +39,7 @@ def open_webdataset(shards: Sequence[Path], *, name: str) -> Source:
     """Opens tar shards. Reads all headers and labels, decodes no image.
 
     A label is the number or text in ``cls``, or ``label``, ``class`` or ``cls`` of ``json``. Numbers get their class
-    names from the ``pack.json`` or ``classes.json`` in the first shard's folder, if it has one. An image's id is
+    names from the ``pack.json`` or ``classes.json`` in the shards' folder, if it has one. An image's id is
     ``shard.tar/key``.
 
     Args:
@@ -47,31 +49,49 @@ def open_webdataset(shards: Sequence[Path], *, name: str) -> Source:
     Raises:
         FormatError: A shard is damaged, or holds links, devices, paths that lead out of it, a key twice, or an image
             without a label; the message names shard and member.
-        SourceError: There are no images, or a label has no class name.
+        SourceError: There are no images, a label has no class name, or the folders of shards have different names.
 
     Example:
         >>> open_webdataset([Path("train-000000.tar")], name="mine").ids[:1]  # doctest: +SKIP
         ['train-000000.tar/0/00000']
     """
     ids: list[str] = []
-    labels: list[int | str] = []
+    texts: list[str] = []
     spans: list[np.ndarray] = []
     content = hashlib.sha256()
     unique = len({shard.name for shard in shards}) == len(shards)
     for number, shard in enumerate(shards):
         samples = _samples(shard)
         with shard.open("rb") as file:
-            labels += [_label(shard, key, members, file) for key, (_, members) in samples.items()]
+            texts += [_label(shard, key, members, file) for key, (_, members) in samples.items()]
         ids += [f"{shard.name if unique else shard}/{key}" for key in samples]
         images = [(number, *image) for image, _ in samples.values()]
         spans.append(np.array(images, np.int64).reshape(-1, 3))
         content.update(f"{shard.name} {shard.stat().st_size}\n".encode() + "\n".join(samples).encode())
-    numbered = all(isinstance(label, int) for label in labels)
-    if not numbered and any(isinstance(label, int) for label in labels):
-        raise FormatError(f"{name}: expected labels that are all numbers or all text, got both")
-    names = read_class_names(shards[0]) if numbered and shards else None
+    labels, names = _numbers_or_text(name, texts, shards)
     read = partial(_read, list(shards), np.concatenate(spans) if spans else np.empty((0, 3), np.int64))
     return source_from_files(name, labels, names, read, ids=ids, digest=content.hexdigest())
+
+
+def _numbers_or_text(
+    name: str, texts: list[str], shards: Sequence[Path]
+) -> tuple[Sequence[int | str], list[str] | None]:
+    """The labels and, if they are numbers, the class names beside the shards.
+
+    "007" is a number where there are class names by number; else it is a name, and another one than "7".
+    """
+    numbers = [text for text in texts if NUMBER.fullmatch(text)]
+    if len(numbers) < len(texts):
+        if numbers:
+            text = next(text for text in texts if not NUMBER.fullmatch(text))
+            raise FormatError(
+                f"{name}: expected labels that are all numbers or all text, got both: {numbers[0]!r} and {text!r}"
+            )
+        return texts, None
+    names = class_names_beside(shards) if shards else None
+    if names is None and any(str(int(text)) != text for text in set(texts)):
+        return texts, None
+    return [int(text) for text in texts], names
 
 
 Span = tuple[int, int]  # first byte and size of a member
@@ -112,7 +132,7 @@ def _image_extension(shard: Path, key: str, members: Mapping[str, Span]) -> str 
     return None  # neither image nor label: not a labelled image
 
 
-def _label(shard: Path, key: str, members: Mapping[str, Span], file: IO[bytes]) -> int | str:
+def _label(shard: Path, key: str, members: Mapping[str, Span], file: IO[bytes]) -> str:
     extension = "cls" if "cls" in members else "json"
     if extension not in members:
         raise FormatError(f"{shard}: {key!r} has no label: expected a member cls, or json, found {some([*members])}")
@@ -127,14 +147,14 @@ def _label(shard: Path, key: str, members: Mapping[str, Span], file: IO[bytes]) 
         raise FormatError(f"{shard}: the {extension} of {key!r} holds no label ({error})") from error
     if value == "":
         raise FormatError(f"{shard}: the {extension} of {key!r} is empty, expected a label")
-    return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else value
+    return value
 
 
 def _json_label(text: str) -> str:
     value = json.loads(text)
     for name in ("label", "class", "cls"):
         if isinstance(value, dict) and isinstance(value.get(name), int | str):
-            return str(value[name])
+            return value[name] if isinstance(value[name], str) else f"{value[name]:d}"
     raise ValueError("expected an object with label, class or cls")
 
 

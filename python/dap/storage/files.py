@@ -34,7 +34,7 @@ __all__ = [
     "write_json",
 ]
 
-TEMPORARY = re.compile(r"\.tmp-(\d{1,10})-[0-9a-f]{8}")  # the number is that of the process
+TEMPORARY = re.compile(r"\.tmp-(\d{1,10})-[0-9a-f]{8}\d{0,10}")  # a process; more digits at the end of a tar file
 LOCK = ".dap-lock"  # names the writer of a folder where the file system has no locks
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
