@@ -212,13 +212,14 @@ class TestColumns:
         rows = [{"bytes": data, "path": None} for data in image]
         theirs = datasets.Dataset.from_dict({"image": rows, **two}, features=features)
         for spec in (tmp_path, tmp_path / "x.parquet", theirs):
-            assert open_source(spec, label_column="coarse").source_ids == (7,)
+            source = open_source(spec, label_column="coarse")
+            assert source.source_ids == (7,) and source.name.endswith(" (coarse)")
             with pytest.raises(SourceError, match="choose one with label_column="):
                 open_source(spec)
-            with pytest.raises(OptionError, match="unknown label_column 'curse'; did you mean 'coarse'"):
+            with pytest.raises(OptionError, match="unknown label column 'curse'; did you mean 'coarse'"):
                 open_source(spec, label_column="curse")
         for other in (labelled(0), "fashion-mini", tar(tmp_path / "y" / "x.tar", ["0"]), tmp_path / "y"):
-            with pytest.raises(OptionError, match="label_column='fine': only Parquet files and Hugging Face datasets"):
+            with pytest.raises(OptionError, match="label column 'fine': only Parquet files and Hugging Face datasets"):
                 open_source(other, label_column="fine")
 
     @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The options ``--classes`` and ``--label``, which several commands have."""
+"""The options ``--classes``, ``--label`` and ``--label-column``, which several commands have."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 from dap.config import check_choice
 from dap.errors import OptionError
 
-__all__ = ["choose_classes", "classes_option", "label_option", "parse_labels"]
+__all__ = ["choose_classes", "classes_option", "label_column_option", "label_option", "parse_labels"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -25,6 +25,12 @@ def label_option(command: F) -> F:
     """Add ``--label`` to a command; :func:`parse_labels` reads its values."""
     text = "The prior's label for an unknown class; empty for the null condition; repeatable."
     return click.option("--label", "labels", multiple=True, metavar="CLASS=LABEL", help=text)(command)
+
+
+def label_column_option(command: F) -> F:
+    """Add ``--label-column`` to a command."""
+    text = "Column of labels in Parquet files or a dataset of the hub, where several can be meant."
+    return click.option("--label-column", metavar="NAME", help=text)(command)
 
 
 def choose_classes(texts: Sequence[str], known: Collection[str]) -> list[str] | None:

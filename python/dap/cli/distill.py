@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dap.cli.classes import choose_classes, classes_option, label_option, parse_labels
+from dap.cli.classes import choose_classes, classes_option, label_column_option, label_option, parse_labels
 from dap.cli.values import SCHEDULERS, Method, Name, Number, Whole, assignments_option
 
 __all__ = ["distill"]
@@ -33,6 +33,7 @@ __all__ = ["distill"]
 )
 @classes_option("distil")
 @label_option
+@label_column_option
 @click.option(
     "--batch-size", type=Whole(), help="Images sampled together; if left out, as many as fit into memory, at most 100."
 )
@@ -60,6 +61,7 @@ def distill(
     index: Path | None,
     classes: tuple[str, ...],
     labels: tuple[str, ...],
+    label_column: str | None,
     batch_size: int | None,
     num_inference_steps: int | None,
     guidance_scale: float | None,
@@ -74,7 +76,7 @@ def distill(
 
     label_map = parse_labels(labels)
     features = None if index is None else open_index(index)
-    images = None if source is None else open_source(source)
+    images = None if source is None else open_source(source, label_column=label_column)
     if images is not None:
         known = images.class_names
     elif features is not None:

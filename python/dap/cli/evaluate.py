@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from dap.cli.classes import label_column_option
 from dap.cli.values import NETWORKS, PROTOCOLS, Name, Whole
 
 __all__ = ["evaluate"]
@@ -14,6 +15,7 @@ __all__ = ["evaluate"]
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--test", required=True, help="Real images to test on: a built-in name or a class-per-folder tree.")
+@label_column_option
 @click.option("--real", help="Real training images to compare with; if left out, the source that the manifest names.")
 @click.option(
     "--protocol", default="small", type=Name("protocol", PROTOCOLS), show_default=True, help="Evaluation protocol."
@@ -31,6 +33,7 @@ def evaluate(
     folder: Path,
     test: str,
     real: str | None,
+    label_column: str | None,
     protocol: str,
     networks: tuple[str, ...],
     repeats: int,
@@ -48,8 +51,8 @@ def evaluate(
         raise OptionError(f"--json {json_file}: there is no folder {json_file.absolute().parent}")
     if not folder.exists():
         open_source(folder)
-    test_images = open_source(test, split="test")
-    real_images = None if real is None else open_source(real)
+    test_images = open_source(test, split="test", label_column=label_column)
+    real_images = None if real is None else open_source(real, label_column=label_column)
 
     from dap.api import evaluate as run
 

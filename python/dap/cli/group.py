@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
 from dap.registry import nearest, unknown_name_error
 
-__all__ = ["Group", "usage_message"]
+__all__ = ["Group", "in_flags", "usage_message"]
+
+FLAGS = {
+    "classes": "--classes", "index": "--index", "label_column": "--label-column", "label_map": "--label",
+    "real": "--real",
+}  # fmt: skip
+KEYWORD = re.compile(rf"\b({'|'.join(FLAGS)})=(?=[ ),;.]|\Z)")
 
 
 class Group(click.Group):
@@ -28,6 +36,16 @@ class Group(click.Group):
         if command is None and not ctx.resilient_parsing:
             raise unknown_name_error("command", cmd_name, self.commands)
         return command
+
+
+def in_flags(text: str) -> str:
+    """The text of an error with options of the command line in place of the keywords of Python.
+
+    Example:
+        >>> in_flags("choose one with label_column=, or leave classes= out")
+        'choose one with --label-column, or leave --classes out'
+    """
+    return KEYWORD.sub(lambda match: FLAGS[match[1]], text)
 
 
 def usage_message(error: click.ClickException) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from dap.cli.classes import choose_classes, classes_option, label_option, parse_labels
+from dap.cli.classes import choose_classes, classes_option, label_column_option, label_option, parse_labels
 from dap.cli.group import Group
 from dap.cli.values import SCHEDULERS, Name, Whole, assignments_option
 from dap.errors import OptionError
@@ -59,6 +59,7 @@ def index() -> None:
 @click.option("--seed", default=0, type=Whole(0), show_default=True, help="Root seed of the noise.")
 @classes_option("index")
 @label_option
+@label_column_option
 @click.option("--max-per-class", type=Whole(), help="Random images of each class to use; all if left out.")
 @click.option("--shard", metavar="I/N", help="Build only part I of N, from 1; dap index merge joins the parts.")
 @click.option(
@@ -84,6 +85,7 @@ def build(
     seed: int,
     classes: tuple[str, ...],
     labels: tuple[str, ...],
+    label_column: str | None,
     max_per_class: int | None,
     shard: str | None,
     dtype: str,
@@ -94,7 +96,7 @@ def build(
     from dap.data.open import open_source
 
     label_map, steps = parse_labels(labels), _timesteps(timesteps)
-    images = open_source(source)
+    images = open_source(source, label_column=label_column)
     chosen = choose_classes(classes, images.class_names)
 
     from diffusers.utils import logging as diffusers_logging

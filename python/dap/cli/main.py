@@ -14,7 +14,7 @@ from dap._core import build_info
 from dap.cli.cache import cache
 from dap.cli.distill import distill
 from dap.cli.evaluate import evaluate
-from dap.cli.group import Group, usage_message
+from dap.cli.group import Group, in_flags, usage_message
 from dap.cli.index import index
 from dap.cli.info import info
 from dap.cli.methods import methods
@@ -56,7 +56,7 @@ def main() -> None:
     except (DapError, OSError, MemoryError) as error:
         if "--debug" in sys.argv[1:]:
             traceback.print_exc()
-        click.echo(f"dap: error: {' '.join(str(error).split())}", err=True)
+        click.echo(f"dap: error: {in_flags(' '.join(str(error).split()))}", err=True)
         sys.exit(2 if isinstance(error, DapError | OSError) else 1)
 
 

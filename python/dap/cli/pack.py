@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dap.cli.classes import choose_classes, classes_option
+from dap.cli.classes import choose_classes, classes_option, label_column_option
 from dap.cli.values import Name, Whole
 
 __all__ = ["pack"]
@@ -28,6 +28,7 @@ FORMATS = ("imagefolder", "webdataset", "parquet", "safetensors")
 )
 @click.option("--split", default="train", show_default=True, help="Split of SOURCE to pack.")
 @classes_option("pack")
+@label_column_option
 @click.option(
     "--codec",
     type=Name("codec", ("png", "jpeg", "webp")),
@@ -44,6 +45,7 @@ def pack(
     out: Path,
     split: str,
     classes: tuple[str, ...],
+    label_column: str | None,
     codec: str | None,
     quality: int,
     maxcount: int,
@@ -58,12 +60,12 @@ def pack(
     options: PackOptions = {
         "codec": codec, "quality": quality, "maxcount": maxcount, "maxsize": maxsize, "on_error": on_error,
     }  # fmt: skip
-    if Path(source, MANIFEST).is_file() and not classes:
+    if Path(source, MANIFEST).is_file() and not classes and label_column is None:
         from dap.api import load
 
         packed = load(source).save(out, format=format, **options)
     else:
-        images = open_source(source, split=split)
+        images = open_source(source, split=split, label_column=label_column)
         chosen = choose_classes(classes, images.class_names)
         images = images if chosen is None else images.subset(chosen)
         packed = pack_source(images, out, format=format, split=split, **options)

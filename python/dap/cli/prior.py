@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dap.cli.classes import choose_classes, classes_option
+from dap.cli.classes import choose_classes, classes_option, label_column_option
 from dap.cli.group import Group
 from dap.cli.values import Whole
 
@@ -31,6 +31,7 @@ def prior() -> None:
 @click.option("--denoiser-steps", default=5000, type=Whole(), show_default=True,
               help="Training steps of the denoiser, with 128 latents each.")  # fmt: skip
 @classes_option("train on")
+@label_column_option
 @click.option("--seed", default=0, type=Whole(0), show_default=True, help="Root seed of all random numbers.")
 @click.option("--device", help='"cpu", "cuda" or "cuda:1"; if left out, the GPU if there is one.')
 def train(
@@ -40,13 +41,14 @@ def train(
     autoencoder_steps: int,
     denoiser_steps: int,
     classes: tuple[str, ...],
+    label_column: str | None,
     seed: int,
     device: str | None,
 ) -> None:
     """Trains a small latent DiT on SOURCE's images, for images of up to 128 pixels."""
     from dap.data.open import open_source
 
-    images = open_source(source)
+    images = open_source(source, label_column=label_column)
     chosen = choose_classes(classes, images.class_names)
 
     from diffusers.utils import logging as diffusers_logging
@@ -73,6 +75,7 @@ def train(
     help="Prior to adapt: built-in name, folder, or hub id.",
 )
 @classes_option("learn", "those that the prior does not know")
+@label_column_option
 @click.option(
     "--rank",
     default=8,
@@ -84,12 +87,20 @@ def train(
 @click.option("--seed", default=0, type=Whole(0), show_default=True, help="Root seed of all random numbers.")
 @click.option("--device", help='"cpu", "cuda" or "cuda:1"; if left out, the GPU if there is one.')
 def adapt(
-    source: str, out: Path, base: str, classes: tuple[str, ...], rank: int, steps: int, seed: int, device: str | None
+    source: str,
+    out: Path,
+    base: str,
+    classes: tuple[str, ...],
+    label_column: str | None,
+    rank: int,
+    steps: int,
+    seed: int,
+    device: str | None,
 ) -> None:
     """Teaches a class-conditional prior those of SOURCE's classes that it does not know."""
     from dap.data.open import open_source
 
-    images = open_source(source)
+    images = open_source(source, label_column=label_column)
     chosen = choose_classes(classes, images.class_names)
 
     from diffusers.utils import logging as diffusers_logging

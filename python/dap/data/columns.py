@@ -41,7 +41,7 @@ def choose_column(
         SourceError: No column can be meant, or several can.
     """
     if chosen is not None:
-        check_choice("label_column", chosen, fitting)
+        check_choice("label column", chosen, fitting)
         return chosen
     unreadable = usual_name in schema.names and usual_name not in fitting
     for choice in () if unreadable else (declared, fitting):

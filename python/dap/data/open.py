@@ -6,6 +6,7 @@ import difflib
 import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, Union
@@ -90,6 +91,8 @@ def open_source(
         (2, 1, 32, 32)
     """
     source = _open(spec, split, label_column)
+    if label_column is not None:
+        source = replace(source, name=f"{source.name} ({label_column})")  # a manifest says which labels were used
     return source if classes is None else source.subset(classes)
 
 
@@ -119,7 +122,7 @@ def _opener(suffix: str, label_column: str | None) -> OpenShards | None:
 def _refuse_column(label_column: str | None, what: object) -> None:
     if label_column is not None:
         raise OptionError(
-            f"label_column={label_column!r}: only Parquet files and Hugging Face datasets have columns, {what} has none"
+            f"label column {label_column!r}: only Parquet files and Hugging Face datasets have columns, {what} has none"
         )
 
 

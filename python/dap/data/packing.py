@@ -176,7 +176,7 @@ def write_packed(
         try:
             with closing(
                 _converted(remaining, codec, quality)
-            ) as converted:  # ends its threads before an error is raised
+            ) as converted:  # its threads end before an error is raised
                 for index, record in converted:
                     if isinstance(record, FormatError):
                         if on_error == "raise":
