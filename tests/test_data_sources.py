@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 from dap.data import builtin
-from dap.data.builtin import ASSETS, DEBIAN_FOLDER, FASHION_CLASSES, is_idx_folder
-from dap.data.idx import read_idx
+from dap.data.builtin import ASSETS, DEBIAN_FOLDER, FASHION_CLASSES
+from dap.data.idx import idx_files, read_idx
 from dap.data.open import open_source
 from dap.errors import FormatError, OptionError, SourceError
 
@@ -67,7 +67,7 @@ def test_fashion_mini(split: str) -> None:
     assert sum(file.stat().st_size for file in ASSETS.iterdir()) < 9_000_000
 
 
-@pytest.mark.skipif(not is_idx_folder(DEBIAN_FOLDER), reason="Debian's dataset-fashion-mnist is not installed")
+@pytest.mark.skipif(not idx_files(DEBIAN_FOLDER), reason="Debian's dataset-fashion-mnist is not installed")
 def test_fashion_mini_is_the_head_of_fashion_mnist() -> None:
     full, mini = open_source("fashion-mnist"), open_source("fashion-mini")
     assert len(full) == 60_000 and full.class_names == mini.class_names
@@ -93,7 +93,7 @@ def test_an_idx_folder_gets_its_labels_as_names(tmp_path: Path, suffix: str) -> 
     padded = source.images(range(5), size=32, channels=3)
     np.testing.assert_array_equal(padded[:, 2, 2:30, 2:30], images)
     assert padded.sum(dtype=np.int64) == 3 * images.sum(dtype=np.int64)
-    with pytest.raises(SourceError, match=r"t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte.*missing"):
+    with pytest.raises(SourceError, match=r"t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte.*found 'train-images"):
         open_source(tmp_path, split="test")
     with pytest.raises(OptionError, match="unknown split 'validation'"):
         open_source(tmp_path, split="validation")

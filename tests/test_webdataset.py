@@ -172,7 +172,7 @@ def test_splits_and_braces(tmp_path: Path) -> None:
         write(tmp_path / f"{split}-000000.tar", [{"png": image, "cls": label}])
     assert open_source(tmp_path).source_ids == (0,)
     assert open_source(tmp_path, split="test").source_ids == (1,)
-    with pytest.raises(SourceError, match="no shards for split 'extra'; it has 'train', 'val'"):
+    with pytest.raises(SourceError, match="expected shards for split 'extra', found those of 'train', 'validation'"):
         open_source(tmp_path, split="extra")
     assert expand_braces("a{1..2}b{x,}") == ["a1bx", "a1b", "a2bx", "a2b"]
     for pattern in ("{2..1}", "{0..99999999}", "{0..9999}{0..9999}"):

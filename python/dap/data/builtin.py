@@ -17,11 +17,13 @@ from PIL import Image
 
 from dap.config import check_choice
 from dap.data.from_labels import source_from_labels
-from dap.data.idx import read_idx
+from dap.data.idx import idx_files, read_idx
+from dap.data.names import some
 from dap.data.source import Source
+from dap.data.splits import split_order
 from dap.errors import FormatError, SourceError
 
-__all__ = ["BUILTIN", "FASHION_CLASSES", "is_idx_folder", "open_builtin", "open_idx_folder"]
+__all__ = ["BUILTIN", "FASHION_CLASSES", "open_builtin", "open_idx_folder"]
 
 BUILTIN = ("fashion-mini", "fashion-mnist")
 FASHION_CLASSES = (
@@ -52,10 +54,11 @@ def open_builtin(name: str, *, split: str = "train") -> Source:
         10000
     """
     check_choice("built-in source", name, BUILTIN)
+    split = split_order(split)[0]
     check_choice("split", split, IDX_PREFIX)
     if name == "fashion-mini":
         return _fashion_mini(split)
-    if not is_idx_folder(DEBIAN_FOLDER):
+    if not idx_files(DEBIAN_FOLDER):
         raise SourceError(
             f"fashion-mnist: not found at {DEBIAN_FOLDER}; apt install dataset-fashion-mnist, "
             "or give the folder that holds its four idx files"
@@ -70,19 +73,14 @@ def _fashion_mini(split: str) -> Source:
     )
 
 
-def is_idx_folder(path: Path) -> bool:
-    """Whether a folder holds idx images with MNIST's file names."""
-    return any(_find(path, f"{prefix}-images-idx3-ubyte") for prefix in IDX_PREFIX.values())
-
-
 def open_idx_folder(path: Path, *, split: str = "train", name: str | None = None) -> Source:
-    """Opens a folder with MNIST's four files, each plain or compressed (``.gz``, ``.xz``).
+    """Opens a folder with MNIST's four files (:func:`dap.data.idx.idx_files`), each plain or ``.gz`` or ``.xz``.
 
     Fashion-MNIST is recognised by its labels and gets its class names; in other sets the labels are the class names.
 
     Args:
         path: The folder: ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and the same with ``t10k``.
-        split: ``"train"`` or ``"test"``.
+        split: ``"train"`` or ``"test"``, or another name of one of them (:func:`dap.data.splits.split_order`).
         name: The source's name in the manifest; None: the path.
 
     Raises:
@@ -90,17 +88,16 @@ def open_idx_folder(path: Path, *, split: str = "train", name: str | None = None
         SourceError: A file is missing.
         FormatError: A file is damaged, or images and labels differ in number.
     """
+    split = split_order(split)[0]
     check_choice("split", split, IDX_PREFIX)
-    stems = [f"{IDX_PREFIX[split]}-{stem}" for stem in ("images-idx3-ubyte", "labels-idx1-ubyte")]
-    images, labels = (_find(path, stem) for stem in stems)
-    if images is None or labels is None:
-        raise SourceError(f"{path}: expected {' and '.join(stems)}, each plain, .gz or .xz; at least one is missing")
-    return _idx_source(name or str(path), split, images, labels, None)
-
-
-def _find(path: Path, stem: str) -> Path | None:
-    files = (path / f"{stem}{suffix}" for suffix in ("", ".gz", ".xz"))
-    return next((file for file in files if file.is_file()), None)
+    files = idx_files(path)
+    if (split, "images") not in files or (split, "labels") not in files:
+        prefix = IDX_PREFIX[split]
+        raise SourceError(
+            f"{path}: expected {prefix}-images-idx3-ubyte and {prefix}-labels-idx1-ubyte, each plain, .gz or .xz; "
+            f"found {some([file.name for file in files.values()]) or 'neither'}"
+        )
+    return _idx_source(name or str(path), split, files[split, "images"], files[split, "labels"], None)
 
 
 def _idx_source(name: str, split: str, image_file: Path, label_file: Path, names: Sequence[str] | None) -> Source:

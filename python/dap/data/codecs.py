@@ -1,4 +1,6 @@
-"""Image files to pixels and back: PNG by Rust, JPEG by libjpeg-turbo, WebP, BMP and unusual JPEG files by Pillow.
+"""Image files to pixels and back: PNG by Rust, JPEG by libjpeg-turbo, other formats and unusual JPEG files by Pillow.
+
+A file's content says what it is, whatever its name.
 
 Pixels follow the rules of :func:`dap.data.pixels.to_pixels`. They equal those that Pillow decodes; those of JPEG
 differ by at most 2 levels. All formats decode without the GIL, so threads help. A truncated file is an error, also
@@ -14,23 +16,33 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import simplejpeg
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from dap import _core
+from dap.data.file_kinds import KINDS_READ, describe
 from dap.data.pixels import CropFilter, to_pixels, to_upright
+from dap.data.webp import check_size, check_webp
 from dap.errors import FormatError
 
-__all__ = ["EXTENSION_OF", "MAX_PIXELS", "codec_of", "decode", "decode_square", "encode"]
+__all__ = ["EXTENSION_OF", "MAX_PIXELS", "codec_of", "decode", "decode_square", "encode", "open_image"]
 
 MAX_PIXELS = 89_478_485  # a quarter of a gigabyte in RGB; above it, Pillow warns of decompression bombs
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # Pillow's other decoders are never used, whatever a file's name
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "BMP",
+    "GIF",
+    "TIFF",
+    "PPM",
+)  # Pillow's other decoders are never used, whatever a file's name
 
 ImageFormat: TypeAlias = Literal["png", "jpeg", "webp"]
 EXTENSION_OF: Mapping[str, str] = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode a PNG, JPEG, WebP or BMP file in its own size, turned upright; of an animation, the first frame.
+    """Decode a PNG, JPEG, WebP, BMP, GIF, TIFF or PNM file in its own size, upright; of an animation, frame 1.
 
     Args:
         data: The bytes of the file.
@@ -49,11 +61,11 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     with _one_error():
         info = _core.image_info(data, max_pixels)
         if info is None:
-            return to_upright(_open(data, max_pixels))
+            return to_upright(open_image(data, max_pixels))
         format, channels, exif, xmp = info
         pixels = _decode_jpeg(data, channels, 0) if format == "jpeg" else _core.decode_image(data, max_pixels)
         if pixels is None:
-            return to_upright(_open(data, max_pixels))
+            return to_upright(open_image(data, max_pixels))
         return np.ascontiguousarray(_upright(pixels, _orientation(exif, xmp)))
 
 
@@ -145,7 +157,7 @@ def _decode_into(data: bytes, out: np.ndarray, filter: CropFilter, dct_scaling: 
         if pixels is not None:
             _core.crop_square(pixels, _orientation(exif, xmp), out, filter)
             return
-    out[:] = to_pixels(_open(data, max_pixels), size=out.shape[1], channels=len(out), filter=filter)
+    out[:] = to_pixels(open_image(data, max_pixels), size=out.shape[1], channels=len(out), filter=filter)
 
 
 def _decode_jpeg(data: bytes, channels: int, smallest: int) -> np.ndarray | None:
@@ -163,61 +175,24 @@ def _decode_jpeg(data: bytes, channels: int, smallest: int) -> np.ndarray | None
     return pixels
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
+def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode a file by Pillow, in any mode.
+
+    Raises:
+        FormatError: It is of a kind that is not read, or has more than ``max_pixels`` pixels.
+        Exception: Pillow's own error for a damaged file.
+    """
     if codec_of(data) == "webp":
-        _check_webp(memoryview(data), max_pixels)
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        _check_size((image.width, image.height), max_pixels)
+        check_webp(memoryview(data), max_pixels)
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:  # its message is the address of an object
+        kind = describe(data) or "one of an unknown kind"
+        raise FormatError(f"expected a whole file of {KINDS_READ}, got {kind}") from None
+    with image:
+        check_size((image.width, image.height), max_pixels)
         image.load()
         return image
-
-
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
-    if size[0] * size[1] > max_pixels:
-        raise FormatError(f"{size[0]}×{size[1]} pixels are more than max_pixels = {max_pixels} allows")
-
-
-def _check_webp(data: memoryview, max_pixels: int) -> None:
-    """Raise if a WebP file (RFC 9649) is truncated or too large, or if a frame's header contradicts its image.
-
-    Pillow allocates its canvas when it opens the file, before its size can be asked for.
-    """
-    end = 8 + _little(data[4:8])
-    if end > len(data):
-        raise FormatError("webp: truncated")
-    for name, content in _webp_chunks(data[12:end]):
-        if size := _webp_size(name, content):
-            _check_size(size, max_pixels)
-        if name == b"ANMF":
-            frame = (_little(content[6:9]) + 1, _little(content[9:12]) + 1)
-            sizes = [_webp_size(*chunk) for chunk in _webp_chunks(content[16:])]
-            if any(size not in (None, frame) for size in sizes):
-                raise FormatError("webp: a frame of another size than its image")
-
-
-def _webp_chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    while len(data) >= 8:
-        name, size = bytes(data[:4]), _little(data[4:8])
-        if 8 + size > len(data):
-            raise FormatError(f"webp: truncated in the chunk {name!r}")
-        yield name, data[8 : 8 + size]
-        data = data[8 + size + size % 2 :]
-
-
-def _webp_size(name: bytes, content: memoryview) -> tuple[int, int] | None:
-    """Return (width, height) if a chunk gives them."""
-    if name == b"VP8X":
-        return _little(content[4:7]) + 1, _little(content[7:10]) + 1
-    if name == b"VP8 ":
-        return _little(content[6:8]) & 0x3FFF, _little(content[8:10]) & 0x3FFF
-    if name == b"VP8L":
-        bits = _little(content[1:5])
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    return None
-
-
-def _little(data: memoryview) -> int:
-    return int.from_bytes(data, "little")
 
 
 def _orientation(exif: bytes | None, xmp: bytes | None) -> int:

@@ -11,89 +11,72 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dap.data.image_files import IMAGE_EXTENSIONS, read_image
-from dap.data.names import some, unescape
+from dap.data.file_kinds import KINDS_READ
+from dap.data.image_files import log_skipped, read_image
+from dap.data.names import readable, some, unescape
 from dap.data.shard_writer import Record, ShardWriter
 from dap.data.source import Source
-from dap.data.splits import ALL_SPLIT_NAMES, split_names
+from dap.data.tiny_imagenet import annotated_files, annotations_file
+from dap.data.tree import ClassTree
 from dap.errors import SourceError
 from dap.storage.files import sha256_file, write_atomic
 
 __all__ = ["ImageFolderWriter", "dataset_card", "open_folder"]
 
 
-def open_folder(path: str | Path, *, split: str = "train") -> Source:
+def open_folder(path: str | Path, *, tree: Path | None = None) -> Source:
     """Opens a class-per-folder tree. Lists files, decodes none.
 
-    ``path`` may hold the classes, or a folder for the split that does (for ``"test"`` also ``val`` or ``validation``).
-    Images are found at any depth below their class's folder, sorted by path; hidden files and files with other
-    extensions than png, jpg, jpeg, webp and bmp are ignored. A folder name that :func:`dap.data.names.escape` made is
-    turned back into the class name.
+    Images are found at any depth below their class's folder, sorted by path; hidden files and files that are no images
+    are left out. What looks like an image and is not read is logged, and listed in ``skipped`` of the result. A folder
+    name that :func:`dap.data.names.escape` made is turned back into the class name. Tiny ImageNet's validation folder
+    (:mod:`dap.data.tiny_imagenet`) is opened too.
 
     Args:
-        path: An existing folder.
-        split: Which split, where ``path`` has splits.
+        path: An existing folder; ids are paths below it.
+        tree: The folder, at or below ``path``, that holds the class folders; None: ``path``.
 
     Raises:
-        SourceError: There are no class folders, a class folder has no images, or there are only other splits.
+        SourceError: There are no class folders, or a class folder has no images.
 
     Example:
-        >>> open_folder("imagenet", split="test").class_names[:2]  # doctest: +SKIP
+        >>> open_folder("imagenet/val").class_names[:2]  # doctest: +SKIP
         ('n01440764', 'n01443537')
     """
     path = Path(path)
-    tree = _split_folder(path, split)
-    folders = _folders(tree)
-    if not folders:
+    tree = path if tree is None else tree
+    skipped: Sequence[tuple[str, str]] = ()
+    if annotations := annotations_file(tree):
+        files = annotated_files(annotations)
+    else:
+        walk = ClassTree(tree)
+        files, skipped = walk.files, [(_below(path, name), reason) for name, reason in walk.skipped]
+    if not files:
         raise SourceError(f"{tree}: expected one folder of images per class, found no folders in it")
-    files = [_image_files(tree / folder) for folder in folders]
-    empty = [folder for folder, class_files in zip(folders, files, strict=True) if not class_files]
+    log_skipped(str(path), skipped)
+    empty = [folder for folder, class_files in files.items() if not class_files]
     if empty:
-        extensions = ", ".join(extension[1:] for extension in IMAGE_EXTENSIONS)
-        raise SourceError(f"{tree}: no images ({extensions}) in the class folders {some(empty)}; remove or fill them")
-    ids = [os.path.relpath(file, path).replace(os.sep, "/") for class_files in files for file in class_files]
+        reasons = f" ({some([f'{name}: {reason}' for name, reason in skipped])})" if skipped else ""
+        raise SourceError(
+            f"{tree}: expected images ({KINDS_READ}) in each class folder, found none in {some(empty)}{reasons}; open "
+            "a folder that has only folders of images"
+        )
+    names = [_below(path, file) for class_files in files.values() for file in class_files]
     return Source(
         name=str(path),
-        class_names=tuple(unescape(folder) for folder in folders),
-        source_ids=tuple(folders),
-        labels=np.repeat(np.arange(len(folders), dtype=np.int64), [len(class_files) for class_files in files]),
-        ids=ids,
-        load=partial(_load, path, ids),
-        digest=partial(_digest, path, tree, ids),
-        read=partial(_read, path, ids),
+        class_names=tuple(unescape(folder) for folder in files),
+        source_ids=tuple(readable(folder) for folder in files),
+        labels=np.repeat(np.arange(len(files), dtype=np.int64), [len(class_files) for class_files in files.values()]),
+        ids=names,
+        load=partial(_load, path, names),
+        digest=partial(_digest, path, tree, names),
+        read=partial(_read, path, names),
+        skipped=skipped,
     )
 
 
-def _split_folder(path: Path, split: str) -> Path:
-    """The folder of a split, or ``path`` itself where there are no splits."""
-    candidates = split_names(split)
-    for name in candidates:
-        if _is_split(path / name):
-            return path / name
-    if others := [name for name in ALL_SPLIT_NAMES if _is_split(path / name)]:
-        raise SourceError(f"{path}: no folder {' or '.join(candidates)} for split {split!r}; it has {some(others)}")
-    return path
-
-
-def _is_split(path: Path) -> bool:
-    """Whether a folder called like a split holds folders: CIFAR-100, for one, has a class called "train"."""
-    return path.is_dir() and bool(_folders(path))
-
-
-def _folders(path: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _image_files(folder: Path) -> list[str]:
-    paths = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths += [
-            os.path.join(parent, name)
-            for name in files
-            if not name.startswith(".") and name.lower().endswith(IMAGE_EXTENSIONS)
-        ]
-    return sorted(paths)
+def _below(path: Path, file: str) -> str:
+    return os.path.relpath(file, path).replace(os.sep, "/")
 
 
 def _load(path: Path, ids: Sequence[str], index: int) -> Image.Image:

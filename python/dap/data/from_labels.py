@@ -101,6 +101,7 @@ def source_from_labels(
     ids: Sequence[str] | None = None,
     digest: Callable[[], str] | None = None,
     read: Callable[[int], bytes] | None = None,
+    skipped: Sequence[tuple[str, str]] = (),
 ) -> Source:
     """A source from the labels of a dataset; classes without an image are left out.
 
@@ -113,6 +114,7 @@ def source_from_labels(
         ids: Id of each image; None: numbers.
         digest: See :class:`Source`.
         read: See :class:`Source`.
+        skipped: See :class:`Source`.
 
     Raises:
         SourceError: There are no images, or a label has no class name.
@@ -134,6 +136,7 @@ def source_from_labels(
         load=load,
         digest=digest,
         read=read,
+        skipped=skipped,
     )
 
 
@@ -145,6 +148,7 @@ def source_from_files(
     *,
     ids: Sequence[str],
     digest: str,
+    skipped: Sequence[tuple[str, str]] = (),
 ) -> Source:
     """A source of encoded image files; arguments as for :func:`source_from_labels`.
 
@@ -156,9 +160,11 @@ def source_from_files(
             can be pickled.
         ids: Id of each image.
         digest: SHA-256 that names the content.
+        skipped: See :class:`Source`.
     """
     load = partial(_decode_file, read)
-    return source_from_labels(name, labels, names, load, ids=ids, digest=partial(str, digest), read=read)
+    digest_of = partial(str, digest)
+    return source_from_labels(name, labels, names, load, ids=ids, digest=digest_of, read=read, skipped=skipped)
 
 
 def _decode_file(read: Callable[[int], bytes], index: int) -> Image.Image:

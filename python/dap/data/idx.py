@@ -9,8 +9,11 @@ from __future__ import annotations
 import gzip
 import lzma
 import math
+import os
+import re
 import struct
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -18,10 +21,26 @@ import numpy as np
 
 from dap.errors import FormatError
 
-__all__ = ["read_idx"]
+__all__ = ["idx_files", "read_idx"]
 
 MAX_BYTES = 800_000_000  # limit against forged headers; EMNIST, the largest set in this format, has 550 MB
 BLOCK_BYTES = 1 << 20
+NAME = re.compile(r"(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(?:\.gz|\.xz)?")
+
+
+def idx_files(folder: Path) -> dict[tuple[str, str], Path]:
+    """The files with MNIST's names in a folder, by split ("train" or "test") and kind ("images" or "labels").
+
+    The test files are called ``t10k`` or ``test``; ``idx3`` follows a hyphen or a dot. If a file is there in several
+    forms, the uncompressed one is taken.
+    """
+    files: dict[tuple[str, str], Path] = {}
+    with suppress(OSError):
+        for name in sorted(os.listdir(folder)):
+            if (match := NAME.fullmatch(name.lower())) and (folder / name).is_file():
+                split = "train" if match[1] == "train" else "test"
+                files.setdefault((split, match[2]), folder / name)
+    return files
 
 
 def read_idx(path: str | Path, *, count: int | None = None) -> np.ndarray:

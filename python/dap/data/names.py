@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["escape", "some", "unescape"]
+__all__ = ["escape", "readable", "some", "unescape"]
 
 EMPTY = "%"  # folder name of the class name ""; unambiguous, since other percent signs are escaped
 UNSAFE = re.compile(r'[/\\:*?"<>|%\x00-\x1f\x7f-\x9f\ud800-\udfff]|^\.|[. ]\Z')
 RESERVED = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(?:\.|\Z)", re.IGNORECASE)
+SURROGATE = re.compile("[\ud800-\udfff]")
 ESCAPED = re.compile(r"(?:%[0-9A-F]{2})+")
 
 
@@ -54,6 +55,24 @@ def unescape(folder: str) -> str:
     except UnicodeDecodeError:
         return folder
     return name if escape(name) == folder else folder
+
+
+def readable(name: str) -> str:
+    r"""A name as valid Unicode: bytes of a path that are no UTF-8 (lone surrogates) are percent-encoded.
+
+    Example:
+        >>> readable("caf\udce9"), readable("café")
+        ('caf%E9', 'café')
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return SURROGATE.sub(lambda match: "".join(f"%{byte:02X}" for byte in _bytes(match[0])), name)
+    return name
+
+
+def _bytes(surrogate: str) -> bytes:
+    return surrogate.encode("utf-8", "surrogateescape" if "\udc80" <= surrogate <= "\udcff" else "surrogatepass")
 
 
 def some(names: Sequence[object], limit: int = 5) -> str:

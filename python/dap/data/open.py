@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, Union
 
-from dap.data.builtin import BUILTIN, is_idx_folder, open_builtin, open_idx_folder
+from dap.data.builtin import BUILTIN, open_builtin, open_idx_folder
 from dap.data.folder import open_folder
 from dap.data.huggingface import is_hf_dataset, load_hf_dataset, open_hf_dataset
+from dap.data.layout import find_split
 from dap.data.parquet import open_parquet
-from dap.data.shard_paths import find_shards, is_url, shards_of_split
+from dap.data.shard_paths import find_shards, is_url, shard_files, shards_of_split
 from dap.data.source import Source
 from dap.data.tensors import TENSOR_SUFFIXES, open_tensors
 from dap.data.torch_dataset import open_torch_dataset
@@ -70,7 +71,9 @@ def open_source(
             * a built-in name, "fashion-mini" or "fashion-mnist" (write ``./fashion-mini`` for a folder of that name);
             * the id "org/name" of a Hugging Face dataset, if there is no folder "org";
             * a ``datasets.Dataset``, a torch map-style ``Dataset`` of (image, label), or a source, which is returned.
-        split: The split to open, if there are several: "train" or "test". "test" also finds "val" and "validation".
+        split: The split to open, if there are several. "train", "test" and "validation" also find a split that is
+            stored by another of its names (:mod:`dap.data.splits`), such as ``Training`` or ``valid``, and "test" finds
+            the validation split where there is no labelled test split.
         classes: Names of the classes to keep; None: all.
         label_column: The column of labels of Parquet files or a Hugging Face dataset, where several can be meant.
 
@@ -147,12 +150,12 @@ def _open_named(spec: str | Path, split: str, label_column: str | None) -> Sourc
 
 
 def _open_directory(path: Path, split: str, label_column: str | None) -> Source:
-    if is_idx_folder(path):
-        _refuse_column(label_column, path)
-        return open_idx_folder(path, split=split)
+    folder, holding = find_split(path, split)
+    suffixes = {file.suffix for file in shard_files(folder)} if holding == "shards" else set()
     for suffix in OPENERS:
-        shards = shards_of_split(path, suffix, split)
-        if shards and (open_shards := _opener(suffix, label_column)):
-            return open_shards(shards, name=str(path))
+        if suffix in suffixes and (open_shards := _opener(suffix, label_column)):
+            return open_shards(shards_of_split(folder, suffix, split), name=str(path))
     _refuse_column(label_column, path)
-    return open_folder(path, split=split)
+    if holding == "idx":
+        return open_idx_folder(folder, split=split, name=str(path))
+    return open_folder(path, tree=folder)

@@ -1,29 +1,29 @@
-"""The files that a shard pattern names: a path, braces, wildcards, a folder's shards of one split, or URLs.
-
-Shards at URLs are downloaded once, by ``fsspec`` (an extra), into the cache, and read from there.
-"""
+"""The files that a shard pattern names: a path, braces, wildcards, a folder's shards of one split, or URLs."""
 
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
+import logging
+import os
 import re
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from dap.data.class_list import class_list
+from dap.data.download import fetch_all
 from dap.data.from_labels import same_in_all
 from dap.data.names import some
-from dap.data.splits import ALL_SPLIT_NAMES, split_names
+from dap.data.splits import ALL_SPLIT_NAMES, split_order, splits_in_name, words
 from dap.errors import FormatError, SourceError
-from dap.storage.cache import SHARDS, CacheEntry, cache_folder
 
-__all__ = ["PACKED", "SIDECAR", "class_names_beside", "find_shards", "is_url", "shards_of_split"]
+__all__ = ["PACKED", "SIDECAR", "class_names_beside", "find_shards", "is_url", "shard_files", "shards_of_split"]
+
+logger = logging.getLogger(__name__)
 
 PACKED = "pack.json"  # written by packing: options, class names, provenance, hashes
+SHARD_SUFFIXES = (".tar", ".parquet", ".safetensors", ".pt", ".pth")
 SIDECAR = "beside.safetensors"  # soft labels or latents of the images; it holds no images
 CLASSES = "classes.json"
 MAX_JSON = 1 << 26
@@ -69,46 +69,72 @@ def find_shards(spec: str) -> list[Path]:
     """The local files of one or more shards; shards at URLs are downloaded into the cache first.
 
     Args:
-        spec: A path or URL; braces (``{000000..000099}``) and, in a path, wildcards are expanded.
+        spec: A path or URL; braces (``{000000..000099}``) and, in a path, wildcards are expanded, but for those in the
+            name of a file or folder that exists.
 
     Raises:
-        SourceError: A file is missing, fsspec is not installed, or the download fails.
+        SourceError: A file is missing, or cannot be downloaded (:mod:`dap.data.download`).
     """
-    names = expand_braces(spec)
     if is_url(spec):
-        new = [name for name in names if not _cached(name).exists()]
-        fetched = [_fetch(name) for name in names]
-        for folder in dict.fromkeys(name.rpartition("/")[0] for name in new):
-            for name in (PACKED, CLASSES):  # they have the class names; a set may have neither
-                with suppress(SourceError):
-                    _fetch(f"{folder}/{name}")
-                    break
-        return fetched
-    files: list[Path] = []
-    for name in names:
-        paths = sorted(glob.glob(str(Path(name).expanduser()))) if glob.has_magic(name) else [name]
-        files += [Path(path).expanduser() for path in paths]
+        return fetch_all(expand_braces(spec), beside=(PACKED, CLASSES))
+    path = Path(spec).expanduser()
+    base = _literal_folder(path)
+    pattern = str(path.relative_to(base))
+    names = [pattern] if path.is_file() else expand_braces(pattern)  # braces may belong to the file's name
+    files = [file for name in names for file in _local_files(base, name)]
     missing = [str(file) for file in files if not file.is_file()]
     if missing or not files:
         raise SourceError(f"{spec}: expected files, found none called {some(missing or [spec])}")
     return files
 
 
+def _literal_folder(path: Path) -> Path:
+    """The deepest folder of a path that exists as it is written: brackets and braces in it mean themselves."""
+    return next((parent for parent in path.parents if parent.is_dir()), path.parent)
+
+
+def _local_files(folder: Path, name: str) -> list[Path]:
+    """The files in a folder that a name stands for: that of the name itself, or those that it matches as a pattern."""
+    if (folder / name).exists() or not glob.has_magic(name):
+        return [folder / name]
+    return [folder / match for match in sorted(glob.glob(name, root_dir=folder))]
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """The shards in a folder, of all formats, sorted."""
+    with suppress(OSError):
+        names = sorted(name for name in os.listdir(folder) if name.endswith(SHARD_SUFFIXES) and name[0] != ".")
+        return [folder / name for name in names if name != SIDECAR and (folder / name).is_file()]
+    return []
+
+
 def shards_of_split(folder: Path, suffix: str, split: str) -> list[Path]:
-    """The files of a folder with this suffix, sorted; where file names begin with a split, only those of ``split``.
+    """The shards of a folder with this suffix, sorted; where names state splits, only those of ``split``.
+
+    A name may state its split at any place, as in ``imagenet1k-train-0000.tar``.
 
     Raises:
-        SourceError: There are only other splits.
+        SourceError: There are only other splits, or the name of a shard states two.
     """
-    files = sorted(file for file in folder.glob(f"*{suffix}") if file.name[0] != "." and file.name != SIDECAR)
-    by_split = {name: [file for file in files if re.match(rf"{name}\b|{name}_", file.name)] for name in ALL_SPLIT_NAMES}
-    if not any(by_split.values()):
+    files = [file for file in shard_files(folder) if file.name.endswith(suffix)]
+    if split not in ALL_SPLIT_NAMES and (own := [file for file in files if split.casefold() in words(file.stem)]):
+        return own
+    splits = {file: splits_in_name(file.stem) for file in files}
+    unclear = [file.name for file, names in splits.items() if len(names) > 1]
+    if unclear:
+        raise SourceError(
+            f"{folder}: expected one split in the name of each shard, found several in {some(unclear)}; open the "
+            f"shards of one split by a pattern, such as {folder}/*{suffix}"
+        )
+    present = sorted({name for names in splits.values() for name in names})
+    if not present:
         return files
-    for name in split_names(split):
-        if split_files := by_split.get(name):
-            return split_files
-    present = [name for name, split_files in by_split.items() if split_files]
-    raise SourceError(f"{folder}: no shards for split {split!r}; it has {some(present)}")
+    for key in split_order(split):
+        if chosen := [file for file, names in splits.items() if names == [key]]:
+            if unnamed := [file.name for file, names in splits.items() if not names]:
+                logger.warning("%s: not read, since their names state no split: %s", folder, some(unnamed))
+            return chosen
+    raise SourceError(f"{folder}: expected shards for split {split!r}, found those of {some(present)}")
 
 
 def class_names_beside(shards: Sequence[Path]) -> list[str] | None:
@@ -147,27 +173,3 @@ def _class_names(shard: Path) -> list[str] | None:
                 f"({type(error).__name__}: {error})"
             ) from error
     return None
-
-
-def _cached(url: str) -> CacheEntry:
-    """Return the cache's entry of a URL: in one folder with others from the same remote folder."""
-    folder, _, name = url.rpartition("/")
-    return CacheEntry(cache_folder() / SHARDS / hashlib.sha256(folder.encode()).hexdigest()[:16] / name)
-
-
-def _fetch(url: str) -> Path:
-    """Download a file unless the cache has it; return the path of the copy."""
-    entry = _cached(url)
-    if entry.exists():
-        return entry.path
-    try:
-        import fsspec
-    except ImportError as error:
-        raise SourceError(f"{url}: to read shards from URLs: pip install dap-distill[remote]") from error
-    with entry.new_file() as temporary:
-        try:
-            with fsspec.open(url, "rb") as remote, temporary.open("xb") as local:
-                shutil.copyfileobj(remote, local, 1 << 20)
-        except Exception as error:  # each protocol of fsspec raises its own errors
-            raise SourceError(f"{url}: cannot be fetched ({type(error).__name__}: {error})") from error
-    return entry.path

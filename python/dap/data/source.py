@@ -21,7 +21,7 @@ from PIL import Image
 from dap.config import check_choice, check_whole
 from dap.data.batches import Batches, ImageError, decode_batch
 from dap.data.codecs import decode
-from dap.data.names import some
+from dap.data.names import readable, some
 from dap.data.pixels import is_grey, to_pixels, to_upright
 from dap.errors import FormatError, OptionError, SourceError
 
@@ -43,6 +43,9 @@ class Source:
         load: Decodes image number i, in any mode and size.
         digest: Returns a hash of the content with few reads; None: :meth:`identity` reads every image.
         read: Returns the encoded bytes of image number i, from any thread; None: the source has no encoded files.
+        skipped: (name, reason) of each file that looks like an image, and of each folder, that is not read.
+
+    Names and ids are valid Unicode: bytes of a path that are no UTF-8 are percent-encoded, as in ``caf%E9``.
     """
 
     name: str
@@ -53,8 +56,12 @@ class Source:
     load: Callable[[int], Image.Image]
     digest: Callable[[], str] | None = None
     read: Callable[[int], bytes] | None = None
+    skipped: Sequence[tuple[str, str]] = ()
 
     def __post_init__(self) -> None:
+        for name, value in (("name", readable(self.name)), ("ids", [*map(readable, self.ids)])):
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "class_names", tuple(map(readable, self.class_names)))
         repeated = [name for name, count in Counter(self.class_names).items() if count > 1]
         if repeated:
             raise SourceError(f"{self.name}: more than one class is called {some(repeated)}; names must differ")

@@ -19,6 +19,7 @@ import numpy as np
 from dap._core import TarWriter, scan_tar
 from dap.data.codecs import EXTENSION_OF, codec_of, encode
 from dap.data.from_labels import source_from_files
+from dap.data.image_files import IMAGE_EXTENSIONS, UNREAD_EXTENSIONS, WEB_EXTENSIONS, log_skipped
 from dap.data.names import escape, some
 from dap.data.shard_paths import class_names_beside
 from dap.data.shard_writer import Record, ShardWriter
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["WebDatasetWriter", "open_webdataset", "to_pipeline"]
 
-EXTENSIONS = ("png", "jpg", "jpeg", "webp", "bmp")
 NUMBER = re.compile("[0-9]{1,18}")
 MAX_LABEL = 1 << 20  # bytes of a member that holds a label
 
@@ -41,6 +41,8 @@ def open_webdataset(shards: Sequence[Path], *, name: str) -> Source:
     A label is the number or text in ``cls``, or ``label``, ``class`` or ``cls`` of ``json``. Numbers get their class
     names from the ``pack.json`` or ``classes.json`` in the shards' folder, if it has one. An image's id is
     ``shard.tar/key``.
+
+    Samples without an image that can be read are logged, and listed in ``skipped`` of the result.
 
     Args:
         shards: The tar files, uncompressed.
@@ -59,18 +61,22 @@ def open_webdataset(shards: Sequence[Path], *, name: str) -> Source:
     texts: list[str] = []
     spans: list[np.ndarray] = []
     content = hashlib.sha256()
+    skipped: list[tuple[str, str]] = []
     unique = len({shard.name for shard in shards}) == len(shards)
     for number, shard in enumerate(shards):
-        samples = _samples(shard)
+        shard_id = shard.name if unique else str(shard)
+        samples, without_image = _samples(shard)
+        skipped += [(f"{shard_id}/{key}", reason) for key, reason in without_image.items()]
         with shard.open("rb") as file:
             texts += [_label(shard, key, members, file) for key, (_, members) in samples.items()]
-        ids += [f"{shard.name if unique else shard}/{key}" for key in samples]
+        ids += [f"{shard_id}/{key}" for key in samples]
         images = [(number, *image) for image, _ in samples.values()]
         spans.append(np.array(images, np.int64).reshape(-1, 3))
         content.update(f"{shard.name} {shard.stat().st_size}\n".encode() + "\n".join(samples).encode())
+    log_skipped(name, skipped)
     labels, names = _numbers_or_text(name, texts, shards)
     read = partial(_read, list(shards), np.concatenate(spans) if spans else np.empty((0, 3), np.int64))
-    return source_from_files(name, labels, names, read, ids=ids, digest=content.hexdigest())
+    return source_from_files(name, labels, names, read, ids=ids, digest=content.hexdigest(), skipped=skipped)
 
 
 def _numbers_or_text(
@@ -97,8 +103,11 @@ def _numbers_or_text(
 Span = tuple[int, int]  # first byte and size of a member
 
 
-def _samples(shard: Path) -> Mapping[str, tuple[Span, dict[str, Span]]]:
-    """The image and the members by extension of each key with an image or a label, in the shard's order."""
+def _samples(shard: Path) -> tuple[dict[str, tuple[Span, dict[str, Span]]], dict[str, str]]:
+    """The image and the members by extension of each key that has an image, in the shard's order.
+
+    And by key, why a sample that should have an image has none that is read.
+    """
     names, offsets, sizes = scan_tar(shard)
     grouped: dict[str, dict[str, Span]] = {}
     last = None
@@ -114,17 +123,29 @@ def _samples(shard: Path) -> Mapping[str, tuple[Span, dict[str, Span]]]:
         if extension.lower() in members:
             raise FormatError(f"{shard}: more than one member {extension.lower()!r} of {key!r}")
         members[extension.lower()] = (offset, size)
-    return {
-        key: (members[image], members)
-        for key, members in grouped.items()
-        if (image := _image_extension(shard, key, members)) is not None
-    }
+    samples, skipped = {}, {}
+    for key, members in grouped.items():
+        if image := _image_extension(shard, key, members):
+            samples[key] = (members[image], members)
+        elif unread := [extension for extension in members if _kind(extension) in UNREAD_EXTENSIONS]:
+            skipped[key] = _kind(unread[0])
+        elif "json" in members and len(members) > 1:
+            skipped[key] = "a sample without an image"
+    return samples, skipped
+
+
+def _kind(extension: str) -> str:
+    """The file extension of a member: ``.png`` of ``left.png``."""
+    return "." + extension.rpartition(".")[2]
 
 
 def _image_extension(shard: Path, key: str, members: Mapping[str, Span]) -> str | None:
-    images = [extension for extension in members if extension.rpartition(".")[2] in EXTENSIONS]
-    if len(images) == 1:
-        return images[0]
+    for kinds in (WEB_EXTENSIONS, IMAGE_EXTENSIONS):  # a sample may have a depth map as TIFF beside its photograph
+        images = [extension for extension in members if _kind(extension) in kinds]
+        if len(images) == 1:
+            return images[0]
+        if images:
+            break
     if images or "cls" in members:
         raise FormatError(
             f"{shard}: expected one image of {key!r}, found {some(images) or 'none'} in {some([*members])}"
