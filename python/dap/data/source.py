@@ -39,13 +39,11 @@ class Source:
         class_names: Name of each class, all different, in the source's own order.
         source_ids: The source's own id of each class: the folder name or the dataset's label.
         labels: Class of each image, an index into ``class_names``; int64 with shape (N,), read-only.
-        ids: Stable name of each image inside the source: a path below the folder, or a number.
+        ids: Stable name of each image: a path below the folder, or a number. Bytes that are no UTF-8 stand as %E9.
         load: Decodes image number i, in any mode and size.
         digest: Returns a hash of the content with few reads; None: :meth:`identity` reads every image.
         read: Returns the encoded bytes of image number i, from any thread; None: the source has no encoded files.
         skipped: (name, reason) of each file that looks like an image, and of each folder, that is not read.
-
-    Names and ids are valid Unicode: bytes of a path that are no UTF-8 are percent-encoded, as in ``caf%E9``.
     """
 
     name: str
@@ -59,11 +57,10 @@ class Source:
     skipped: Sequence[tuple[str, str]] = ()
 
     def __post_init__(self) -> None:
-        for name, value in (("name", readable(self.name)), ("ids", [*map(readable, self.ids)])):
-            object.__setattr__(self, name, value)
+        object.__setattr__(self, "name", readable(self.name))
+        object.__setattr__(self, "ids", [*map(readable, self.ids)])
         object.__setattr__(self, "class_names", tuple(map(readable, self.class_names)))
-        repeated = [name for name, count in Counter(self.class_names).items() if count > 1]
-        if repeated:
+        if repeated := [name for name, count in Counter(self.class_names).items() if count > 1]:
             raise SourceError(f"{self.name}: more than one class is called {some(repeated)}; names must differ")
         self.labels.setflags(write=False)
 
@@ -148,16 +145,15 @@ class Source:
         Raises:
             OptionError: A name is unknown, or ``classes`` is empty.
         """
-        wanted = {classes} if isinstance(classes, str) else set(classes)
-        if not wanted:
+        if not (wanted := {classes} if isinstance(classes, str) else set(classes)):
             raise OptionError("classes= is empty; name at least one class, or leave it out for all")
         for name in sorted(wanted.difference(self.class_names)):
             check_choice("class", name, self.class_names)
         class_labels = [label for label, name in enumerate(self.class_names) if name in wanted]
-        if len(class_labels) == len(self.class_names):
+        names = tuple(self.class_names[label] for label in class_labels)
+        if names == self.class_names:
             return self
         indices = np.flatnonzero(np.isin(self.labels, class_labels))
-        names = tuple(self.class_names[label] for label in class_labels)
         return replace(
             self.select(indices),
             class_names=names,
@@ -169,8 +165,7 @@ class Source:
     def shard(self, index: int, count: int) -> Source:
         """Part ``index`` of ``count``: every ``count``-th image, from image number ``index`` on.
 
-        The lengths of the parts differ by at most one image. Classes and labels stay the same, so that a class may have
-        no image in a part.
+        The lengths differ by at most one image. Classes and labels stay the same: a class may have no image in a part.
 
         Args:
             index: Number of the part, from 0 to ``count`` - 1.
