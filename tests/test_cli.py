@@ -186,6 +186,37 @@ def test_options_of_the_prior_are_named_where_there_is_none(run, tree, tmp_path,
     assert caplog.messages == ["method 'random' uses no prior, so these options change nothing: prior, guidance_scale"]
 
 
+def test_a_finished_run_is_found_without_its_prior(run, monkeypatch, tree, tiny_folder, tmp_path):
+    prior = Path(shutil.copytree(tiny_folder, tmp_path / "prior"))
+    command = ["distill", tree, "--ipc", 1, *options(prior, tmp_path / "out")]
+    assert run(*command)[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "distill", lambda *_, **__: 1 / 0)
+        code, out, err = run(*command)
+        assert (code, err) == (0, [])
+        assert out.startswith(f"2 images in {tmp_path}/out/train, complete already; ")
+        for change in (["--seed", 1], ["--classes", "Bag"], ["--set", "scale=1"], ["--batch-size", 1]):
+            with pytest.raises(ZeroDivisionError):
+                run(*command, *change)
+        (tree / "Bag" / "new.png").write_bytes((tree / "Bag" / "0.png").read_bytes())
+        with pytest.raises(ZeroDivisionError):
+            run(*command)
+        (tree / "Bag" / "new.png").unlink()
+        assert run(*command)[0] == 0
+        os.utime(prior / "model_index.json")
+        with pytest.raises(ZeroDivisionError):
+            run(*command)
+    assert run(*command)[0] == 0
+    image = tmp_path / "out" / "train" / "Bag" / "00000.png"
+    image.write_bytes(b"other")
+    code, _, err = run(*command)
+    assert (code, len(err)) == (2, 1)
+    assert "its bytes are not those that the manifest records" in err[0]
+    image.unlink()
+    assert run(*command)[0] == 0
+    assert image.is_file()
+
+
 def test_nothing_of_a_bar_is_written_where_nobody_watches(command_line, tree, tiny_folder, tmp_path):
     code, _, err = command_line("distill", tree, "--ipc", 1, *options(tiny_folder, tmp_path / "out"))
     assert (code, err) == (0, "")

@@ -71,6 +71,7 @@ def distill(
     method_options: dict[str, object],
 ) -> None:
     """Distils SOURCE (a class-per-folder tree, a built-in name, or a Hugging Face id) into --ipc images per class."""
+    from dap.cli.rerun import finished_images, remember
     from dap.data.open import open_source
     from dap.index import open_index
 
@@ -84,6 +85,13 @@ def distill(
     else:
         raise click.UsageError("Missing argument 'SOURCE': real images to distil, or --index with an index of them.")
     chosen = choose_classes(classes, known)
+    parameters = click.get_current_context().params
+    options = {name: parameters[name] for name in parameters.keys() - {"source", "out", "index"}}
+    identities = ["" if images is None else images.identity(), "" if features is None else features.hash]
+    done = finished_images(out, options, identities)
+    if done is not None:
+        click.echo(f"{done} images in {out}/train, complete already; see {out}/contact_sheet.png and {out}/dap.json")
+        return
 
     from diffusers.utils import logging as diffusers_logging
 
@@ -98,5 +106,6 @@ def distill(
         num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, scheduler=scheduler, eta=eta,
         device=device,
     )  # fmt: skip
+    remember(out, options, identities)
     spent = sum(distilled.manifest["seconds"].values())
     click.echo(f"{len(distilled)} images in {out}/train, {spent:.0f} s; see {out}/contact_sheet.png and {out}/dap.json")

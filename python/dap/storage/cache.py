@@ -22,6 +22,7 @@ __all__ = [
     "CONCEPTS",
     "INDEXES",
     "LATENTS",
+    "RUNS",
     "SHARDS",
     "SURROGATES",
     "CacheEntry",
@@ -30,10 +31,11 @@ __all__ = [
     "clear_cache",
 ]
 
-CONCEPTS, INDEXES, LATENTS, SHARDS, SURROGATES = (
+CONCEPTS, INDEXES, LATENTS, RUNS, SHARDS, SURROGATES = (
     "concepts",
     "indexes",
     "latents",
+    "runs",
     "shards",
     "surrogates",
 )  # the folders in the cache that dap fills
@@ -148,7 +150,7 @@ def cache_size() -> int:
 def clear_cache() -> int:
     """Delete all entries of the cache, and nothing else; return the bytes that were freed."""
     before = cache_size()
-    for kind in (CONCEPTS, INDEXES, LATENTS, SHARDS, SURROGATES):
+    for kind in (CONCEPTS, INDEXES, LATENTS, RUNS, SHARDS, SURROGATES):
         shutil.rmtree(cache_folder() / kind, ignore_errors=True)
     return before - cache_size()
 
