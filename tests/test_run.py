@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,7 +16,6 @@ from PIL import Image
 
 import dap
 from dap.data.manifest import (
-    ENTRIES,
     LEDGER,
     MANIFEST,
     append_ledger,
@@ -25,10 +25,11 @@ from dap.data.manifest import (
     verify_files,
     write_manifest,
 )
-from dap.errors import FormatError, RunMismatchError
+from dap.errors import FormatError, RunMismatchError, SourceError
 from dap.methods import Method
 from dap.run import plan
 
+HASH = "0" * 64
 STAGES = [(1,), (5,), (10,), (1, 3), (2, 3, 7)]
 CASES = list(itertools.product([1, 2, 7], STAGES, [1, 4, 100], ["slot", "class"]))
 
@@ -49,7 +50,7 @@ def test_plan_of_a_run_that_grew_starts_with_the_plan_before(classes, stages, ba
     units = plan(classes, stages, batch_size, couples)
     for kept in range(1, len(stages)):
         before = plan(classes, stages[:kept], batch_size, couples)
-        assert units[: len(before)] == before
+        assert units[: len(before)] == list(before)
         assert all(number >= stages[kept - 1] for _, number in slots(units[len(before) :]))
 
 
@@ -81,8 +82,26 @@ def test_plan_of_a_small_run_is_this_one():
     assert units == [[(0, 0), (1, 0)], [(0, 1), (0, 2), (1, 1)], [(1, 2)]]
 
 
+def test_a_plan_of_a_billion_slots_takes_no_time():
+    units = plan(1000, (10**9,), 100, "slot")
+    assert len(units) == 10**10
+    assert slots([units[-1]])[-1] == (999, 10**9 - 1)
+
+
+def class_entry(name):
+    return {"name": name, "source_id": name, "prior_label": None, "folder": name}
+
+
+MANIFEST_OF_A_RUN = {
+    "schema": 1, "status": "complete", "options": {"seed": 0}, "source": {"name": "a", "identity": "0", "images": 2},
+    "prior": None, "class_map": [class_entry("Décolleté"), class_entry("靴")], "ipc": 1, "ipc_stages": [1],
+    "batch_size": 100, "files": {f"train/{name}/00000.png": "0" * 64 for name in ("Décolleté", "靴")},
+    "seconds": {"make": 0.5}, "more": "of a later version",
+}  # fmt: skip
+
+
 def test_manifest_comes_back_as_it_was_written(tmp_path):
-    manifest = dict.fromkeys(ENTRIES) | {"schema": 1, "class_map": ["Décolleté", "靴"], "ipc": 32}
+    manifest = MANIFEST_OF_A_RUN
     write_manifest(tmp_path, manifest)
     assert read_manifest(tmp_path) == manifest
     assert [path.name for path in tmp_path.iterdir()] == [MANIFEST]
@@ -101,6 +120,40 @@ def test_a_manifest_that_is_damaged_or_not_ours_is_named(tmp_path, text):
         read_manifest(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("status", "done"), ("options", []), ("source", "/proc"), ("source", {"name": 3, "identity": "0"}),
+        ("prior", "x"), ("class_map", []), ("class_map", {}), ("class_map", [class_entry("a")] * 2),
+        ("class_map", [class_entry("a") | {"folder": "../a"}]), ("class_map", [class_entry("a") | {"source_id": 0.5}]),
+        ("ipc", -1), ("ipc", 0), ("ipc", "x"), ("ipc", 10**9), ("ipc", True), ("ipc_stages", []), ("ipc_stages", 5),
+        ("ipc_stages", [2, 1]), ("ipc_stages", [1, 1]), ("ipc_stages", [10**9]), ("batch_size", 0), ("batch_size", 1.5),
+        ("files", [1]), ("files", {}), ("files", {"a": 1}), ("files", {"../a": "0" * 64}), ("seconds", [1]),
+        ("seconds", {"make": "x"}), ("rank", [1]), ("rank", {"a": 5}), ("rank", {"a": [None]}), ("index", 3),
+    ],
+)  # fmt: skip
+def test_a_field_of_another_type_is_named(tmp_path, field, value):
+    stages = {"ipc_stages": [value]} if field == "ipc" else {"ipc": value[-1]} if value == [10**9] else {}
+    write_manifest(tmp_path, MANIFEST_OF_A_RUN | {field: value} | stages)
+    for read in (read_manifest, dap.load, dap.open_source):
+        with pytest.raises(FormatError, match=rf"dap\.json: (?:ipc|{field}).*: expected .*restore it"):
+            read(tmp_path)
+
+
+def test_a_running_manifest_with_a_huge_ipc_is_refused_at_once(tmp_path):
+    write_manifest(
+        tmp_path, MANIFEST_OF_A_RUN | {"status": "running", "ipc": 10**9, "ipc_stages": [10**9], "files": {}}
+    )
+    with pytest.raises(SourceError, match="not finished"):
+        dap.load(tmp_path)
+
+
+def test_a_pipe_in_place_of_a_manifest_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / MANIFEST)
+    with pytest.raises(FormatError, match=r"dap\.json: expected a file"):
+        dap.load(tmp_path)
+
+
 def test_a_manifest_without_its_entries_is_named(tmp_path):
     (tmp_path / MANIFEST).write_text('{"schema": 1}')
     with pytest.raises(FormatError, match=r"dap\.json"):
@@ -109,21 +162,30 @@ def test_a_manifest_without_its_entries_is_named(tmp_path):
 
 def test_ledger_joins_its_lines_and_a_missing_one_is_empty(tmp_path):
     assert read_ledger(tmp_path) == {}
-    append_ledger(tmp_path, {"train/a%2Fé/00000.png": "1", "b": "2"})
-    append_ledger(tmp_path, {"c": "3"})
-    assert read_ledger(tmp_path) == {"train/a%2Fé/00000.png": "1", "b": "2", "c": "3"}
+    append_ledger(tmp_path, {"train/a%2Fé/00000.png": HASH, "b": HASH})
+    append_ledger(tmp_path, {"c": HASH})
+    assert read_ledger(tmp_path) == dict.fromkeys(("train/a%2Fé/00000.png", "b", "c"), HASH)
+
+
+@pytest.mark.parametrize("line", ['{"a": 1}', '{"a": "0"}', '{"../a": "%s"}' % ("0" * 64), "[]", '{"a": {}}'])
+def test_a_line_of_another_type_is_named(tmp_path, line):
+    append_ledger(tmp_path, {"c": HASH})
+    with (tmp_path / LEDGER).open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(FormatError, match=r"dap-ledger\.jsonl: line 2: .*expected"):
+        read_ledger(tmp_path)
 
 
 @pytest.mark.parametrize("kept", [1, 5, -2, -1])
 def test_a_torn_last_line_of_the_ledger_is_dropped_and_the_next_is_whole(tmp_path, kept):
-    append_ledger(tmp_path, {"a": "1"})
+    append_ledger(tmp_path, {"a": HASH})
     whole = (tmp_path / LEDGER).read_bytes()
-    append_ledger(tmp_path, {"b": "2"})
+    append_ledger(tmp_path, {"b": HASH})
     second = (tmp_path / LEDGER).read_bytes()[len(whole) :]
     (tmp_path / LEDGER).write_bytes(whole + second[:kept])
-    assert read_ledger(tmp_path) == {"a": "1"}
-    append_ledger(tmp_path, {"c": "3"})
-    assert read_ledger(tmp_path) == {"a": "1", "c": "3"}
+    assert read_ledger(tmp_path) == {"a": HASH}
+    append_ledger(tmp_path, {"c": HASH})
+    assert read_ledger(tmp_path) == {"a": HASH, "c": HASH}
 
 
 def test_verify_returns_what_is_there_and_names_what_was_changed(tmp_path):

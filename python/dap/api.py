@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from dap.config import check_path
 from dap.data.builtin import BUILTIN
 from dap.data.classmap import LabelMap
 from dap.data.label_order import LabelOrder, reorder_labels
@@ -24,11 +26,14 @@ from dap.index import Index, open_index
 from dap.indexing import build_index
 from dap.methods import AnyGuide, AnyMethod
 from dap.priors import PriorLike
-from dap.run import SHEET, Request, RunFolder, check_writable, execute, open_run, resolve
+from dap.run import SHEET, Request, RunFolder, check_outside, check_writable, execute, open_run, resolve
 from dap.storage.files import atomic_path
+from dap.storage.lock import folder_lock
 
 if TYPE_CHECKING:
     from dap.sampling import StepCallback
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["build_index", "distill", "evaluate", "load", "open_index"]
 
@@ -53,6 +58,7 @@ def load(path: SourceLike, *, class_map: LabelOrder | None = None) -> DistilledD
         >>> import dap
         >>> dap.load("minimax/ipc10", class_map="class_woof.txt").loader(64, augment="standard")  # doctest: +SKIP
     """
+    path = check_path("path", path) if isinstance(path, Path) or (isinstance(path, str) and path[:1] == "~") else path
     run = open_run(path) if isinstance(path, str | Path) else None
     if run is not None:
         if class_map is not None:
@@ -141,15 +147,17 @@ def distill(
         seed=seed, index=index, classes=classes, label_map=label_map, num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale, scheduler=scheduler, eta=eta, device=device, dtype=dtype,
     )  # fmt: skip
-    out = Path(out)
+    out = check_path("out", out)
     check_writable(out)
-    job = resolve(request)
-    folder = RunFolder(out, job, batch_size=batch_size)
-    execute(job, folder, progress=progress, callback_on_step_end=callback_on_step_end)
-    distilled = load(out)
-    if not (out / SHEET).exists():
-        with atomic_path(out / SHEET) as temporary:
-            distilled.show().save(temporary, format="PNG")
+    check_outside(out, source)
+    with folder_lock(out):
+        job = resolve(request)
+        folder = RunFolder(out, job, batch_size=batch_size)
+        execute(job, folder, progress=progress, callback_on_step_end=callback_on_step_end)
+        distilled = load(out)
+        if not (out / SHEET).exists():
+            with atomic_path(out / SHEET) as temporary:
+                distilled.show().save(temporary, format="PNG")
     return distilled
 
 
@@ -168,7 +176,8 @@ def evaluate(
     """Trains classifiers on a distilled set and tests them on real images.
 
     Classifiers are also trained on random real subsets of the same size, with the same seeds, if the real training
-    images are known: from ``real``, or from a manifest that names a built-in source or a folder that exists.
+    images are known: from ``real``, or from a manifest that names a built-in source. A folder that a manifest names is
+    not opened unless ``real`` names it, because somebody else may have written the manifest.
 
     Args:
         distilled: A distilled dataset or a part of it (``distilled.take(10)``), the folder of a run, or anything else
@@ -220,6 +229,11 @@ def _as_evaluated(distilled: DistilledDataset) -> Source:
 
 
 def _recorded_source(manifest: Mapping[str, Any]) -> str | None:
-    """The source that a manifest names, if it can be opened by that name here."""
+    """The built-in source that a manifest names.
+
+    A folder that it names is not opened unless the user says so: somebody else may have written the manifest.
+    """
     name = manifest["source"]["name"] if manifest else ""
-    return name if name in BUILTIN or (name and Path(name).is_dir()) else None
+    if name and name not in BUILTIN:
+        logger.warning("not compared with random real images: give the real training images, real=%r", name)
+    return name if name in BUILTIN else None

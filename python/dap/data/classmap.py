@@ -16,10 +16,12 @@ from typing import TypeAlias
 from dap.config import check_choice
 from dap.data.names import escape, some
 from dap.data.source import Source
-from dap.errors import ClassMapError, FormatError, OptionError
+from dap.errors import ClassMapError, OptionError
 from dap.rng import derive_seed
+from dap.storage.checked_json import NOTHING, TEXT, check_shape, choice, either, fields, items, whole
 
 __all__ = [
+    "CLASS_MAP",
     "NULL_LABELS",
     "ClassEntry",
     "LabelMap",
@@ -174,17 +176,18 @@ def from_json(values: object) -> tuple[ClassEntry, ...]:
     Raises:
         FormatError: It is not a list of objects as :func:`to_json` writes them.
     """
-    try:
-        if not isinstance(values, list):
-            raise TypeError(f"expected a list, got {type(values).__name__}")
-        return tuple(_entry(**value) for value in values)
-    except TypeError as error:
-        raise FormatError(f"damaged class map: {error}") from error
+    check_shape("damaged class map", values, CLASS_MAP)
+    return tuple(ClassEntry(**value) for value in values)  # type: ignore[attr-defined]
 
 
-def _entry(name: str, source_id: int | str, prior_label: int | None, folder: str) -> ClassEntry:
-    if not (isinstance(name, str) and isinstance(source_id, int | str) and isinstance(prior_label, int | None)):
-        raise TypeError(f"wrong types in {(name, source_id, prior_label, folder)}")
-    if folder != escape(name):
-        raise TypeError(f"expected folder {escape(name)!r} of class {name!r}, got {folder!r}")
-    return ClassEntry(name, source_id, prior_label, folder)
+def _check_entry(name: str, value: object) -> None:
+    """The shape of one class in a manifest."""
+    ENTRY(name, value)
+    folder = escape(value["name"])  # type: ignore[index]
+    choice(folder)(f"{name}.folder", value["folder"])  # type: ignore[index]
+
+
+ENTRY = fields({
+    "name": TEXT, "source_id": either(TEXT, whole(-(2**63))), "prior_label": either(NOTHING, whole()), "folder": TEXT,
+})  # fmt: skip
+CLASS_MAP = items(_check_entry, least=1)

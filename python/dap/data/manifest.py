@@ -11,7 +11,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dap.errors import FormatError, RunMismatchError
+from dap.data.classmap import CLASS_MAP
+from dap.errors import FormatError, RunMismatchError, SourceError
+from dap.storage.checked_json import (
+    ANYTHING,
+    BELOW,
+    NOTHING,
+    NUMBER,
+    SHA256,
+    TEXT,
+    choice,
+    either,
+    fields,
+    items,
+    mapping,
+    read_json,
+    whole,
+)
 from dap.storage.files import sha256_file, write_json
 from dap.storage.ledger import Ledger
 
@@ -20,15 +36,36 @@ __all__ = [
     "MANIFEST",
     "SCHEMA",
     "append_ledger",
+    "check_finished",
     "check_same_run",
+    "images_of",
     "read_ledger",
     "read_manifest",
+    "slot_path",
     "verify_files",
     "write_manifest",
 ]
 
-ENTRIES = {"status", "options", "source", "prior", "class_map", "ipc", "ipc_stages", "batch_size", "files", "seconds"}
 MANIFEST, LEDGER, SCHEMA = "dap.json", ".dap-ledger.jsonl", 1
+FILES = mapping(SHA256, keys=BELOW)
+SHAPE = fields(
+    {
+        "schema": choice(SCHEMA), "status": choice("running", "complete"), "options": mapping(ANYTHING),
+        "source": fields({"name": TEXT, "identity": TEXT}, more=True), "prior": either(NOTHING, mapping(ANYTHING)),
+        "class_map": CLASS_MAP, "ipc": whole(1), "ipc_stages": items(whole(1), least=1), "batch_size": whole(1),
+        "files": FILES, "seconds": mapping(NUMBER),
+    },
+    optional={
+        "index": either(NOTHING, mapping(ANYTHING)), "rank": mapping(items(whole())), "versions": mapping(ANYTHING),
+    },
+    more=True,
+)  # fmt: skip
+ADVICE = "it is damaged, or written by something else or a newer dap: restore it, or choose another folder"
+
+
+def slot_path(folder: str, number: int) -> str:
+    """Return the path of a slot's image below the output folder."""
+    return f"train/{folder}/{number:05d}.png"
 
 
 def write_manifest(out: Path, manifest: Mapping[str, object]) -> None:
@@ -40,23 +77,50 @@ def read_manifest(out: Path) -> dict[str, Any] | None:
     """Return the manifest of a folder, or None if there is none.
 
     Raises:
-        FormatError: It is not JSON, has another schema than this version reads, or lacks an entry.
+        FormatError: It is not JSON, or a field is missing or not what this version writes; names the field.
     """
     path = out / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        manifest: dict[str, Any] = read_json(path, SHAPE, advice=ADVICE)
+    except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FormatError(f"{path}: expected a JSON manifest, got something else ({error})") from error
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise FormatError(
-            f"{path}: expected a dap manifest of schema {SCHEMA}; it was written by something else or a newer dap"
-        )
-    missing = sorted(ENTRIES - manifest.keys())
-    if missing:
-        raise FormatError(f"{path}: expected a dap manifest, it lacks {', '.join(missing)}")
+    stages, names = manifest["ipc_stages"], [entry["name"] for entry in manifest["class_map"]]
+    for field, fits in (
+        ("class_map: expected no name twice", len(set(names)) == len(names)),
+        ("ipc_stages: expected rising numbers", stages == sorted(set(stages))),
+        ("ipc: expected the last of ipc_stages", manifest["ipc"] == stages[-1]),
+        ("ipc: expected as many images in files", manifest["status"] == "running" or _has_all_images(manifest)),
+    ):
+        if not fits:
+            raise FormatError(f"{path}: {field}; {ADVICE}")
     return manifest
+
+
+def images_of(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the paths of a run's images, in order of class and slot."""
+    folders = [entry["folder"] for entry in manifest["class_map"]]
+    return [slot_path(folder, number) for folder in folders for number in range(manifest["ipc"])]
+
+
+def check_finished(out: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise unless the run in a folder was finished and all of its images are there.
+
+    Raises:
+        SourceError: It says how many images are missing, and how to continue.
+    """
+    advice = "run the same command again to continue it"
+    if manifest["status"] != "complete":
+        raise SourceError(f"{out}: the run there was not finished; {advice}")
+    images = images_of(manifest)
+    missing = [path for path in images if not (out / path).is_file()]
+    if missing:
+        raise SourceError(f"{out}: {len(missing)} of its {len(images)} images are gone, such as {missing[0]}; {advice}")
+
+
+def _has_all_images(manifest: Mapping[str, Any]) -> bool:
+    files = manifest["files"]
+    few_enough = manifest["ipc"] * len(manifest["class_map"]) <= len(files)  # so that a huge number makes no huge list
+    return few_enough and all(path in files for path in images_of(manifest))
 
 
 def append_ledger(out: Path, files: Mapping[str, str]) -> None:
@@ -66,7 +130,7 @@ def append_ledger(out: Path, files: Mapping[str, str]) -> None:
 
 def read_ledger(out: Path) -> dict[str, str]:
     """Return the SHA-256 of all files that the ledger records, by path; none where there is no ledger."""
-    return {path: sha256 for unit in Ledger(out / LEDGER).read() for path, sha256 in unit.items()}
+    return {path: sha256 for unit in Ledger(out / LEDGER).read(FILES) for path, sha256 in unit.items()}
 
 
 def check_same_run(out: Path, before: Mapping[str, object], now: Mapping[str, object]) -> None:

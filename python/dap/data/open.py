@@ -16,7 +16,8 @@ from dap.data.folder import open_folder
 from dap.data.huggingface import is_hf_dataset, load_hf_dataset, open_hf_dataset
 from dap.data.layout import find_split
 from dap.data.parquet import open_parquet
-from dap.data.shard_paths import find_shards, is_url, shard_files, shards_of_split
+from dap.data.run_images import images_of_run, run_of
+from dap.data.shard_paths import check_packed, find_shards, is_url, shard_files, shards_of_split
 from dap.data.source import Source
 from dap.data.tensors import TENSOR_SUFFIXES, open_tensors
 from dap.data.torch_dataset import open_torch_dataset
@@ -150,7 +151,11 @@ def _open_named(spec: str | Path, split: str, label_column: str | None) -> Sourc
 
 
 def _open_directory(path: Path, split: str, label_column: str | None) -> Source:
+    run = run_of(path)
+    check_packed(path)
     folder, holding = find_split(path, split)
+    if run is not None:
+        return images_of_run(open_folder(path, tree=folder), path, *run)
     suffixes = {file.suffix for file in shard_files(folder)} if holding == "shards" else set()
     for suffix in OPENERS:
         if suffix in suffixes and (open_shards := _opener(suffix, label_column)):

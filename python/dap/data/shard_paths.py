@@ -17,8 +17,12 @@ from dap.data.from_labels import same_in_all
 from dap.data.names import some
 from dap.data.splits import ALL_SPLIT_NAMES, split_order, splits_in_name, words
 from dap.errors import FormatError, SourceError
+from dap.storage.checked_json import ANYTHING, read_json
 
-__all__ = ["PACKED", "SIDECAR", "class_names_beside", "find_shards", "is_url", "shard_files", "shards_of_split"]
+__all__ = [
+    "PACKED", "SIDECAR", "check_packed", "class_names_beside", "find_shards", "is_url", "shard_files",
+    "shards_of_split",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -156,6 +160,7 @@ def _class_names(shard: Path) -> list[str] | None:
     Raises:
         FormatError: The file is damaged or holds something else.
     """
+    check_packed(shard.parent)
     for name in (PACKED, CLASSES):
         path = shard.with_name(name)
         if not path.is_file():
@@ -173,3 +178,18 @@ def _class_names(shard: Path) -> list[str] | None:
                 f"({type(error).__name__}: {error})"
             ) from error
     return None
+
+
+def check_packed(folder: Path) -> None:
+    """Raise if a packing into the folder was begun and not finished.
+
+    Raises:
+        SourceError: It says how to continue.
+        FormatError: The record of the packing is damaged.
+    """
+    with suppress(FileNotFoundError):
+        record = read_json(folder / PACKED, ANYTHING, most=MAX_JSON)
+        if isinstance(record, dict) and record.get("status") == "running":
+            raise SourceError(
+                f"{folder}: the packing there was not finished; run the same command again to continue it"
+            )

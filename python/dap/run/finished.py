@@ -9,10 +9,9 @@ import numpy as np
 
 from dap.data import classmap
 from dap.data.image_files import read_image
-from dap.data.manifest import read_manifest
+from dap.data.manifest import check_finished, images_of, read_manifest
 from dap.data.source import Source
-from dap.errors import FormatError, SourceError
-from dap.run.folder import slot_path
+from dap.errors import FormatError
 
 __all__ = ["OpenedRun", "open_run"]
 
@@ -38,18 +37,17 @@ def open_run(path: str | Path) -> OpenedRun | None:
         path: The output folder.
 
     Raises:
-        SourceError: The run there was not finished.
+        SourceError: The run there was not finished, or images of it are gone.
         FormatError: The manifest is damaged.
     """
     path = Path(path)
     manifest = read_manifest(path)
     if manifest is None:
         return None
-    if manifest["status"] != "complete":
-        raise SourceError(f"{path}: the run there was not finished; run the same command again to continue it")
+    check_finished(path, manifest)
     entries = classmap.from_json(manifest["class_map"])
     ipc = manifest["ipc"]
-    files = [slot_path(entry.folder, number) for entry in entries for number in range(ipc)]
+    files = images_of(manifest)
     best_first = []
     for label, entry in enumerate(entries):
         rank = manifest.get("rank", {}).get(entry.name, list(range(ipc)))

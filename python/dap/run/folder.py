@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dap.config import check_whole
+from dap.config import check_path, check_whole
+from dap.data.builtin import BUILTIN
 from dap.data.image_files import encode_png
 from dap.data.manifest import (
     LEDGER,
@@ -17,26 +19,24 @@ from dap.data.manifest import (
     check_same_run,
     read_ledger,
     read_manifest,
+    slot_path,
     verify_files,
     write_manifest,
 )
+from dap.data.source import Source
 from dap.errors import OptionError, RunMismatchError
 from dap.methods import Slot, Unit
 from dap.priors import Prior
 from dap.run.job import Job
 from dap.run.plan import plan
-from dap.storage.files import is_vacant, sha256_file, sweep, write_atomic
+from dap.storage.files import is_vacant, naming, sha256_file, sweep, write_atomic
 
-__all__ = ["SHEET", "RunFolder", "check_writable", "slot_path"]
+__all__ = ["SHEET", "RunFolder", "check_outside", "check_writable"]
 
 IDENTITY = ("options", "source", "prior", "class_map", "index")  # what has to be the same for a run to be continued
 MAX_BATCH = 100
+MIN_FILE = 512  # bytes that a file takes at least on a disk
 SHEET = "contact_sheet.png"  # drawn when the run has been finished
-
-
-def slot_path(folder: str, number: int) -> str:
-    """Return the path of a slot's image below the output folder."""
-    return f"train/{folder}/{number:05d}.png"
 
 
 def check_writable(out: Path) -> None:
@@ -44,6 +44,16 @@ def check_writable(out: Path) -> None:
     nearest = next(path for path in (out, *out.absolute().parents) if path.exists() or path.is_symlink())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise OptionError(f"out: cannot write to {str(out)!r}: {nearest} is not a folder that this user may write to")
+
+
+def check_outside(out: Path, source: object) -> None:
+    """Raise OptionError if ``out`` is the folder of the source or in it: what is written would change the source."""
+    name = source.name if isinstance(source, Source) else source
+    if not isinstance(name, str | Path) or name in BUILTIN:
+        return
+    folder = check_path("source", name)
+    if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+        raise OptionError(f"out: {str(out)!r} is in the source's folder {str(folder)!r}: choose one outside of it")
 
 
 class RunFolder:
@@ -68,7 +78,7 @@ class RunFolder:
 
     def __init__(self, out: Path, job: Job, *, batch_size: int | None = None) -> None:
         if batch_size is not None:
-            check_whole("batch_size", batch_size)
+            batch_size = check_whole("batch_size", batch_size)
         before = read_manifest(out)
         if before is None and not is_vacant(out):
             raise RunMismatchError(f"{out} is not empty and holds no dap.json: choose an empty or a new folder")
@@ -89,6 +99,7 @@ class RunFolder:
                 )
         if not stages or ipc > stages[-1]:
             stages.append(ipc)
+            _check_space(out, len(job.classes) * (ipc - (stages[-2] if len(stages) > 1 else 0)))
         self.units = plan(len(job.classes), stages, size, couples)
         self._ipc = ipc
         self._class_folders = [entry.folder for entry in job.classes]
@@ -99,15 +110,14 @@ class RunFolder:
         self._seconds = dict(before["seconds"]) if before else {}
         self._finished = before is not None and before["status"] == "complete" and before["ipc"] == ipc
 
-    @property
-    def missing(self) -> tuple[Unit, ...]:
-        """The units of which a file is missing."""
-        return tuple(unit for unit in self.units if any(self._path(slot) not in self._files for slot in unit.slots))
+    def missing(self) -> Iterator[Unit]:
+        """Yield the units of which a file is missing; a unit is looked at when it is its turn."""
+        return (unit for unit in self.units if any(self._path(slot) not in self._files for slot in unit.slots))
 
     @property
     def complete(self) -> bool:
         """Whether the manifest says that this run was finished, and all of its files are there."""
-        return self._finished and not self.missing and not self._lost
+        return self._finished and not any(self.missing()) and not self._lost
 
     def begin(self, record: Mapping[str, object], files: Mapping[str, bytes]) -> None:
         """Write the method's files and the manifest of a running run, before the first unit.
@@ -162,13 +172,25 @@ class RunFolder:
         """Write a file unless it is there with these bytes already (its unit was cut short); return its hash."""
         target = self.out / path
         if not (target.is_file() and target.read_bytes() == data):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            with naming(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(target, data)
         return sha256_file(target)
 
     def _write_manifest(self, status: str) -> None:
         files = dict(sorted(self._files.items()))
         write_manifest(self.out, self._manifest | {"status": status, "files": files, "seconds": self._seconds})
+
+
+def _check_space(out: Path, images: int) -> None:
+    """Raise OptionError if the disk has no room for this many files of the smallest size."""
+    folder = next(path for path in (out, *out.absolute().parents) if path.exists())
+    need, free = images * MIN_FILE, shutil.disk_usage(folder).free
+    if need > free:
+        raise OptionError(
+            f"ipc: {images} images take at least {need / 1e9:.1f} GB, the disk of {out} has {free / 1e9:.1f} GB free: "
+            "choose a smaller ipc, fewer classes, or another disk"
+        )
 
 
 def _default_batch_size(prior: Prior) -> int:

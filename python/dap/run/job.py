@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from dap._core import build_info
-from dap.config import check_whole, to_json
+from dap.config import check_seed, check_whole, plain, to_json
 from dap.data import classmap
 from dap.data.classmap import ClassEntry, LabelMap
 from dap.data.manifest import SCHEMA
@@ -57,6 +57,12 @@ class Request:
     eta: float | None = None
     device: str | torch.device | None = None
     dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ipc", check_whole("ipc", self.ipc))
+        object.__setattr__(self, "seed", check_seed(self.seed))
+        for option in ("method", "num_inference_steps", "guidance_scale", "eta"):
+            object.__setattr__(self, option, plain(getattr(self, option)))
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,6 @@ def resolve(request: Request) -> Job:
         DapError: One of its kinds, for an option, source, index or prior that is not usable.
     """
     recipe = get_method(request.method, request.method_options)
-    check_whole("ipc", request.ipc)
     if request.index is not None:
         index, source = open_index_and_source(request.index, request.source, request.classes)
     elif request.source is not None:

@@ -44,12 +44,12 @@ def _execute(recipe: Method[A], job: Job, folder: RunFolder, progress: bool, cal
     artefact = recipe.prepare(context)
     folder.add_seconds("prepare", time.monotonic() - start)
     folder.begin(recipe.record(context, artefact), recipe.files(context, artefact))
-    start, missing = time.monotonic(), folder.missing
+    start = time.monotonic()
     title = f"{recipe.name}, {context.ipc} x {len(context.classes)}"
-    total = sum(len(unit.slots) for unit in missing) * recipe.steps_per_slot(context)
+    total = sum(len(unit.slots) for unit in folder.missing()) * recipe.steps_per_slot(context)
     with Progress(title, total, shown=progress, callback=callback) as bar:
         context = job.context(bar.on_step)
-        for unit in missing:
+        for unit in folder.missing():
             made = recipe.make(context, unit, artefact)
             folder.add(unit, job.prior.decode(made) if made.is_floating_point() else made)
     folder.add_seconds("make", time.monotonic() - start)

@@ -8,15 +8,17 @@ their own.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import overload
 
 from dap.methods import Slot, Unit
 from dap.methods.base import Couples
 
-__all__ = ["plan"]
+__all__ = ["Plan", "plan"]
 
 
-def plan(num_classes: int, stages: Sequence[int], batch_size: int, couples: Couples) -> tuple[Unit, ...]:
-    """Group slots into units.
+class Plan(Sequence[Unit]):
+    """The units of a run, in order. Each is computed when it is asked for, so that a long plan takes no memory.
 
     Args:
         num_classes: Number of classes.
@@ -24,6 +26,41 @@ def plan(num_classes: int, stages: Sequence[int], batch_size: int, couples: Coup
         batch_size: Slots in a unit where slots are independent.
         couples: "slot" if slots are independent; "class" if all slots of a class have to be in one unit, which then has
             as many classes as fit the batch size, at least one.
+    """
+
+    def __init__(self, num_classes: int, stages: Sequence[int], batch_size: int, couples: Couples) -> None:
+        self._stages = list(pairwise((0, *stages)))
+        # slots that are made together; those of a class follow each other
+        self._sizes = [
+            max(1, batch_size // (high - low)) * (high - low) if couples == "class" else batch_size
+            for low, high in self._stages
+        ]
+        self._slots = [num_classes * (high - low) for low, high in self._stages]
+        units = [-(-slots // size) for slots, size in zip(self._slots, self._sizes, strict=True)]
+        self._ends = list(accumulate(units))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> Unit: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Unit]: ...
+
+    def __getitem__(self, index: int | slice) -> Unit | Sequence[Unit]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number = range(len(self))[index]  # raises IndexError beyond the end, as iteration needs
+        stage = next(stage for stage, end in enumerate(self._ends) if number < end)
+        first = (number - (self._ends[stage - 1] if stage else 0)) * self._sizes[stage]
+        low, high = self._stages[stage]
+        slots = (divmod(slot, high - low) for slot in range(first, min(first + self._sizes[stage], self._slots[stage])))
+        return Unit(number, tuple(Slot(class_index, low + slot) for class_index, slot in slots))
+
+
+def plan(num_classes: int, stages: Sequence[int], batch_size: int, couples: Couples) -> Plan:
+    """Group slots into units; the arguments are those of :class:`Plan`.
 
     Example:
         >>> [len(unit.slots) for unit in plan(2, (3,), 4, "slot")]
@@ -31,13 +68,4 @@ def plan(num_classes: int, stages: Sequence[int], batch_size: int, couples: Coup
         >>> [len(unit.slots) for unit in plan(5, (3,), 6, "class")]
         [6, 6, 3]
     """
-    groups: list[tuple[Slot, ...]] = []
-    for low, high in zip((0, *stages), stages, strict=False):
-        classes = [tuple(Slot(index, number) for number in range(low, high)) for index in range(num_classes)]
-        if couples == "class":
-            together = max(1, batch_size // (high - low))
-            groups += [sum(classes[start : start + together], ()) for start in range(0, num_classes, together)]
-        else:
-            slots = [slot for class_slots in classes for slot in class_slots]
-            groups += [tuple(slots[start : start + batch_size]) for start in range(0, len(slots), batch_size)]
-    return tuple(Unit(index, slots) for index, slots in enumerate(groups))
+    return Plan(num_classes, stages, batch_size, couples)
