@@ -251,7 +251,7 @@ def test_other_options_in_the_same_folder_are_refused_by_name(build, tmp_path, m
         ({"block": 4}, "block: expected 1 to 3, got 4"),
         ({"pooling": "grid3"}, "grid3 does not divide the prior's tokens, which are 4 x 4"),
         ({"pooling": "sketch"}, "unknown pooling 'sketch'; did you mean 'sketch256'"),
-        ({"timesteps": 0}, "timesteps: expected a whole number of at least 1, got 0"),
+        ({"timesteps": 0}, "timesteps: expected a whole number from 1 to 4, got 0"),
         ({"timesteps": (500, 3)}, "750, 500, 250, 0; got 3"),
         ({"timesteps": ()}, "timesteps"),
         ({"noise": "none"}, "noise"),
@@ -300,9 +300,12 @@ def test_choice_of_timesteps():
     steps = [980, 960, 940, 920, 900, 880, 860]
     assert choose_timesteps(steps, 1) == (980,)
     assert choose_timesteps(steps, 3) == (980, 940, 900)
-    assert choose_timesteps(steps, 99) == tuple(steps)
+    assert choose_timesteps(steps, len(steps)) == tuple(steps)
+    assert choose_timesteps([5, 5, 3], 2) == (5, 3)
+    for wanted in (5000, len(steps) + 1, 0, -1, 2.5, True, None, [], [981], [980.5], ["980"]):
+        with pytest.raises(OptionError, match="timesteps"):
+            choose_timesteps(steps, wanted)
     assert choose_timesteps(steps, [860, 980]) == (980, 860)
-    assert choose_timesteps([5, 5, 3], 9) == (5, 3)
 
 
 def test_command_line(command_line, tiny_folder, tmp_path):

@@ -22,7 +22,7 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from dap.errors import FormatError, OptionError, RunMismatchError
+from dap.errors import FormatError, OptionError, RunMismatchError, StorageError
 from dap.index import ClassRows, Index, IndexSpec, IndexWriter, Moments, index_bytes, merge, open_index, row_groups
 from dap.index import reader as reader_module
 
@@ -173,10 +173,30 @@ def test_a_class_that_somebody_deleted_is_made_again(whole, tmp_path):
     out = tmp_path / "i"
     fill(IndexWriter(out, SPEC, toy_classes()), limit=4)
     shutil.rmtree(out / SHIRT)
-    writer = IndexWriter(out, SPEC, toy_classes())
+    fill(IndexWriter(out, SPEC, toy_classes()), limit=1)
+    writer = IndexWriter(out, SPEC, toy_classes())  # as after a kill
+    assert writer.pending("T-shirt/top")
     fill(writer)
     writer.finish()
     assert content(out) == content(whole)
+
+
+def test_two_writers_of_one_index_do_not_harm_each_other(whole, tmp_path):
+    first, second = (IndexWriter(tmp_path / "i", SPEC, toy_classes()) for _ in range(2))
+    fill(first, limit=2)
+    fill(second, limit=1)  # what the first has written already
+    fill(first)
+    fill(second)
+    assert first.finish().hash == second.finish().hash
+    assert content(tmp_path / "i") == content(whole)
+
+
+def test_a_build_keeps_other_writers_out(tmp_path):
+    with (
+        IndexWriter(tmp_path / "i", SPEC, toy_classes()).alone(),
+        pytest.raises(StorageError, match="another process is writing to it"),
+    ):
+        IndexWriter(tmp_path / "i", SPEC, toy_classes())
 
 
 @pytest.mark.parametrize(
@@ -222,7 +242,7 @@ def test_too_little_space_is_said_before_anything_is_written(tmp_path, monkeypat
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
     with pytest.raises(OptionError, match=r"the index takes 0\.0 GB more, 0\.0 GB are free"):
         IndexWriter(tmp_path / "i", SPEC, toy_classes())
-    assert os.listdir(tmp_path / "i") == []
+    assert os.listdir(tmp_path) == []
 
 
 def test_the_estimate_of_the_size(whole):
@@ -544,7 +564,15 @@ def test_a_damaged_ledger_is_refused(tmp_path):
     fill(IndexWriter(tmp_path / "i", SPEC, toy_classes()), limit=1)
     ledger = tmp_path / "i" / ".ledger.jsonl"
     first = ledger.read_bytes().split(b"\n")[0]
-    for damage in (b"\x00\n", first + b"\n{]\n", first + b'\n{"class": "x", "start": 0}\n', first + b"\n[]\n"):
+    for damage in (
+        b"\x00\n",
+        first + b"\n{]\n",
+        first + b'\n{"class": "x", "start": 0}\n',
+        first + b"\n[]\n",
+        first + b'\n{"class": 3, "start": 0}\n',
+        first + b'\n{"class": "Bag", "files": {"x": 1}}\n',
+        first + b'\n{"class": "Bag", "start": 1e9}\n',
+    ):
         ledger.write_bytes(damage)
         with pytest.raises(FormatError, match=r"ledger\.jsonl: damaged"):
             IndexWriter(tmp_path / "i", SPEC, toy_classes())

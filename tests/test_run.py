@@ -172,7 +172,7 @@ def test_a_line_of_another_type_is_named(tmp_path, line):
     append_ledger(tmp_path, {"c": HASH})
     with (tmp_path / LEDGER).open("a") as file:
         file.write(line + "\n")
-    with pytest.raises(FormatError, match=r"dap-ledger\.jsonl: line 2: .*expected"):
+    with pytest.raises(FormatError, match=r"dap-ledger\.jsonl: damaged, line 2: .*expected"):
         read_ledger(tmp_path)
 
 

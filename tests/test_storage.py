@@ -246,7 +246,7 @@ def test_a_ledger_is_written_whole_and_synced_line_by_line(tmp_path: Path, monke
 def test_a_damaged_line_is_refused_and_the_file_named(tmp_path: Path, line: bytes) -> None:
     ledger = Ledger(tmp_path / "x.jsonl")
     ledger.path.write_bytes(b'{"a": 1}\n' + line + b'\n{"b": 2}\n')
-    with pytest.raises(FormatError, match=r"x\.jsonl: line 2: expected .*; delete .* and start again"):
+    with pytest.raises(FormatError, match=r"x\.jsonl: damaged, line 2: expected .*; delete .* and start again"):
         ledger.read()
 
 

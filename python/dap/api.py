@@ -29,6 +29,7 @@ from dap.priors import PriorLike
 from dap.run import SHEET, Request, RunFolder, check_outside, check_writable, execute, open_run, resolve
 from dap.storage.files import atomic_path
 from dap.storage.lock import folder_lock
+from dap.torch_state import own_torch_state
 
 if TYPE_CHECKING:
     from dap.sampling import StepCallback
@@ -72,6 +73,7 @@ def load(path: SourceLike, *, class_map: LabelOrder | None = None) -> DistilledD
     return DistilledDataset(source if class_map is None else reorder_labels(source, class_map), tensors=tensors)
 
 
+@own_torch_state()
 def distill(
     source: SourceLike | None = None,
     *,
@@ -161,6 +163,7 @@ def distill(
     return distilled
 
 
+@own_torch_state()
 def evaluate(
     distilled: DistilledDataset | SourceLike,
     test: SourceLike,

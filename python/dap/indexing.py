@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dap.config import check_whole
+from dap.config import check_path, check_seed, check_whole, plain
 from dap.data.classmap import LabelMap
 from dap.data.open import SourceLike, open_source
 from dap.data.source import Source
@@ -28,9 +28,12 @@ from dap.features import (
 )
 from dap.index import ClassRows, Index, IndexWriter, row_groups
 from dap.priors import PriorLike, load_prior
+from dap.run import check_outside, check_writable
 from dap.run.classes import as_index, classes_of_source
 from dap.sampling import SamplingSettings
 from dap.selection import permutation
+from dap.storage.lock import folder_lock
+from dap.torch_state import own_torch_state
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["build_index"]
 
 
+@own_torch_state()
 def build_index(
     source: SourceLike,
     *,
@@ -46,7 +50,7 @@ def build_index(
     prior_options: Mapping[str, object] | None = None,
     block: int | str | None = None,
     pooling: str = DEFAULT_POOLING,
-    timesteps: int | Sequence[int] = 8,
+    timesteps: int | Sequence[int] | None = None,
     num_inference_steps: int | None = None,
     scheduler: str | None = None,
     noise: str = "own",
@@ -75,7 +79,7 @@ def build_index(
             block at a third of its depth.
         pooling: "sketch1024", "mean", "flat" or "grid4"; see :mod:`dap.features.pooling`.
         timesteps: How many timesteps, evenly spaced in the schedule from its noisiest step on; or a list of timesteps
-            of the schedule.
+            of the schedule; 8, or all of a shorter schedule, if left out.
         num_inference_steps: Steps of the schedule; the prior's recommendation, or 50, if left out.
         scheduler: "ddpm", "ddim", "dpm++", "euler" or "heun"; the prior's own if left out.
         noise: "own": each image has its own noise at each timestep; "shared": the images of a timestep share one.
@@ -102,14 +106,20 @@ def build_index(
         >>> index = dap.build_index("fashion-mini", out="index", timesteps=8)  # doctest: +SKIP
         >>> distilled = dap.distill(index=index, out="distilled")  # doctest: +SKIP
     """
+    out, seed, timesteps, block = check_path("out", out), check_seed(seed), plain(timesteps), plain(block)
     if max_per_class is not None:
-        check_whole("max_per_class", max_per_class)
+        max_per_class = check_whole("max_per_class", max_per_class)
+    check_writable(out)
+    check_outside(out, source)
+    with folder_lock(out):
+        pass  # refused before anything is loaded while another process writes there
     part = None if shard is None else _parse_shard(shard)
     all_images = open_source(source)
     images = all_images if classes is None else all_images.subset(classes)
     model = load_prior(prior, device=device, options=prior_options).for_classes(images.class_names)
     settings = SamplingSettings.choose(model.recommended, num_inference_steps=num_inference_steps, scheduler=scheduler)
     steps = model.scheduler(settings.scheduler, settings.num_inference_steps)
+    times = schedule(steps)
     encoded = None if latents is None else as_index(latents)
     if encoded is not None:
         check_source(encoded, all_images)
@@ -123,7 +133,7 @@ def build_index(
         model, Tap(block_number(model, block), pooling), steps, label=entries[0].label,
         source={"name": all_images.name, "identity": all_images.identity()}, noise=noise, seed=seed, dtype=dtype,
         shard=part,
-        timesteps=choose_timesteps(schedule(steps), timesteps),
+        timesteps=choose_timesteps(times, min(8, len(set(times))) if timesteps is None else timesteps),
         latent_dtype="float16" if encoded is None else encoded.spec.latent_dtype,
     )  # fmt: skip
     latents_of = (

@@ -40,9 +40,7 @@ def index() -> None:
 )
 @click.option(
     "--timesteps",
-    default="8",
-    show_default=True,
-    help="A number of timesteps, or a list of those of the schedule: 980,500,20.",
+    help="A number of timesteps, or a list of those of the schedule: 980,500,20; if left out, 8 or as many as it has.",
 )
 @click.option(
     "--num-inference-steps", type=Whole(), help="Steps of the schedule; if left out, the prior's recommendation or 50."
@@ -78,7 +76,7 @@ def build(
     prior_options: dict[str, object],
     block: str | None,
     pooling: str,
-    timesteps: str,
+    timesteps: str | None,
     num_inference_steps: int | None,
     scheduler: str | None,
     noise: str,
@@ -95,7 +93,7 @@ def build(
     """Computes the features of SOURCE's images under a prior."""
     from dap.data.open import open_source
 
-    label_map, steps = parse_labels(labels), _timesteps(timesteps)
+    label_map, steps = parse_labels(labels), None if timesteps is None else _timesteps(timesteps)
     images = open_source(source, label_column=label_column)
     chosen = choose_classes(classes, images.class_names)
 

@@ -18,6 +18,7 @@ from dap.errors import OptionError
 from dap.evaluation.small import Small
 from dap.nets import predict
 from dap.rng import generator
+from dap.torch_state import own_torch_state
 
 __all__ = ["JUDGE", "Recognition", "recognised", "train_judge"]
 
@@ -31,6 +32,7 @@ class Recognition(NamedTuple):
     per_class: dict[int, float]
 
 
+@own_torch_state()
 def train_judge(
     images: np.ndarray,
     labels: np.ndarray,
@@ -60,6 +62,7 @@ def train_judge(
     )
 
 
+@own_torch_state()
 def recognised(
     judge: nn.Module, images: np.ndarray, labels: np.ndarray, device: str | torch.device | None = None
 ) -> Recognition:

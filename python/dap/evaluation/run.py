@@ -16,6 +16,7 @@ from dap.evaluation.result import EvaluationResult, Row
 from dap.evaluation.small import Outcome, Small
 from dap.evaluation.statistics import paired_difference
 from dap.nets import list_nets
+from dap.torch_state import own_torch_state
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,7 @@ PROTOCOLS: dict[str, Small] = {protocol.name: protocol for protocol in (Small(),
 LabelledImages = tuple[np.ndarray, np.ndarray]
 
 
+@own_torch_state()
 def run_protocol(
     train_images: np.ndarray,
     train_labels: np.ndarray,

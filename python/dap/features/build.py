@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -51,21 +51,21 @@ def choose_timesteps(steps: Sequence[int], wanted: int | Sequence[int]) -> tuple
 
     Args:
         steps: The schedule's timesteps, from noise to image.
-        wanted: Either a number of timesteps, evenly spaced from the noisiest on (all if the schedule has fewer), or
-            the timesteps themselves.
+        wanted: Either a number of timesteps, evenly spaced from the noisiest on, or the timesteps themselves.
 
     Raises:
-        OptionError: ``wanted`` is less than 1 or empty, or has a timestep that the schedule does not have.
+        OptionError: ``wanted`` is less than 1, more than the schedule has, or empty, or has a timestep that the
+            schedule does not have.
 
     Example:
         >>> choose_timesteps([900, 700, 500, 300, 100], 2), choose_timesteps([900, 500, 100], [100, 900])
         ((900, 500), (900, 100))
     """
     steps = list(dict.fromkeys(steps))
-    if isinstance(wanted, int):
-        check_whole("timesteps", wanted)
-        count = min(wanted, len(steps))
+    if isinstance(wanted, str) or not isinstance(wanted, Iterable):
+        count = check_whole("timesteps", wanted, 1, len(steps))
         return tuple(steps[number * len(steps) // count] for number in range(count))
+    wanted = [check_whole("timesteps", t, 0) for t in wanted]
     if not wanted or not set(wanted) <= set(steps):
         unknown = ", ".join(str(t) for t in wanted if t not in steps) or "none"
         raise OptionError(f"timesteps: expected some of the schedule's, {', '.join(map(str, steps))}; got {unknown}")
@@ -191,6 +191,12 @@ def fill_index(
         OptionError: A feature is not finite in the index's dtype.
         FormatError: An image cannot be decoded.
     """
+    with writer.alone():
+        return _fill(writer, prior, scheduler, latents_of, progress)
+
+
+def _fill(writer: IndexWriter, prior: Prior, scheduler: SchedulerMixin, latents_of: LatentsOf, progress: bool) -> Index:
+    """Compute and write what is pending, group by group."""
     spec, tap = writer.spec, Tap(writer.spec.block, writer.spec.pooling)
     groups = [(rows, start, stop) for rows in writer.classes for start, stop in writer.pending(rows.name)]
     counts = [len(rows.ids) for rows in writer.classes]

@@ -34,13 +34,14 @@ def merge(parts: Sequence[str | Path | Index], out: str | Path) -> Index:
         part.verify()
     classes = [_joined_class(indexes, position) for position in range(len(indexes[0].classes))]
     writer = IndexWriter(out, dataclasses.replace(indexes[0].spec, shard=None), classes)
-    for name in (entry.name for entry in classes):
-        for start, stop in writer.pending(name):
-            part, first = _place(indexes, start)
-            rows = slice(first, first + stop - start)
-            features = {t: part.features(name, t)[rows] for t in part.timesteps}
-            writer.write(name, start, part.latents(name)[rows], features)
-    return writer.finish()
+    with writer.alone():
+        for name in (entry.name for entry in classes):
+            for start, stop in writer.pending(name):
+                part, first = _place(indexes, start)
+                rows = slice(first, first + stop - start)
+                features = {t: part.features(name, t)[rows] for t in part.timesteps}
+                writer.write(name, start, part.latents(name)[rows], features)
+        return writer.finish()
 
 
 def _check_parts(parts: Sequence[Index]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 import dap._core as _core
-from dap.config import check_whole
+from dap.config import check_path, check_whole
 from dap.errors import FormatError, OptionError
 from dap.index import export
 from dap.index.metadata import IndexClass, read_ids, read_metadata
@@ -192,7 +192,7 @@ def open_index(path: str | Path) -> Index:
     Raises:
         FormatError: A file is missing or damaged, or of another format; the message names it and says what to do.
     """
-    path = Path(path).absolute()  # a view that is opened later, or elsewhere, is of the same folder
+    path = check_path("index", path).absolute()  # a view that is opened later, or elsewhere, is of the same folder
     return Index(path, *read_metadata(path))
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 import dap._core as _core
+from dap.config import check_path
 from dap.data.manifest import check_same_run
 from dap.data.names import escape
 from dap.errors import OptionError, RunMismatchError
@@ -38,14 +40,25 @@ from dap.index.spec import (
     tensor_name,
 )
 from dap.registry import unknown_name_error
-from dap.storage.files import is_vacant, sweep, write_atomic
+from dap.storage.checked_json import SHA256, TEXT, check_shape, fields, items, whole
+from dap.storage.files import is_vacant, naming, sweep, write_atomic
 from dap.storage.ledger import Ledger
+from dap.storage.lock import folder_lock
 
 __all__ = ["IndexWriter"]
 
+GROUP = fields({"class": TEXT, "start": whole()})  # two kinds of lines in the ledger
+CLOSED = fields({
+    "class": TEXT,
+    "files": fields(dict.fromkeys(FILES, fields({"bytes": whole(), "blocks": items(SHA256)}))),
+})  # fmt: skip
+
 
 class IndexWriter:
-    """An index that is being built. It continues an earlier build of the same folder; one process at a time may build.
+    """An index that is being built. It continues an earlier build of the same folder.
+
+    Each write holds the folder's lock and first reads what other writers of the same index have finished, so that two
+    of them cannot harm each other. Inside :meth:`alone` there is no other writer.
 
     Attributes:
         out: The folder.
@@ -65,30 +78,54 @@ class IndexWriter:
             OptionError: No classes, two of one name, or not enough free space.
             RunMismatchError: The folder holds other files, or another index; the message names the differences.
             FormatError: An index or ledger that is there is damaged.
+            StorageError: Another process is building it.
         """
-        self.out, self.spec, self.classes = Path(out), spec, tuple(classes)
+        self.out, self.spec, self.classes = check_path("out", out), spec, tuple(classes)
         self._by_name = {rows.name: rows for rows in self.classes}
         if not classes or len(self._by_name) != len(classes):
             raise OptionError("classes: expected at least one, and no name twice")
         self._done: dict[str, set[int]] = {name: set() for name in self._by_name}
         self._records: dict[str, dict[str, FileRecord]] = {}
         self._ledger = Ledger(self.out / LEDGER, ascii=True)
-        plan = _plan(spec, self.classes)
+        self._plan = _plan(spec, self.classes)
+        self._alone = False
+        with self.alone():
+            pass
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other writers out until the block ends; first read what they have finished.
+
+        Raises:
+            StorageError: Another process is building the index, or the disk is full.
+        """
+        if self._alone:
+            yield
+            return
+        with folder_lock(self.out), naming(self.out):
+            self._alone = True
+            try:
+                self._read()
+                yield
+            finally:
+                self._alone = False
+
+    def _read(self) -> None:
+        """Begin the index, or continue from what is there."""
         if (self.out / INDEX).exists():
             index = open_index(self.out)
             existing = [ClassRows(entry.name, entry.label, index.ids(entry.name)) for entry in index.classes]
-            check_same_run(self.out, _plan(index.spec, existing), plan)
+            check_same_run(self.out, _plan(index.spec, existing), self._plan)
             self._done = {rows.name: {start for start, _ in row_groups(len(rows.ids))} for rows in self.classes}
             self._records = {entry.name: dict(entry.files) for entry in index.classes}
         elif self._ledger.exists():
-            self._replay(plan)
+            self._replay()
             self._check_space()
         else:
             if not is_vacant(self.out):
                 raise RunMismatchError(f"{self.out} holds something else than a feature index: choose another folder")
-            self.out.mkdir(parents=True, exist_ok=True)
             self._check_space()
-            self._ledger.write([plan])
+            self._ledger.write([self._plan])
 
     def pending(self, class_name: str) -> list[tuple[int, int]]:
         """Return the rows (start, stop) of a class that are still to be written: groups of ``GROUP_ROWS``, in order.
@@ -125,14 +162,17 @@ class IndexWriter:
             for t in spec.timesteps
         ]
         z = _stored("latents", latents, (count, *spec.latent_shape), spec.latent_dtype)
-        if not self._done[class_name]:
-            self._create(self._by_name[class_name])
-        _core.write_rows(self._file(class_name, FEATURES), start, named)
-        _core.write_rows(self._file(class_name, LATENTS), start, [("latents", z)])
-        self._ledger.append({"class": class_name, "start": start})
-        self._done[class_name].add(start)
-        if not self.pending(class_name):
-            self._close(self._by_name[class_name])
+        with self.alone():
+            if start in self._done[class_name]:
+                return  # another writer of this index was quicker
+            if not self._done[class_name]:
+                self._create(self._by_name[class_name])
+            _core.write_rows(self._file(class_name, FEATURES), start, named)
+            _core.write_rows(self._file(class_name, LATENTS), start, [("latents", z)])
+            self._ledger.append({"class": class_name, "start": start})
+            self._done[class_name].add(start)
+            if not self.pending(class_name):
+                self._close(self._by_name[class_name])
 
     def finish(self) -> Index:
         """Write ``index.json``, remove the files of the unfinished index, and open the index.
@@ -140,19 +180,20 @@ class IndexWriter:
         Raises:
             OptionError: Groups are still pending.
         """
-        for rows in self.classes:
-            if pending := self.pending(rows.name):
-                raise OptionError(f"class {rows.name!r} still has {len(pending)} groups to be written")
-            if rows.name not in self._records:
-                self._close(rows)
-        if not (self.out / INDEX).exists():
-            entries = [
-                IndexClass(rows.name, rows.label, escape(rows.name), len(rows.ids), self._records[rows.name])
-                for rows in self.classes
-            ]
-            write_metadata(self.out, self.spec, entries)
-        self._ledger.remove()
-        sweep(self.out)
+        with self.alone():
+            for rows in self.classes:
+                if pending := self.pending(rows.name):
+                    raise OptionError(f"class {rows.name!r} still has {len(pending)} groups to be written")
+                if rows.name not in self._records:
+                    self._close(rows)
+            if not (self.out / INDEX).exists():
+                entries = [
+                    IndexClass(rows.name, rows.label, escape(rows.name), len(rows.ids), self._records[rows.name])
+                    for rows in self.classes
+                ]
+                write_metadata(self.out, self.spec, entries)
+            self._ledger.remove()
+            sweep(self.out)
         return open_index(self.out)
 
     def _file(self, class_name: str, name: str) -> Path:
@@ -180,28 +221,39 @@ class IndexWriter:
         self._ledger.append({"class": rows.name, "files": entries})
         self._records[rows.name] = records
 
-    def _replay(self, plan: Mapping[str, object]) -> None:
+    def _replay(self) -> None:
         """Continue from what the ledger records."""
         entries = self._ledger.read()
         if not entries:
             raise self._ledger.damaged("it is empty")
-        check_same_run(self.out, entries.pop(0), plan)
-        try:
-            for entry in entries:
-                if "start" in entry:
-                    self._done[entry["class"]].add(entry["start"])
-                else:
-                    self._records[entry["class"]] = {
-                        name: FileRecord(record["bytes"], tuple(record["blocks"]))
-                        for name, record in entry["files"].items()
-                    }
-        except (KeyError, TypeError, AttributeError) as error:
-            raise self._ledger.damaged("a line is neither a group nor a class") from error
+        check_same_run(self.out, entries.pop(0), self._plan)
+        self._done, self._records = {name: set() for name in self._by_name}, {}
+        for entry in entries:
+            check_shape(
+                f"{self._ledger.path}: damaged",
+                entry,
+                GROUP if "start" in entry else CLOSED,
+                advice=self._ledger.advice,
+            )
+            name = entry["class"]
+            if name not in self._by_name:
+                raise self._ledger.damaged(f"class {name[:60]!r} is not one of this index")
+            if "start" in entry:
+                self._done[name].add(entry["start"])
+            else:
+                self._records[name] = {
+                    file: FileRecord(record["bytes"], tuple(record["blocks"]))
+                    for file, record in entry["files"].items()
+                }
+        deleted = set()
         for name in self._by_name:
             files = [self._file(name, tensors) for tensors in (FEATURES, LATENTS)]
-            if not all(file.exists() or _partial(file).exists() for file in files):
-                self._done[name].clear()  # somebody deleted them: they are made again
+            if self._done[name] and not all(file.exists() or _partial(file).exists() for file in files):
+                deleted.add(name)  # by somebody: they are made again
+                self._done[name].clear()
                 self._records.pop(name, None)
+        if deleted:  # or a build that is killed now would find the new files, and take them for complete
+            self._ledger.write([self._plan, *(entry for entry in entries if entry["class"] not in deleted)])
 
     def _check_space(self) -> None:
         files = [self._file(name, tensors) for name in self._by_name for tensors in (FEATURES, LATENTS)]

@@ -11,6 +11,7 @@ import torch
 from dap.data.classmap import build_class_map
 from dap.features import Tap, default_block, real_features
 from dap.metrics.distance import coverage, diversity, representativeness
+from dap.torch_state import own_torch_state
 
 if TYPE_CHECKING:
     from dap.data.source import Source
@@ -35,6 +36,7 @@ class Measures:
     coverage: float
 
 
+@own_torch_state()
 def measure(distilled: Source, real: Source, prior: Prior, *, seed: int = 0) -> Measures:
     """Return the representativeness, diversity and coverage of a set of images.
 

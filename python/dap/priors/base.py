@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from dap.errors import OptionError
+from dap.torch_state import own_torch_state
 
 if TYPE_CHECKING:
     import torch
@@ -106,6 +107,7 @@ class Prior(metaclass=_Checked):
     def encode(self, images: Tensor) -> Tensor:
         """Return latents (mean of the posterior, scaled), float32 (B, C, h, w), of uint8 images (B, channels, H, W)."""
 
+    @own_torch_state()
     def decode(self, latents: Tensor) -> Tensor:
         """Return images, uint8 (B, channels, H, W) on the CPU, of latents with shape (B, C, h, w)."""
         import torch

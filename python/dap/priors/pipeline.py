@@ -18,6 +18,7 @@ from dap.priors.base import Prediction, Prior
 from dap.priors.fingerprint import fingerprint
 from dap.priors.schedulers import denoiser_level, make_scheduler
 from dap.priors.taps import stopped_at, tapped
+from dap.torch_state import own_torch_state
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
@@ -153,6 +154,7 @@ class PipelinePrior(Prior):
         """Return tensors that were learned later, by name; they are part of the hash."""
         return {}
 
+    @own_torch_state()
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """See :meth:`dap.priors.base.Prior.encode`."""
@@ -209,6 +211,7 @@ class PipelinePrior(Prior):
             output = alpha * output + sigma * (sample if through else sample.detach())
         return Prediction(output, conditional[:, channels:] if self._learned_variance else None, features)
 
+    @own_torch_state()
     @torch.no_grad()
     def features(self, sample: Tensor, timestep: Tensor, labels: Tensor, block: int) -> Tensor:
         """See :meth:`dap.priors.base.Prior.features`."""

@@ -20,12 +20,14 @@ from dap.priors import Prior
 from dap.priors.schedulers import clip_range, level, remembers
 from dap.sampling.settings import SamplingSettings
 from dap.sampling.term import DeltaTerm, EnergyTerm, StepState, Term
+from dap.torch_state import own_torch_state
 
 __all__ = ["StepCallback", "check_settings", "sample", "steps_taken"]
 
 StepCallback = Callable[[Prior, int, int, dict[str, Tensor]], dict[str, Tensor]]
 
 
+@own_torch_state()
 @torch.no_grad()
 def sample(
     prior: Prior,

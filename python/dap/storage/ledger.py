@@ -75,7 +75,7 @@ class Ledger:
             return []
         entries = []
         for number, line in enumerate(lines, 1):
-            place, advice = f"{self.path}: line {number}", self._advice
+            place, advice = f"{self.path}: damaged, line {number}", self.advice
             entries.append(parse_json(place, line, advice=advice))
             for needed in (OBJECT, shape):
                 check_shape(place, entries[-1], needed, advice=advice)
@@ -87,10 +87,11 @@ class Ledger:
 
     def damaged(self, reason: str) -> FormatError:
         """Return the error for a ledger whose lines are not what they should be."""
-        return FormatError(f"{self.path}: damaged ({reason}); {self._advice}")
+        return FormatError(f"{self.path}: damaged ({reason}); {self.advice}")
 
     @property
-    def _advice(self) -> str:
+    def advice(self) -> str:
+        """What to do about a damaged ledger."""
         return f"delete {self.path.parent} and start again"
 
     def _line(self, entry: Mapping[str, object]) -> bytes:

@@ -32,6 +32,7 @@ from dap.nets import optimise
 from dap.priors import BUILTIN, ClassEmbeddingPrior, Prior, load_prior
 from dap.priors.adapter import add_low_rank, require_peft, without_low_rank, write_adapter
 from dap.sampling import SamplingSettings, denoising_loss, draw_noised, noised_latents, sample
+from dap.torch_state import own_torch_state
 from dap.training.folder import FINISHED, check_folder, training_folder
 
 __all__ = ["adapt_prior"]
@@ -41,6 +42,7 @@ SAMPLES, SAMPLE_BATCH, SAMPLE_WEIGHT = 256, 32, 4.0  # the prior's own samples o
 ROWS = 20.0  # factor from what is learned to the rows: they need a larger learning rate than weights do
 
 
+@own_torch_state()
 def adapt_prior(
     source: SourceLike,
     *,

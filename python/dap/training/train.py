@@ -28,6 +28,7 @@ from dap.report import contact_sheet
 from dap.rng import generator
 from dap.sampling import SamplingSettings, sample
 from dap.storage.files import write_atomic
+from dap.torch_state import own_torch_state
 from dap.training.autoencoder import build_autoencoder, to_float, train_autoencoder
 from dap.training.card import Figures, card
 from dap.training.dit import build_denoiser, build_schedule, train_denoiser
@@ -40,6 +41,7 @@ HELD_OUT, SAMPLES, SHOWN = 20, 50, 10  # hold out every 20th image of a class; s
 SIDES = (16, 128)
 
 
+@own_torch_state()
 def train_prior(
     source: SourceLike,
     *,
