@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -176,6 +178,21 @@ def test_classes_with_commas_are_distilled(run, tree, tmp_path):
     assert dap.load(tmp_path / "a").class_names == ("Dress", "bag, purse")
     assert run(*common, "--out", tmp_path / "b", "--classes", "bag, purse")[0] == 0
     assert dap.load(tmp_path / "b").class_names == ("bag, purse",)
+
+
+def test_the_label_column_is_chosen(run, tree, tmp_path):
+    data = (tree / "Bag" / "0.png").read_bytes()
+    columns = {"image": [data] * 2, "fine": [0, 1], "coarse": [7, 7]}
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    common = ["distill", tmp_path / "x.parquet", "--method", "random", "--ipc", 1, "--label-column"]
+    for column, names in (("fine", ("0", "1")), ("coarse", ("7",))):
+        assert run(*common, column, "--out", tmp_path / column)[0] == 0
+        assert dap.load(tmp_path / column).class_names == names
+    assert (
+        run("pack", tmp_path / "x.parquet", "--to", "webdataset", "--out", tmp_path / "p", "--label-column", "fine")[0]
+        == 0
+    )
+    assert dap.load(tmp_path / "p").class_names == ("0", "1")
 
 
 def test_options_of_the_prior_are_named_where_there_is_none(run, tree, tmp_path, caplog):
@@ -491,7 +508,7 @@ def test_a_class_that_the_prior_does_not_know_gets_a_label(command_line, tmp_pat
         Image.new("L", (32, 32), 90).save(folder / "0.png")
     settings = ["--method", "dit", "--ipc", 1, "--num-inference-steps", 3]
     code, _, err = command_line("distill", tmp_path / "photographs", "--out", tmp_path / "a", *settings)
-    assert code != 0 and "does not know 1 of 2 classes" in err and "label_map=" in err
+    assert code != 0 and "does not know 1 of 2 classes" in err and "(--label;" in err
     code, _, err = command_line(
         "distill", tmp_path / "photographs", "--out", tmp_path / "a", *settings, "--label", "anorak=Coat"
     )

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -112,6 +114,17 @@ WRONG = {
     "index merge nosuch --out new": "nosuch/index.json: no feature index",
     "prior train nosuch --out new": "cannot open the source 'nosuch'",
     "prior adapt nosuch --out new": "cannot open the source 'nosuch'",
+    # columns of labels
+    "distill two.parquet --out new": "choose one with --label-column",
+    "pack two.parquet --out new --to parquet": "choose one with --label-column",
+    "index build two.parquet --out new": "choose one with --label-column",
+    "prior train two.parquet --out new": "choose one with --label-column",
+    "prior adapt two.parquet --out new": "choose one with --label-column",
+    "evaluate tree --test two.parquet": "choose one with --label-column",
+    "evaluate tree --test tree --real two.parquet": "choose one with --label-column",
+    "distill two.parquet --out new --label-column fin": "unknown label column 'fin'; did you mean 'fine'",
+    "distill two.parquet --out new --label-column image": "unknown label column 'image'",
+    "distill tree --out new --label-column fine": "datasets have columns, tree has none",
 }
 ALL = """
 import contextlib, io, json, sys, time
@@ -139,6 +152,8 @@ def results(tmp_path_factory):
         Image.new("L", (8, 8)).save(folder / "tree" / name / "0.png")
     (folder / "empty").mkdir()
     (folder / "file").write_text("text")
+    data = (folder / "tree" / "Bag" / "0.png").read_bytes()
+    pq.write_table(pa.table({"image": [data] * 2, "fine": [0, 1], "coarse": [0, 0]}), folder / "two.parquet")
     before = sorted(folder.rglob("*"))
     ended = subprocess.run(
         [sys.executable, "-c", ALL], input=json.dumps(list(WRONG)), capture_output=True, text=True, timeout=600,

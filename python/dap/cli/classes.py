@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from dap.config import check_choice
+from dap.data.class_list import NUMBER
 from dap.errors import OptionError
 
 __all__ = ["choose_classes", "classes_option", "label_column_option", "label_option", "parse_labels"]
@@ -66,14 +67,16 @@ def choose_classes(texts: Sequence[str], known: Collection[str]) -> list[str] | 
 
 
 def parse_labels(texts: Sequence[str]) -> dict[str, str | int | None]:
-    """The prior's label of each class: digits are a number, other text is a name, no text is the null condition.
+    """The prior's label of each class: digits without leading zeros are a number, no text is the null condition.
+
+    Other text is a name.
 
     Raises:
         OptionError: There is no ``=``, or a class is given twice.
 
     Example:
-        >>> parse_labels(["my cat=tabby", "lorry=867"])
-        {'my cat': 'tabby', 'lorry': 867}
+        >>> parse_labels(["my cat=tabby", "lorry=867", "agent=007"])
+        {'my cat': 'tabby', 'lorry': 867, 'agent': '007'}
         >>> parse_labels(["anorak="])
         {'anorak': None}
     """
@@ -82,5 +85,5 @@ def parse_labels(texts: Sequence[str]) -> dict[str, str | int | None]:
         name, equals, label = text.rpartition("=")
         if not equals or not name or name in labels:
             raise OptionError(f"--label: expected CLASS=LABEL, each class once, got {text!r}")
-        labels[name] = int(label) if label.isdecimal() else label or None
+        labels[name] = int(label) if NUMBER.fullmatch(label) else label or None
     return labels

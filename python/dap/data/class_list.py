@@ -8,9 +8,9 @@ from numbers import Integral
 
 from dap.data.names import some
 
-__all__ = ["class_list"]
+__all__ = ["NUMBER", "class_list"]
 
-NUMBER = re.compile(r"0|[1-9][0-9]*")
+NUMBER = re.compile(r"0|[1-9][0-9]*")  # other digits, such as 007, are a name
 
 
 def class_list(value: object) -> list[str]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["is_hf_dataset", "load_hf_dataset", "open_hf_dataset", "to_hf_dataset"]
 
 KINDS = ("Image", "ClassLabel")
+UNKNOWN_SPLIT = "Unknown split"  # how the message of datasets begins; its class is a plain ValueError
 
 
 def is_hf_dataset(value: object) -> bool:
@@ -61,7 +62,7 @@ def load_hf_dataset(name: str, *, split: str, label_column: str | None = None) -
             raise
         except Exception as error:  # of datasets, of the hub, of the network, of the formats of the files
             errors.append(error)
-            if not str(error).startswith("Unknown split"):
+            if not str(error).startswith(UNKNOWN_SPLIT):
                 break
         else:
             return open_hf_dataset(dataset, name=name, label_column=label_column)
