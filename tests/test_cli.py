@@ -148,6 +148,7 @@ def test_without_a_command_the_help_is_shown(run, group):
 def test_names_that_are_checked_before_torch_is_imported_are_those_of_the_tables():
     assert set(values.METHODS) == {method.name for method in dap.list_methods()}
     assert set(values.SCHEDULERS) == set(SCHEDULERS)
+    assert set(values.PRIORS) == set(dap.priors.BUILTIN)
     assert set(values.NETWORKS) == set(dap.nets.list_nets())
     assert set(values.PROTOCOLS) == set(PROTOCOLS)
     assert set(FORMATS) == set(packing.FORMATS)
@@ -199,7 +200,7 @@ def test_options_of_the_prior_are_named_where_there_is_none(run, tree, tmp_path,
     common = ["distill", tree, "--method", "random", "--ipc", 1, "--out"]
     assert run(*common, tmp_path / "b")[0] == 0
     assert caplog.messages == []
-    assert run(*common, tmp_path / "a", "--prior", "mine", "--guidance-scale", 2)[0] == 0
+    assert run(*common, tmp_path / "a", "--prior", "my/prior", "--guidance-scale", 2)[0] == 0
     assert caplog.messages == ["method 'random' uses no prior, so these options change nothing: prior, guidance_scale"]
 
 

@@ -7,23 +7,25 @@ from pathlib import Path
 import click
 
 from dap.cli.classes import choose_classes, classes_option, label_column_option, label_option, parse_labels
-from dap.cli.values import SCHEDULERS, Method, Name, Number, Whole, assignments_option
+from dap.cli.values import SCHEDULERS, Method, Name, Number, Out, Prior, Whole, assignments_option
 
 __all__ = ["distill"]
 
 
 @click.command()
 @click.argument("source", required=False)
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="Output folder; a stopped run is continued."
-)
+@click.option("--out", required=True, type=Out(), help="Output folder; a stopped run is continued.")
 @click.option(
     "--method", default="dap", type=Method(), show_default=True, help='Method, or a preset such as "dap:paper".'
 )
 @click.option("--ipc", default=10, type=Whole(), show_default=True, help="Images per class.")
 @click.option("--seed", default=0, type=Whole(0), show_default=True, help="Root seed of all random numbers.")
 @click.option(
-    "--prior", default="fashion-dit", show_default=True, help="Built-in name, folder of a pipeline, or hub id."
+    "--prior",
+    default="fashion-dit",
+    type=Prior(),
+    show_default=True,
+    help="Built-in name, folder of a pipeline, or hub id.",
 )
 @assignments_option(
     "--prior-set", "prior_options", 'Option of the prior, such as template="a photo of a {}"; repeatable.'

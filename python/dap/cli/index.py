@@ -9,7 +9,7 @@ import click
 
 from dap.cli.classes import choose_classes, classes_option, label_column_option, label_option, parse_labels
 from dap.cli.group import Group
-from dap.cli.values import SCHEDULERS, Name, Whole, assignments_option
+from dap.cli.values import SCHEDULERS, Name, Out, Prior, Whole, assignments_option
 from dap.errors import OptionError
 
 __all__ = ["index"]
@@ -24,9 +24,13 @@ def index() -> None:
 
 @index.command()
 @click.argument("source")
-@click.option("--out", required=True, type=FOLDER, help="Folder of the index; a stopped build is continued.")
+@click.option("--out", required=True, type=Out(), help="Folder of the index; a stopped build is continued.")
 @click.option(
-    "--prior", default="fashion-dit", show_default=True, help="Built-in name, folder of a pipeline, or hub id."
+    "--prior",
+    default="fashion-dit",
+    type=Prior(),
+    show_default=True,
+    help="Built-in name, folder of a pipeline, or hub id.",
 )
 @assignments_option(
     "--prior-set", "prior_options", 'Option of the prior, such as template="a photo of a {}"; repeatable.'
@@ -155,7 +159,7 @@ def verify(folder: Path) -> None:
 
 @index.command()
 @click.argument("parts", nargs=-1, required=True, type=FOLDER)
-@click.option("--out", required=True, type=FOLDER, help="Folder of the joined index.")
+@click.option("--out", required=True, type=Out(), help="Folder of the joined index.")
 def merge(parts: tuple[Path, ...], out: Path) -> None:
     """Joins PARTS that were built with --shard."""
     from dap.index import merge as join

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from dap.cli.classes import choose_classes, classes_option, label_column_option
-from dap.cli.values import Name, Whole
+from dap.cli.values import Name, Out, Whole
 
 __all__ = ["pack"]
 
@@ -23,9 +23,7 @@ FORMATS = ("imagefolder", "webdataset", "parquet", "safetensors")
     type=Name("format", FORMATS),
     help="imagefolder, webdataset, parquet or safetensors.",
 )
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="Output folder; stopped packing is continued."
-)
+@click.option("--out", required=True, type=Out(), help="Output folder; stopped packing is continued.")
 @click.option("--split", default="train", show_default=True, help="Split of SOURCE to pack.")
 @classes_option("pack")
 @label_column_option

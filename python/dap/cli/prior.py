@@ -8,11 +8,9 @@ import click
 
 from dap.cli.classes import choose_classes, classes_option, label_column_option
 from dap.cli.group import Group
-from dap.cli.values import Whole
+from dap.cli.values import Out, Prior, Whole
 
 __all__ = ["prior"]
-
-FOLDER = click.Path(path_type=Path)
 
 
 @click.group(cls=Group)
@@ -22,7 +20,7 @@ def prior() -> None:
 
 @prior.command()
 @click.argument("source")
-@click.option("--out", required=True, type=FOLDER, help="Folder of the prior; a stopped training is continued.")
+@click.option("--out", required=True, type=Out(), help="Folder of the prior; a stopped training is continued.")
 @click.option(
     "--size", type=Whole(16, 128), help="Side in pixels, a multiple of 8; if left out, that of the images, at most 64."
 )
@@ -66,11 +64,12 @@ def train(
 
 @prior.command()
 @click.argument("source")
-@click.option("--out", required=True, type=FOLDER, help="Folder of the adapter; a stopped training is continued.")
+@click.option("--out", required=True, type=Out(), help="Folder of the adapter; a stopped training is continued.")
 @click.option(
     "--prior",
     "base",
     default="fashion-dit",
+    type=Prior(),
     show_default=True,
     help="Prior to adapt: built-in name, folder, or hub id.",
 )

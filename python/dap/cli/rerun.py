@@ -15,15 +15,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import dap
-from dap.cli.values import METHODS
+from dap.cli.values import METHODS, PRIORS
 from dap.data.manifest import MANIFEST, read_manifest, verify_files
 from dap.errors import DapError
 from dap.storage.cache import RUNS, CacheEntry
 from dap.storage.files import sha256_file
 
 __all__ = ["finished_images", "remember"]
-
-BUILTIN = ("fashion-dit",)
 
 
 def finished_images(out: Path, options: Mapping[str, object], identities: list[str]) -> int | None:
@@ -63,7 +61,7 @@ def _entry(out: Path, options: Mapping[str, object], identities: list[str]) -> C
     if any(isinstance(value, str) and value != prior and os.path.exists(value) for value in given):
         return None
     folders = [Path(dap.__file__).parent]
-    if prior not in BUILTIN:
+    if prior not in PRIORS:
         folders.append(Path(str(prior)))
         if not (folders[-1] / "model_index.json").is_file():
             return None

@@ -6,23 +6,32 @@ import torch; ``tests/test_cli.py`` compares them with the tables.
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from dap.config import check_choice, check_number, check_whole, parse_assignments
 from dap.errors import OptionError
+from dap.registry import nearest
 
-__all__ = ["METHODS", "NETWORKS", "PROTOCOLS", "SCHEDULERS", "Method", "Name", "Number", "Whole", "assignments_option"]
+__all__ = [
+    "METHODS", "NETWORKS", "PRIORS", "PROTOCOLS", "SCHEDULERS", "Method", "Name", "Number", "Out", "Prior", "Whole",
+    "assignments_option",
+]  # fmt: skip
 
 METHODS = (
     "random", "herding", "k_center", "k_medoids", "dit", "dap", "mgd3", "manifold_gd", "igd", "d4m", "d3m", "ld3m",
     "coda", "plug_and_play", "dap_set", "guided",
 )  # fmt: skip
 SCHEDULERS = ("ddpm", "ddim", "dpm++", "euler", "heun")
+PRIORS = ("fashion-dit",)
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 NETWORKS = ("convnet3",)
 PROTOCOLS = ("small",)
 
@@ -83,6 +92,40 @@ class Method(click.ParamType):  # type: ignore[type-arg]
         if "dap.methods" not in sys.modules and not entry_points(group="dap.methods"):
             check_choice("method", str(value).partition(":")[0], METHODS)
         return str(value)
+
+
+class Prior(click.ParamType):  # type: ignore[type-arg]
+    """A prior: a built-in name, a folder, or something that may be a hub id."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the value, or raise OptionError if it can be none of these."""
+        text = str(value)
+        if text not in PRIORS and not HUB_ID.fullmatch(text) and not Path(text).expanduser().is_dir():
+            near = nearest(text, PRIORS)
+            raise OptionError(
+                f"{_option(param)}: there is no folder {text!r}{f'; did you mean {near!r}?' if near else ';'} Expected "
+                f"{', '.join(PRIORS)}, the folder of a pipeline, or a hub id such as facebook/DiT-XL-2-256"
+            )
+        return text
+
+
+class Out(click.ParamType):  # type: ignore[type-arg]
+    """A folder that is written to."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the folder, or raise OptionError if it cannot be made or written."""
+        folder = Path(value).expanduser()
+        nearest_one = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+        if not nearest_one.is_dir() or not os.access(nearest_one, os.W_OK):
+            raise OptionError(
+                f"{_option(param)}: cannot write to {str(value)!r}: {nearest_one} is not a folder that this user may "
+                "write to"
+            )
+        return folder
 
 
 def assignments_option(option: str, name: str, help: str) -> Callable[[F], F]:
