@@ -122,6 +122,20 @@ def webp_bomb() -> bytes:
     return bytes(data)
 
 
+def gif_bomb() -> bytes:
+    data = bytearray(encoded("GIF"))
+    data[6:10] = struct.pack("<HH", 65535, 65535)
+    return bytes(data)
+
+
+def tiff_bomb() -> bytes:
+    data = encoded("TIFF", compression="tiff_deflate")
+    for tag in (256, 257):  # width and height
+        place = data.index(struct.pack("<HHI", tag, 3, 1)) + 8
+        data = data[:place] + struct.pack("<I", 60_000) + data[place + 4 :]
+    return data
+
+
 def tar(members: dict[str, bytes], claimed: int | None = None) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
@@ -168,6 +182,10 @@ def parsers() -> dict[str, Parser]:
         ("PNG", "png", "PNG", {}, png_bomb()),
         ("WebP", "webp", "WEBP", {}, webp_bomb()),
         ("WebP, lossless", "webp", "WEBP", {"lossless": True}, webp_bomb()),
+        ("GIF", "gif", "GIF", {}, gif_bomb()),
+        ("TIFF", "tif", "TIFF", {}, tiff_bomb()),
+        ("TIFF, deflate", "tif", "TIFF", {"compression": "tiff_deflate"}, tiff_bomb()),
+        ("PNM", "ppm", "PPM", {}, b"P6 60000 60000 255\n" + bytes(100)),
     ):
         files = {f"a/0.{suffix}": encoded(format, **options), "b/0.png": encoded("PNG")}
         table[name] = Parser(files, f"a/0.{suffix}", ".", bomb)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from dap.data.open import open_source
 from dap.data.splits import folder_splits, splits_in_name
@@ -139,6 +140,12 @@ def test_a_folder_one_level_too_high(tmp_path: Path) -> None:
         open_source(tmp_path)
     put(tmp_path / "one", "cat/images/0.png")
     assert open_source(tmp_path / "one").class_names == ("cat",)
+
+
+def test_classes_with_the_same_folders_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put(tmp_path, *(f"{domain}/{name}/0.png" for domain in ("photo", "sketch") for name in ("cat", "dog")))
+    assert open_source(tmp_path).class_names == ("photo", "sketch")
+    assert "'photo', 'sketch' all have the folders 'cat', 'dog': if those are the classes, open one" in caplog.text
 
 
 def test_splits_inside_classes_and_splits_without_classes(tmp_path: Path) -> None:
@@ -308,6 +315,20 @@ def test_other_contents_are_named(tmp_path: Path, data: bytes, kind: str) -> Non
             read()
         assert f"PNG, JPEG, WebP, BMP, GIF, TIFF or PNM, got {kind}" in str(caught.value)
         assert "0x" not in str(caught.value) and "cat/0.jpg" in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".safetensors"])
+def test_shards_whose_names_are_no_utf8(tmp_path: Path, suffix: str) -> None:
+    shard = tmp_path / os.fsdecode(b"s\xe9t" + suffix.encode())
+    if suffix == ".tar":
+        put_shard(shard, {"a.cls": b"0", "a.png": png()})
+    else:
+        save_file({"images": np.zeros((1, 1, 8, 8), np.uint8), "labels": np.zeros(1, np.int64)}, tmp_path / "x")
+        (tmp_path / "x").rename(shard)
+    for path in (shard, tmp_path):
+        source = open_source(path)
+        assert source.images([0], size=8, channels=1).shape == (1, 1, 8, 8)
+        assert "".join((source.name, *source.ids)).isascii() and len(source.identity()) == 64
 
 
 def test_names_that_are_no_utf8(tmp_path: Path) -> None:

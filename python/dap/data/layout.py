@@ -88,6 +88,12 @@ def _inner_set(path: Path, folders: list[str]) -> Path | None:
                 f"{path}: expected one folder of images per class, found the one folder {filled[0]!r}, which has the "
                 f"folders {some(classes)}; open {path / filled[0]}, if those are the classes"
             )
+    inner = [subfolders(path / name) for name in filled if not has_images(path / name)]
+    if len(inner) == 2 and inner[0] == inner[1] and len(inner[0]) > 1:
+        logger.warning(
+            "%s: its folders are taken for the classes; %s all have the folders %s: if those are the classes, open one "
+            "of %s", path, some(filled), some(inner[0]), some(filled),
+        )  # fmt: skip
     return None
 
 

@@ -72,7 +72,9 @@ def open_webdataset(shards: Sequence[Path], *, name: str) -> Source:
         ids += [f"{shard_id}/{key}" for key in samples]
         images = [(number, *image) for image, _ in samples.values()]
         spans.append(np.array(images, np.int64).reshape(-1, 3))
-        content.update(f"{shard.name} {shard.stat().st_size}\n".encode() + "\n".join(samples).encode())
+        content.update(
+            f"{shard.name} {shard.stat().st_size}\n".encode(errors="surrogateescape") + "\n".join(samples).encode()
+        )
     log_skipped(name, skipped)
     labels, names = _numbers_or_text(name, texts, shards)
     read = partial(_read, list(shards), np.concatenate(spans) if spans else np.empty((0, 3), np.int64))
