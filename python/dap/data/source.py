@@ -112,7 +112,7 @@ class Source:
             FormatError: It cannot be decoded.
             SourceError: There is no image.
         """
-        if len(self) == 0:
+        if not len(self):
             raise SourceError(f"{self.name}: there are no images in it")
         with self._naming(0):
             image = self.load(0)
@@ -163,13 +163,9 @@ class Source:
         )
 
     def shard(self, index: int, count: int) -> Source:
-        """Part ``index`` of ``count``: every ``count``-th image, from image number ``index`` on.
+        """Part ``index`` (from 0 to ``count`` - 1) of ``count``: every ``count``-th image, from number ``index`` on.
 
         The lengths differ by at most one image. Classes and labels stay the same: a class may have no image in a part.
-
-        Args:
-            index: Number of the part, from 0 to ``count`` - 1.
-            count: Number of parts.
 
         Example:
             >>> import dap
