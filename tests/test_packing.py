@@ -19,7 +19,7 @@ from dap.data.packing import FORMATS as WRITERS
 from dap.data.packing import pack_source, write_packed
 from dap.data.shard_writer import Sample, ShardWriter
 from dap.dataset import DistilledDataset
-from dap.errors import FormatError, OptionError, RunMismatchError
+from dap.errors import FormatError, OptionError, RunMismatchError, SourceError
 
 FORMATS, CODECS = ("imagefolder", "webdataset", "parquet", "safetensors"), ("png", "jpeg", "webp")
 SUFFIXES = {"png": "png", "jpeg": "jpg", "webp": "webp"}
@@ -175,11 +175,22 @@ def test_a_record_that_was_altered(tmp_path: Path, change: dict[str, object], me
         pack(tmp_path)
 
 
+@pytest.mark.parametrize("format", ["webdataset", "parquet", "safetensors"])
+def test_an_unfinished_packing_is_no_source(tmp_path: Path, format: str) -> None:
+    record = pack(tmp_path, format=format)
+    shard = next(iter(record["files"]))
+    assert len(open_source(tmp_path)) == len(open_source(tmp_path / shard)) == record["images"]
+    (tmp_path / "pack.json").write_text(json.dumps({**record, "status": "running"}))
+    for spec in (tmp_path, tmp_path / shard, f"{tmp_path}/*{Path(shard).suffix}"):
+        with pytest.raises(SourceError, match="the packing there was not finished; run the same command again"):
+            open_source(spec)
+
+
 def test_a_ledger_that_was_altered(tmp_path: Path) -> None:
     record = pack(tmp_path)
     (tmp_path / "pack.json").write_text(json.dumps({**record, "status": "running"}))
     (tmp_path / ".dap-pack.jsonl").write_text('{"files": {}, "images": 0, "next": -1, "skipped": []}\n')
-    with pytest.raises(FormatError, match=r"\.dap-pack\.jsonl: line 1: next: expected a whole number"):
+    with pytest.raises(FormatError, match=r"\.dap-pack\.jsonl: damaged, line 1: next: expected a whole number"):
         pack(tmp_path)
 
 

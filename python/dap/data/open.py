@@ -138,7 +138,10 @@ def _open_named(spec: str | Path, split: str, label_column: str | None) -> Sourc
     if path.is_dir():
         return _open_directory(path, split, label_column)
     if open_shards := _opener(path.suffix, label_column):
-        return open_shards(find_shards(str(spec)), name=str(spec))
+        shards = find_shards(str(spec))
+        for folder in {shard.parent for shard in shards}:
+            check_packed(folder)
+        return open_shards(shards, name=str(spec))
     # if there is a folder "data", then "data/trian" is a mistyped path and not the id of a dataset
     if isinstance(spec, str) and HUB_ID.fullmatch(spec) and not path.parent.exists():
         return load_hf_dataset(spec, split=split, label_column=label_column)
@@ -155,6 +158,7 @@ def _open_directory(path: Path, split: str, label_column: str | None) -> Source:
     check_packed(path)
     folder, holding = find_split(path, split)
     if run is not None:
+        _refuse_column(label_column, path)
         return images_of_run(open_folder(path, tree=folder), path, *run)
     suffixes = {file.suffix for file in shard_files(folder)} if holding == "shards" else set()
     for suffix in OPENERS:

@@ -160,7 +160,6 @@ def _class_names(shard: Path) -> list[str] | None:
     Raises:
         FormatError: The file is damaged or holds something else.
     """
-    check_packed(shard.parent)
     for name in (PACKED, CLASSES):
         path = shard.with_name(name)
         if not path.is_file():
