@@ -6,7 +6,6 @@ import torch; ``tests/test_cli.py`` compares them with the tables.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ import click
 from dap.config import check_choice, check_number, check_whole, parse_assignments
 from dap.errors import OptionError
 from dap.registry import nearest
+from dap.storage.files import check_writable
 
 __all__ = [
     "METHODS", "NETWORKS", "PRIORS", "PROTOCOLS", "SCHEDULERS", "Method", "Name", "Number", "Out", "Prior", "Whole",
@@ -119,12 +119,7 @@ class Out(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Return the folder, or raise OptionError if it cannot be made or written."""
         folder = Path(value).expanduser()
-        nearest_one = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-        if not nearest_one.is_dir() or not os.access(nearest_one, os.W_OK):
-            raise OptionError(
-                f"{_option(param)}: cannot write to {str(value)!r}: {nearest_one} is not a folder that this user may "
-                "write to"
-            )
+        check_writable(folder, _option(param))
         return folder
 
 

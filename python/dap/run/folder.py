@@ -29,7 +29,7 @@ from dap.methods import Slot, Unit
 from dap.priors import Prior
 from dap.run.job import Job
 from dap.run.plan import plan
-from dap.storage.files import is_vacant, naming, sha256_file, sweep, write_atomic
+from dap.storage.files import check_writable, is_vacant, naming, sha256_file, sweep, write_atomic
 
 __all__ = ["SHEET", "RunFolder", "check_outside", "check_writable"]
 
@@ -37,13 +37,6 @@ IDENTITY = ("options", "source", "prior", "class_map", "index")  # what has to b
 MAX_BATCH = 100
 MIN_FILE = 512  # bytes that a file takes at least on a disk
 SHEET = "contact_sheet.png"  # drawn when the run has been finished
-
-
-def check_writable(out: Path) -> None:
-    """Raise OptionError unless ``out`` can be made and written."""
-    nearest = next(path for path in (out, *out.absolute().parents) if path.exists() or path.is_symlink())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise OptionError(f"out: cannot write to {str(out)!r}: {nearest} is not a folder that this user may write to")
 
 
 def check_outside(out: Path, source: object) -> None:

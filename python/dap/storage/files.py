@@ -17,12 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dap.errors import StorageError
+from dap.errors import OptionError, StorageError
 
 __all__ = [
     "LOCK",
     "atomic_folder",
     "atomic_path",
+    "check_writable",
     "is_vacant",
     "move",
     "naming",
@@ -235,3 +236,12 @@ def _sync_folder(folder: Path) -> None:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def check_writable(out: Path, option: str = "out") -> None:
+    """Raise OptionError, which names the option, unless the folder ``out`` can be made and written."""
+    nearest = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise OptionError(
+            f"{option}: cannot write to {str(out)!r}: {nearest} is not a folder that this user may write to"
+        )
