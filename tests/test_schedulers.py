@@ -8,10 +8,13 @@ import pytest
 import tiny
 import torch
 from diffusers import (
+    CMStochasticIterativeScheduler,
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
     PNDMScheduler,
 )
@@ -220,3 +223,80 @@ def test_what_cannot_be_guided_is_refused():
         prior = UNetPrior(tiny.pixels())
         with pytest.raises(OptionError, match="remembers its steps"):
             sample(prior, torch.tensor([0]), slots(1), settings=settings, recurrences=2)
+
+
+SPACINGS = ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"]
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_steps_spaced_by_sigma_have_their_own_level(spacing):
+    """Their timesteps are rounded: ᾱ of the timestep is up to 28 % away from the sampler's σ."""
+    own = DPMSolverMultistepScheduler(beta_schedule="scaled_linear", **{spacing: True})
+    scheduler = make_scheduler(own, None, 20, device=torch.device("cpu"))
+    levels = [level(scheduler, step) for step in range(20)]
+    assert [each.sigma / each.alpha for each in levels] == pytest.approx(scheduler.sigmas[:20].tolist(), rel=1e-5)
+    assert [each.after for each in levels[:-1]] == [each.cumulative for each in levels[1:]]
+    assert levels[-1].after == 1.0
+    a, b = torch.randn((2, 3, 4, 4), generator=rng.generator(0)).split(1)
+    distinct = [t for t in scheduler.timesteps.tolist() if scheduler.timesteps.tolist().count(t) == 1]
+    step = scheduler.timesteps.tolist().index(distinct[len(distinct) // 2])
+    expected = levels[step].alpha * a + levels[step].sigma * b
+    torch.testing.assert_close(noised_input(scheduler, a, b, int(scheduler.timesteps[step])), expected)
+
+
+@pytest.mark.parametrize("v", [False, True])
+def test_karras_spacing_samples_as_its_own_pipeline(v):
+    """A network that predicts v needs the sampler's σ too, or its ε is that of another noise level."""
+    predicts = "v_prediction" if v else "epsilon"
+    own = DPMSolverMultistepScheduler(use_karras_sigmas=True, prediction_type=predicts, beta_end=0.004)
+    pipeline = tiny.stable_diffusion(v=v, scheduler=own)
+    prior = StableDiffusionPrior(pipeline, template="a picture of a {}").for_classes(NAMES)
+    ours = drawn(prior, None)
+    theirs = final_latents(
+        pipeline, pipeline.vae,
+        lambda own: own([f"a picture of a {each}" for each in NAMES], num_inference_steps=6, guidance_scale=1,
+                        generator=slots(), output_type="pt"),
+    )  # fmt: skip
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * max(1.0, float(theirs.abs().max())))
+
+
+def test_repeated_first_timesteps_are_sampled():
+    """Under the squared-cosine schedule Karras' first steps round to one timestep; diffusers then starts too late."""
+    pipeline = tiny.latent()
+    pipeline.scheduler = DPMSolverMultistepScheduler(beta_schedule="squaredcos_cap_v2", use_karras_sigmas=True)
+    prior = UNetPrior(pipeline)
+    times = prior.scheduler(None, 20).timesteps
+    assert times[0] == times[1]
+    assert torch.isfinite(drawn(prior, None, 20)).all()
+
+
+def test_timesteps_beside_the_steps_have_their_own_noise():
+    """DPM-Solver++ in diffusers gives a timestep that is not among its steps the noise of its last step."""
+    scheduler = make_scheduler(DDIMScheduler(**tiny.SCHEDULE), "dpm++", 5, device=torch.device("cpu"))
+    t = int(scheduler.timesteps[1]) - 7
+    a, b = torch.randn((2, 3, 4, 4), generator=rng.generator(0)).split(1)
+    cumulative = scheduler.alphas_cumprod[t]
+    torch.testing.assert_close(noised_input(scheduler, a, b, t), cumulative**0.5 * a + (1 - cumulative) ** 0.5 * b)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [FlowMatchEulerDiscreteScheduler, CMStochasticIterativeScheduler, EDMEulerScheduler],
+)
+def test_schedulers_without_a_schedule_of_alphas_are_refused(scheduler):
+    with pytest.raises(OptionError, match=rf"expected a scheduler with a schedule of ᾱ.*{scheduler.__name__} has no"):
+        UNetPrior(tiny.pixels(scheduler=scheduler()))
+
+
+@pytest.mark.parametrize(
+    ("own", "steps", "message"),
+    [
+        (PNDMScheduler(), 1, "num_inference_steps: PNDMScheduler cannot take 1 with"),
+        (DPMSolverMultistepScheduler(use_flow_sigmas=True), 5, "use_flow_sigmas=True cannot be guided"),
+        (EulerDiscreteScheduler(timestep_type="continuous"), 5, "timestep_type='continuous' cannot be guided"),
+        (DDIMScheduler(timestep_spacing="none"), 5, "num_inference_steps: DDIMScheduler cannot take 5 with"),
+    ],
+)
+def test_steps_that_a_scheduler_cannot_make_are_refused(own, steps, message):
+    with pytest.raises(OptionError, match=message):
+        make_scheduler(own, None, steps, device=torch.device("cpu"))

@@ -137,6 +137,7 @@ class Prior(metaclass=_Checked):
         taps: Collection[int] = (),
         through: bool = False,
         condition: Tensor | None = None,
+        sigma: float | None = None,
     ) -> Prediction:
         """Evaluate the denoiser once.
 
@@ -152,6 +153,8 @@ class Prior(metaclass=_Checked):
             through: Keep the graph through the whole network.
             condition: (B, *condition_shape), used in place of the labels' condition; with ``through`` the graph
                 reaches it too.
+            sigma: σ_t / α_t of ``sample`` where it is not that of the timestep, as with Karras' spacing of the steps;
+                None: that of the timestep.
         """
 
     def condition(self, labels: Tensor) -> Tensor:

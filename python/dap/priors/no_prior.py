@@ -68,6 +68,7 @@ class NoPrior(Prior):
         taps: Collection[int] = (),
         through: bool = False,
         condition: Tensor | None = None,
+        sigma: float | None = None,
     ) -> Prediction:
         """See :meth:`encode`."""
         _refuse()

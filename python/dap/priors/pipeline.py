@@ -16,7 +16,7 @@ from dap.device import resolve_device
 from dap.errors import OptionError, SourceError
 from dap.priors.base import Prediction, Prior
 from dap.priors.fingerprint import fingerprint
-from dap.priors.schedulers import denoiser_level, make_scheduler
+from dap.priors.schedulers import check_schedule, denoiser_level, make_scheduler
 from dap.priors.taps import stopped_at, tapped
 from dap.torch_state import own_torch_state
 
@@ -74,9 +74,7 @@ class PipelinePrior(Prior):
         self._scheduler: SchedulerMixin = pipeline.scheduler
         for module in filter(None, (denoiser, first_stage)):
             module.eval().requires_grad_(False)
-        self._predicts = self._scheduler.config.prediction_type
-        if self._predicts not in ("epsilon", "v_prediction"):
-            raise OptionError(f"{self.name}: expected a network that predicts epsilon or v, got {self._predicts}")
+        self._predicts = check_schedule(self.name, self._scheduler)
         channels, predicted = denoiser.config.in_channels, denoiser.config.out_channels
         self.latent_shape = (channels, size, size)
         scale = 2 ** (len(first_stage.config.block_out_channels) - 1) if first_stage else 1
@@ -191,6 +189,7 @@ class PipelinePrior(Prior):
         taps: Collection[int] = (),
         through: bool = False,
         condition: Tensor | None = None,
+        sigma: float | None = None,
     ) -> Prediction:
         """See :meth:`dap.priors.base.Prior.denoise`.
 
@@ -206,9 +205,9 @@ class PipelinePrior(Prior):
                 null = self._run(sample, timestep, None, None)[:, :guided]
             output = torch.cat([null + guidance_scale * (output[:, :guided] - null), output[:, guided:]], dim=1)
         if self._predicts == "v_prediction":  # Salimans and Ho, 2022: v = α ε − σ x_0
-            levels = denoiser_level(self._scheduler, timestep.to(self.device))
-            alpha, sigma = (level.view(-1, 1, 1, 1) for level in levels)
-            output = alpha * output + sigma * (sample if through else sample.detach())
+            levels = denoiser_level(self._scheduler, timestep.to(self.device), sigma)
+            alpha_t, sigma_t = (level.view(-1, 1, 1, 1) for level in levels)
+            output = alpha_t * output + sigma_t * (sample if through else sample.detach())
         return Prediction(output, conditional[:, channels:] if self._learned_variance else None, features)
 
     @own_torch_state()

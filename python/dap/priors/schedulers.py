@@ -29,7 +29,10 @@ from dap.registry import unknown_name_error
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
-__all__ = ["Level", "clip_range", "denoiser_level", "level", "make_scheduler", "noised_input", "public", "remembers"]
+__all__ = [
+    "Level", "check_schedule", "clip_range", "denoiser_level", "level", "make_scheduler", "noised_input", "public",
+    "remembers",
+]  # fmt: skip
 
 SCHEDULERS = {
     "ddpm": DDPMScheduler,
@@ -40,6 +43,13 @@ SCHEDULERS = {
 }
 EXPLODING = (EulerDiscreteScheduler, HeunDiscreteScheduler)
 KNOWN = (*SCHEDULERS.values(), PNDMScheduler)
+SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+NEEDED = ("prediction_type", "num_train_timesteps", "beta_schedule")  # what every schedule of ᾱ has
+UNUSABLE = {  # settings under which a timestep no longer stands for its ᾱ
+    "use_flow_sigmas": (True, "its noise levels are those of flow matching"),
+    "timestep_type": ("continuous", "its timesteps are logarithms of σ"),
+    "rescale_betas_zero_snr": (True, "it starts from pure noise, where ε does not give x_0"),
+}
 
 
 class Level(NamedTuple):
@@ -50,12 +60,14 @@ class Level(NamedTuple):
         sigma: See ``alpha``.
         cumulative: ᾱ before the step; of Heun's correction, before the step that it corrects.
         after: ᾱ after the step.
+        spaced: Whether the steps are spaced by σ (Karras, exponential, beta, λ), so that σ is not that of the timestep.
     """
 
     alpha: float
     sigma: float
     cumulative: float
     after: float
+    spaced: bool = False
 
     @property
     def scale(self) -> float:
@@ -66,6 +78,11 @@ class Level(NamedTuple):
     def scale_after(self) -> float:
         """As ``scale``, for x after the step."""
         return 1.0 if self.alpha != 1 else self.after**-0.5
+
+    @property
+    def given(self) -> dict[str, float]:
+        """Arguments of ``Prior.denoise`` that tell it the noise level, if its timestep does not."""
+        return {"sigma": self.sigma / self.alpha} if self.spaced else {}
 
 
 def make_scheduler(
@@ -100,10 +117,9 @@ def make_scheduler(
         raise OptionError(
             "PNDMScheduler: works with networks that predict ε, this one predicts v; choose scheduler='ddim'"
         )
-    if config.get("rescale_betas_zero_snr"):
-        raise OptionError(
-            f"{kind.__name__}: rescale_betas_zero_snr starts from pure noise, where ε does not give x_0; turn it off"
-        )
+    for option, (value, reason) in UNUSABLE.items():
+        if config.get(option) == value:
+            raise OptionError(f"{kind.__name__}: {option}={value!r} cannot be guided, {reason}; turn it off")
     # DPM-Solver++ cannot take every step of the schedule
     longest = config.num_train_timesteps - (kind is DPMSolverMultistepScheduler)
     if num_inference_steps > longest:
@@ -125,29 +141,70 @@ def make_scheduler(
         overrides["variance_type"] = "learned_range" if learned_variance else fixed
     # Pass all public values: a pipeline and its saved folder then give the same samples. From an object, from_config
     # would replace values that were left at the old kind's defaults by the new kind's defaults.
-    scheduler = kind.from_config(public(config), **overrides)
-    scheduler.set_timesteps(num_inference_steps, device=device)
+    try:
+        scheduler = kind.from_config(public(config), **overrides)
+        scheduler.set_timesteps(num_inference_steps, device=device)
+    except (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise OptionError(
+            f"num_inference_steps: {kind.__name__} cannot take {num_inference_steps} with its configuration ({error}); "
+            "choose another number, or scheduler='ddim'"
+        ) from error
     return scheduler
+
+
+def check_schedule(name: str, scheduler: SchedulerMixin) -> str:
+    """Return what a network predicts, "epsilon" or "v_prediction", from the configuration of its scheduler.
+
+    Args:
+        name: Name of the prior, for errors.
+        scheduler: The pipeline's scheduler.
+
+    Raises:
+        OptionError: The scheduler has no schedule of ᾱ (flow matching, consistency models), or the network predicts
+            something else.
+    """
+    missing = [key for key in NEEDED if key not in scheduler.config]
+    if missing:
+        raise OptionError(
+            f"{name}: expected a scheduler with a schedule of ᾱ, such as DDIMScheduler; {type(scheduler).__name__} has "
+            f"no {' and no '.join(missing)}"
+        )
+    predicts = scheduler.config.prediction_type
+    if predicts not in ("epsilon", "v_prediction"):
+        raise OptionError(f"{name}: expected a network that predicts epsilon or v, got {predicts}")
+    return str(predicts)
 
 
 def level(scheduler: SchedulerMixin, step: int) -> Level:
     """Return the noise level at step ``step`` of a scheduler whose steps are set."""
+    spaced = any(scheduler.config.get(option) for option in SPACINGS)
     if isinstance(scheduler, EXPLODING):
         sigma, following = float(scheduler.sigmas[step]), float(scheduler.sigmas[step + 1])
         corrects = sigma == following  # Heun
         before, after = (float(scheduler.sigmas[step - 1]), sigma) if corrects else (sigma, following)
-        return Level(1.0, sigma, 1 / (1 + before**2), 1 / (1 + after**2))
+        return Level(1.0, sigma, 1 / (1 + before**2), 1 / (1 + after**2), spaced)
+    if spaced:  # DPM-Solver++, whose timesteps are rounded: its own σ is not that of the timestep
+        before, after = (1 / (1 + float(sigma) ** 2) for sigma in scheduler.sigmas[step : step + 2])
+        return Level(before**0.5, (1 - before) ** 0.5, before, after, spaced)
     times = scheduler.timesteps
     cumulative = float(scheduler.alphas_cumprod[int(times[step])])
     after = float(scheduler.alphas_cumprod[int(times[step + 1])]) if step + 1 < len(times) else 1.0
     return Level(cumulative**0.5, (1 - cumulative) ** 0.5, cumulative, after)
 
 
-def denoiser_level(scheduler: SchedulerMixin, timestep: Tensor) -> tuple[Tensor, Tensor]:
-    """Return √ᾱ_t and √(1 − ᾱ_t) of the denoiser's input; between two whole t, σ is interpolated, as Euler does."""
+def denoiser_level(scheduler: SchedulerMixin, timestep: Tensor, ratio: float | None = None) -> tuple[Tensor, Tensor]:
+    """Return √ᾱ_t and √(1 − ᾱ_t) of the denoiser's input; between two whole t, σ is interpolated, as Euler does.
+
+    Args:
+        scheduler: The scheduler, for its ᾱ.
+        timestep: t, of any shape.
+        ratio: σ_t / α_t of all, where it is not that of the timestep.
+    """
     cumulative = scheduler.alphas_cumprod.double().cpu().numpy()
     sigmas = ((1 - cumulative) / cumulative) ** 0.5
-    sigma = torch.as_tensor(np.interp(timestep.double().cpu().numpy(), np.arange(len(sigmas)), sigmas))
+    t = timestep.double().cpu()
+    known = np.interp(t.numpy(), np.arange(len(sigmas)), sigmas)
+    sigma = torch.as_tensor(known) if ratio is None else torch.full_like(t, ratio)
     alpha = (1 + sigma**2) ** -0.5
     return alpha.float().to(timestep.device), (sigma * alpha).float().to(timestep.device)
 
@@ -155,10 +212,12 @@ def denoiser_level(scheduler: SchedulerMixin, timestep: Tensor) -> tuple[Tensor,
 def noised_input(scheduler: SchedulerMixin, latents: Tensor, noise: Tensor, timestep: int) -> Tensor:
     """Return the denoiser's input for real latents noised to t: ``add_noise`` and ``scale_model_input``.
 
-    For Euler and Heun the formula is written out, because their methods work only at the steps that are set.
+    For Euler, Heun and DPM-Solver++ the formula is written out, because their methods work only at the steps that are
+    set.
     """
     t = torch.tensor(timestep, device=latents.device)
-    if isinstance(scheduler, EXPLODING):
+    elsewhere = isinstance(scheduler, DPMSolverMultistepScheduler) and timestep not in scheduler.timesteps.tolist()
+    if isinstance(scheduler, EXPLODING) or elsewhere:
         alpha, sigma = denoiser_level(scheduler, t)
         return alpha * latents + sigma * noise
     noised: Tensor = scheduler.scale_model_input(scheduler.add_noise(latents, noise, t.expand(len(latents))), t)

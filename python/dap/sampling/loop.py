@@ -78,7 +78,7 @@ def sample(
     extra = _step_arguments(scheduler, settings, list(generators))
     _check_recurrences(scheduler, recurrences)
     noise = _noise(prior, generators)
-    skipped = 0 if init is None else _skipped(scheduler, settings.num_inference_steps, strength)
+    skipped = _skipped(scheduler, settings.num_inference_steps, 1.0 if init is None else strength)
     x: Tensor = (
         noise * scheduler.init_noise_sigma
         if init is None
@@ -108,7 +108,7 @@ def sample(
                 prediction = prior.denoise(
                     scheduler.scale_model_input(x, t), t, labels,
                     guidance_scale=settings.guidance_scale, through=through,
-                    taps=frozenset().union(*(term.taps for term in active)),
+                    taps=frozenset().union(*(term.taps for term in active)), **noise_level.given,
                 )  # fmt: skip
                 with torch.set_grad_enabled(through):
                     x0 = (x - sigma * prediction.eps) / alpha
