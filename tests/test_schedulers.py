@@ -24,7 +24,7 @@ from dap.errors import OptionError
 from dap.priors.schedulers import clip_range, denoiser_level, level, make_scheduler, noised_input, public
 from dap.priors.stable_diffusion import StableDiffusionPrior
 from dap.priors.unet import UNetPrior
-from dap.sampling import SamplingSettings, Window, sample
+from dap.sampling import DeltaTerm, EnergyTerm, SamplingSettings, Window, sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -120,7 +120,7 @@ def test_a_pixel_unet_samples_as_its_own_pipeline(name):
 
 
 @dataclass(frozen=True)
-class Pull:
+class Pull(EnergyTerm):
     """E = ½ ‖y − 0.3‖² of the tokens after the mid block, or of x̂_0."""
 
     at: str
@@ -140,7 +140,7 @@ class Pull:
 
 
 @dataclass(frozen=True)
-class Push:
+class Push(DeltaTerm):
     """A change that is a function of x̂_0."""
 
     at: str
@@ -285,7 +285,9 @@ def test_timesteps_beside_the_steps_have_their_own_noise():
 )
 def test_schedulers_without_a_schedule_of_alphas_are_refused(scheduler):
     with pytest.raises(OptionError, match=rf"expected a scheduler with a schedule of ᾱ.*{scheduler.__name__} has no"):
-        UNetPrior(tiny.pixels(scheduler=scheduler()))
+        pipeline = tiny.pixels()
+        pipeline.scheduler = scheduler()
+        UNetPrior(pipeline)
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,16 @@ import torch
 
 from dap.errors import OptionError
 
-__all__ = ["named_device", "resolve_device"]
+__all__ = ["named_device", "named_dtype", "resolve_device"]
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
     """The named device; for None the GPU if there is one, else the CPU.
 
     Raises:
-        OptionError: The name is not a device's, or there is no such GPU.
+        OptionError: The name is not a device's, or this machine has no such device.
 
     Example:
         >>> resolve_device("cpu")
@@ -26,7 +28,31 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         raise OptionError(
             f"device={device}: torch sees {torch.cuda.device_count()} GPUs here; leave it out or use 'cpu'"
         )
+    try:
+        if resolved.type == "meta":
+            raise RuntimeError("it holds no values")
+        torch.zeros(1, device=resolved)
+    except (AssertionError, ImportError, NotImplementedError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise OptionError(f"device={device}: torch cannot use it here ({reason}); leave it out or use 'cpu'") from error
     return resolved
+
+
+def named_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """The dtype of weights with that name, as torch has it, with or without "torch." before it.
+
+    Raises:
+        OptionError: It is no dtype, or none in which a prior can compute.
+
+    Example:
+        >>> named_dtype("bfloat16")
+        torch.bfloat16
+    """
+    named = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(named, torch.dtype) or named not in DTYPES:
+        names = ", ".join(str(known).removeprefix("torch.") for known in DTYPES)
+        raise OptionError(f"dtype: expected one of {names}, got {dtype!r}")
+    return named
 
 
 def named_device(device: str | torch.device) -> torch.device:
@@ -37,5 +63,5 @@ def named_device(device: str | torch.device) -> torch.device:
     """
     try:
         return torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise OptionError(f"device: expected a name such as 'cpu', 'cuda' or 'cuda:1', got {device!r}") from error

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from dap.config import check_path
 from dap.errors import OptionError
 from dap.lazy import submodules
 from dap.priors.base import Prediction, Prior
@@ -37,7 +38,7 @@ def load_prior(
     prior: PriorLike,
     *,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Prior:
     """Load a prior, or check one that is an object already.
@@ -48,7 +49,7 @@ def load_prior(
             ``LDMPipeline``); the folder of an adapter (:func:`dap.adapt_prior`); or an object of a subclass of
             :class:`Prior` (``DiTPrior.from_pretrained(folder, learned_variance=True)``).
         device: Where to put a prior that is loaded from a folder or id; the GPU if there is one.
-        dtype: Dtype of the weights that are loaded; float32 if left out.
+        dtype: Dtype of the weights that are loaded, such as torch.bfloat16 or "bfloat16"; float32 if left out.
         options: Options of the prior's class by name, for example ``{"template": "art of {}"}``.
 
     Raises:
@@ -63,16 +64,18 @@ def load_prior(
     import torch
     from diffusers import DiffusionPipeline
 
-    from dap.device import named_device
+    from dap.device import named_device, named_dtype, resolve_device
     from dap.priors.adapter import is_adapter, load_adapted
-    from dap.priors.pipeline import pipeline_type
+    from dap.priors.pipeline_folder import pipeline_type
 
+    dtype = None if dtype is None else named_dtype(dtype)
     if isinstance(prior, str | Path):
-        folder = BUILTIN.get(str(prior), prior)
+        resolve_device(device)
+        folder = BUILTIN.get(str(prior)) or check_path("prior", prior)
         if is_adapter(folder):
             return load_adapted(folder, device=device, dtype=dtype, options=options)
         kind = _adapter(pipeline_type(folder))
-        _check_options(kind, options or {})
+        _check_options(kind, options or {}, ["variant"])
         return kind.from_pretrained(
             folder, device=device, dtype=dtype or torch.float32, name=str(prior), **(options or {})
         )
@@ -97,9 +100,10 @@ def load_prior(
     return model
 
 
-def _check_options(kind: type[PipelinePrior], options: Mapping[str, object]) -> None:
-    """Raise unless the class of priors has all of these options."""
-    known = [name for name in inspect.signature(kind.__init__).parameters if name not in ("self", "pipeline", "name")]
+def _check_options(kind: type[PipelinePrior], options: Mapping[str, object], more: Sequence[str] = ()) -> None:
+    """Raise unless the class of priors has all of these options; ``more`` are those of loading a folder."""
+    parameters = inspect.signature(kind.__init__).parameters
+    known = [*(name for name in parameters if name not in ("self", "pipeline", "name")), *more]
     for name in options:
         if name not in known:
             raise unknown_name_error(f"option of a {kind.__name__}", name, known)

@@ -9,7 +9,7 @@ Loading merges the low-rank changes into the weights, so that an adapted prior i
 from __future__ import annotations
 
 import importlib.util
-import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from dap.errors import FormatError, OptionError
 from dap.priors.capabilities import ClassEmbeddingPrior
+from dap.storage.checked_json import SHA256, TEXT, fields, items, read_json, read_regular, whole
 from dap.storage.files import write_atomic, write_json
 
 if TYPE_CHECKING:
@@ -36,12 +37,14 @@ __all__ = [
 ]  # fmt: skip
 
 ADAPTER, WEIGHTS = "dap_adapter.json", "adapter.safetensors"
+RECORD = fields({"prior": TEXT, "sha256": SHA256, "classes": items(TEXT), "rank": whole(0, 2**16)})
+MAX_WEIGHTS = 2**34  # bytes
 CLASS, LOW_RANK = "class ", "lora "  # before the names of the two kinds of tensors
 
 
 def is_adapter(folder: str | Path) -> bool:
     """Return whether a folder holds an adapter."""
-    return (Path(folder) / ADAPTER).is_file()
+    return os.path.isfile(os.path.join(folder, ADAPTER))
 
 
 def write_adapter(
@@ -82,12 +85,12 @@ def load_adapted(
     from dap.priors import load_prior
 
     folder = Path(folder)
+    name, sha256, classes, rank = _record(folder)
+    _check_chain(folder)
     try:
-        record = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
-        name, sha256, classes, rank = (record[key] for key in ("prior", "sha256", "classes", "rank"))
-        tensors = load((folder / WEIGHTS).read_bytes())
+        tensors = load(read_regular(folder / WEIGHTS, MAX_WEIGHTS))
         learned = {label: tensors[CLASS + label] for label in classes}
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise FormatError(f"{folder}: expected {ADAPTER} and {WEIGHTS} as dap writes them ({error!r})") from error
     base = load_prior(name, device=device, options=options)  # in float32, as when it was adapted
     if not isinstance(base, ClassEmbeddingPrior):
@@ -95,6 +98,10 @@ def load_adapted(
     if base.describe()["sha256"] != sha256:
         raise OptionError(f"{folder}: the weights of {name!r} are not those that were adapted; adapt that prior again")
     low_rank = {key.removeprefix(LOW_RANK): values for key, values in tensors.items() if key.startswith(LOW_RANK)}
+    if bool(low_rank) != bool(rank):
+        raise FormatError(
+            f"{folder}: expected low-rank changes of rank {rank} in {WEIGHTS}, got {len(low_rank)} of them"
+        )
     if low_rank:
         parameters = add_low_rank(base.denoiser, rank, seed=0)
         for key, parameter in parameters.items():
@@ -105,6 +112,24 @@ def load_adapted(
     if dtype is not None:
         base.pipeline.to(dtype)
     return base.with_learned(learned, name=str(folder))
+
+
+def _record(folder: Path) -> tuple[str, str, list[str], int]:
+    """Return prior, hash, classes and rank of an adapter."""
+    record = read_json(folder / ADAPTER, RECORD)
+    return record["prior"], record["sha256"], record["classes"], record["rank"]
+
+
+def _check_chain(folder: Path) -> None:
+    """Raise FormatError if an adapter is its own base, directly or by others."""
+    seen: list[Path] = []
+    while is_adapter(folder):
+        if (resolved := folder.resolve()) in seen:
+            raise FormatError(
+                f"{folder / ADAPTER}: names an adapter as prior that is based on this one; expected its base"
+            )
+        seen.append(resolved)
+        folder = Path(_record(folder)[0])
 
 
 def require_peft() -> None:

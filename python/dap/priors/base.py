@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from dap.errors import OptionError
+from dap.errors import DivergedError, OptionError
 from dap.torch_state import own_torch_state
 
 if TYPE_CHECKING:
@@ -109,11 +109,18 @@ class Prior(metaclass=_Checked):
 
     @own_torch_state()
     def decode(self, latents: Tensor) -> Tensor:
-        """Return images, uint8 (B, channels, H, W) on the CPU, of latents with shape (B, C, h, w)."""
+        """Return images, uint8 (B, channels, H, W) on the CPU, of latents with shape (B, C, h, w).
+
+        Raises:
+            DivergedError: A pixel is infinite or not a number.
+        """
         import torch
 
         with torch.no_grad():
-            return (self.decode_pixels(latents) * 127.5 + 127.5).clamp(0, 255).round().to(torch.uint8).cpu()
+            pixels = self.decode_pixels(latents)
+            if not torch.isfinite(pixels).all():
+                raise DivergedError(f"{self.name}: the decoder gives pixels that are not finite, instead of images")
+            return (pixels * 127.5 + 127.5).clamp(0, 255).round().to(torch.uint8).cpu()
 
     @abstractmethod
     def decode_pixels(self, latents: Tensor) -> Tensor:

@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 
 from dap.data.classmap import NULL_LABELS
+from dap.errors import OptionError
 from dap.priors.capabilities import ClassEmbeddingPrior
 from dap.priors.class_embeddings import ClassEmbeddings
+from dap.priors.networks import uncompiled
 from dap.priors.pipeline import PipelinePrior
+from dap.priors.pipeline_folder import LABELS
+from dap.storage.checked_json import check_shape
 
 if TYPE_CHECKING:
     from diffusers import DiTPipeline
@@ -45,10 +49,10 @@ class DiTPrior(PipelinePrior, ClassEmbeddingPrior):
         recommended: Mapping[str, Any] | None = None,
         learned: Mapping[str, Tensor] | None = None,
     ) -> None:
-        config = pipeline.transformer.config
-        layers = list(pipeline.transformer.transformer_blocks)
+        transformer = uncompiled(pipeline.transformer)
+        config, layers = transformer.config, list(transformer.transformer_blocks)
         super().__init__(
-            pipeline, pipeline.transformer, pipeline.vae,
+            pipeline, transformer, pipeline.vae,
             {f"block {number}": layer for number, layer in enumerate(layers, start=1)}, size=config.sample_size,
             name=name, learned_variance=learned_variance, guided_channels=guided_channels, recommended=recommended,
         )  # fmt: skip
@@ -59,8 +63,8 @@ class DiTPrior(PipelinePrior, ClassEmbeddingPrior):
         )
         self._has_learned = bool(learned)
         self.condition_shape = self._embeddings.shape
-        self.labels = {**_unambiguous_labels(pipeline), **self._embeddings.labels}
-        tokens = (config.sample_size // config.patch_size) ** 2
+        self.labels = {**_label_names(self.name, pipeline, self._null_label), **self._embeddings.labels}
+        tokens = (self.latent_shape[1] // config.patch_size) ** 2
         width = config.num_attention_heads * config.attention_head_dim
         self.slot_bytes = ACTIVATIONS * len(layers) * tokens * width * self.dtype.itemsize
 
@@ -93,11 +97,24 @@ class DiTPrior(PipelinePrior, ClassEmbeddingPrior):
         return output
 
 
-def _unambiguous_labels(pipeline: DiTPipeline) -> dict[str, int]:
-    """Return label names that lead to one id. ImageNet has two "crane"s; ``pipeline.labels`` silently keeps one."""
+def _label_names(prior: str, pipeline: DiTPipeline, count: int) -> dict[str, int]:
+    """Return label names that lead to one id; the numbers from 0 on as text if the pipeline names no label.
+
+    ImageNet has two "crane"s; ``pipeline.labels`` silently keeps one.
+    """
     ids: dict[str, set[int]] = {}
-    for label, names in (pipeline.config.get("id2label") or {}).items():
+    by_number = pipeline.config.get("id2label") or {}
+    if isinstance(by_number, Mapping):
+        by_number = {
+            str(label): names for label, names in by_number.items()
+        }  # a pipeline object may have whole numbers
+    check_shape(f"{prior}: id2label", by_number, LABELS)
+    if too_large := [label for label in by_number if int(label) >= count]:
+        raise OptionError(f"{prior}: id2label: expected labels from 0 to {count - 1}, got {too_large[0]}")
+    for label, names in by_number.items():
         for name in names.split(","):
             ids.setdefault(name.strip(), set()).add(int(label))
     known = ids or {name: {label} for name, label in pipeline.labels.items()}
+    if not known:
+        return {str(label): label for label in range(count)}
     return {name: labels.pop() for name, labels in known.items() if len(labels) == 1}

@@ -38,9 +38,20 @@ def fingerprint(scheduler: SchedulerMixin, networks: Sequence[ModelMixin], learn
     return digest.hexdigest()
 
 
-def _add(digest: hashlib._Hash, key: str, value: Tensor) -> None:
+def _add(digest: hashlib._Hash, key: str, value: object) -> None:
+    """Add an entry of a network's state: a tensor, or, of quantised layers, tuples, dtypes and other plain values."""
+    if isinstance(value, tuple | list):
+        for number, entry in enumerate(value):
+            _add(digest, f"{key}[{number}]", entry)
+        return
+    if not isinstance(value, Tensor):
+        digest.update(f"{key} {value!r}".encode())
+        return
+    if value.is_quantized:
+        digest.update(f"{key} {value.dtype}".encode())
+        value = value.dequantize()
     digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
-    digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
 def _described(config: ConfigMixin) -> dict[str, object]:

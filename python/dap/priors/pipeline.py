@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -12,18 +11,20 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
-from dap.device import resolve_device
+from dap.device import named_dtype, resolve_device
 from dap.errors import OptionError, SourceError
+from dap.priors import pipeline_folder
 from dap.priors.base import Prediction, Prior
 from dap.priors.fingerprint import fingerprint
+from dap.priors.networks import image_scale, overflow_error, square_side, uncompiled
 from dap.priors.schedulers import check_schedule, denoiser_level, make_scheduler
-from dap.priors.taps import stopped_at, tapped
+from dap.priors.taps import network_lock, stopped_at, tapped
 from dap.torch_state import own_torch_state
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 
-__all__ = ["PipelinePrior", "pipeline_type"]
+__all__ = ["PipelinePrior"]
 
 
 class PipelinePrior(Prior):
@@ -37,7 +38,7 @@ class PipelinePrior(Prior):
         denoiser: The network that denoises.
         first_stage: ``AutoencoderKL`` or ``VQModel``; None: the denoiser sees pixels.
         blocks: The denoiser's blocks by name, in the order in which they run.
-        size: Side of a latent.
+        size: Side of a latent, as the configuration of the denoiser has it.
         name: Name of the prior in the manifest.
         learned_variance: Use the variance that a network with twice the channels predicts (IDDPM's learned range), as
             the DiT repository samples. Off, as in diffusers' pipelines, the extra channels are dropped.
@@ -63,27 +64,36 @@ class PipelinePrior(Prior):
         first_stage: ModelMixin | None,
         blocks: Mapping[str, nn.Module],
         *,
-        size: int,
+        size: object,
         name: str | None,
         learned_variance: bool = False,
         guided_channels: int | None = None,
         recommended: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name or f"{type(pipeline).__name__} object"
-        self.pipeline, self.denoiser, self._vae, self._blocks = pipeline, denoiser, first_stage, dict(blocks)
+        self.pipeline, self._blocks = pipeline, dict(blocks)
+        # a module under torch.compile is used without it: it would not call the hooks that are set later
+        self.denoiser, self._vae = denoiser, first_stage = uncompiled(denoiser), uncompiled(first_stage)
         self._scheduler: SchedulerMixin = pipeline.scheduler
-        for module in filter(None, (denoiser, first_stage)):
-            module.eval().requires_grad_(False)
+        for module in (denoiser, first_stage):
+            if module is not None:
+                module.eval().requires_grad_(False)
         self._predicts = check_schedule(self.name, self._scheduler)
         channels, predicted = denoiser.config.in_channels, denoiser.config.out_channels
-        self.latent_shape = (channels, size, size)
-        scale = 2 ** (len(first_stage.config.block_out_channels) - 1) if first_stage else 1
-        image_channels = first_stage.config.in_channels if first_stage else channels
-        self.image_shape = (image_channels, size * scale, size * scale)
+        if predicted not in (channels, 2 * channels):
+            raise OptionError(
+                f"{self.name}: expected a network with as many output as input channels, or twice as many, got "
+                f"{channels} and {predicted}; networks for inpainting and the like need other conditions"
+            )
+        side = square_side(self.name, size)
+        image_channels, scale = image_scale(self.name, first_stage) if first_stage is not None else (channels, 1)
+        self.latent_shape = (channels, side, side)
+        self.image_shape = (image_channels, side * scale, side * scale)
         self.block_names = tuple(self._blocks)
         self.recommended = dict(recommended or {})
         self.device: torch.device = pipeline._execution_device  # not where offloaded modules wait
-        self.dtype: torch.dtype = denoiser.dtype
+        # of quantised weights, that in which it computes
+        self.dtype: torch.dtype = denoiser.dtype if denoiser.dtype.is_floating_point else torch.float32
         self._learned_variance, self._guided_channels = learned_variance, guided_channels
         if learned_variance and predicted != 2 * channels:
             raise OptionError(f"{self.name}: learned_variance needs {2 * channels} output channels, got {predicted}")
@@ -96,9 +106,10 @@ class PipelinePrior(Prior):
         id_or_path: str | Path,
         *,
         device: str | torch.device | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: str | torch.dtype = torch.float32,
         name: str | None = None,
         use_safetensors: bool = True,
+        variant: str | None = None,
         **options: Any,
     ) -> Self:
         """Loads a pipeline's folder or hub id through diffusers.
@@ -108,27 +119,29 @@ class PipelinePrior(Prior):
             device: Where to put it; the GPU if there is one.
             dtype: Of the weights in memory.
             name: Name of the prior in the manifest; ``id_or_path`` if left out.
+            variant: Which weights to read, "fp16" for ``diffusion_pytorch_model.fp16.safetensors``; None: the plain
+                ones, or the variant of a folder that has no plain ones.
             use_safetensors: False also reads pickled weights, which can run code of the person who made them.
             options: Options of the class, such as ``learned_variance``.
 
         Raises:
-            SourceError: The folder or the hub id cannot be loaded.
+            SourceError: The folder or the hub id cannot be loaded, or needs code of its own.
+            OptionError: There is no such device or dtype.
         """
-        kind = pipeline_type(id_or_path)
+        device, dtype = resolve_device(device), named_dtype(dtype)
+        kind = pipeline_folder.pipeline_type(id_or_path)
         if kind not in cls.pipeline_types:
             raise SourceError(f"prior {str(id_or_path)!r}: holds a {kind}, expected {' or '.join(cls.pipeline_types)}")
-        try:
-            pipeline = getattr(diffusers, kind).from_pretrained(  # a class of diffusers, by its name in the folder
-                str(id_or_path), use_safetensors=use_safetensors, low_cpu_mem_usage=False, **cls.components
-            )
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-            raise _unreadable(id_or_path, kind, error) from error
-        settings = Path(id_or_path) / "dap_prior.json"
-        try:
-            recommended = json.loads(settings.read_text()) if settings.is_file() else None
-        except ValueError as error:
-            raise SourceError(f"{settings}: expected JSON with recommended settings ({error})") from error
-        device = resolve_device(device)
+        with pipeline_folder.quiet():
+            folder = pipeline_folder.local_folder(id_or_path, kind, variant, use_safetensors)
+            recommended = pipeline_folder.read_recommended(folder)
+            try:
+                pipeline = getattr(diffusers, kind).from_pretrained(  # a class of diffusers, by its name in the folder
+                    str(folder), use_safetensors=use_safetensors, variant=variant or pipeline_folder.variant_of(folder),
+                    low_cpu_mem_usage=False, **cls.components,
+                )  # fmt: skip
+            except pipeline_folder.ERRORS as error:
+                raise pipeline_folder.unreadable(id_or_path, kind, error) from error
         placed = pipeline.to(device) if dtype == torch.float32 else pipeline.to(device, dtype)
         return cls(placed, name=name or str(id_or_path), recommended=recommended, **options)
 
@@ -163,6 +176,8 @@ class PipelinePrior(Prior):
         # diffusers: AutoencoderKL returns a posterior, VQModel latents
         mean = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latents
         latents: Tensor = mean * self._vae.config.scaling_factor
+        if not torch.isfinite(latents).all():
+            raise overflow_error(self.name, "encoder", self._vae.dtype)
         return latents.float()
 
     def decode_pixels(self, latents: Tensor) -> Tensor:
@@ -171,6 +186,8 @@ class PipelinePrior(Prior):
         if self._vae is None:
             return latents.float()
         pixels: Tensor = self._vae.decode(latents.to(self._vae.dtype) / self._vae.config.scaling_factor).sample
+        if not torch.isfinite(pixels).all() and torch.isfinite(latents).all():
+            raise overflow_error(self.name, "decoder", self._vae.dtype)
         return pixels.float()
 
     def scheduler(self, name: str | None, num_inference_steps: int) -> SchedulerMixin:
@@ -195,13 +212,13 @@ class PipelinePrior(Prior):
 
         The conditional and the null pass run one after the other, so that only the former carries a graph.
         """
-        with tapped(self._blocks, taps, cut=not through) as features:
+        with network_lock(self.denoiser), tapped(self._blocks, taps, cut=not through) as features:
             conditional = self._run(sample, timestep, labels, condition)
         channels = self.latent_shape[0]
         output = conditional[:, :channels]
         if guidance_scale != 1:
             guided = self._guided_channels or channels
-            with torch.set_grad_enabled(through and torch.is_grad_enabled()):
+            with network_lock(self.denoiser), torch.set_grad_enabled(through and torch.is_grad_enabled()):
                 null = self._run(sample, timestep, None, None)[:, :guided]
             output = torch.cat([null + guidance_scale * (output[:, :guided] - null), output[:, guided:]], dim=1)
         if self._predicts == "v_prediction":  # Salimans and Ho, 2022: v = α ε − σ x_0
@@ -214,7 +231,7 @@ class PipelinePrior(Prior):
     @torch.no_grad()
     def features(self, sample: Tensor, timestep: Tensor, labels: Tensor, block: int) -> Tensor:
         """See :meth:`dap.priors.base.Prior.features`."""
-        with stopped_at(self._blocks, block) as features:
+        with network_lock(self.denoiser), stopped_at(self._blocks, block) as features:
             self._run(sample, timestep, labels, None)
         return features[block]
 
@@ -229,21 +246,3 @@ class PipelinePrior(Prior):
 
         ``labels`` None is the null condition; ``condition``, if not None, is used in place of that of the labels.
         """
-
-
-def pipeline_type(id_or_path: str | Path) -> str:
-    """Return the class name of the pipeline in a folder or hub id, from its ``model_index.json``.
-
-    Raises:
-        SourceError: There is no pipeline, or the hub cannot be reached.
-    """
-    try:
-        config: Mapping[str, object] = diffusers.DiffusionPipeline.load_config(str(id_or_path))
-        return str(config["_class_name"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unreadable(id_or_path, "pipeline's", error) from error
-
-
-def _unreadable(id_or_path: str | Path, kind: str, error: Exception) -> SourceError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return SourceError(f"prior {str(id_or_path)!r}: no {kind} folder or reachable hub id ({reason})")

@@ -9,7 +9,7 @@ once at its end to correct it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -80,7 +80,7 @@ class Level(NamedTuple):
         return 1.0 if self.alpha != 1 else self.after**-0.5
 
     @property
-    def given(self) -> dict[str, float]:
+    def given(self) -> dict[str, Any]:
         """Arguments of ``Prior.denoise`` that tell it the noise level, if its timestep does not."""
         return {"sigma": self.sigma / self.alpha} if self.spaced else {}
 

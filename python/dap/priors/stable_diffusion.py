@@ -22,9 +22,10 @@ from torch import Tensor
 from dap.data.classmap import WNID, null_label
 from dap.errors import FormatError, OptionError
 from dap.priors.capabilities import TextPrior
+from dap.priors.networks import uncompiled
 from dap.priors.pipeline import PipelinePrior
 from dap.priors.textual_inversion import encode_concept, initial_concept, read_concepts
-from dap.priors.unet import activations, unet_blocks
+from dap.priors.unet import activations, middle_block, unet_blocks
 from dap.rng import derive_seed
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StableDiffusionPrior", "name_in_prompt"]
 
+OTHER_CONDITIONS = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type")
 CONCEPT = "\0"  # marks the name of a class that has a learned concept; no prompt begins with it
 
 
@@ -77,12 +79,14 @@ class StableDiffusionPrior(PipelinePrior, TextPrior):
         name: str | None = None,
         recommended: Mapping[str, Any] | None = None,
     ) -> None:
-        unet = pipeline.unet
+        unet = uncompiled(pipeline.unet)
         blocks = unet_blocks(unet)
-        middle = list(blocks).index("mid") + 1
+        other = [key for key in OTHER_CONDITIONS if unet.config.get(key) is not None]
+        if other:
+            raise OptionError(f"{name or 'prior'}: expected a U-Net under text alone, this one has {', '.join(other)}")
         super().__init__(
             pipeline, unet, pipeline.vae, blocks, size=unet.config.sample_size, name=name,
-            recommended={"guidance_scale": 7.5, "block": middle, **(recommended or {})},
+            recommended={"guidance_scale": 7.5, "block": middle_block(blocks), **(recommended or {})},
         )  # fmt: skip
         if template.count("{}") != 1:
             raise OptionError(f"template: expected one {{}} for the class's name, got {template!r}")
@@ -96,7 +100,9 @@ class StableDiffusionPrior(PipelinePrior, TextPrior):
                 raise OptionError(f"concept {label!r}: expected shape (V, {width}), got {tuple(concept.shape)}")
         self._states: dict[str, Tensor] = {}
         self._known: dict[int, str] = {}
-        self.condition_shape = (pipeline.tokenizer.model_max_length, unet.config.cross_attention_dim)
+        across = unet.config.cross_attention_dim
+        width = across if isinstance(across, int) else int(across[0])  # one for each level, all the same
+        self.condition_shape = (pipeline.tokenizer.model_max_length, width)
         self.slot_bytes = activations(unet) * self.dtype.itemsize
 
     def labels_of(self, class_names: Sequence[str]) -> Mapping[str, int]:
@@ -169,7 +175,7 @@ class StableDiffusionPrior(PipelinePrior, TextPrior):
         """Return the prompt of a class, checked; of a class with a learned concept, CONCEPT and its name."""
         if name in self.concepts:
             return f"{CONCEPT}{name}"
-        prompt = self._prompts.get(name) or self._template.format(name_in_prompt(name))
+        prompt = self._prompts.get(name) or self._template.replace("{}", name_in_prompt(name))
         self._check_length(prompt)
         return prompt
 

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from dap.errors import OptionError
 
-__all__ = ["replaced", "stopped_at", "tapped"]
+__all__ = ["network_lock", "replaced", "stopped_at", "tapped"]
+
+_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_guard = threading.Lock()
+
+
+@contextmanager
+def network_lock(network: nn.Module) -> Iterator[None]:
+    """Return a context that one thread at a time enters for a network: hooks of one would act in the pass of another.
+
+    Priors that share a network share its lock. Inside, code that ``torch.compile`` made is not used, since it calls
+    only hooks that were there when it was made.
+    """
+    with _guard:
+        lock = _locks.setdefault(network, threading.RLock())
+    # torch._dynamo takes seconds to import; without it nothing is compiled
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    with lock, eager:
+        yield
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dap.data.names import escape, unescape
 from dap.errors import FormatError, OptionError, SourceError
+from dap.priors.taps import network_lock
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -54,7 +55,7 @@ def encode_concept(pipeline: DiffusionPipeline, template: str, concept: Tensor) 
     padded = tokenizer.pad({"input_ids": [tokens]}, padding="max_length", max_length=tokenizer.model_max_length,
                            return_tensors="pt").to(encoder.device)  # fmt: skip
     uses_mask = getattr(encoder.config, "use_attention_mask", False)  # as diffusers reads transformers' configuration
-    with _concept_at(encoder.get_input_embeddings(), start, concept):
+    with network_lock(encoder), _concept_at(encoder.get_input_embeddings(), start, concept):
         states: Tensor = encoder(padded.input_ids, attention_mask=padded.attention_mask if uses_mask else None)[0]
     return states[0]
 

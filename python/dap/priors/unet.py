@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from dap.errors import OptionError
 from dap.priors.capabilities import ClassEmbeddingPrior
 from dap.priors.class_embeddings import ClassEmbeddings
+from dap.priors.networks import square_side, uncompiled
 from dap.priors.pipeline import PipelinePrior
 from dap.rng import derive_seed
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, ModelMixin
 
-__all__ = ["UNetPrior", "activations", "unet_blocks"]
+__all__ = ["UNetPrior", "activations", "middle_block", "unet_blocks"]
 
 RESNET, ATTENTION = 8, 30  # activations per channel and position that such a layer keeps for the backward pass
 
@@ -53,14 +54,13 @@ class UNetPrior(PipelinePrior, ClassEmbeddingPrior):
         recommended: Mapping[str, Any] | None = None,
         learned: Mapping[str, Tensor] | None = None,
     ) -> None:
-        unet = pipeline.unet
+        unet = uncompiled(pipeline.unet)
         # what diffusers' pipelines call their first stage, if they have one
         first_stage = getattr(pipeline, "vqvae", None) or getattr(pipeline, "vae", None)
         blocks = unet_blocks(unet)
-        middle = list(blocks).index("mid") + 1
         super().__init__(
-            pipeline, unet, first_stage, blocks, size=_side(unet), name=name,
-            recommended={"guidance_scale": 1.0, "block": middle, **(recommended or {})},
+            pipeline, unet, first_stage, blocks, size=unet.config.sample_size, name=name,
+            recommended={"guidance_scale": 1.0, "block": middle_block(blocks), **(recommended or {})},
         )  # fmt: skip
         classes: int | None = unet.config.num_class_embeds
         if unet.class_embedding is not None and classes is None:
@@ -125,22 +125,22 @@ def unet_blocks(unet: ModelMixin) -> dict[str, nn.Module]:
     """Return the blocks by name, in the order in which they run: "down 1", …, "mid", "up 1", …."""
     down = {f"down {number}": block for number, block in enumerate(unet.down_blocks, start=1)}
     up = {f"up {number}": block for number, block in enumerate(unet.up_blocks, start=1)}
-    return {**down, "mid": unet.mid_block, **up}
+    middle = {} if unet.mid_block is None else {"mid": unet.mid_block}  # distilled U-Nets have none
+    return {**down, **middle, **up}
+
+
+def middle_block(blocks: Mapping[str, nn.Module]) -> int:
+    """Return the number of the "mid" block, or of the last down block of a U-Net without one."""
+    return list(blocks).index("mid") + 1 if "mid" in blocks else sum(name.startswith("down") for name in blocks)
 
 
 def activations(unet: ModelMixin) -> int:
     """Return roughly how many values one slot keeps for a backward pass from the mid block."""
-    config, side, values = unet.config, _side(unet), 0
+    config, side, values = unet.config, square_side("U-Net", unet.config.sample_size), 0
+    levels = len(config.block_out_channels)
+    depth = config.layers_per_block
+    depths = [depth] * levels if isinstance(depth, int) else list(depth)
     for number, (width, kind) in enumerate(zip(config.block_out_channels, config.down_block_types, strict=True)):
         layer = RESNET + ATTENTION * ("Attn" in kind)
-        values += config.layers_per_block * layer * width * (side >> number) ** 2
+        values += depths[number] * layer * width * (side >> number) ** 2
     return int(values + (2 * RESNET + ATTENTION) * config.block_out_channels[-1] * (side >> number) ** 2)
-
-
-def _side(unet: ModelMixin) -> int:
-    """Return the side of the U-Net's input, which must be square."""
-    size = unet.config.sample_size
-    sides = (size, size) if isinstance(size, int) else tuple(size or ())
-    if len(sides) != 2 or sides[0] != sides[1]:
-        raise OptionError(f"U-Net: expected a configuration with the sample_size of a square, got {size}")
-    return int(sides[0])

@@ -260,6 +260,12 @@ def _gradients(
             energy = energy / torch.where(start > 0, start, 1)
         totals[term.at] = totals.get(term.at, torch.zeros(())) + term.scale * energy.sum()
     last = len(totals) - 1
+    if not all(total.requires_grad for total in totals.values()):
+        names = ", ".join(sorted({type(term).__name__ for term in terms}))
+        raise OptionError(
+            f"terms: an energy of {names} has no gradient with respect to x_t; quantised layers give none, so use "
+            "their plain weights or guidance that needs no denoiser"
+        )
     return {
         place: torch.autograd.grad(total, state.sample, retain_graph=keep_graph or number < last)[0]
         for number, (place, total) in enumerate(totals.items())

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dap.config import check_number, check_whole, from_options
+from dap.errors import OptionError
 
 __all__ = ["SamplingSettings"]
 
@@ -34,6 +35,8 @@ class SamplingSettings:
         check_whole("num_inference_steps", self.num_inference_steps)
         check_number("guidance_scale", self.guidance_scale, 1)
         check_number("eta", self.eta, 0, 1)
+        if not isinstance(self.scheduler, str | None):
+            raise OptionError(f"scheduler: expected a name or None, got {self.scheduler!r}")
 
     @classmethod
     def choose(cls, recommended: Mapping[str, object], **explicit: object) -> SamplingSettings:
