@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 import tiny
@@ -24,7 +24,8 @@ from dap.errors import OptionError
 from dap.priors.schedulers import clip_range, denoiser_level, level, make_scheduler, noised_input, public
 from dap.priors.stable_diffusion import StableDiffusionPrior
 from dap.priors.unet import UNetPrior
-from dap.sampling import DeltaTerm, EnergyTerm, SamplingSettings, Window, sample
+from dap.sampling import DeltaTerm, EnergyTerm, SamplingSettings, sample
+from dap.sampling.term import Needs
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -119,42 +120,32 @@ def test_a_pixel_unet_samples_as_its_own_pipeline(name):
     torch.testing.assert_close((ours / 2 + 0.5).clamp(0, 1), theirs, rtol=0, atol=1e-4)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pull(EnergyTerm):
     """E = ½ ‖y − 0.3‖² of the tokens after the mid block, or of x̂_0."""
 
-    at: str
     on: str = "features"
+    needs: Needs = "denoiser"
+    taps: frozenset[int] = frozenset({3})
     scale: float = 0.02
-    normalise: bool = False
-    needs: str = "denoiser"
-    window: Window = field(default_factory=Window)
-
-    @property
-    def taps(self):
-        return frozenset({3})
 
     def energy(self, state):
         y = state.features[3] if self.on == "features" else state.x0
         return ((y - 0.3) ** 2).flatten(1).sum(1) / 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Push(DeltaTerm):
     """A change that is a function of x̂_0."""
 
-    at: str
     scale: float = 0.1
-    needs: str = "nothing"
-    taps: frozenset = frozenset()
-    window: Window = field(default_factory=Window)
 
     def delta(self, state):
         return 0.3 - state.x0
 
 
-@pytest.mark.parametrize("term", [Pull(at, on) for at in ("eps", "x0", "sample") for on in ("features", "x0")]
-                         + [Push(at) for at in ("eps", "x0", "sample")])  # fmt: skip
+@pytest.mark.parametrize("term", [Pull(at=at, on=on) for at in ("eps", "x0", "sample") for on in ("features", "x0")]
+                         + [Push(at=at) for at in ("eps", "x0", "sample")])  # fmt: skip
 def test_a_guided_euler_step_is_ddims(term):
     """Without noise both follow one equation by one rule, in two scales (Karras et al. 2022, Appendix C.3)."""
     prior = UNetPrior(tiny.latent())
@@ -171,7 +162,7 @@ def test_a_guided_euler_step_is_ddims(term):
 def test_heun_corrects_with_guidance():
     """As the steps become many, Heun's and DDIM's guided samples meet; without half of its guidance they would not."""
     prior = UNetPrior(tiny.latent())
-    term = Pull("eps", "x0", scale=0.05)
+    term = Pull(at="eps", on="x0", scale=0.05)
     fine, heun, unguided = (
         drawn(prior, "ddim", 200, 1, [term]),
         drawn(prior, "heun", 50, 1, [term]),

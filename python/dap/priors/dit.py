@@ -104,10 +104,8 @@ def _label_names(prior: str, pipeline: DiTPipeline, count: int) -> dict[str, int
     """
     ids: dict[str, set[int]] = {}
     by_number = pipeline.config.get("id2label") or {}
-    if isinstance(by_number, Mapping):
-        by_number = {
-            str(label): names for label, names in by_number.items()
-        }  # a pipeline object may have whole numbers
+    if isinstance(by_number, Mapping):  # of a pipeline object, perhaps with numbers as keys
+        by_number = {str(label): names for label, names in by_number.items()}
     check_shape(f"{prior}: id2label", by_number, LABELS)
     if too_large := [label for label in by_number if int(label) >= count]:
         raise OptionError(f"{prior}: id2label: expected labels from 0 to {count - 1}, got {too_large[0]}")
