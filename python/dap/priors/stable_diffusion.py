@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from dap.config import check_path
 from dap.data.classmap import WNID, null_label
 from dap.errors import FormatError, OptionError
 from dap.priors.capabilities import TextPrior
@@ -27,6 +28,7 @@ from dap.priors.pipeline import PipelinePrior
 from dap.priors.textual_inversion import encode_concept, initial_concept, read_concepts
 from dap.priors.unet import activations, middle_block, unet_blocks
 from dap.rng import derive_seed
+from dap.storage.checked_json import TEXT, mapping, read_json
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin, StableDiffusionPipeline
@@ -238,9 +240,7 @@ def _read(prompts: Mapping[str, str] | str | Path | None) -> dict[str, str]:
     if not isinstance(prompts, str | Path):
         return dict(prompts or {})
     try:
-        by_name = json.loads(Path(prompts).read_text(encoding="utf-8"))
-        if not isinstance(by_name, dict) or not all(isinstance(prompt, str) for prompt in by_name.values()):
-            raise TypeError("not an object of strings")
-    except (OSError, ValueError, TypeError) as error:
+        by_name: dict[str, str] = read_json(check_path("prompts", prompts), mapping(TEXT))
+    except (FileNotFoundError, FormatError) as error:
         raise FormatError(f"{prompts}: expected JSON with a prompt by class name ({error})") from error
     return by_name

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dap.data.manifest import check_same_run
-from dap.errors import FormatError, RunMismatchError
+from dap.errors import RunMismatchError
+from dap.storage.checked_json import ANYTHING, mapping, read_json
 from dap.storage.files import is_vacant, move, write_atomic
 
 __all__ = ["FINISHED", "check_folder", "training_folder"]
@@ -31,11 +32,7 @@ def check_folder(out: Path, identity: Mapping[str, object]) -> bool:
     """
     for record in (out / RECORD, out / UNFINISHED / IDENTITY):
         if record.is_file():
-            try:
-                before = json.loads(record.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise FormatError(f"{record}: expected JSON ({error})") from error
-            check_same_run(out, before if isinstance(before, dict) else {}, identity)
+            check_same_run(out, read_json(record, mapping(ANYTHING)), identity)
             return record.name == RECORD
     if not is_vacant(out):
         raise RunMismatchError(f"{out}: expected an empty or new folder, or one of a training; found other files")
