@@ -235,11 +235,21 @@ def test_steps_spaced_by_sigma_have_their_own_level(spacing):
     torch.testing.assert_close(noised_input(scheduler, a, b, int(scheduler.timesteps[step])), expected)
 
 
+@pytest.mark.parametrize("name", ["ddpm", "ddim"])
+def test_a_sampler_without_spacing_ignores_that_of_the_pipelines_scheduler(name):
+    own = DPMSolverMultistepScheduler(use_karras_sigmas=True)
+    scheduler = make_scheduler(own, name, 5, device=torch.device("cpu"))
+    assert level(scheduler, 1).cumulative == scheduler.alphas_cumprod[int(scheduler.timesteps[1])]
+    assert not level(scheduler, 1).given
+
+
 @pytest.mark.parametrize("v", [False, True])
 def test_karras_spacing_samples_as_its_own_pipeline(v):
     """A network that predicts v needs the sampler's σ too, or its ε is that of another noise level."""
     predicts = "v_prediction" if v else "epsilon"
-    own = DPMSolverMultistepScheduler(use_karras_sigmas=True, prediction_type=predicts, beta_end=0.004)
+    own = DPMSolverMultistepScheduler(
+        use_karras_sigmas=True, prediction_type=predicts, beta_end=0.004, steps_offset=1
+    )  # fmt: skip
     pipeline = tiny.stable_diffusion(v=v, scheduler=own)
     prior = StableDiffusionPrior(pipeline, template="a picture of a {}").for_classes(NAMES)
     ours = drawn(prior, None)

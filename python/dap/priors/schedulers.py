@@ -43,6 +43,7 @@ SCHEDULERS = {
 }
 EXPLODING = (EulerDiscreteScheduler, HeunDiscreteScheduler)
 KNOWN = (*SCHEDULERS.values(), PNDMScheduler)
+SPACED = (*EXPLODING, DPMSolverMultistepScheduler)
 SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 NEEDED = ("prediction_type", "num_train_timesteps", "beta_schedule")  # what every schedule of ᾱ has
 UNUSABLE = {  # settings under which a timestep no longer stands for its ᾱ
@@ -177,7 +178,8 @@ def check_schedule(name: str, scheduler: SchedulerMixin) -> str:
 
 def level(scheduler: SchedulerMixin, step: int) -> Level:
     """Return the noise level at step ``step`` of a scheduler whose steps are set."""
-    spaced = any(scheduler.config.get(option) for option in SPACINGS)
+    # DDIM keeps these options of another scheduler in its configuration, without their effect
+    spaced = isinstance(scheduler, SPACED) and any(scheduler.config.get(option) for option in SPACINGS)
     if isinstance(scheduler, EXPLODING):
         sigma, following = float(scheduler.sigmas[step]), float(scheduler.sigmas[step + 1])
         corrects = sigma == following  # Heun
