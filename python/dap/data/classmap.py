@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import TypeAlias
 
 from dap.config import check_choice
-from dap.data.names import escape, some
+from dap.data.names import check_folder_names, escape, some
 from dap.data.source import Source
 from dap.errors import ClassMapError, OptionError
 from dap.rng import derive_seed
@@ -82,7 +82,7 @@ def build_class_map(
             class that uses the prior's null condition.
 
     Raises:
-        ClassMapError: The prior does not know a class, or two classes lead to the same label.
+        ClassMapError: The prior does not know a class, two classes lead to the same label, or a name is too long.
         OptionError: ``label_map`` has an unknown class or label.
 
     Example:
@@ -90,6 +90,7 @@ def build_class_map(
         >>> build_class_map(dap.open_source("fashion-mini", classes=["T-shirt/top"]), {"t-shirt/top": 0})
         (ClassEntry(name='T-shirt/top', source_id=0, prior_label=0, folder='T-shirt%2Ftop'),)
     """
+    check_folder_names(source.class_names)
     labels: Mapping[str, int | None] = dict.fromkeys(source.class_names)
     if prior_labels is not None:
         chosen = _chosen_labels(source, prior_labels, label_map or {})

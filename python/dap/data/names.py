@@ -7,10 +7,13 @@ some file system rejects or interprets; :func:`unescape` reverses it and leaves 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-__all__ = ["escape", "readable", "some", "unescape"]
+from dap.errors import ClassMapError
 
+__all__ = ["check_folder_names", "escape", "readable", "some", "unescape"]
+
+MAX_BYTES = 255  # of one name, on every common file system
 EMPTY = "%"  # folder name of the class name ""; unambiguous, since other percent signs are escaped
 UNSAFE = re.compile(r'[/\\:*?"<>|%\x00-\x1f\x7f-\x9f\ud800-\udfff]|^\.|[. ]\Z')
 RESERVED = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(?:\.|\Z)", re.IGNORECASE)
@@ -73,6 +76,23 @@ def readable(name: str) -> str:
 
 def _bytes(surrogate: str) -> bytes:
     return surrogate.encode("utf-8", "surrogateescape" if "\udc80" <= surrogate <= "\udcff" else "surrogatepass")
+
+
+def check_folder_names(names: Iterable[str]) -> None:
+    """Raise ClassMapError unless each class name can be the name of a folder and stand in a manifest.
+
+    Raises:
+        ClassMapError: Its folder would have more than 255 bytes, or it is not text in Unicode.
+    """
+    for name in names:
+        length = len(escape(name).encode())
+        if length > MAX_BYTES:
+            raise ClassMapError(
+                f"class {name[:40] + '…'!r}: expected a name whose folder has at most {MAX_BYTES} bytes, got {length}: "
+                "give the classes shorter names"
+            )
+        if any("\ud800" <= character <= "\udfff" for character in name):
+            raise ClassMapError(f"class {name!r}: expected a name in Unicode, got bytes of another encoding: rename it")
 
 
 def some(names: Sequence[object], limit: int = 5) -> str:

@@ -23,7 +23,7 @@ from dap._core import build_info
 from dap.config import check_choice, check_whole
 from dap.data.codecs import EXTENSION_OF, codec_of, decode, encode
 from dap.data.folder import ImageFolderWriter, dataset_card
-from dap.data.names import escape
+from dap.data.names import check_folder_names, escape
 from dap.data.pack_record import PackRecord
 from dap.data.parquet import ParquetWriter
 from dap.data.shard_writer import Record, Sample, ShardWriter
@@ -156,6 +156,8 @@ def write_packed(
         samples = list(samples)
         labels = [sample.label for sample in samples]
     arrays = to_stored_arrays(tensors or {}, len(labels))
+    if format == "imagefolder":
+        check_folder_names(class_names)
     packages = ["Pillow", *([writer.package] if writer.package else [])]
     header = {
         "format": format, "split": split, "codec": codec, "quality": quality, "maxcount": maxcount,

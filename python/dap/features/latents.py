@@ -88,11 +88,16 @@ def real_latents(
     entry = CacheEntry.of(LATENTS, content, ".safetensors")
     numbers = {name: str(number) for number, name in enumerate(ids)}  # names of tensors: a class may have any name
 
+    verified = False
+
     def of_class(name: str) -> Tensor:
-        if not entry.exists():
+        nonlocal verified
+        if not (verified and entry.exists()) and not entry.is_whole():
             shapes = {numbers[name]: (len(rows), *prior.latent_shape) for name, rows in ids.items()}
             with entry.new_file() as temporary:
                 write_tensors(temporary, shapes, _encoded(source, prior, indices))
+            entry.seal()
+        verified = True
         try:
             with safe_open(entry.path, framework="pt") as file:
                 latents: Tensor = file.get_tensor(numbers[name])

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dap.errors import FormatError
 from dap.features.build import computed_by, fill_index, index_spec, source_latents
 from dap.features.pooling import Tap
-from dap.index import ClassRows, Index, IndexWriter, open_index
+from dap.index import ClassRows, Index, IndexSpec, IndexWriter, open_index
 from dap.storage.cache import INDEXES, CacheEntry
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def reference_index(
     ]
     content = [spec.to_json(), [(entry.name, entry.label, entry.ids) for entry in rows], [RULE, *computed_by(prior)]]
     cached = CacheEntry.of(INDEXES, content)
-    if not cached.exists():
+    if not _is_whole(cached, spec, rows):
+        cached.remove()
         latents_of = source_latents(
             source, prior, {name: np.asarray(of_class, np.int64) for name, of_class in indices.items()}
         )
@@ -75,3 +77,14 @@ def reference_index(
             fill_index(IndexWriter(temporary, spec, rows), prior, scheduler, latents_of)
         logger.info("references kept in %s", cached.path)
     return open_index(cached.path)
+
+
+def _is_whole(cached: CacheEntry, spec: IndexSpec, rows: Sequence[ClassRows]) -> bool:
+    """Return whether the cache has this index, and every byte of it is as it was written."""
+    try:
+        index = open_index(cached.path)
+        index.verify()
+        found = [ClassRows(entry.name, entry.label, index.ids(entry.name)) for entry in index.classes]
+    except FormatError:
+        return False
+    return index.spec == spec and found == list(rows)

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from dap.config import check_number, check_whole
-from dap.errors import OptionError
+from dap.errors import FormatError, OptionError
 from dap.features import real_latents
 from dap.methods.base import Context, Couples, Method, Presets, Record, Unit
 from dap.nets import optimise
@@ -138,8 +138,15 @@ class D3M(Method[TextPrior]):
             states = prior.concept_states(word).expand(self.batch, -1, -1)
             return denoising_loss(prior, latents[chosen], noise, timesteps, labels, condition=states).mean()
 
-        optimise(
-            {"word": word}, loss, steps=self.steps, peak_lr=self.learning_rate, seed=(context.seed, "d3m", name),
-            checkpoint=entry.path, title=f"word of {name}",
-        )  # fmt: skip
+        def learn() -> None:
+            optimise(
+                {"word": word}, loss, steps=self.steps, peak_lr=self.learning_rate, seed=(context.seed, "d3m", name),
+                checkpoint=entry.path, title=f"word of {name}",
+            )  # fmt: skip
+
+        try:
+            learn()
+        except FormatError:  # the cache's file is damaged: learn the word from the start
+            entry.remove()
+            learn()
         return word.detach()

@@ -15,8 +15,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dap.errors import OptionError
-from dap.storage.files import atomic_folder, atomic_path
+from dap.config import check_path
+from dap.errors import OptionError, StorageError
+from dap.storage.files import atomic_folder, atomic_path, sha256_file, write_atomic
 
 __all__ = [
     "CONCEPTS",
@@ -70,6 +71,33 @@ class CacheEntry:
         key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
         return cls(cache_folder() / kind / f"{key}{suffix}")
 
+    @property
+    def _record(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.sha256")
+
+    def seal(self) -> None:
+        """Record the hash of the file, so that :meth:`is_whole` can tell whether it was changed."""
+        with _writing():
+            write_atomic(self._record, sha256_file(self.path).encode())
+
+    def is_whole(self) -> bool:
+        """Return whether the file is there with the bytes that were recorded; a file that is not is removed."""
+        try:
+            if self._record.read_text(encoding="ascii") == sha256_file(self.path):
+                return True
+        except (OSError, ValueError):
+            pass
+        self.remove()
+        return False
+
+    def remove(self) -> None:
+        """Delete the entry if it is there, to make it again."""
+        if self.path.is_dir() and not self.path.is_symlink():
+            shutil.rmtree(self.path, ignore_errors=True)
+        else:
+            self.path.unlink(missing_ok=True)
+        self._record.unlink(missing_ok=True)
+
     def exists(self) -> bool:
         """Return whether it is in the cache."""
         return self.path.exists()
@@ -101,7 +129,7 @@ class CacheEntry:
             OptionError: The cache cannot be written.
         """
         self.make_parent()
-        with atomic_path(self.path, replace=False) as temporary:
+        with _full(), atomic_path(self.path, replace=False) as temporary:
             yield temporary
 
     @contextmanager
@@ -111,7 +139,7 @@ class CacheEntry:
         Raises:
             OptionError: The cache cannot be written.
         """
-        with ExitStack() as stack:
+        with _full(), ExitStack() as stack:
             with _writing():
                 temporary = stack.enter_context(atomic_folder(self.path))
             yield temporary
@@ -127,12 +155,19 @@ def cache_folder() -> Path:
         PosixPath('/tmp/somewhere')
     """
     if named := os.environ.get("DAP_CACHE"):
-        return Path(named).expanduser()
+        return check_path("DAP_CACHE", named)
+    try:
+        home = Path.home()
+    except RuntimeError as error:  # no HOME, and the user has no entry in passwd
+        if any(os.environ.get(name) for name in ("XDG_CACHE_HOME", "LOCALAPPDATA")):
+            home = Path()
+        else:
+            raise OptionError("the cache has no place, as this user has no home: set DAP_CACHE to a folder") from error
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "dap"
+        return home / "Library" / "Caches" / "dap"
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "dap"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dap"
+        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "dap"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "dap"
 
 
 def cache_size() -> int:
@@ -156,11 +191,22 @@ def clear_cache() -> int:
 
 
 @contextmanager
+def _full() -> Iterator[None]:
+    """Name the cache in the error of a full disk."""
+    try:
+        yield
+    except StorageError as error:
+        raise _unwritable(error) from error
+
+
+def _unwritable(error: OSError) -> OptionError:
+    return OptionError(f"the cache {cache_folder()} cannot be written ({error}): set DAP_CACHE to a folder that can")
+
+
+@contextmanager
 def _writing() -> Iterator[None]:
     """Turn every OSError into one error that says what to do."""
     try:
         yield
     except OSError as error:
-        raise OptionError(
-            f"the cache {cache_folder()} cannot be written ({error}): set DAP_CACHE to a folder that can"
-        ) from error
+        raise _unwritable(error) from error

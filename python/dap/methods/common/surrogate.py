@@ -138,11 +138,12 @@ def prepare_surrogate(context: Context, training: SurrogateTraining) -> Surrogat
         version("torch"), device.type,
     ]  # fmt: skip
     entry = CacheEntry.of(SURROGATES, content, ".safetensors")
-    if entry.exists():
+    if entry.is_whole():
         tensors = _read(entry.path)
     else:
         tensors = _train(context, training, net)
         entry.write(save(tensors))
+        entry.seal()
     return Surrogate(net, tuple(tensors["epochs"].tolist()), tensors["weights"].to(device), tensors["gradients"])
 
 
