@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,8 @@ CONCEPTS, INDEXES, LATENTS, RUNS, SHARDS, SURROGATES = (
     "shards",
     "surrogates",
 )  # the folders in the cache that dap fills
+
+HASHES = "hashes"  # of the files in the other folders
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,12 @@ class CacheEntry:
 
     @property
     def _record(self) -> Path:
-        return self.path.with_name(f"{self.path.name}.sha256")
+        return self.path.parents[1] / HASHES / f"{self.path.parent.name}-{self.path.name}"
 
     def seal(self) -> None:
         """Record the hash of the file, so that :meth:`is_whole` can tell whether it was changed."""
         with _writing():
+            self._record.parent.mkdir(exist_ok=True)
             write_atomic(self._record, sha256_file(self.path).encode())
 
     def is_whole(self) -> bool:
@@ -95,8 +98,10 @@ class CacheEntry:
         if self.path.is_dir() and not self.path.is_symlink():
             shutil.rmtree(self.path, ignore_errors=True)
         else:
-            self.path.unlink(missing_ok=True)
-        self._record.unlink(missing_ok=True)
+            with suppress(OSError):
+                self.path.unlink()
+        with suppress(OSError):
+            self._record.unlink()
 
     def exists(self) -> bool:
         """Return whether it is in the cache."""
@@ -185,7 +190,7 @@ def cache_size() -> int:
 def clear_cache() -> int:
     """Delete all entries of the cache, and nothing else; return the bytes that were freed."""
     before = cache_size()
-    for kind in (CONCEPTS, INDEXES, LATENTS, RUNS, SHARDS, SURROGATES):
+    for kind in (HASHES, CONCEPTS, INDEXES, LATENTS, RUNS, SHARDS, SURROGATES):
         shutil.rmtree(cache_folder() / kind, ignore_errors=True)
     return before - cache_size()
 
