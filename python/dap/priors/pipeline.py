@@ -101,6 +101,7 @@ class PipelinePrior(Prior):
             raise OptionError(f"guided_channels: expected 1 to {channels}, got {guided_channels}")
 
     @classmethod
+    @own_torch_state()
     def from_pretrained(
         cls,
         id_or_path: str | Path,
