@@ -301,7 +301,7 @@ def test_distill_does_what_the_function_does(run, tree, tiny_folder, tmp_path):
 def test_evaluate_prints_a_table_and_writes_json(run, tree, tmp_path, quick):
     assert run("distill", tree, "--out", tmp_path / "out", "--method", "random", "--ipc", 2)[0] == 0
     json_file = tmp_path / "result.json"
-    arguments = ["--test", tree, "--repeats", 2, "--device", "cpu", "--json", json_file]
+    arguments = ["--test", tree, "--real", tree, "--repeats", 2, "--device", "cpu", "--json", json_file]
     code, out, err = run("evaluate", tmp_path / "out", *arguments)
     assert (code, err) == (0, [])
     assert out.startswith("protocol small: accuracy in % on 12 test images of 2 classes")
@@ -313,7 +313,7 @@ def test_evaluate_prints_a_table_and_writes_json(run, tree, tmp_path, quick):
         assert len(row["last"]) == 2
         assert row["images"] == 4
         assert f"{row['last_summary']['mean']:.1f}" in next(line for line in out.splitlines() if line.startswith(name))
-    assert result == json.loads(api.evaluate(tmp_path / "out", tree, repeats=2, device="cpu").to_json())
+    assert result == json.loads(api.evaluate(tmp_path / "out", tree, real=tree, repeats=2, device="cpu").to_json())
 
 
 def test_evaluate_takes_any_folder_of_classes(run, tree, quick):

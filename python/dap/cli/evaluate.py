@@ -16,7 +16,7 @@ __all__ = ["evaluate"]
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--test", required=True, help="Real images to test on: a built-in name or a class-per-folder tree.")
 @label_column_option
-@click.option("--real", help="Real training images to compare with; if left out, the source that the manifest names.")
+@click.option("--real", help="Real training images to compare with; a built-in source of the run is known.")
 @click.option(
     "--protocol", default="small", type=Name("protocol", PROTOCOLS), show_default=True, help="Evaluation protocol."
 )
