@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import re
+import sys
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -490,7 +491,8 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(tiny_folder, tree, tmp_
     ],
     ids=str,
 )  # fmt: skip
-def test_the_progress_bar_ends_at_its_total(tiny_folder, tree, tmp_path, capsys, method, options):
+def test_the_progress_bar_ends_at_its_total(tiny_folder, tree, tmp_path, capsys, monkeypatch, method, options):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     dap.distill(
         tree, prior=str(tiny_folder), method=method, method_options=options, ipc=2, num_inference_steps=5,
         out=tmp_path / "out",

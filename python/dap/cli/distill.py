@@ -95,12 +95,8 @@ def distill(
         click.echo(f"{done} images in {out}/train, complete already; see {out}/contact_sheet.png and {out}/dap.json")
         return
 
-    from diffusers.utils import logging as diffusers_logging
-
     from dap.api import distill as run
 
-    diffusers_logging.set_verbosity_error()  # its messages about loading do not concern the user
-    diffusers_logging.disable_progress_bar()
     distilled = run(
         images, out=out, prior=prior, prior_options=prior_options or None, method=method,
         method_options=method_options, ipc=ipc, seed=seed, index=features, classes=chosen, label_map=label_map,

@@ -101,12 +101,8 @@ def build(
     images = open_source(source, label_column=label_column)
     chosen = choose_classes(classes, images.class_names)
 
-    from diffusers.utils import logging as diffusers_logging
-
     from dap.api import build_index
 
-    diffusers_logging.set_verbosity_error()  # its messages about loading do not concern the user
-    diffusers_logging.disable_progress_bar()
     logging.getLogger("dap").setLevel(logging.INFO)
     built = build_index(
         images, out=out, prior=prior, prior_options=prior_options or None, block=_block(block), pooling=pooling,

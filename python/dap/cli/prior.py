@@ -49,12 +49,8 @@ def train(
     images = open_source(source, label_column=label_column)
     chosen = choose_classes(classes, images.class_names)
 
-    from diffusers.utils import logging as diffusers_logging
-
     from dap.training import train_prior
 
-    diffusers_logging.set_verbosity_error()  # its messages about loading do not concern the user
-    diffusers_logging.disable_progress_bar()
     train_prior(
         images, out=out, size=size, autoencoder_steps=autoencoder_steps, denoiser_steps=denoiser_steps,
         classes=chosen, seed=seed, device=device,
@@ -102,12 +98,8 @@ def adapt(
     images = open_source(source, label_column=label_column)
     chosen = choose_classes(classes, images.class_names)
 
-    from diffusers.utils import logging as diffusers_logging
-
     from dap.training import adapt_prior
 
-    diffusers_logging.set_verbosity_error()  # its messages about loading do not concern the user
-    diffusers_logging.disable_progress_bar()
     adapt_prior(
         images, out=out, prior=base, classes=chosen, rank=rank, steps=steps,
         seed=seed, device=device,
