@@ -360,7 +360,7 @@ def test_command_line(tree, index, tiny_folder, tmp_path, monkeypatch, capsys):
     code, out, _ = command("distill", "--index", index.path, *common, "--out", tmp_path / "a")
     assert code == 0 and out.startswith(f"2 images in {tmp_path}/a/train")
     code, out, err = command("distill", *common, "--out", tmp_path / "b")
-    assert (code, out) == (2, "") and "or an index of them" in err
+    assert (code, out) == (2, "") and "or --index with an index of them" in err
     assert command("distill", tree, *common, "--out", tmp_path / "b")[0] == 0
     size = f"{cache_size() / 1e6:.1f} MB"
     assert command("cache", "info")[1] == f"{size} in {cache_folder()}\n"
