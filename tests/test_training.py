@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import oracles
@@ -129,7 +130,7 @@ def test_train_prior_makes_a_pipeline_that_distill_takes(source, quick, tmp_path
 @pytest.mark.parametrize("moment", ["autoencoder", "denoiser", "card", "moving"])
 def test_training_that_was_killed_ends_with_the_same_weights(moment, source, quick, tmp_path, monkeypatch):
     from dap.nets import optimisation
-    from dap.training import folder, train
+    from dap.training import train
 
     steps = {"autoencoder_steps": 3, "denoiser_steps": 3, "progress": False}
     whole = dap.train_prior(source, out=tmp_path / "whole", **steps)
@@ -150,7 +151,7 @@ def test_training_that_was_killed_ends_with_the_same_weights(moment, source, qui
         if moment == "card":
             patch.setattr(train, "card", stop)
         elif moment == "moving":
-            replace, moved = folder.os.replace, []
+            replace, moved = os.replace, []
 
             def third(*paths):
                 if str(paths[1]).startswith(str(tmp_path / "cut" / "")) and ".training" not in str(paths[1]):
@@ -159,7 +160,7 @@ def test_training_that_was_killed_ends_with_the_same_weights(moment, source, qui
                         raise KeyboardInterrupt
                 replace(*paths)
 
-            patch.setattr(folder.os, "replace", third)
+            patch.setattr(os, "replace", third)
         else:
             patch.setattr(rng, "generator", killed)
         dap.train_prior(source, out=tmp_path / "cut", **steps)
@@ -374,7 +375,7 @@ def test_adapters_that_cannot_be_made_or_read(folder, source, tmp_path, make_pip
     with pytest.raises(OptionError, match=r"expected a prior with class embeddings; .* method 'd3m'"):
         dap.adapt_prior(source, prior=tmp_path / "text", out=tmp_path / "a")
     (tmp_path / "of text").mkdir()
-    write_adapter(tmp_path / "of text", str(tmp_path / "text"), "0", {}, {}, 0)
+    write_adapter(tmp_path / "of text", str(tmp_path / "text"), "0" * 64, {}, {}, 0)
     with pytest.raises(OptionError, match="has no class embeddings, which an adapter adds to"):
         load_prior(tmp_path / "of text")
     with pytest.raises(OptionError, match="expected a name, folder or hub id"):

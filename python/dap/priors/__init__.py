@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -73,7 +74,7 @@ def load_prior(
         resolve_device(device)
         folder = BUILTIN.get(str(prior)) or check_path("prior", prior)
         if is_adapter(folder):
-            return load_adapted(folder, device=device, dtype=dtype, options=options)
+            return load_adapted(folder, partial(load_prior, device=device, options=options), dtype=dtype)
         kind = _adapter(pipeline_type(folder))
         _check_options(kind, options or {}, ["variant"])
         return kind.from_pretrained(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,22 +68,19 @@ def write_adapter(
     write_json(folder / ADAPTER, record)
 
 
-def load_adapted(
-    folder: str | Path,
-    *,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
-    options: Mapping[str, object] | None = None,
-) -> Prior:
+def load_adapted(folder: str | Path, load_base: Callable[[str], Prior], *, dtype: torch.dtype | None = None) -> Prior:
     """Return the prior of an adapter with the classes that it learned.
+
+    Args:
+        folder: The adapter's folder.
+        load_base: Loads the prior that was adapted, by its name or folder, in float32.
+        dtype: Data type of the weights; None: float32.
 
     Raises:
         FormatError: A file of the adapter is damaged.
         OptionError: The prior is not the one that was adapted.
         SourceError: The prior cannot be loaded.
     """
-    from dap.priors import load_prior
-
     folder = Path(folder)
     name, sha256, classes, rank = _record(folder)
     _check_chain(folder)
@@ -92,7 +89,7 @@ def load_adapted(
         learned = {label: tensors[CLASS + label] for label in classes}
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise FormatError(f"{folder}: expected {ADAPTER} and {WEIGHTS} as dap writes them ({error!r})") from error
-    base = load_prior(name, device=device, options=options)  # in float32, as when it was adapted
+    base = load_base(name)
     if not isinstance(base, ClassEmbeddingPrior):
         raise OptionError(f"{folder}: {name!r} has no class embeddings, which an adapter adds to")
     if base.describe()["sha256"] != sha256:
