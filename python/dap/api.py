@@ -26,8 +26,8 @@ from dap.index import Index, open_index
 from dap.indexing import build_index
 from dap.methods import AnyGuide, AnyMethod
 from dap.priors import PriorLike
-from dap.run import SHEET, Request, RunFolder, check_outside, check_writable, execute, open_run, resolve
-from dap.storage.files import atomic_path
+from dap.run import SHEET, Request, RunFolder, check_outside, execute, open_run, resolve
+from dap.storage.files import atomic_path, check_writable
 from dap.storage.lock import folder_lock
 from dap.torch_state import own_torch_state
 

@@ -28,10 +28,11 @@ from dap.features import (
 )
 from dap.index import ClassRows, Index, IndexWriter, row_groups
 from dap.priors import PriorLike, load_prior
-from dap.run import check_outside, check_writable
+from dap.run import check_outside
 from dap.run.classes import as_index, classes_of_source
 from dap.sampling import SamplingSettings
 from dap.selection import permutation
+from dap.storage.files import check_writable
 from dap.storage.lock import folder_lock
 from dap.torch_state import own_torch_state
 

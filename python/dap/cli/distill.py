@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from dap.cli.classes import choose_classes, classes_option, label_column_option, label_option, parse_labels
-from dap.cli.values import SCHEDULERS, Method, Name, Number, Out, Prior, Whole, assignments_option
+from dap.cli.options import device_option, prior_options, scheduler_option
+from dap.cli.values import Method, Number, Out, Whole, assignments_option
 
 __all__ = ["distill"]
 
@@ -20,16 +21,7 @@ __all__ = ["distill"]
 )
 @click.option("--ipc", default=10, type=Whole(), show_default=True, help="Images per class.")
 @click.option("--seed", default=0, type=Whole(0), show_default=True, help="Root seed of all random numbers.")
-@click.option(
-    "--prior",
-    default="fashion-dit",
-    type=Prior(),
-    show_default=True,
-    help="Built-in name, folder of a pipeline, or hub id.",
-)
-@assignments_option(
-    "--prior-set", "prior_options", 'Option of the prior, such as template="a photo of a {}"; repeatable.'
-)
+@prior_options
 @click.option(
     "--index", type=click.Path(path_type=Path), help="Feature index of the real images; SOURCE is then optional."
 )
@@ -47,10 +39,9 @@ __all__ = ["distill"]
     type=Number(1),
     help="Scale of classifier-free guidance; if left out, the prior's recommendation or 4.",
 )
-@click.option("--scheduler", type=Name("scheduler", SCHEDULERS),
-              help='"ddpm", "ddim", "dpm++", "euler" or "heun"; the prior\'s own if left out.')  # fmt: skip
+@scheduler_option
 @click.option("--eta", type=Number(0, 1), help="Noise level of the DDIM sampler, from 0 to 1.")
-@click.option("--device", help='"cpu", "cuda" or "cuda:1"; if left out, the GPU if there is one.')
+@device_option
 @assignments_option("--set", "method_options", "Option of the method, such as scale=0.3; repeatable.")
 def distill(
     source: str | None,

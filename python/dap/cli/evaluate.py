@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from dap.cli.classes import label_column_option
+from dap.cli.options import device_option
 from dap.cli.values import NETWORKS, PROTOCOLS, Name, Whole
 
 __all__ = ["evaluate"]
@@ -28,7 +29,7 @@ __all__ = ["evaluate"]
     "--judge", is_flag=True, help="Also report the share of images that a classifier trained on real images recognises."
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the result to this file.")
-@click.option("--device", help='"cpu", "cuda" or "cuda:1"; if left out, the GPU if there is one.')
+@device_option
 def evaluate(
     folder: Path,
     test: str,

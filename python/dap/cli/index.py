@@ -9,7 +9,8 @@ import click
 
 from dap.cli.classes import choose_classes, classes_option, label_column_option, label_option, parse_labels
 from dap.cli.group import Group
-from dap.cli.values import SCHEDULERS, Name, Out, Prior, Whole, assignments_option
+from dap.cli.options import device_option, prior_options, scheduler_option
+from dap.cli.values import Name, Out, Whole
 from dap.errors import OptionError
 
 __all__ = ["index"]
@@ -25,16 +26,7 @@ def index() -> None:
 @index.command()
 @click.argument("source")
 @click.option("--out", required=True, type=Out(), help="Folder of the index; a stopped build is continued.")
-@click.option(
-    "--prior",
-    default="fashion-dit",
-    type=Prior(),
-    show_default=True,
-    help="Built-in name, folder of a pipeline, or hub id.",
-)
-@assignments_option(
-    "--prior-set", "prior_options", 'Option of the prior, such as template="a photo of a {}"; repeatable.'
-)
+@prior_options
 @click.option("--block", help="Denoiser block, a number from 1 or a name; if left out, that of method dap.")
 @click.option(
     "--pooling",
@@ -49,8 +41,7 @@ def index() -> None:
 @click.option(
     "--num-inference-steps", type=Whole(), help="Steps of the schedule; if left out, the prior's recommendation or 50."
 )
-@click.option("--scheduler", type=Name("scheduler", SCHEDULERS),
-              help='"ddpm", "ddim", "dpm++", "euler" or "heun"; the prior\'s own if left out.')  # fmt: skip
+@scheduler_option
 @click.option(
     "--noise",
     default="own",
@@ -72,7 +63,7 @@ def index() -> None:
     help='Number format: "float16" or "float32".',
 )
 @click.option("--latents", type=FOLDER, help="Index of the same images whose latents are reused.")
-@click.option("--device", help='"cpu", "cuda" or "cuda:1"; if left out, the GPU if there is one.')
+@device_option
 def build(
     source: str,
     out: Path,

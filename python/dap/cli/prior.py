@@ -8,6 +8,7 @@ import click
 
 from dap.cli.classes import choose_classes, classes_option, label_column_option
 from dap.cli.group import Group
+from dap.cli.options import device_option
 from dap.cli.values import Out, Prior, Whole
 
 __all__ = ["prior"]
@@ -31,7 +32,7 @@ def prior() -> None:
 @classes_option("train on")
 @label_column_option
 @click.option("--seed", default=0, type=Whole(0), show_default=True, help="Root seed of all random numbers.")
-@click.option("--device", help='"cpu", "cuda" or "cuda:1"; if left out, the GPU if there is one.')
+@device_option
 def train(
     source: str,
     out: Path,
@@ -80,7 +81,7 @@ def train(
 )
 @click.option("--steps", default=600, type=Whole(), show_default=True, help="Training steps, with 64 images each.")
 @click.option("--seed", default=0, type=Whole(0), show_default=True, help="Root seed of all random numbers.")
-@click.option("--device", help='"cpu", "cuda" or "cuda:1"; if left out, the GPU if there is one.')
+@device_option
 def adapt(
     source: str,
     out: Path,

@@ -22,16 +22,13 @@ class NoPrior(Prior):
     """
 
     name = "no prior"
-    has_null = False
     latent_shape = (0, 0, 0)
     block_names: tuple[str, ...] = ()
     slot_bytes = 1
-    condition_shape = None
     dtype = torch.float32
 
     def __init__(self, image_shape: tuple[int, int, int]) -> None:
         self.image_shape = image_shape
-        self.recommended: Mapping[str, object] = {}
         self.device = torch.device("cpu")
 
     def labels_of(self, class_names: Sequence[str]) -> Mapping[str, int]:
@@ -44,10 +41,6 @@ class NoPrior(Prior):
 
     def encode(self, images: Tensor) -> Tensor:
         """Raise OptionError, as all methods below."""
-        _refuse()
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """See :meth:`encode`."""
         _refuse()
 
     def decode_pixels(self, latents: Tensor) -> Tensor:
@@ -70,14 +63,6 @@ class NoPrior(Prior):
         condition: Tensor | None = None,
         sigma: float | None = None,
     ) -> Prediction:
-        """See :meth:`encode`."""
-        _refuse()
-
-    def condition(self, labels: Tensor) -> Tensor:
-        """See :meth:`encode`."""
-        _refuse()
-
-    def features(self, sample: Tensor, timestep: Tensor, labels: Tensor, block: int) -> Tensor:
         """See :meth:`encode`."""
         _refuse()
 

@@ -29,9 +29,9 @@ from dap.methods import Slot, Unit
 from dap.priors import Prior
 from dap.run.job import Job
 from dap.run.plan import plan
-from dap.storage.files import check_writable, is_vacant, naming, sha256_file, sweep, write_atomic
+from dap.storage.files import is_vacant, naming, sha256_file, sweep, write_atomic
 
-__all__ = ["SHEET", "RunFolder", "check_outside", "check_writable"]
+__all__ = ["SHEET", "RunFolder", "check_outside"]
 
 IDENTITY = ("options", "source", "prior", "class_map", "index")  # what has to be the same for a run to be continued
 MAX_BATCH = 100

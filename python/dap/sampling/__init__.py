@@ -1,7 +1,8 @@
 """The denoising loop, its settings, and the terms that guide it."""
 
-from dap.sampling.loop import StepCallback, check_settings, sample, steps_taken
+from dap.sampling.loop import StepCallback, sample
 from dap.sampling.objective import denoising_loss, draw_noised, noised_latents
+from dap.sampling.schedule import check_settings, steps_taken
 from dap.sampling.settings import SamplingSettings
 from dap.sampling.term import DeltaTerm, EnergyTerm, Needs, Place, StepState, Term, Window
 

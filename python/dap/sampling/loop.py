@@ -7,22 +7,21 @@ the scheduler's noise, so the noise of a slot depends on its generator alone.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dap.errors import DivergedError, OptionError
 from dap.priors import Prior
-from dap.priors.schedulers import clip_range, level, remembers
+from dap.priors.schedulers import clip_range, level
+from dap.sampling.schedule import check_recurrences, skipped_steps, step_arguments
 from dap.sampling.settings import SamplingSettings
 from dap.sampling.term import DeltaTerm, EnergyTerm, StepState, Term
 from dap.torch_state import own_torch_state
 
-__all__ = ["StepCallback", "check_settings", "sample", "steps_taken"]
+__all__ = ["StepCallback", "sample"]
 
 StepCallback = Callable[[Prior, int, int, dict[str, Tensor]], dict[str, Tensor]]
 
@@ -75,10 +74,10 @@ def sample(
     _check_terms(terms)
     labels = labels.to(prior.device)
     scheduler = prior.scheduler(settings.scheduler, settings.num_inference_steps)
-    extra = _step_arguments(scheduler, settings, list(generators))
-    _check_recurrences(scheduler, recurrences)
+    extra = step_arguments(scheduler, settings, list(generators))
+    check_recurrences(scheduler, recurrences)
     noise = _noise(prior, generators)
-    skipped = _skipped(scheduler, settings.num_inference_steps, 1.0 if init is None else strength)
+    skipped = skipped_steps(scheduler, settings.num_inference_steps, 1.0 if init is None else strength)
     x: Tensor = (
         noise * scheduler.init_noise_sigma
         if init is None
@@ -179,56 +178,6 @@ def _checked(term: Term, part: str, value: Tensor, shape: torch.Size, first: dic
         if not torch.isfinite(value).all():
             raise DivergedError(f"term {type(term).__name__}: {part} is not finite in the first step in which it acts")
     return value
-
-
-def steps_taken(prior: Prior, settings: SamplingSettings, strength: float = 1.0) -> int:
-    """Return how many denoiser steps :func:`sample` runs from an ``init`` with this strength, or from noise with 1."""
-    scheduler = prior.scheduler(settings.scheduler, settings.num_inference_steps)
-    return len(scheduler.timesteps) - _skipped(scheduler, settings.num_inference_steps, strength)
-
-
-def _skipped(scheduler: Any, num_inference_steps: int, strength: float) -> int:
-    """Return the number of the scheduler's steps before the last share ``strength``; Heun has two for one."""
-    taken = max(1, min(int(num_inference_steps * strength), num_inference_steps))
-    skipped = int((num_inference_steps - taken) * scheduler.order)
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(skipped)
-    return skipped
-
-
-def check_settings(prior: Prior, settings: SamplingSettings, recurrences: int = 1) -> None:
-    """Raise OptionError if this prior cannot be sampled with these settings.
-
-    Raises:
-        OptionError: Unknown scheduler, too many steps, classifier-free guidance without a null condition, or an ``eta``
-            or recurrences that the scheduler does not take.
-    """
-    if settings.guidance_scale != 1 and not prior.has_null:
-        raise OptionError(
-            f"guidance_scale={settings.guidance_scale:g}: {prior.name} has no null condition to guide from; use 1"
-        )
-    scheduler = prior.scheduler(settings.scheduler, settings.num_inference_steps)
-    _step_arguments(scheduler, settings, [])
-    _check_recurrences(scheduler, recurrences)
-
-
-def _check_recurrences(scheduler: Any, recurrences: int) -> None:
-    """Raise OptionError for recurrences with a scheduler that remembers earlier steps."""
-    if recurrences > 1 and remembers(scheduler):
-        raise OptionError(
-            f"recurrences={recurrences}: {type(scheduler).__name__} remembers its steps; use 'ddpm' or 'ddim'"
-        )
-
-
-def _step_arguments(scheduler: Any, settings: SamplingSettings, generators: list[torch.Generator]) -> dict[str, Any]:
-    """Return the arguments of this scheduler's ``step`` beyond the state: generators, and η if it has one."""
-    accepted = inspect.signature(scheduler.step).parameters
-    arguments: dict[str, Any] = {"generator": generators} if "generator" in accepted else {}
-    if "eta" in accepted:
-        arguments["eta"] = settings.eta
-    elif settings.eta:
-        raise OptionError(f"eta={settings.eta}: {type(scheduler).__name__} has no eta; choose scheduler='ddim'")
-    return arguments
 
 
 def _std(now: float, after: float, variance: Tensor | None) -> float | Tensor:
