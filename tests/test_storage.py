@@ -284,7 +284,7 @@ def test_an_entry_appears_whole_and_the_first_one_stays(cache: Path) -> None:
         (inner / "first").touch()
     assert file.path.read_bytes() == b"first" and not other.exists()
     assert names(cache / LATENTS) == sorted([file.path.name, folder.path.name, f"{folder.path.name}/first"])
-    assert clear_cache() == 5 and not file.exists()
+    assert clear_cache() == 5 + 64 and not file.exists()  # its bytes and its hash
 
 
 def publish(number, barrier, results):
@@ -312,6 +312,30 @@ def test_two_processes_publish_an_entry_once(cache: Path) -> None:
         assert len(file) == 100_000 and len(set(file)) == 1
         assert folder in (b"\1\1", b"\2\2") and folder == seen[0][1]
     assert len(list((cache / LATENTS).iterdir())) == 2
+
+
+def test_an_entry_is_never_seen_without_its_hash(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process that looks between the two would take the entry for a changed one and delete it."""
+    entry, replace, seen = CacheEntry.of(LATENTS, "file"), os.replace, []
+
+    def look(source: str | Path, target: str | Path) -> None:
+        replace(source, target)
+        if Path(target) == entry.path:
+            seen.append(entry.is_whole())
+
+    monkeypatch.setattr(os, "replace", look)
+    entry.write(b"content")
+    assert seen == [True] and entry.is_whole()
+
+
+def test_an_entry_that_another_is_about_to_publish_keeps_its_hash(cache: Path) -> None:
+    entry = CacheEntry.of(LATENTS, "file")
+    with entry.new_file() as temporary:
+        temporary.write_bytes(b"content")
+        assert not entry.is_whole()  # another process looks
+    assert entry.is_whole()
+    entry.path.write_bytes(b"changed")
+    assert not entry.is_whole() and not entry.exists()
 
 
 def test_a_cache_that_cannot_be_written_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

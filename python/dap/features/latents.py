@@ -96,7 +96,6 @@ def real_latents(
             shapes = {numbers[name]: (len(rows), *prior.latent_shape) for name, rows in ids.items()}
             with entry.new_file() as temporary:
                 write_tensors(temporary, shapes, _encoded(source, prior, indices))
-            entry.seal()
         verified = True
         try:
             with safe_open(entry.path, framework="pt") as file:

@@ -68,8 +68,9 @@ def reference_index(
     ]
     content = [spec.to_json(), [(entry.name, entry.label, entry.ids) for entry in rows], [RULE, *computed_by(prior)]]
     cached = CacheEntry.of(INDEXES, content)
-    if not _is_whole(cached, spec, rows):
+    if cached.exists() and not _is_whole(cached, spec, rows):
         cached.remove()
+    if not cached.exists():
         latents_of = source_latents(
             source, prior, {name: np.asarray(of_class, np.int64) for name, of_class in indices.items()}
         )
@@ -80,7 +81,7 @@ def reference_index(
 
 
 def _is_whole(cached: CacheEntry, spec: IndexSpec, rows: Sequence[ClassRows]) -> bool:
-    """Return whether the cache has this index, and every byte of it is as it was written."""
+    """Return whether the cache's index is this one, and every byte of it is as it was written."""
     try:
         index = open_index(cached.path)
         index.verify()

@@ -77,21 +77,17 @@ class CacheEntry:
     def _record(self) -> Path:
         return self.path.parents[1] / HASHES / f"{self.path.parent.name}-{self.path.name}"
 
-    def seal(self) -> None:
-        """Record the hash of the file, so that :meth:`is_whole` can tell whether it was changed."""
-        with _writing():
-            self._record.parent.mkdir(exist_ok=True)
-            write_atomic(self._record, sha256_file(self.path).encode())
-
     def is_whole(self) -> bool:
-        """Return whether the file is there with the bytes that were recorded; a file that is not is removed."""
+        """Return whether the file is there with the bytes that it was written with; a changed file is removed."""
+        if not self.exists():
+            return False  # nothing is removed: another process may be about to publish it
         try:
-            if self._record.read_text(encoding="ascii") == sha256_file(self.path):
-                return True
+            whole = self._record.read_text(encoding="ascii") == sha256_file(self.path)
         except (OSError, ValueError):
-            pass
-        self.remove()
-        return False
+            whole = False
+        if not whole:
+            self.remove()
+        return whole
 
     def remove(self) -> None:
         """Delete the entry if it is there, to make it again."""
@@ -122,13 +118,14 @@ class CacheEntry:
         Raises:
             OptionError: The cache cannot be written.
         """
-        self.make_parent()
-        with _writing(), atomic_path(self.path, replace=False) as temporary:
+        with _writing(), self.new_file() as temporary:
             temporary.write_bytes(data)
 
     @contextmanager
     def new_file(self) -> Iterator[Path]:
         """Yield the name of a temporary file, which becomes the entry when the block ends without an error.
+
+        Its hash is recorded before it appears, so that no process sees the file without it.
 
         Raises:
             OptionError: The cache cannot be written.
@@ -136,6 +133,10 @@ class CacheEntry:
         self.make_parent()
         with _full(), atomic_path(self.path, replace=False) as temporary:
             yield temporary
+            if not self.exists():  # else that of the first process stays, with its hash
+                with _writing():
+                    self._record.parent.mkdir(exist_ok=True)
+                    write_atomic(self._record, sha256_file(temporary).encode())
 
     @contextmanager
     def new_folder(self) -> Iterator[Path]:

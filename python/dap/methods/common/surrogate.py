@@ -143,7 +143,6 @@ def prepare_surrogate(context: Context, training: SurrogateTraining) -> Surrogat
     else:
         tensors = _train(context, training, net)
         entry.write(save(tensors))
-        entry.seal()
     return Surrogate(net, tuple(tensors["epochs"].tolist()), tensors["weights"].to(device), tensors["gradients"])
 
 
