@@ -51,7 +51,7 @@ def _entry(url: str) -> CacheEntry:
 def _fetch(url: str) -> Path:
     entry = _entry(url)
     if not entry.exists():
-        with entry.new_file() as temporary:
+        with entry.new_file(hashed=False) as temporary:
             _download(url, temporary)
     return entry.path
 

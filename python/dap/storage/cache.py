@@ -122,10 +122,12 @@ class CacheEntry:
             temporary.write_bytes(data)
 
     @contextmanager
-    def new_file(self) -> Iterator[Path]:
+    def new_file(self, *, hashed: bool = True) -> Iterator[Path]:
         """Yield the name of a temporary file, which becomes the entry when the block ends without an error.
 
-        Its hash is recorded before it appears, so that no process sees the file without it.
+        Args:
+            hashed: Record its hash, for :meth:`is_whole`, before it appears, so that no process sees one without the
+                other. False for files that are too large to be read whole each time.
 
         Raises:
             OptionError: The cache cannot be written.
@@ -133,7 +135,7 @@ class CacheEntry:
         self.make_parent()
         with _full(), atomic_path(self.path, replace=False) as temporary:
             yield temporary
-            if not self.exists():  # else that of the first process stays, with its hash
+            if hashed and not self.exists():  # else that of the first process stays, with its hash
                 with _writing():
                     self._record.parent.mkdir(exist_ok=True)
                     write_atomic(self._record, sha256_file(temporary).encode())
