@@ -56,9 +56,9 @@ def choose_classes(texts: Sequence[str], known: Collection[str]) -> list[str] | 
         parts = text.split(",")
         while parts:
             readings = [(end, ",".join(parts[:end])) for end in range(len(parts), 0, -1)]
-            found = [(end, name) for end, raw in readings for name in (raw, raw.strip()) if name in known]
-            end, name = found[0] if found else (1, parts[0].strip())
-            if not found and not name:
+            matches = [(end, name) for end, raw in readings for name in (raw, raw.strip()) if name in known]
+            end, name = matches[0] if matches else (1, parts[0].strip())
+            if not matches and not name:
                 raise OptionError(f"--classes: expected names with commas between them, got {text!r}")
             check_choice("class", name, known)
             names.append(name)

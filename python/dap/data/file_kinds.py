@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, for messages about files that are no images that dap reads."""
+"""Kinds of files by their first bytes, for messages about files that dap cannot read as images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where below a folder a split lies: the split's own folder, shards, or a folder around the set.
+"""Finds the split of a set below a folder: in the split's own folder, in shards, or in a folder around the set.
 
 A set may lie in ``train/<class>/``, in ``data/train-00000.parquet`` (the hub) or in ``MNIST/raw`` (torchvision), beside
 the archives that it came from. A layout with two meanings raises an error that says what was found.

@@ -85,7 +85,7 @@ def _is_whole(cached: CacheEntry, spec: IndexSpec, rows: Sequence[ClassRows]) ->
     try:
         index = open_index(cached.path)
         index.verify()
-        found = [ClassRows(entry.name, entry.label, index.ids(entry.name)) for entry in index.classes]
+        cached_rows = [ClassRows(entry.name, entry.label, index.ids(entry.name)) for entry in index.classes]
     except FormatError:
         return False
-    return index.spec == spec and found == list(rows)
+    return index.spec == spec and cached_rows == list(rows)

@@ -1,4 +1,4 @@
-"""What dap reads of a pipeline's networks: themselves behind wrappers, and entries that not every configuration has."""
+"""Readers of a pipeline's networks: behind wrappers, and with configurations that lack some entries."""
 
 from __future__ import annotations
 

@@ -124,9 +124,9 @@ def variant_of(folder: Path) -> str | None:
     variants = set()
     for place in folder.iterdir():
         names = [WEIGHTS.fullmatch(path.name) for path in place.iterdir()] if place.is_dir() else []
-        found = {match["variant"] for match in names if match}
-        if found and None not in found:
-            variants |= found
+        of_part = {match["variant"] for match in names if match}
+        if of_part and None not in of_part:
+            variants |= of_part
     return min(variants, default=None)
 
 

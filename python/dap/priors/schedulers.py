@@ -77,7 +77,7 @@ class Level(NamedTuple):
 
     @property
     def scale_after(self) -> float:
-        """As ``scale``, for x after the step."""
+        """``scale`` for x after the step."""
         return 1.0 if self.alpha != 1 else self.after**-0.5
 
     @property

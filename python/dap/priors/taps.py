@@ -80,7 +80,7 @@ class _Stop(Exception):
 
 @contextmanager
 def stopped_at(blocks: Mapping[str, nn.Module], number: int) -> Iterator[dict[int, Tensor]]:
-    """As :func:`tapped` for one block; the network stops after that block."""
+    """Tap one block, as :func:`tapped` does, and stop the network after it."""
 
     def stop(*_: object) -> None:
         raise _Stop

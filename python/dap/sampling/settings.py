@@ -1,4 +1,4 @@
-"""How to sample: the options of the denoising loop that belong to no method."""
+"""The options of the denoising loop that belong to no method."""
 
 from __future__ import annotations
 

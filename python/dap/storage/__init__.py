@@ -1,1 +1,1 @@
-"""How dap writes to disk: files that appear whole, the ledger, the cache, and tensors that are too large for memory."""
+"""Writing to disk: files that appear whole, ledgers, the cache, locks, and tensors that are larger than memory."""

@@ -91,7 +91,7 @@ class Ledger:
 
     @property
     def advice(self) -> str:
-        """What to do about a damaged ledger."""
+        """The advice in the error for a damaged ledger."""
         return f"delete {self.path.parent} and start again"
 
     def _line(self, entry: Mapping[str, object]) -> bytes:
