@@ -448,7 +448,7 @@ def test_interrupted_says_so_and_is_continued(run, tree, tiny_folder, tmp_path):
         time.sleep(0.005)
     out, err = process.communicate(timeout=600)
     assert (process.returncode, out) == (130, ""), err
-    assert said(err) == ["dap: interrupted; the same command continues where it stopped"]
+    assert said(err) == ["dap: interrupted; the images that are written stay; the same command makes the others"]
     assert 2 <= len(ledger.read_text().splitlines()) < units
     assert not list((tmp_path / "out").rglob(".tmp-*"))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("train/*/*")}
@@ -461,6 +461,27 @@ def test_interrupted_says_so_and_is_continued(run, tree, tiny_folder, tmp_path):
     ]
     assert trees[0] == trees[1]
     assert len(trees[0]) == units + 1
+
+
+@pytest.mark.parametrize(
+    ("method", "stage"),
+    [
+        ("mgd3", "nothing of the latents is kept; the same command encodes all images again"),
+        ("dap", "nothing of the references' features is kept; the same command computes them again"),
+        ("k_medoids", "nothing of the features is kept; the same command computes them again"),
+    ],
+)
+def test_ctrl_c_says_what_is_kept_of_a_preparation(run, tree, tiny_folder, tmp_path, monkeypatch, method, stage):
+    from dap.priors.pipeline import PipelinePrior
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("DAP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(PipelinePrior, "encode", stop)
+    ended = run("distill", tree, "--ipc", 1, "--method", method, "--prior", tiny_folder, "--out", tmp_path / "out")
+    assert ended == (130, "", [f"dap: interrupted; {stage}"])
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
 def test_import_is_light():

@@ -168,7 +168,7 @@ def test_step_by_hand():
     ε = (3, 4) and √(1 − ᾱ) = 0.6: whatever the gradient's size, x moves by 0.6 · 5 = 3, here at a right angle to x.
     """
     net = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
-    surrogate = Surrogate(net, (1,), torch.zeros(1, 4), torch.zeros(1, 2, 4))
+    surrogate = Surrogate(net, (1,), torch.zeros(1, 4), ())
 
     class Plain:
         @staticmethod

@@ -6,9 +6,22 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.func import functional_call, grad, vmap
 
 from dap.errors import OptionError
-from dap.nets import Network, accuracy, create_net, list_nets, one_cycle, predict, shift_flip, train_classifier
+from dap.nets import (
+    Network,
+    accuracy,
+    activation_bytes,
+    create_net,
+    images_at_once,
+    list_nets,
+    one_cycle,
+    predict,
+    shift_flip,
+    train_classifier,
+)
 from dap.nets.convnet import ConvNet
 from dap.nets.train import _batches
 from dap.rng import generator
@@ -86,9 +99,9 @@ class TestConvNet:
         assert not torch.equal(next(first.parameters()), next(other.parameters()))
 
     def test_names(self) -> None:
-        assert list_nets() == ["convnet3"]
-        with pytest.raises(OptionError, match=r"unknown network 'convnet'; did you mean 'convnet3'\?"):
-            create_net("convnet", width=4, channels=1, classes=2, size=8, generator=generator())
+        assert list_nets() == ["convnet3", "convnet4", "convnet5", "convnet6"]
+        with pytest.raises(OptionError, match=r"unknown network 'convnet33'; did you mean 'convnet3'\?"):
+            create_net("convnet33", width=4, channels=1, classes=2, size=8, generator=generator())
 
     @pytest.mark.parametrize("missing", ["features", "forward"])
     def test_a_network_that_lacks_a_part_cannot_be_made(self, missing: str) -> None:
@@ -96,6 +109,19 @@ class TestConvNet:
         with pytest.raises(TypeError, match=f"abstract method '?{missing}"):
             type("Mine", (Network,), parts)()
         assert type("Whole", (Network,), parts | {missing: vars(ConvNet)[missing]})()
+
+    @pytest.mark.parametrize(("name", "size"), [("convnet4", 64), ("convnet6", 256)])
+    def test_gradients_of_single_colour_images(self, name: str, size: int) -> None:
+        net = create_net(name, width=4, channels=3, classes=2, size=size, generator=generator())
+        state, images = dict(net.named_parameters()), torch.rand(2, 3, size, size, generator=generator("images"))
+
+        def loss(state: dict[str, torch.Tensor], image: torch.Tensor) -> torch.Tensor:
+            return functional_call(net, state, (image[None],)).square().sum()
+
+        rows = vmap(grad(loss), in_dims=(None, 0))(state, images)
+        alone = torch.autograd.grad(net(images[1:]).square().sum(), list(net.parameters()))
+        for row, expected in zip(rows.values(), alone, strict=True):
+            torch.testing.assert_close(row[1], expected, rtol=1e-3, atol=1e-4)
 
     def test_too_small_images(self) -> None:
         with pytest.raises(OptionError, match="at least 8 pixels, got 7"):
@@ -155,6 +181,18 @@ class TestTraining:
             assert torch.equal(a, b)
         assert not torch.equal(next(first.parameters()), next(other.parameters()))
 
+    def test_a_step_in_parts_and_images_by_a_function_are_the_same_step(self) -> None:
+        images, labels = toy(64, 1)
+        options = {"steps": 3, "batch_size": 20, "peak_lr": 1e-2, "weight_decay": 0.0, "device": "cpu"}
+        nets = [net_of(0) for _ in range(3)]
+        for net, given, at_once in zip(nets, (images, images.__getitem__, images), (None, None, 8), strict=True):
+            train_classifier(net, given, labels, generator=generator(0, "train"), at_once=at_once, **options)
+        whole, streamed, parts = (dict(net.named_parameters()) for net in nets)
+        for name, weights in whole.items():
+            assert torch.equal(streamed[name], weights)
+            if name.endswith("weight"):  # a bias before a norm has no gradient: Adam makes noise of its rounding
+                torch.testing.assert_close(parts[name], weights, rtol=2e-3, atol=2e-4)
+
     def test_hook_sees_every_step(self) -> None:
         steps: list[int] = []
         train_toy(0, steps=5, after_step=lambda net, step: steps.append(step))
@@ -206,6 +244,22 @@ class TestTraining:
         before = torch.get_num_threads()
         train_toy(0, steps=2)
         assert torch.get_num_threads() == before
+
+
+class TestActivations:
+    def test_are_what_autograd_keeps(self) -> None:
+        net, (images, _) = net_of(width=8, channels=3, size=16), (torch.rand(2, 3, 16, 16), None)
+        kept: dict[int, torch.Tensor] = {}
+        weights = {parameter.data_ptr() for parameter in net.parameters()}
+        with saved_tensors_hooks(lambda tensor: kept.setdefault(tensor.data_ptr(), tensor), lambda tensor: tensor):
+            net(images)
+        found = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights)
+        assert activation_bytes(net, (3, 16, 16)) == pytest.approx(found / 2, rel=0.02)
+
+    def test_decide_how_many_images_fit(self) -> None:
+        for name, size, expected in (("convnet3", 32, range(128, 2**20)), ("convnet6", 256, range(10, 40))):
+            net = create_net(name, width=128, channels=3, classes=10, size=size, generator=generator())
+            assert images_at_once(net, (3, size, size)) in expected
 
 
 class TestPredict:

@@ -350,9 +350,9 @@ def totals(monkeypatch):
     seen = []
 
     class Recorded(Progress):
-        def __init__(self, title, total, **options):
-            super().__init__(title, total, **options)
+        def making(self, title, total):
             seen.append(total)
+            return super().making(title, total)
 
     monkeypatch.setattr(local, "Progress", Recorded)
     return seen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ import torch
 from test_dap import COUNTS, NAMES, context, images
 from torch.nn import functional
 
-from dap.errors import OptionError
-from dap.methods.common import surrogate as module
-from dap.methods.common.surrogate import Surrogate, SurrogateTraining, mean_gradients, prepare_surrogate
+from dap.errors import FormatError, OptionError
+from dap.methods.common import surrogate_training as module
+from dap.methods.common.surrogate import Surrogate, SurrogateTraining, prepare_surrogate
+from dap.methods.common.surrogate_training import mean_gradient
 from dap.nets import create_net
 from dap.priors.dit import DiTPrior
 from dap.storage.cache import cache_folder
@@ -66,7 +68,18 @@ def flat(net):
     return torch.cat([each.detach().flatten() for each in net.parameters()])
 
 
-def test_mean_gradients_equal_the_mean_over_single_images(monkeypatch):
+def in_plane(net, x, y):
+    """A gradient whose first two numbers are x and y, and the others zero."""
+    gradient = torch.zeros_like(flat(net))
+    gradient[:2] = torch.tensor([x, y])
+    return gradient
+
+
+def gradients_of(surrogate):
+    return surrogate.real_gradients(range(3))
+
+
+def test_a_mean_gradient_is_the_mean_over_single_images():
     net = small_net()
     real = [torch.from_numpy(part.copy())[:, None] for part in np.split(images(), np.cumsum(COUNTS)[:-1])]
     expected = [
@@ -74,15 +87,15 @@ def test_mean_gradients_equal_the_mean_over_single_images(monkeypatch):
         for target, own in enumerate(real)
     ]
     for batch in (50, 3):
-        monkeypatch.setattr(module, "GRADIENT_BATCH", batch)
-        found = mean_gradients(net, real)
-        assert found.shape == (3, sum(each.numel() for each in net.parameters())) and not found.requires_grad
-        torch.testing.assert_close(found.double(), torch.stack(expected), rtol=1e-4, atol=1e-5)
+        for target, class_images in enumerate(real):
+            found = mean_gradient(net, iter(class_images.split(batch)), target)
+            assert found.shape == (sum(each.numel() for each in net.parameters()),) and not found.requires_grad
+            torch.testing.assert_close(found.double(), expected[target], rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_of_each_image_at_each_checkpoint():
     nets = [small_net(seed) for seed in (1, 2)]
-    surrogate = Surrogate(small_net(), (1, 2), torch.stack([flat(net) for net in nets]), torch.zeros(2, 3, 1))
+    surrogate = Surrogate(small_net(), (1, 2), torch.stack([flat(net) for net in nets]), ())
     pixels = torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(3)).requires_grad_()
     targets = torch.tensor([2, 0, 1, 2])
     for number, net in enumerate(nets):
@@ -108,25 +121,27 @@ def test_checkpoints_are_kept_where_made_up_gradients_turn(prior, cache, monkeyp
     turns = iter(angles)
     seen = []
 
-    def made_up(net, real):
-        angle = np.deg2rad(next(turns))
-        seen.append(flat(net))
-        return torch.tensor([[np.cos(angle), np.sin(angle)]] * 3, dtype=torch.float32)
+    def made_up(net, batches, target):
+        if target == 0:
+            seen.append((flat(net), np.deg2rad(next(turns))))
+        angle = seen[-1][1]
+        return in_plane(net, np.cos(angle), np.sin(angle))
 
-    monkeypatch.setattr(module, "mean_gradients", made_up)
+    monkeypatch.setattr(module, "mean_gradient", made_up)
     training = dataclasses.replace(QUICK, epochs=len(angles), similarity=0.7, checkpoints=limit)
     found = prepare_surrogate(context(prior), training)
-    assert found.epochs == kept and found.gradients.shape == (len(kept), 3, 2)
-    assert torch.equal(found.weights, torch.stack([seen[epoch - 1] for epoch in kept]))
-    angle_of = torch.rad2deg(torch.atan2(found.gradients[:, 0, 1], found.gradients[:, 0, 0]))
+    gradients = found.real_gradients([0])
+    assert found.epochs == kept and gradients.shape == (len(kept), 1, found.weights.shape[1])
+    assert torch.equal(found.weights, torch.stack([seen[epoch - 1][0] for epoch in kept]))
+    angle_of = torch.rad2deg(torch.atan2(gradients[:, 0, 1], gradients[:, 0, 0]))
     torch.testing.assert_close(angle_of, torch.tensor([float(angles[epoch - 1]) for epoch in kept]))
+    assert len(found.files) == len(list(found.files[0].parent.iterdir())) - 1, "gradients of others are not kept"
 
 
 def test_similarity_is_the_mean_over_classes_of_the_cosine(prior, cache, monkeypatch):
     """Two of three classes turn right round: the mean is −1/3. One vector of all classes would have cosine 0.98."""
-    long, short = torch.tensor([[10.0, 0.0]]), torch.tensor([[0.7, 0.0]])
-    found = iter([torch.cat([long, short, short]), torch.cat([long, -short, -short])])
-    monkeypatch.setattr(module, "mean_gradients", lambda *_: next(found))
+    lengths = iter([10.0, 0.7, 0.7, 10.0, -0.7, -0.7])
+    monkeypatch.setattr(module, "mean_gradient", lambda net, *_: in_plane(net, next(lengths), 0.0))
     training = dataclasses.replace(QUICK, epochs=2, similarity=0.7)
     assert prepare_surrogate(context(prior), training).epochs == (1, 2)
 
@@ -160,7 +175,8 @@ def test_gradients_belong_to_the_real_images_of_the_class(prior, cache):
         targets = torch.tensor(np.repeat(np.arange(3), COUNTS))
         rows = found.gradients_of(number, pixels, targets)
         means = torch.stack([rows[targets == target].mean(0) for target in range(3)])
-        torch.testing.assert_close(found.gradients[number], means, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(gradients_of(found)[number], means, rtol=1e-3, atol=1e-5)
+    assert torch.equal(found.real_gradients([2, 0, 2]), gradients_of(found)[:, [2, 0, 2]])
 
 
 def test_prepared_once_and_read_back(prior, cache, trainings):
@@ -168,13 +184,13 @@ def test_prepared_once_and_read_back(prior, cache, trainings):
     first, again = (prepare_surrogate(given, QUICK) for _ in range(2))
     assert len(trainings) == 1 and cache_folder() == cache
     assert first.epochs == again.epochs
-    assert torch.equal(first.weights, again.weights) and torch.equal(first.gradients, again.gradients)
-    (file,) = (cache / "surrogates").iterdir()
-    assert file.suffix == ".safetensors"
-    written = file.read_bytes()
-    file.unlink()
+    assert torch.equal(first.weights, again.weights) and torch.equal(gradients_of(first), gradients_of(again))
+    (folder,) = (cache / "surrogates").iterdir()
+    written = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert written.keys() == {"states.safetensors", *(file.name for file in first.files)}
+    shutil.rmtree(folder)
     prepare_surrogate(given, QUICK)
-    assert len(trainings) == 2 and file.read_bytes() == written
+    assert len(trainings) == 2 and {file.name: file.read_bytes() for file in folder.iterdir()} == written
 
 
 @pytest.mark.parametrize(
@@ -198,29 +214,49 @@ def test_nothing_comes_from_the_global_generator(prior, cache):
     for seed in (0, 1):
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        found.append(prepare_surrogate(context(prior), QUICK))
+        surrogate = prepare_surrogate(context(prior), QUICK)
+        found.append((surrogate.weights, gradients_of(surrogate)))
         assert torch.equal(torch.get_rng_state(), before)
-        for file in (cache / "surrogates").iterdir():
-            file.unlink()
-    assert torch.equal(found[0].weights, found[1].weights) and torch.equal(found[0].gradients, found[1].gradients)
+        shutil.rmtree(cache / "surrogates")
+    assert all(torch.equal(first, second) for first, second in zip(*found, strict=True))
 
 
 def test_a_damaged_file_and_a_cache_that_cannot_be_written(prior, cache, monkeypatch, tmp_path):
     given = context(prior)
-    before = prepare_surrogate(given, QUICK)
-    (file,) = (cache / "surrogates").iterdir()
+    surrogate = prepare_surrogate(given, QUICK)
+    before, file = gradients_of(surrogate), surrogate.files[0]
     file.write_bytes(file.read_bytes()[:-1] + b"x")
-    assert torch.equal(prepare_surrogate(given, QUICK).gradients, before.gradients)
+    assert torch.equal(gradients_of(prepare_surrogate(given, QUICK)), before)
+    file.write_bytes(b"")
+    with pytest.raises(FormatError, match=r"gradients-0\.safetensors: not the safetensors file.*delete it"):
+        surrogate.real_gradients([0])
     (tmp_path / "taken").write_text("a file")
     monkeypatch.setenv("DAP_CACHE", str(tmp_path / "taken"))
     with pytest.raises(OptionError, match=r"cannot be written.*set DAP_CACHE"):
         prepare_surrogate(given, QUICK)
 
 
+def test_streamed_images_give_the_same_bytes_as_images_in_memory(prior, cache, monkeypatch):
+    given, found = context(prior), []
+    for limit in (module.HELD_BYTES, 0):
+        monkeypatch.setattr(module, "HELD_BYTES", limit)
+        surrogate = prepare_surrogate(given, QUICK)
+        found.append([surrogate.weights, gradients_of(surrogate)])
+        shutil.rmtree(cache)
+    assert all(torch.equal(first, second) for first, second in zip(*found, strict=True))
+
+
+def test_gradients_that_do_not_fit_the_disk_are_refused_before_the_training(prior, cache, trainings, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12, 10**4))
+    with pytest.raises(OptionError, match=r"gradients \(4 checkpoints, 3 classes, convnet3 of width 4 with \d+ param"):
+        prepare_surrogate(context(prior), QUICK)
+    assert not trainings and not cache.exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"network": "convnet4"}, "unknown network 'convnet4'; did you mean 'convnet3'"),
+        ({"network": "convnet7"}, "unknown network 'convnet7'; did you mean 'convnet"),
         ({"width": 0}, "width: expected a whole number of at least 1, got 0"),
         ({"epochs": 1}, "epochs: expected a whole number of at least 2, got 1"),
         ({"checkpoints": True}, "checkpoints: expected a whole number of at least 1, got True"),

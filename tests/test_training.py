@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
+import time
 
 import numpy as np
 import oracles
@@ -36,10 +39,11 @@ def few(monkeypatch):
     """Cards that are quick: two samples a class, a judge of two steps."""
     from dap.evaluation import judge
     from dap.evaluation.small import Small
-    from dap.training import train
+    from dap.training import measure, train
 
-    monkeypatch.setattr(train, "SAMPLES", 2)
-    monkeypatch.setattr(train, "RECOMMENDED", train.RECOMMENDED | {"num_inference_steps": 2})
+    monkeypatch.setattr(measure, "SAMPLES", 2)
+    for module in (measure, train):
+        monkeypatch.setattr(module, "RECOMMENDED", module.RECOMMENDED | {"num_inference_steps": 2})
     monkeypatch.setattr(judge, "JUDGE", Small(width=4, few_steps=2, many_steps=2))
 
 
@@ -127,10 +131,9 @@ def test_train_prior_makes_a_pipeline_that_distill_takes(source, quick, tmp_path
         dap.train_prior(source, out=tmp_path / "prior", **steps | {"denoiser_steps": 3})
 
 
-@pytest.mark.parametrize("moment", ["autoencoder", "denoiser", "card", "moving"])
+@pytest.mark.parametrize("moment", ["autoencoder", "denoiser", "moving"])
 def test_training_that_was_killed_ends_with_the_same_weights(moment, source, quick, tmp_path, monkeypatch):
     from dap.nets import optimisation
-    from dap.training import train
 
     steps = {"autoencoder_steps": 3, "denoiser_steps": 3, "progress": False}
     whole = dap.train_prior(source, out=tmp_path / "whole", **steps)
@@ -144,13 +147,8 @@ def test_training_that_was_killed_ends_with_the_same_weights(moment, source, qui
             raise KeyboardInterrupt
         return draw(*parts)
 
-    def stop(*_):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        if moment == "card":
-            patch.setattr(train, "card", stop)
-        elif moment == "moving":
+        if moment == "moving":
             replace, moved = os.replace, []
 
             def third(*paths):
@@ -168,6 +166,57 @@ def test_training_that_was_killed_ends_with_the_same_weights(moment, source, qui
     cut = dap.train_prior(source, out=tmp_path / "cut", **steps)
     assert cut.describe()["sha256"] == whole.describe()["sha256"]
     assert (tmp_path / "cut" / "samples.png").read_bytes() == (tmp_path / "whole" / "samples.png").read_bytes()
+
+
+def test_a_prior_is_usable_before_its_card_and_gets_it_later(source, quick, tmp_path, monkeypatch):
+    from dap.training import measure, train
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    steps = {"out": tmp_path / "prior", "autoencoder_steps": 2, "denoiser_steps": 2, "progress": False}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as stopped:
+        patch.setattr(measure, "train_judge", stop)
+        dap.train_prior(source, **steps)
+    assert stopped.value.__notes__ == ["the prior is finished and can be used; the same command makes its card"]
+    monkeypatch.setattr(train, "_train", stop)  # a finished prior is not trained again
+    assert isinstance(dap.train_prior(source, **steps, card=False), DiTPrior)
+    assert not (tmp_path / "prior" / "README.md").exists()
+    dap.train_prior(source, **steps)
+    card = (tmp_path / "prior" / "README.md").read_text()
+    assert re.search(r"2 steps of 64 images, \d+ s; loss \d\.\d+", card)
+    (tmp_path / "prior" / "losses.json").unlink()  # as in priors of older versions
+    (tmp_path / "prior" / "README.md").unlink()
+    dap.train_prior(source, **steps)
+    assert not (tmp_path / "prior" / "README.md").exists()
+
+
+def test_the_time_is_said_before_the_training(source, tmp_path, caplog, monkeypatch):
+    from dap.training import estimate, train
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    seconds = iter([0.5, 3.0])
+    monkeypatch.setattr(estimate, "_seconds_of_step", lambda net, loss: next(seconds))
+    monkeypatch.setattr(train, "train_autoencoder", stop)
+    options = {"out": tmp_path / "prior", "autoencoder_steps": 100, "denoiser_steps": 200, "card": False}
+    with caplog.at_level(logging.INFO, "dap"), pytest.raises(KeyboardInterrupt):
+        dap.train_prior(source.select(range(10)), **options)  # too few images for a card
+    assert "about 50 s for the autoencoder, 10 min for the denoiser, 78 s for the samples of the card" in caplog.text
+
+
+def test_a_step_is_timed_without_its_warm_up():
+    from dap.training.estimate import _seconds_of_step
+
+    net = torch.nn.Linear(1, 1)
+    waits = iter([0.2, 0.01, 0.01, 0.1])
+
+    def loss(draw):
+        time.sleep(next(waits))
+        return net(torch.randn(1, 1, generator=draw)).square().sum()
+
+    assert 0.01 <= _seconds_of_step(net, loss) < 0.1
 
 
 @pytest.mark.parametrize(

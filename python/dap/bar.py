@@ -1,15 +1,19 @@
-"""Progress bars."""
+"""Progress bars, and what Ctrl-C leaves behind."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tqdm.auto import tqdm
 
-__all__ = ["progress_bar"]
+__all__ = ["NO_BARS", "Bars", "progress_bar"]
 
 
-def progress_bar(title: str | None, *, total: int, unit: str, done: int = 0, shown: bool = True) -> tqdm:
+def progress_bar(
+    title: str | None, *, total: int, unit: str, done: int = 0, shown: bool = True, leave: bool = True
+) -> tqdm:
     """Return a bar on standard error, which is shown in a terminal or a notebook, and nowhere else.
 
     Args:
@@ -18,6 +22,46 @@ def progress_bar(title: str | None, *, total: int, unit: str, done: int = 0, sho
         unit: What is counted.
         done: Units that were done before.
         shown: False: there is no bar.
+        leave: Whether it stays on the screen, with the time that it took, when it is closed.
     """
     watched = sys.stderr.isatty() or "ipykernel" in sys.modules
-    return tqdm(total=total, initial=done, desc=title, unit=unit, disable=not (shown and total and watched))
+    return tqdm(
+        total=total, initial=done, desc=title, unit=unit, leave=leave, disable=not (shown and total and watched)
+    )
+
+
+class Bars:
+    """Opens a bar for each stage of a long work.
+
+    Args:
+        shown: Whether bars are shown; see :func:`progress_bar`.
+    """
+
+    def __init__(self, *, shown: bool) -> None:
+        self.shown = shown
+
+    @contextmanager
+    def stage(
+        self, title: str | None, *, total: int, unit: str, kept: str, done: int = 0, leave: bool = True
+    ) -> Iterator[tqdm]:
+        """Yield the bar of a stage, whose ``update(n)`` counts.
+
+        If Ctrl-C ends the stage, ``kept`` becomes a note of the KeyboardInterrupt, which the command line prints.
+
+        Args:
+            title: Text before the bar.
+            total: Units in all.
+            unit: What is counted.
+            kept: What is kept of the stage when it is stopped, and what the same command will do.
+            done: Units that were done before.
+            leave: Whether the bar stays on the screen when the stage has ended.
+        """
+        with progress_bar(title, total=total, unit=unit, done=done, shown=self.shown, leave=leave) as bar:
+            try:
+                yield bar
+            except KeyboardInterrupt as error:
+                error.add_note(kept)
+                raise
+
+
+NO_BARS = Bars(shown=False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dap.bar import Bars
 from dap.config import check_path, check_seed, check_whole, plain
 from dap.data.classmap import LabelMap
 from dap.data.open import SourceLike, open_source
@@ -142,7 +143,10 @@ def build_index(
         if encoded is None
         else stored_latents(encoded, {class_rows.name: class_rows.ids for class_rows in rows})
     )
-    return fill_index(IndexWriter(out, spec, rows), model, steps, latents_of, progress=progress)
+    return fill_index(
+        IndexWriter(out, spec, rows), model, steps, latents_of, bars=Bars(shown=progress),
+        kept="the groups of images that are done stay; the same command continues after them",
+    )  # fmt: skip
 
 
 def _parse_shard(shard: str) -> tuple[int, int]:

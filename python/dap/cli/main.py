@@ -50,14 +50,22 @@ def main() -> None:
     except click.ClickException as error:
         click.echo(f"dap: error: {usage_message(error)}", err=True)
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("dap: interrupted; the same command continues where it stopped", err=True)
+    except (KeyboardInterrupt, click.Abort) as stop:
+        click.echo(f"dap: interrupted; {_kept(stop)}", err=True)
         sys.exit(130)
     except (DapError, OSError, MemoryError) as error:
         if "--debug" in sys.argv[1:]:
             traceback.print_exc()
         click.echo(f"dap: error: {in_flags(' '.join(str(error).split()))}", err=True)
         sys.exit(2 if isinstance(error, DapError | OSError) else 1)
+
+
+def _kept(stop: BaseException) -> str:
+    """Return what the stage that Ctrl-C ended leaves behind: the last note of the exception or of its cause."""
+    for error in (stop, stop.__cause__):
+        if notes := getattr(error, "__notes__", None):
+            return str(notes[-1])
+    return "the same command continues where it stopped"
 
 
 def _print_anything() -> None:

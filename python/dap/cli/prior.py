@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import click
@@ -33,6 +34,8 @@ def prior() -> None:
 @label_column_option
 @click.option("--seed", default=0, type=Whole(0), show_default=True, help="Root seed of all random numbers.")
 @device_option
+@click.option("--card/--no-card", default=True, show_default=True,
+              help="Measure the finished prior for its model card; a later run with --card makes it too.")  # fmt: skip
 def train(
     source: str,
     out: Path,
@@ -43,6 +46,7 @@ def train(
     label_column: str | None,
     seed: int,
     device: str | None,
+    card: bool,
 ) -> None:
     """Trains a small latent DiT on SOURCE's images, for images of up to 128 pixels."""
     from dap.data.open import open_source
@@ -52,11 +56,13 @@ def train(
 
     from dap.training import train_prior
 
+    logging.getLogger("dap").setLevel(logging.INFO)
     train_prior(
         images, out=out, size=size, autoencoder_steps=autoencoder_steps, denoiser_steps=denoiser_steps,
-        classes=chosen, seed=seed, device=device,
+        classes=chosen, seed=seed, device=device, card=card,
     )  # fmt: skip
-    click.echo(f"{out}/README.md says how good it is; dap distill {source} --prior {out}")
+    quality = f"{out}/README.md says how good it is; " if (out / "README.md").exists() else ""
+    click.echo(f"{quality}dap distill {source} --prior {out}")
 
 
 @prior.command()

@@ -7,6 +7,7 @@ with seed 0 on the CPU, it assigns 89.4 % of the 10,000 real test images to thei
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +40,8 @@ def train_judge(
     classes: int,
     seed: int = 0,
     device: str | torch.device | None = None,
+    *,
+    after_step: Callable[[nn.Module, int], None] | None = None,
 ) -> nn.Module:
     """Trains the judge on real images.
 
@@ -48,6 +51,7 @@ def train_judge(
         classes: Number of classes.
         seed: Seed of the judge, whose random numbers are independent of those of the evaluated networks.
         device: Where to train; None: the GPU if there is one.
+        after_step: Called as ``after_step(net, step)`` after each step, counted from 1.
 
     Raises:
         OptionError: The images or labels have another shape or dtype.
@@ -59,6 +63,7 @@ def train_judge(
         network="convnet3",
         generator=generator(seed, "judge"),
         device=resolve_device(device),
+        after_step=after_step,
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dap.bar import progress_bar
+from dap.bar import Bars
 from dap.config import check_whole
 from dap.errors import OptionError
 from dap.features.pooling import Tap
@@ -171,7 +171,14 @@ def stored_latents(index: Index, ids: dict[str, tuple[str, ...]]) -> LatentsOf:
 
 
 def fill_index(
-    writer: IndexWriter, prior: Prior, scheduler: SchedulerMixin, latents_of: LatentsOf, *, progress: bool = False
+    writer: IndexWriter,
+    prior: Prior,
+    scheduler: SchedulerMixin,
+    latents_of: LatentsOf,
+    *,
+    bars: Bars,
+    title: str | None = None,
+    kept: str,
 ) -> Index:
     """Compute the features that an index still lacks, and complete it.
 
@@ -182,7 +189,9 @@ def fill_index(
         prior: The prior of the index.
         scheduler: Its scheduler, whose ``add_noise`` takes latents to the timesteps.
         latents_of: Returns the latents of rows; see :func:`source_latents` and :func:`stored_latents`.
-        progress: Show a progress bar.
+        bars: Opens the bar.
+        title: Text before the bar.
+        kept: What is kept at Ctrl-C; see :meth:`dap.bar.Bars.stage`.
 
     Returns:
         The index, opened.
@@ -192,10 +201,18 @@ def fill_index(
         FormatError: An image cannot be decoded.
     """
     with writer.alone():
-        return _fill(writer, prior, scheduler, latents_of, progress)
+        return _fill(writer, prior, scheduler, latents_of, bars, title, kept)
 
 
-def _fill(writer: IndexWriter, prior: Prior, scheduler: SchedulerMixin, latents_of: LatentsOf, progress: bool) -> Index:
+def _fill(
+    writer: IndexWriter,
+    prior: Prior,
+    scheduler: SchedulerMixin,
+    latents_of: LatentsOf,
+    bars: Bars,
+    title: str | None,
+    kept: str,
+) -> Index:
     """Compute and write what is pending, group by group."""
     spec, tap = writer.spec, Tap(writer.spec.block, writer.spec.pooling)
     groups = [(rows, start, stop) for rows in writer.classes for start, stop in writer.pending(rows.name)]
@@ -206,7 +223,7 @@ def _fill(writer: IndexWriter, prior: Prior, scheduler: SchedulerMixin, latents_
         spec.feature_shape[0], size / 1e6,
     )  # fmt: skip
     began = time.monotonic()
-    with progress_bar(None, total=total, done=total - left, unit=" images", shown=progress) as bar:
+    with bars.stage(title, total=total, done=total - left, unit=" images", kept=kept) as bar:
         for number, (rows, start, stop) in enumerate(groups):
             latents = latents_of(rows.name, start, stop).to(getattr(torch, spec.latent_dtype))
             features = {

@@ -5,6 +5,7 @@ An entry of the cache is one safetensors file, written in groups of rows: memory
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from dap.bar import NO_BARS, Bars
 from dap.errors import FormatError, OptionError
 from dap.features.build import computed_by, prior_hash, source_latents
 from dap.features.index_checks import check_prior
@@ -39,14 +41,21 @@ class RealLatents:
     Attributes:
         ids: The source's image ids by class name, in the order of the rows.
         of_class: Returns the latents of a class by its name, float32 (N, C, h, w) on the CPU.
+        prepare: Encodes the images, unless the cache has their latents; otherwise the first ``of_class`` does.
     """
 
     ids: Mapping[str, Sequence[str]]
     of_class: Callable[[str], Tensor]
+    prepare: Callable[[], None]
 
 
 def real_latents(
-    source: Source, classes: Sequence[ClassEntry], prior: Prior, *, index: Index | None = None
+    source: Source,
+    classes: Sequence[ClassEntry],
+    prior: Prior,
+    *,
+    index: Index | None = None,
+    bars: Bars = NO_BARS,
 ) -> RealLatents:
     """Return the latents of all images of a source, or those of an index.
 
@@ -57,10 +66,11 @@ def real_latents(
         classes: The class map; labels of ``source`` are positions in it.
         prior: The prior whose VAE encodes them.
         index: A feature index whose latents are returned instead; no image is then read.
+        bars: Opens the bar of the encoding.
 
     Returns:
-        Ids, and a function from a class's name to its latents. The function raises OptionError if the cache cannot be
-        written, and FormatError if an image cannot be decoded or the file in the cache is damaged.
+        Ids, and functions that encode and return latents. They raise OptionError if the cache cannot be written or has
+        too little space, and FormatError if an image cannot be decoded or the file in the cache is damaged.
 
     Raises:
         OptionError: The index is of another prior, or is one part of several.
@@ -80,7 +90,7 @@ def real_latents(
             part, parts = index.spec.shard
             raise OptionError(f"index {index.path} is part {part} of {parts}: join them with dap index merge first")
         ids: dict[str, Sequence[str]] = {entry.name: index.ids(entry.name) for entry in classes}
-        return RealLatents(ids, lambda name: torch.from_numpy(np.array(index.latents(name), np.float32)))
+        return RealLatents(ids, lambda name: torch.from_numpy(np.array(index.latents(name), np.float32)), lambda: None)
 
     indices = {entry.name: source.of_class(position) for position, entry in enumerate(classes)}
     ids = {name: [source.ids[i] for i in rows] for name, rows in indices.items()}
@@ -90,13 +100,20 @@ def real_latents(
 
     verified = False
 
-    def of_class(name: str) -> Tensor:
+    def prepare() -> None:
         nonlocal verified
         if not (verified and entry.exists()) and not entry.is_whole():
             shapes = {numbers[name]: (len(rows), *prior.latent_shape) for name, rows in ids.items()}
-            with entry.new_file() as temporary:
-                write_tensors(temporary, shapes, _encoded(source, prior, indices))
+            count = sum(len(rows) for rows in ids.values())
+            need = count * math.prod(prior.latent_shape) * 4
+            entry.check_space(need, f"the latents of {count} images take", "choose fewer images or classes")
+            kept = "nothing of the latents is kept; the same command encodes all images again"
+            with bars.stage("latents", total=count, unit=" images", kept=kept) as bar, entry.new_file() as temporary:
+                write_tensors(temporary, shapes, _encoded(source, prior, indices, bar.update))
         verified = True
+
+    def of_class(name: str) -> Tensor:
+        prepare()
         try:
             with safe_open(entry.path, framework="pt") as file:
                 latents: Tensor = file.get_tensor(numbers[name])
@@ -104,12 +121,15 @@ def real_latents(
             raise FormatError(f"{entry.path}: damaged ({error}); delete it, it is made again") from error
         return latents
 
-    return RealLatents(ids, of_class)
+    return RealLatents(ids, of_class, prepare)
 
 
-def _encoded(source: Source, prior: Prior, indices: dict[str, np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield the latents of all classes in order, a group of rows at a time."""
+def _encoded(
+    source: Source, prior: Prior, indices: dict[str, np.ndarray], count: Callable[[int], object]
+) -> Iterator[np.ndarray]:
+    """Yield the latents of all classes in order, a group of rows at a time, and count the rows of each."""
     latents_of = source_latents(source, prior, indices)
     for name, rows in indices.items():
         for start, stop in row_groups(len(rows)):
             yield latents_of(name, start, stop).numpy()
+            count(stop - start)

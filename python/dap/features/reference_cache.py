@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dap.bar import Bars
 from dap.errors import FormatError
 from dap.features.build import computed_by, fill_index, index_spec, source_latents
 from dap.features.pooling import Tap
-from dap.index import ClassRows, Index, IndexSpec, IndexWriter, open_index
+from dap.index import ClassRows, Index, IndexSpec, IndexWriter, index_bytes, open_index
 from dap.storage.cache import INDEXES, CacheEntry
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def reference_index(
     timesteps: tuple[int, ...],
     noise: str,
     seed: int,
+    bars: Bars,
 ) -> Index:
     """Return an index of some images of a source, from the cache if it is there. Features and latents are float32.
 
@@ -53,9 +55,10 @@ def reference_index(
         timesteps: Some of its timesteps.
         noise: "own" or "shared".
         seed: Root seed of the noise.
+        bars: Opens the bar.
 
     Raises:
-        OptionError: The cache cannot be written, or an option is outside its range.
+        OptionError: The cache cannot be written or has too little space, or an option is outside its range.
         FormatError: An image cannot be decoded.
     """
     spec = index_spec(
@@ -74,8 +77,17 @@ def reference_index(
         latents_of = source_latents(
             source, prior, {name: np.asarray(of_class, np.int64) for name, of_class in indices.items()}
         )
+        count = sum(len(entry.ids) for entry in rows)
+        cached.check_space(
+            index_bytes(spec, [len(entry.ids) for entry in rows]),
+            f"the features of {count} references at {len(spec.timesteps)} timesteps take",
+            "choose fewer references or guided steps (start, stop)",
+        )
         with cached.new_folder() as temporary:
-            fill_index(IndexWriter(temporary, spec, rows), prior, scheduler, latents_of)
+            fill_index(
+                IndexWriter(temporary, spec, rows), prior, scheduler, latents_of, bars=bars, title="references",
+                kept="nothing of the references' features is kept; the same command computes them again",
+            )  # fmt: skip
         logger.info("references kept in %s", cached.path)
     return open_index(cached.path)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +43,7 @@ from dap.storage.checked_json import SHA256, TEXT, check_shape, fields, items, w
 from dap.storage.files import is_vacant, naming, sweep, write_atomic
 from dap.storage.ledger import Ledger
 from dap.storage.lock import folder_lock
+from dap.storage.space import check_space
 
 __all__ = ["IndexWriter"]
 
@@ -260,12 +260,10 @@ class IndexWriter:
         present = [file for name in files for file in (name, _partial(name)) if file.exists()]
         written = sum(getattr(file.stat(), "st_blocks", 0) * 512 for file in present)  # Windows has no st_blocks
         need = index_bytes(self.spec, [len(rows.ids) for rows in self.classes]) - written
-        free = shutil.disk_usage(self.out).free
-        if need > free:
-            raise OptionError(
-                f"{self.out}: the index takes {need / 1e9:.1f} GB more, {free / 1e9:.1f} GB are free; "
-                "choose fewer timesteps, images or classes, a smaller pooling, or another disk"
-            )
+        check_space(
+            self.out, need, "the rest of the index takes" if written else "the index takes",
+            "choose fewer timesteps, images or classes, a smaller pooling, or another disk",
+        )  # fmt: skip
 
 
 def _plan(spec: IndexSpec, classes: Sequence[ClassRows]) -> dict[str, object]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dap import rng
+from dap.bar import NO_BARS, Bars
 from dap.data.classmap import ClassEntry
 from dap.data.source import Source
 from dap.priors import Prior
@@ -62,6 +63,7 @@ class Context:
         channels: 1 (grey) or 3 (RGB).
         callback_on_step_end: The callback of the denoising loop; see :func:`dap.sampling.sample`.
         index: The feature index that the user gave; None if a method that needs an index has to make it.
+        bars: Opens the bars of a preparation; see :meth:`dap.bar.Bars.stage`.
     """
 
     source: Source
@@ -74,6 +76,7 @@ class Context:
     channels: int
     callback_on_step_end: StepCallback | None = None
     index: Index | None = None
+    bars: Bars = NO_BARS
 
     def num_steps(self, strength: float = 1.0) -> int:
         """Return the denoiser steps of the run's schedule, or of its last share; Heun has 2n − 1 of n steps."""

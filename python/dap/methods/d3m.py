@@ -95,11 +95,15 @@ class D3M(Method[TextPrior]):
                 f"method 'd3m' learns words, and {prior.name} reads none: use a text prior such as Stable Diffusion, "
                 "or dap prior adapt for one with class labels"
             )
-        real = real_latents(context.source, context.classes, prior, index=context.index)
-        with_words = prior.with_concepts({
-            entry.name: self._learn(context, prior, entry.name, real.of_class(entry.name), real.ids[entry.name])
-            for entry in context.classes
-        })  # fmt: skip
+        real = real_latents(context.source, context.classes, prior, index=context.index, bars=context.bars)
+        real.prepare()
+        words = {}
+        kept = "the words that are learned, and the steps of the next one up to a minute ago, are kept in the cache"
+        with context.bars.stage("words", total=len(context.classes), unit="word", kept=kept) as bar:
+            for name in (entry.name for entry in context.classes):
+                words[name] = self._learn(context, prior, name, real.of_class(name), real.ids[name])
+                bar.update()
+        with_words = prior.with_concepts(words)
         return with_words.for_classes([entry.name for entry in context.classes])
 
     def make(self, context: Context, unit: Unit, artefact: TextPrior) -> Tensor:
@@ -141,7 +145,7 @@ class D3M(Method[TextPrior]):
         def learn() -> None:
             optimise(
                 {"word": word}, loss, steps=self.steps, peak_lr=self.learning_rate, seed=(context.seed, "d3m", name),
-                checkpoint=entry.path, title=f"word of {name}",
+                checkpoint=entry.path, title=f"word of {name}", bars=context.bars, leave=False,
             )  # fmt: skip
 
         try:

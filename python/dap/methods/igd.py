@@ -99,10 +99,10 @@ class Influence(SurrogateTraining, Guide[Surrogate]):
     def term(self, context: Context, unit: Unit, artefact: Surrogate) -> InfluenceTerm:
         """Return the term for the slots of a unit."""
         prior = context.prior
-        targets = torch.tensor([slot.class_index for slot in unit.slots])
-        references = artefact.gradients[:, targets].to(prior.device)
+        classes = [slot.class_index for slot in unit.slots]
         return InfluenceTerm(
-            prior=prior, surrogate=artefact, targets=targets.to(prior.device), references=references,
+            prior=prior, surrogate=artefact, targets=torch.tensor(classes, device=prior.device),
+            references=artefact.real_gradients(classes).to(prior.device),
             window=self.window, scale=self.scale,
         )  # fmt: skip
 

@@ -107,8 +107,12 @@ class LD3M(Method[RealLatents]):
         check_number("momentum", self.momentum, 0, below=1)
 
     def prepare(self, context: Context) -> RealLatents:
-        """Return the latents of all real images, which are encoded when they are first read."""
-        return real_latents(context.source, context.classes, context.prior, index=context.index)
+        """Return the latents of all real images, which are encoded or found in the cache."""
+        real = real_latents(
+            context.source, context.classes, context.prior, index=context.index, bars=context.bars
+        )  # fmt: skip
+        real.prepare()
+        return real
 
     def make(self, context: Context, unit: Unit, artefact: RealLatents) -> Tensor:
         """Return latents of the unit's slots at the end of their optimised chains."""

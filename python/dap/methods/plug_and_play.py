@@ -56,7 +56,8 @@ from dap.config import check_choice, check_number, check_whole
 from dap.errors import DivergedError
 from dap.kernels.base import KernelLike, as_kernel
 from dap.methods.base import Context, Couples, Method, Presets, Record, Unit
-from dap.methods.common.constraints import ClassifierConstraint, Constraint, KernelConstraint, last_epoch
+from dap.methods.common.constraints import ClassifierConstraint, Constraint, KernelConstraint
+from dap.methods.common.surrogate import SurrogateTraining
 from dap.priors.schedulers import denoiser_level
 from dap.sampling import sample
 
@@ -149,7 +150,7 @@ class PlugAndPlay(Method[Constraint | None]):
         check_number("modulation", self.modulation, 0, 1)
         check_number("refine", self.refine, 0, below=1)
         check_number("weight", self.weight, 0)
-        last_epoch(self.network, self.width, self.epochs)
+        SurrogateTraining(self.network, self.width, self.epochs)  # raises for values that it does not have
 
     def steps_per_slot(self, context: Context) -> int:
         """Return the number of Adam's steps plus the sampler's steps that follow."""

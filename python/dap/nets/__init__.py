@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dap.nets.activations import activation_bytes, images_at_once
 from dap.nets.augmentation import AUGMENTATIONS, Augmentation, Draws, get_augmentation, shift_flip
 from dap.nets.convnet import ConvNet, Network, create_net, list_nets
-from dap.nets.optimisation import Trained, optimise
+from dap.nets.optimisation import Trained, optimise, steps_done
 from dap.nets.train import accuracy, one_cycle, predict, train_classifier
 
 __all__ = [
@@ -15,12 +16,15 @@ __all__ = [
     "Network",
     "Trained",
     "accuracy",
+    "activation_bytes",
     "create_net",
     "get_augmentation",
+    "images_at_once",
     "list_nets",
     "one_cycle",
     "optimise",
     "predict",
     "shift_flip",
+    "steps_done",
     "train_classifier",
 ]

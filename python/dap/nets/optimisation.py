@@ -18,11 +18,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dap import rng
-from dap.bar import progress_bar
+from dap.bar import NO_BARS, Bars
 from dap.errors import DivergedError, FormatError
 from dap.storage.files import write_atomic
 
-__all__ = ["Trained", "learning_rate", "optimise"]
+__all__ = ["Trained", "learning_rate", "optimise", "steps_done"]
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """The names of the moments in AdamW's state."""
@@ -59,6 +59,21 @@ def learning_rate(step: int, steps: int, warm_up: int) -> float:
     return min(1.0, (step + 1) / max(warm_up, 1), 2 * (steps - step) / steps)
 
 
+def steps_done(checkpoint: Path) -> int:
+    """Return the number of steps that a checkpoint of :func:`optimise` has; 0 if it does not exist.
+
+    Raises:
+        FormatError: It is damaged.
+    """
+    if not checkpoint.is_file():
+        return 0
+    try:
+        with safe_open(checkpoint, framework="pt") as file:
+            return int(file.metadata()["step"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{checkpoint}: damaged ({error}); delete it to train from the start") from error
+
+
 def optimise(
     parameters: Mapping[str, Tensor],
     loss: Callable[[torch.Generator], Tensor],
@@ -72,7 +87,8 @@ def optimise(
     weight_decay: float = 0.0,
     average: float | None = None,
     title: str = "training",
-    progress: bool = False,
+    bars: Bars = NO_BARS,
+    leave: bool = True,
 ) -> Trained:
     """Train parameters in place, resuming from the checkpoint if it exists; it is written every minute and at the end.
 
@@ -88,7 +104,8 @@ def optimise(
         weight_decay: The decoupled weight decay of AdamW.
         average: Decay of the moving average of the parameters, in [0, 1), lower in the first steps; None for none.
         title: The title of the progress bar.
-        progress: Whether to show a progress bar.
+        bars: Opens the progress bar.
+        leave: Whether the bar stays on the screen.
 
     Raises:
         FormatError: The checkpoint is damaged, or of other parameters.
@@ -118,7 +135,8 @@ def optimise(
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         write_atomic(checkpoint, save(tensors, metadata=notes))
 
-    with progress_bar(title, total=steps, done=done, unit="step", shown=progress) as bar:
+    kept = f"{title}: the steps up to a minute ago are kept; the same command continues after them"
+    with bars.stage(title, total=steps, done=done, unit="step", kept=kept, leave=leave) as bar:
         while done < steps:
             value = loss(rng.generator(*seed, done))
             if not torch.isfinite(value):

@@ -35,7 +35,7 @@ def one_cycle(
 
 def train_classifier(
     net: nn.Module,
-    images: Tensor,
+    images: Tensor | Callable[[Tensor], Tensor],
     labels: Tensor,
     *,
     steps: int,
@@ -45,6 +45,7 @@ def train_classifier(
     generator: torch.Generator,
     device: str | torch.device | None = None,
     max_shift: int = 3,
+    at_once: int | None = None,
     after_step: Callable[[nn.Module, int], None] | None = None,
 ) -> None:
     """Train ``net`` in place with cross-entropy in float32, by the optimiser and the schedule of :func:`one_cycle`.
@@ -54,7 +55,7 @@ def train_classifier(
 
     Args:
         net: Maps float images in [-1, 1] to logits; moved to the device.
-        images: uint8 images with shape (N, C, H, W).
+        images: uint8 images with shape (N, C, H, W); or a function that returns those of some indices, int64 (B,).
         labels: int64 class numbers with shape (N,).
         steps: Number of optimiser steps, at least 2.
         batch_size: Images in a step.
@@ -63,17 +64,20 @@ def train_classifier(
         generator: CPU generator of the order and the augmentation.
         device: Where to train; None for CUDA if it is available, else the CPU.
         max_shift: Largest shift of the augmentation in pixels.
+        at_once: Images in a forward and backward pass; the gradients of a step are summed over them. None: all.
         after_step: Called as ``after_step(net, step)`` after each step, counted from 1.
     """
     device = resolve_device(device)
     net.to(device).train()
-    images, labels = images.to(device), labels.to(device)
+    images_of = images.to(device).__getitem__ if isinstance(images, Tensor) else images
+    labels, at_once = labels.to(device), at_once or batch_size
     optimizer, schedule = one_cycle(net, peak_lr=peak_lr, weight_decay=weight_decay, steps=steps)
-    for step, batch in enumerate(_batches(len(images), batch_size, steps, generator), start=1):
-        batch = batch.to(device)
-        inputs = shift_flip(_to_float(images[batch]), generator, max_shift)
+    for step, batch in enumerate(_batches(len(labels), batch_size, steps, generator), start=1):
+        inputs = shift_flip(_to_float(images_of(batch).to(device)), generator, max_shift)
         optimizer.zero_grad()
-        functional.cross_entropy(net(inputs), labels[batch]).backward()
+        for part, targets in zip(inputs.split(at_once), labels[batch].split(at_once), strict=True):
+            share = len(part) / batch_size  # 1 if there is one part, which then has the same gradient
+            (share * functional.cross_entropy(net(part), targets)).backward()
         optimizer.step()
         schedule.step()
         if after_step is not None:

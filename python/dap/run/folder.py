@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from dap.priors import Prior
 from dap.run.job import Job
 from dap.run.plan import plan
 from dap.storage.files import is_vacant, naming, sha256_file, sweep, write_atomic
+from dap.storage.space import check_space
 
 __all__ = ["SHEET", "RunFolder", "check_outside"]
 
@@ -92,7 +92,11 @@ class RunFolder:
                 )
         if not stages or ipc > stages[-1]:
             stages.append(ipc)
-            _check_space(out, len(job.classes) * (ipc - (stages[-2] if len(stages) > 1 else 0)))
+            images = len(job.classes) * (ipc - (stages[-2] if len(stages) > 1 else 0))
+            check_space(
+                out, images * MIN_FILE, f"ipc: {images} images take at least",
+                "choose a smaller ipc, fewer classes, or another disk",
+            )  # fmt: skip
         self.units = plan(len(job.classes), stages, size, couples)
         self._ipc = ipc
         self._class_folders = [entry.folder for entry in job.classes]
@@ -173,17 +177,6 @@ class RunFolder:
     def _write_manifest(self, status: str) -> None:
         files = dict(sorted(self._files.items()))
         write_manifest(self.out, self._manifest | {"status": status, "files": files, "seconds": self._seconds})
-
-
-def _check_space(out: Path, images: int) -> None:
-    """Raise OptionError if the disk has no room for this many files of the smallest size."""
-    folder = next(path for path in (out, *out.absolute().parents) if path.exists())
-    need, free = images * MIN_FILE, shutil.disk_usage(folder).free
-    if need > free:
-        raise OptionError(
-            f"ipc: {images} images take at least {need / 1e9:.1f} GB, the disk of {out} has {free / 1e9:.1f} GB free: "
-            "choose a smaller ipc, fewer classes, or another disk"
-        )
 
 
 def _default_batch_size(prior: Prior) -> int:

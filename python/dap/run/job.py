@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from dap._core import build_info
+from dap.bar import Bars
 from dap.config import check_seed, check_whole, plain, to_json
 from dap.data import classmap
 from dap.data.classmap import ClassEntry, LabelMap
@@ -95,12 +96,12 @@ class Job:
         """Whether images come from a prior; real images otherwise."""
         return "prior" in self.recipe.needs
 
-    def context(self, callback_on_step_end: StepCallback | None = None) -> Context:
+    def context(self, bars: Bars, callback_on_step_end: StepCallback | None = None) -> Context:
         """Return the run as its method sees it."""
         channels, size, _ = self.prior.image_shape
         return Context(
             self.source, self.classes, self.prior, self.settings, self.request.seed, self.request.ipc, size, channels,
-            callback_on_step_end=callback_on_step_end, index=self.index,
+            callback_on_step_end=callback_on_step_end, index=self.index, bars=bars,
         )  # fmt: skip
 
     def header(self) -> dict[str, object]:

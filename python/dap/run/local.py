@@ -28,7 +28,7 @@ def execute(
     Args:
         job: The run.
         folder: Its output folder.
-        progress: Show a progress bar.
+        progress: Show progress bars.
         callback_on_step_end: The user's callback; see :func:`dap.distill`.
 
     Raises:
@@ -40,15 +40,16 @@ def execute(
 
 
 def _execute(recipe: Method[A], job: Job, folder: RunFolder, progress: bool, callback: StepCallback | None) -> None:
-    context, start = job.context(), time.monotonic()
+    bars = Progress(shown=progress, callback=callback)
+    context, start = job.context(bars), time.monotonic()
     artefact = recipe.prepare(context)
     folder.add_seconds("prepare", time.monotonic() - start)
     folder.begin(recipe.record(context, artefact), recipe.files(context, artefact))
     start = time.monotonic()
     title = f"{recipe.name}, {context.ipc} x {len(context.classes)}"
     total = sum(len(unit.slots) for unit in folder.missing()) * recipe.steps_per_slot(context)
-    with Progress(title, total, shown=progress, callback=callback) as bar:
-        context = job.context(bar.on_step)
+    with bars.making(title, total) as on_step:
+        context = job.context(bars, on_step)
         for unit in folder.missing():
             made = recipe.make(context, unit, artefact)
             folder.add(unit, job.prior.decode(made) if made.is_floating_point() else made)

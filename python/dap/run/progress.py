@@ -1,42 +1,44 @@
-"""The progress bar of a run, which counts denoiser steps of slots."""
+"""The progress bars of a run: those of its preparation, and one that counts denoiser steps of slots."""
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import Tensor
 
-from dap.bar import progress_bar
+from dap.bar import Bars
 from dap.priors import Prior
 from dap.sampling import StepCallback
 
 __all__ = ["Progress"]
 
 
-class Progress:
-    """A bar over the denoiser steps of all slots that are made, and the callback that moves it.
+class Progress(Bars):
+    """The bars of a run: :meth:`stage` for each part of its preparation, :meth:`making` for its slots.
 
     Args:
-        title: Text before the bar.
-        total: Steps in all; without any there is no bar.
-        shown: Whether to show it.
-        callback: The user's own callback, which is called after the bar has moved.
+        shown: Whether to show bars.
+        callback: The user's own callback, which is called after the bar of the slots has moved.
     """
 
-    def __init__(self, title: str, total: int, *, shown: bool, callback: StepCallback | None = None) -> None:
-        self._bar = progress_bar(title, total=total, unit="step", shown=shown)
+    def __init__(self, *, shown: bool, callback: StepCallback | None = None) -> None:
+        super().__init__(shown=shown)
         self._callback = callback
 
-    def __enter__(self) -> Self:
-        return self
+    @contextmanager
+    def making(self, title: str, total: int) -> Iterator[StepCallback]:
+        """Yield a callback of the denoising loop that moves a bar over the denoiser steps of all slots.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.close()
+        Args:
+            title: Text before the bar.
+            total: Steps in all; without any there is no bar.
+        """
+        kept = "the images that are written stay; the same command makes the others"
+        with self.stage(title, total=total, unit="step", kept=kept) as bar:
 
-    def on_step(self, prior: Prior, step: int, timestep: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Count a step of each slot in the batch; a :data:`dap.sampling.StepCallback`."""
-        self._bar.update(len(tensors["latents"]))  # a unit may be sampled in parts
-        return self._callback(prior, step, timestep, tensors) if self._callback else tensors
+            def on_step(prior: Prior, step: int, timestep: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+                bar.update(len(tensors["latents"]))  # a unit may be sampled in parts
+                return self._callback(prior, step, timestep, tensors) if self._callback else tensors
+
+            yield on_step

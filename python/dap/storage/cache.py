@@ -18,6 +18,7 @@ from pathlib import Path
 from dap.config import check_path
 from dap.errors import OptionError, StorageError
 from dap.storage.files import atomic_folder, atomic_path, sha256_file, write_atomic
+from dap.storage.space import check_space
 
 __all__ = [
     "CONCEPTS",
@@ -78,11 +79,11 @@ class CacheEntry:
         return self.path.parents[1] / HASHES / f"{self.path.parent.name}-{self.path.name}"
 
     def is_whole(self) -> bool:
-        """Return whether the file is there with the bytes that it was written with; a changed file is removed."""
+        """Return whether the entry is there with the bytes that it was written with; a changed entry is removed."""
         if not self.exists():
             return False  # nothing is removed: another process may be about to publish it
         try:
-            whole = self._record.read_text(encoding="ascii") == sha256_file(self.path)
+            whole = self._record.read_text(encoding="ascii") == _hash(self.path)
         except (OSError, ValueError):
             whole = False
         if not whole:
@@ -112,6 +113,16 @@ class CacheEntry:
         with _writing():
             self.path.parent.mkdir(parents=True, exist_ok=True)
 
+    def check_space(self, need: int, subject: str, advice: str) -> None:
+        """Raise OptionError if the disk of the cache has fewer than ``need`` bytes free.
+
+        Args:
+            need: The bytes that will be written.
+            subject: What they are, with its verb; see :func:`dap.storage.space.check_space`.
+            advice: What to do about it, besides another cache.
+        """
+        check_space(cache_folder(), need, subject, f"{advice}, or set DAP_CACHE to a folder on another disk")
+
     def write(self, data: bytes) -> None:
         """Put a file of these bytes into the cache.
 
@@ -135,14 +146,22 @@ class CacheEntry:
         self.make_parent()
         with _full(), atomic_path(self.path, replace=False) as temporary:
             yield temporary
-            if hashed and not self.exists():  # else that of the first process stays, with its hash
-                with _writing():
-                    self._record.parent.mkdir(exist_ok=True)
-                    write_atomic(self._record, sha256_file(temporary).encode())
+            if hashed:
+                self._record_hash(temporary)
+
+    def _record_hash(self, temporary: Path) -> None:
+        if self.exists():
+            return  # that of the first process stays, with its hash
+        with _writing():
+            self._record.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(self._record, _hash(temporary).encode())
 
     @contextmanager
-    def new_folder(self) -> Iterator[Path]:
+    def new_folder(self, *, hashed: bool = False) -> Iterator[Path]:
         """Yield a new folder, which becomes the entry when the block ends without an error.
+
+        Args:
+            hashed: Record the hash of its files for :meth:`is_whole`; False for a folder that has its own hashes.
 
         Raises:
             OptionError: The cache cannot be written.
@@ -151,6 +170,8 @@ class CacheEntry:
             with _writing():
                 temporary = stack.enter_context(atomic_folder(self.path))
             yield temporary
+            if hashed:
+                self._record_hash(temporary)
 
 
 def cache_folder() -> Path:
@@ -196,6 +217,14 @@ def clear_cache() -> int:
     for kind in (HASHES, CONCEPTS, INDEXES, LATENTS, RUNS, SHARDS, SURROGATES):
         shutil.rmtree(cache_folder() / kind, ignore_errors=True)
     return before - cache_size()
+
+
+def _hash(path: Path) -> str:
+    """Return the SHA-256 of a file, or that of the names and hashes of a folder's files."""
+    if not path.is_dir():
+        return sha256_file(path)
+    files = {file.name: sha256_file(file) for file in sorted(path.iterdir())}
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ __all__ = ["write_tensors"]
 
 
 def write_tensors(path: Path, shapes: Mapping[str, Sequence[int]], blocks: Iterable[npt.NDArray[np.float32]]) -> None:
-    """Write a safetensors file of float32 tensors, holding one block of values in memory at a time.
+    """Write and sync a safetensors file of float32 tensors, holding one block of values in memory at a time.
 
     Args:
         path: The file, which does not exist.
@@ -49,5 +50,7 @@ def write_tensors(path: Path, shapes: Mapping[str, Sequence[int]], blocks: Itera
         file.write(len(header).to_bytes(8, "little") + header)
         for block in blocks:
             written += file.write(np.asarray(block, "<f4").tobytes())
+        file.flush()
+        os.fsync(file.fileno())
     if written != end:
         raise ValueError(f"{path}: expected values of {end} bytes by the shapes, got {written}")

@@ -19,13 +19,16 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dap import rng
+from dap.bar import NO_BARS, Bars
 from dap.config import check_whole
 from dap.data.classmap import find_labels, null_label
 from dap.data.open import SourceLike, open_source
+from dap.data.stack import read_images
 from dap.errors import OptionError
 from dap.features import encode_images
 from dap.nets import optimise
@@ -108,13 +111,14 @@ def adapt_prior(
     folder = Path(out)
     if not check_folder(folder, identity):
         with training_folder(folder, identity) as unfinished:
-            subset = images.subset(names)
-            pixels = subset.images(range(len(subset)), size=model.image_shape[1], channels=model.image_shape[0])
+            subset, bars = images.subset(names), Bars(shown=progress)
+            channels, size, _ = model.image_shape
+            pixels = read_images(subset, np.arange(len(subset)), size=size, channels=channels, bars=bars)
             numbers = torch.tensor([names.index(subset.class_names[label]) for label in subset.labels])
             latents = encode_images(model, torch.from_numpy(pixels)).cpu()
             rows, low_rank = _learn(
                 model, latents, numbers, names, rank=rank, steps=steps, seed=seed,
-                checkpoint=unfinished / "checkpoint.safetensors", progress=progress,
+                checkpoint=unfinished / "checkpoint.safetensors", bars=bars,
             )  # fmt: skip
             (unfinished / FINISHED).mkdir(exist_ok=True)
             learned = dict(zip(names, rows, strict=True))
@@ -132,7 +136,7 @@ def _learn(
     steps: int,
     seed: int,
     checkpoint: Path,
-    progress: bool,
+    bars: Bars,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Learn from latents of new classes, with the number of the class in ``names`` for each.
 
@@ -143,7 +147,7 @@ def _learn(
     null = torch.tensor([null_label("")])
     start = model.condition(null if model.has_null else known).mean(0)
     moved = torch.zeros(len(names), *start.shape, device=start.device, requires_grad=True)
-    samples = _samples(model, known, seed) if rank else latents[:0]
+    samples = _samples(model, known, seed, bars) if rank else latents[:0]
     low_rank = add_low_rank(model.denoiser, rank, rng.derive_seed(seed, "low rank")) if rank else {}
     unused = torch.zeros(BATCH, dtype=torch.int64)  # labels; the condition is used in their place
 
@@ -179,20 +183,20 @@ def _learn(
 
     optimise(
         {"rows": moved, **low_rank}, loss, steps=steps, peak_lr=PEAK_LR, warm_up=WARM_UP, seed=(seed, "adapt"),
-        checkpoint=checkpoint, title="adapting", progress=progress,
+        checkpoint=checkpoint, title="adapting", bars=bars,
     )  # fmt: skip
     return start + ROWS * moved.detach(), low_rank
 
 
 @torch.no_grad()
-def _samples(model: Prior, known: Tensor, seed: int) -> Tensor:
+def _samples(model: Prior, known: Tensor, seed: int, bars: Bars = NO_BARS) -> Tensor:
     """Return latents of the prior's own samples, the known classes in turn, without guidance."""
     settings = SamplingSettings.choose(model.recommended, guidance_scale=1.0)
-    batches = [
-        sample(
-            model, known[numbers % len(known)],
-            [rng.generator(seed, "kept", number) for number in numbers.tolist()], settings=settings,
-        ).cpu()
-        for numbers in torch.arange(SAMPLES).split(BATCH)
-    ]  # fmt: skip
+    batches = []
+    kept = "nothing of the samples of known classes is kept; the same command makes them again"
+    with bars.stage("samples of known classes", total=SAMPLES, unit=" images", kept=kept) as bar:
+        for numbers in torch.arange(SAMPLES).split(BATCH):
+            generators = [rng.generator(seed, "kept", number) for number in numbers.tolist()]
+            batches.append(sample(model, known[numbers % len(known)], generators, settings=settings).cpu())
+            bar.update(len(numbers))
     return torch.cat(batches)

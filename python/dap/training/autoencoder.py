@@ -8,6 +8,7 @@ deviation of each latent channel over the training images are built into the qua
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,9 +16,10 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from dap import rng
+from dap.bar import NO_BARS, Bars
 from dap.nets import Trained, optimise
 
-__all__ = ["build_autoencoder", "standardise", "to_float", "train_autoencoder"]
+__all__ = ["autoencoder_loss", "build_autoencoder", "latents_of", "standardise", "to_float", "train_autoencoder"]
 
 BATCH, PEAK_LR, WARM_UP, WEIGHT_DECAY, KL_WEIGHT = 64, 2e-3, 200, 1e-4, 1e-4
 LATENT_CHANNELS, WIDTHS = 8, (32, 64, 64, 128)
@@ -43,7 +45,7 @@ def build_autoencoder(channels: int, size: int, seed: int) -> AutoencoderKL:
 
 
 def train_autoencoder(
-    vae: AutoencoderKL, images: Tensor, *, steps: int, seed: int, checkpoint: Path, progress: bool = False
+    vae: AutoencoderKL, images: Tensor, *, steps: int, seed: int, checkpoint: Path, bars: Bars = NO_BARS
 ) -> Trained:
     """Train a network in place and standardise its latents.
 
@@ -53,8 +55,20 @@ def train_autoencoder(
         steps: Number of steps, each on 64 images.
         seed: Seed of the batches and the posterior's noise.
         checkpoint: See :func:`dap.nets.optimise`.
-        progress: Whether to show a bar.
+        bars: Opens the bar.
     """
+    trained = optimise(
+        dict(vae.named_parameters()), autoencoder_loss(vae, images), steps=steps, peak_lr=PEAK_LR, warm_up=WARM_UP,
+        betas=(0.9, 0.999), weight_decay=WEIGHT_DECAY, seed=(seed, "autoencoder"), checkpoint=checkpoint,
+        title="autoencoder", bars=bars,
+    )  # fmt: skip
+    vae.eval().requires_grad_(False)
+    standardise(vae, images, bars)
+    return trained
+
+
+def autoencoder_loss(vae: AutoencoderKL, images: Tensor) -> Callable[[torch.Generator], Tensor]:
+    """Return the loss of a step on 64 images; see :func:`train_autoencoder`."""
     device = next(vae.parameters()).device
 
     def loss(draw: torch.Generator) -> Tensor:
@@ -67,21 +81,13 @@ def train_autoencoder(
         total: Tensor = (decoded - x).abs().mean() + KL_WEIGHT * divergence
         return total
 
-    trained = optimise(
-        dict(vae.named_parameters()), loss, steps=steps, peak_lr=PEAK_LR, warm_up=WARM_UP, betas=(0.9, 0.999),
-        weight_decay=WEIGHT_DECAY, seed=(seed, "autoencoder"), checkpoint=checkpoint, title="autoencoder",
-        progress=progress,
-    )  # fmt: skip
-    vae.eval().requires_grad_(False)
-    standardise(vae, images)
-    return trained
+    return loss
 
 
 @torch.no_grad()
-def standardise(vae: AutoencoderKL, images: Tensor) -> None:
+def standardise(vae: AutoencoderKL, images: Tensor, bars: Bars = NO_BARS) -> None:
     """Rewrite the quantisation convolutions so that latent channels have mean 0 and deviation 1 over ``images``."""
-    device = next(vae.parameters()).device
-    latents = torch.cat([vae.encode(to_float(batch).to(device)).latent_dist.mean for batch in images.split(250)])
+    latents = latents_of(vae, images, bars, title="standardising")
     mean, std = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
     quant, post, channels = vae.quant_conv, vae.post_quant_conv, len(mean)
     post.bias += post.weight[:, :, 0, 0] @ mean
@@ -89,6 +95,18 @@ def standardise(vae: AutoencoderKL, images: Tensor) -> None:
     quant.weight[:channels] /= std[:, None, None, None]
     quant.bias[:channels] = (quant.bias[:channels] - mean) / std
     quant.bias[channels:] -= 2 * std.log()  # of the log-variances
+
+
+@torch.no_grad()
+def latents_of(vae: AutoencoderKL, images: Tensor, bars: Bars = NO_BARS, *, title: str = "latents") -> Tensor:
+    """Return the means of the posteriors of uint8 images (N, C, H, W): float32 (N, c, h, w) on the network's device."""
+    device, latents = next(vae.parameters()).device, []
+    kept = "the autoencoder is kept; the same command continues after it"
+    with bars.stage(title, total=len(images), unit=" images", kept=kept) as bar:
+        for batch in images.split(250):
+            latents.append(vae.encode(to_float(batch).to(device)).latent_dist.mean)
+            bar.update(len(batch))
+    return torch.cat(latents)
 
 
 def to_float(images: Tensor) -> Tensor:

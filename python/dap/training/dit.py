@@ -8,6 +8,7 @@ mode, because in train mode diffusers' ``LabelEmbedding`` would drop labels in e
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from dap import rng
+from dap.bar import NO_BARS, Bars
 from dap.nets import Trained, optimise
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
-__all__ = ["build_denoiser", "build_schedule", "train_denoiser"]
+__all__ = ["build_denoiser", "build_schedule", "denoiser_loss", "train_denoiser"]
 
 BATCH, PEAK_LR, WARM_UP, AVERAGE, NULL_SHARE = 128, 1e-3, 200, 0.999, 0.1
 
@@ -61,7 +63,7 @@ def train_denoiser(
     steps: int,
     seed: int,
     checkpoint: Path,
-    progress: bool = False,
+    bars: Bars = NO_BARS,
 ) -> Trained:
     """Train a network in place; its weights become their moving average.
 
@@ -72,8 +74,20 @@ def train_denoiser(
         steps: Number of steps, each on 128 latents.
         seed: Seed of the batches, timesteps, noise and null labels.
         checkpoint: See :func:`dap.nets.optimise`.
-        progress: Whether to show a bar.
+        bars: Opens the bar.
     """
+    trained = optimise(
+        dict(denoiser.named_parameters()), denoiser_loss(denoiser, latents, labels), steps=steps, peak_lr=PEAK_LR,
+        warm_up=WARM_UP, average=AVERAGE, seed=(seed, "denoiser"), checkpoint=checkpoint, title="denoiser", bars=bars,
+    )  # fmt: skip
+    denoiser.requires_grad_(False).load_state_dict(trained.average, strict=False)  # the average has no buffers
+    return trained
+
+
+def denoiser_loss(
+    denoiser: DiTTransformer2DModel, latents: Tensor, labels: Tensor
+) -> Callable[[torch.Generator], Tensor]:
+    """Return the loss of a step on 128 latents; see :func:`train_denoiser`."""
     device, schedule = next(denoiser.parameters()).device, build_schedule()
     null = denoiser.config.num_embeds_ada_norm
 
@@ -87,9 +101,4 @@ def train_denoiser(
             predicted = denoiser(noised.to(device), timestep=timesteps.to(device), class_labels=conditions.to(device))
         return functional.mse_loss(predicted.sample.float(), noise.to(device))
 
-    trained = optimise(
-        dict(denoiser.named_parameters()), loss, steps=steps, peak_lr=PEAK_LR, warm_up=WARM_UP, average=AVERAGE,
-        seed=(seed, "denoiser"), checkpoint=checkpoint, title="denoiser", progress=progress,
-    )  # fmt: skip
-    denoiser.requires_grad_(False).load_state_dict(trained.average, strict=False)  # the average has no buffers
-    return trained
+    return loss

@@ -2,7 +2,8 @@
 
 ``.training/identity.json`` identifies the training, so that another one does not continue it; it becomes
 ``training.json`` of the finished folder. The result is written to ``.training/finished`` and then moved file by file,
-``training.json`` last: a folder without it is not finished. After a kill the same call continues to move.
+``training.json`` last: a folder without it is not finished. After a kill the same call continues to move. The card of a
+prior is added to the finished folder afterwards.
 """
 
 from __future__ import annotations

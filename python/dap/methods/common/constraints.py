@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils import vector_to_parameters
 
 from dap.features.latents import RealLatents, real_latents
 from dap.kernels import Kernel
 from dap.kernels.torch_pairs import TorchPairs
 from dap.methods.common.set_energy import set_size
-from dap.methods.common.surrogate import SurrogateTraining, prepare_surrogate
+from dap.methods.common.surrogate import prepare_classifier
 from dap.rng import generator
 
 if TYPE_CHECKING:
@@ -51,10 +50,8 @@ class ClassifierConstraint(Constraint):
 
     @classmethod
     def prepare(cls, context: Context, network: str, width: int, epochs: int) -> ClassifierConstraint:
-        """Train a surrogate, or find it in the cache, and take its last checkpoint."""
-        surrogate = prepare_surrogate(context, last_epoch(network, width, epochs))
-        vector_to_parameters(surrogate.weights[-1], surrogate.net.parameters())
-        return cls(surrogate.net.eval().requires_grad_(False), surrogate.epochs[-1])
+        """Train a classifier as a surrogate is trained, or find it in the cache."""
+        return cls(prepare_classifier(context, network, width, epochs), epochs)
 
     def of(self, context: Context, unit: Unit) -> Callable[[Tensor], Tensor]:
         """See :class:`Constraint`."""
@@ -91,9 +88,10 @@ class KernelConstraint(Constraint):
     @classmethod
     def prepare(cls, context: Context, kernel: Kernel, references: int) -> KernelConstraint:
         """Encode the real images, or find their latents in the cache, and draw the references of each class."""
-        real = real_latents(context.source, context.classes, context.prior, index=context.index)
-        # Reading one class encodes all of them, so that a corrupt file fails before anything is written.
-        real.of_class(context.classes[0].name)
+        real = real_latents(
+            context.source, context.classes, context.prior, index=context.index, bars=context.bars
+        )  # fmt: skip
+        real.prepare()  # so that a corrupt file fails before anything is written
         rows = {}
         for name, ids in real.ids.items():
             order = torch.randperm(len(ids), generator=generator(context.seed, "kernel mean", name))
@@ -123,15 +121,3 @@ class KernelConstraint(Constraint):
         """Return the source ids of the references, by class."""
         ids = self.real.ids
         return {"references": {name: [ids[name][row] for row in rows.tolist()] for name, rows in self.rows.items()}}
-
-
-def last_epoch(network: str, width: int, epochs: int) -> SurrogateTraining:
-    """Return the options to train a classifier, which keeps a checkpoint after each epoch in which the gradients turn.
-
-    The last checkpoint is the end of the training, or a state after which the gradients no longer turned. The gradients
-    only decide which checkpoints are kept, so that one image of each class is enough to compute them.
-
-    Raises:
-        OptionError: An unknown network, or numbers that are too small.
-    """
-    return SurrogateTraining(network, width, epochs, checkpoints=epochs, similarity=1.0, references=1)

@@ -127,6 +127,7 @@ class FeatureGuide(Guide[References]):
         index = reference_index(
             context.source, context.classes, prior, indices, tap=tap, scheduler=scheduler,
             timesteps=tuple(dict.fromkeys(timesteps.values())), noise=self.noise, seed=context.seed,
+            bars=context.bars,
         )  # fmt: skip
         chosen = {
             (step, name): ChosenRows(np.arange(len(class_ids)), None, t)

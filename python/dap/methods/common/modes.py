@@ -76,19 +76,23 @@ def find_modes(context: Context, cluster: Callable[[npt.NDArray[np.float32], int
         OptionError: A class has fewer than ``ipc`` images.
     """
     prior, modes = context.prior, Modes({}, {}, {})
-    real = real_latents(context.source, context.classes, prior, index=context.index)
+    real = real_latents(context.source, context.classes, prior, index=context.index, bars=context.bars)
     for name, ids in real.ids.items():
         if len(ids) < context.ipc:
             raise OptionError(
                 f"class {name!r} has {len(ids)} images, fewer than the modes that ipc={context.ipc} needs: lower ipc"
             )
-    for name, ids in real.ids.items():
-        rows = real.of_class(name).flatten(1).numpy()
-        clusters = cluster(rows, context.ipc, derive_seed(context.seed, "modes", name))
-        centers = clusters.centers.astype(np.float32)
-        modes.latents[name] = torch.from_numpy(centers).reshape(-1, *prior.latent_shape)
-        modes.sizes[name] = np.bincount(clusters.labels[clusters.labels >= 0], minlength=context.ipc).tolist()
-        modes.nearest[name] = [ids[row] for row in np.asarray(nearest(centers, rows)[1])[:, 0]]
+    real.prepare()
+    kept = "the latents are kept in the cache; the same command finds the modes again"
+    with context.bars.stage("modes", total=len(real.ids), unit="class", kept=kept) as bar:
+        for name, ids in real.ids.items():
+            rows = real.of_class(name).flatten(1).numpy()
+            clusters = cluster(rows, context.ipc, derive_seed(context.seed, "modes", name))
+            centers = clusters.centers.astype(np.float32)
+            modes.latents[name] = torch.from_numpy(centers).reshape(-1, *prior.latent_shape)
+            modes.sizes[name] = np.bincount(clusters.labels[clusters.labels >= 0], minlength=context.ipc).tolist()
+            modes.nearest[name] = [ids[row] for row in np.asarray(nearest(centers, rows)[1])[:, 0]]
+            bar.update()
     return modes
 
 

@@ -95,12 +95,15 @@ class RealImagesByFeatures(RealImages):
         """
         chosen = ChosenImages()
         tap = Tap(block_number(context.prior, self.block))
-        for class_index, entry in enumerate(context.classes):
-            indices = enough_images(context, class_index)
-            features = real_features(
-                context.prior, context.images(indices.tolist()), [context.source.ids[i] for i in indices],
-                label=entry.label, tap=tap, timestep=self.timestep, seed=context.seed,
-            )  # fmt: skip
-            rows = self.choose(features.numpy(), context.ipc, context.seed, entry.name)
-            chosen |= {(class_index, number): int(indices[row]) for number, row in enumerate(rows)}
+        rows_of = [enough_images(context, class_index) for class_index in range(len(context.classes))]
+        kept = "nothing of the features is kept; the same command computes them again"
+        with context.bars.stage("features", total=sum(map(len, rows_of)), unit=" images", kept=kept) as bar:
+            for class_index, (entry, indices) in enumerate(zip(context.classes, rows_of, strict=True)):
+                features = real_features(
+                    context.prior, context.images(indices.tolist()), [context.source.ids[i] for i in indices],
+                    label=entry.label, tap=tap, timestep=self.timestep, seed=context.seed,
+                )  # fmt: skip
+                rows = self.choose(features.numpy(), context.ipc, context.seed, entry.name)
+                chosen |= {(class_index, number): int(indices[row]) for number, row in enumerate(rows)}
+                bar.update(len(indices))
         return chosen

@@ -13,11 +13,15 @@ kept.
 Source: Chen et al., "Influence-Guided Diffusion for Dataset Distillation", ICLR 2025, and its code (the threshold, 0.7,
 and the mean over classes). The code does not show whether the first candidate is before or after the first epoch. The
 network is trained by :func:`dap.nets.train_classifier` (AdamW, one cycle), whereas the paper uses SGD at 0.01.
+
+The gradients of C classes at E checkpoints are E · C times as large as the network. They are computed class by class,
+written to the cache, and read for the classes of one unit at a time. The last layer of a ConvNet grows with the area
+of the images, so images of 256 pixels need a deep one: for 1,000 classes and 128 channels a gradient has 131 million
+numbers with three blocks ("convnet3"), and 2.8 million with six ("convnet6").
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -25,27 +29,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
+from torch.nn.utils import vector_to_parameters
 
 from dap.config import check_choice, check_number, check_whole
 from dap.errors import FormatError
-from dap.nets import create_net, list_nets, train_classifier
+from dap.methods.common.surrogate_training import gradient_file, train, train_with_gradients
+from dap.nets import create_net, list_nets
 from dap.rng import generator
-from dap.selection import random_per_class
 from dap.storage.cache import SURROGATES, CacheEntry
+from dap.storage.files import write_atomic
 
 if TYPE_CHECKING:
     from dap.methods.base import Context
 
-__all__ = ["Surrogate", "SurrogateTraining", "mean_gradients", "prepare_surrogate"]
+__all__ = ["Surrogate", "SurrogateTraining", "prepare_classifier", "prepare_surrogate"]
 
 RULE = 1  # raise it with every change of the computed bits, so that surrogates of older versions are not used
-BATCH_SIZE, PEAK_LR, WEIGHT_DECAY, MAX_SHIFT = 128, 3e-3, 5e-4, 3  # as protocol "small" trains
-GRADIENT_BATCH = 50
+STATES = "states.safetensors"
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class SurrogateTraining:
     """The options of a surrogate; the defaults are IGD's published constants, except for the network.
 
     Attributes:
-        network: One of :func:`dap.nets.list_nets`; the paper has a ConvNet of six blocks for 256 pixels.
+        network: One of :func:`dap.nets.list_nets`; the paper has six blocks for 256 pixels, "convnet6".
         width: Its number of channels.
         epochs: Passes over the real images, at least 2.
         checkpoints: Largest number of checkpoints, at least 1.
@@ -78,19 +83,35 @@ class SurrogateTraining:
 
 @dataclass(frozen=True)
 class Surrogate:
-    """A network with E states of its P parameters.
+    """A network with E states of its P parameters, and files with the real gradients at each state.
 
     Attributes:
         net: Maps float images in [-1, 1] to the logits of C classes; the weights that it holds are not used.
         epochs: The epoch after which each state was kept.
         weights: θ, float32 (E, P), on the network's device.
-        gradients: ḡ_c(θ), float32 (E, C, P), on the CPU.
+        files: The file of each state with the gradient of each class.
     """
 
     net: nn.Module
     epochs: tuple[int, ...]
     weights: Tensor
-    gradients: Tensor
+    files: tuple[Path, ...]
+
+    def real_gradients(self, classes: Sequence[int]) -> Tensor:
+        """Return ḡ_c(θ) of some classes, float32 (E, number of classes, P) on the CPU.
+
+        Raises:
+            FormatError: A file in the cache is damaged.
+        """
+        by_class = {number: place for place, number in enumerate(dict.fromkeys(classes))}
+        states = []
+        for path in self.files:
+            try:
+                with safe_open(path, framework="pt") as file:
+                    states.append(torch.stack([file.get_tensor(str(number)) for number in by_class]))
+            except SafetensorError as error:
+                raise _damaged(path, error) from error
+        return torch.stack(states)[:, [by_class[number] for number in classes]]
 
     def gradients_of(self, number: int, pixels: Tensor, targets: Tensor) -> Tensor:
         """Return ∇_θ ℓ(f_θ(x), c) of each image by itself, at state ``number``.
@@ -117,98 +138,81 @@ class Surrogate:
 def prepare_surrogate(context: Context, training: SurrogateTraining) -> Surrogate:
     """Return the surrogate of a run's real images; train it unless the cache has it.
 
-    For the training all real images are held in memory as uint8.
-
     Args:
         context: The run; its source, classes, image size, seed and device matter.
         training: The options of the surrogate.
 
     Raises:
-        OptionError: The cache cannot be written, or the source is an index without images.
-        FormatError: An image or the cached file cannot be read.
+        OptionError: The gradients do not fit on the disk of the cache, the cache cannot be written, or the source is an
+            index without images.
+        FormatError: An image or a file in the cache cannot be read.
     """
-    device = context.prior.device
-    names = [entry.name for entry in context.classes]
-    net = create_net(
-        training.network, width=training.width, channels=context.channels, classes=len(names), size=context.size,
-        generator=generator(context.seed, "surrogate", "net"),
-    ).to(device)  # fmt: skip
-    content = [
-        RULE, context.source.identity(), names, context.size, context.channels, context.seed, asdict(training),
-        version("torch"), device.type,
-    ]  # fmt: skip
-    entry = CacheEntry.of(SURROGATES, content, ".safetensors")
-    if entry.is_whole():
-        tensors = _read(entry.path)
-    else:
-        tensors = _train(context, training, net)
-        entry.write(save(tensors))
-    return Surrogate(net, tuple(tensors["epochs"].tolist()), tensors["weights"].to(device), tensors["gradients"])
+    net = _new_net(context, training.network, training.width)
+    entry = CacheEntry.of(SURROGATES, _content(context, asdict(training)))
+    if not entry.is_whole():
+        parameters, classes = sum(weights.numel() for weights in net.parameters()), len(context.classes)
+        entry.check_space(
+            4 * parameters * training.checkpoints * (classes + 1),
+            f"the surrogate's gradients ({training.checkpoints} checkpoints, {classes:,} classes, {training.network} "
+            f"of width {training.width} with {parameters:,} parameters) take up to",
+            "choose a deeper network for large images (network=convnet6 for 256 pixels), a smaller width, fewer "
+            "checkpoints or classes",
+        )
+        with entry.new_folder(hashed=True) as folder:
+            epochs, weights = train_with_gradients(
+                context, net, folder, epochs=training.epochs, checkpoints=training.checkpoints,
+                similarity=training.similarity, references=training.references,
+            )  # fmt: skip
+            write_atomic(folder / STATES, save({"epochs": torch.tensor(epochs), "weights": weights}))
+    states = _read(entry.path / STATES)
+    epochs = states["epochs"].tolist()
+    files = tuple(gradient_file(entry.path, number) for number in range(len(epochs)))
+    return Surrogate(net, tuple(epochs), states["weights"].to(context.prior.device), files)
 
 
-def mean_gradients(net: nn.Module, images: Sequence[Tensor]) -> Tensor:
-    """Return ḡ_c of each class at the network's own weights.
+def prepare_classifier(context: Context, network: str, width: int, epochs: int) -> nn.Module:
+    """Return a classifier that is trained as a surrogate is, without checkpoints; or find it in the cache.
 
     Args:
-        net: Maps float images in [-1, 1] to C logits.
-        images: Real images of each of the C classes, uint8 (N_c, channels, H, W).
+        context: As for :func:`prepare_surrogate`.
+        network: See :class:`SurrogateTraining`, as for the other options.
+        width: The number of channels.
+        epochs: Passes over the real images.
 
-    Returns:
-        Gradients, float32 (C, P) on the CPU, with parameters in the order of ``net.parameters()``.
-
-    Example:
-        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-        >>> mean_gradients(net, [torch.zeros(3, 1, 2, 2, dtype=torch.uint8)] * 2).shape
-        torch.Size([2, 10])
+    Raises:
+        OptionError: The cache cannot be written, or the source is an index without images.
+        FormatError: An image or the file in the cache cannot be read.
     """
-    parameters = list(net.parameters())
-    rows = []
-    for target, class_images in enumerate(images):
-        total = torch.zeros(sum(parameter.numel() for parameter in parameters))
-        for batch in class_images.split(GRADIENT_BATCH):
-            logits = net(batch.to(parameters[0].device).float() / 127.5 - 1)
-            targets = torch.full((len(batch),), target, device=logits.device)
-            loss = functional.cross_entropy(logits, targets, reduction="sum")
-            total += _flat(torch.autograd.grad(loss, parameters))
-        rows.append(total / len(class_images))
-    return torch.stack(rows)
+    net = _new_net(context, network, width)
+    entry = CacheEntry.of(SURROGATES, _content(context, ["classifier", network, width, epochs]), ".safetensors")
+    if not entry.is_whole():
+        entry.write(save({"weights": train(context, net, epochs=epochs)}))
+    vector_to_parameters(_read(entry.path)["weights"].to(context.prior.device), net.parameters())
+    return net.eval().requires_grad_(False)
 
 
-def _train(context: Context, training: SurrogateTraining, net: nn.Module) -> dict[str, Tensor]:
-    """Train the network; return the states that are kept with their gradients, all on the CPU."""
-    source = context.source
-    drawn = random_per_class(source, training.references, context.seed)
-    real = [context.images(drawn[source.labels[drawn] == target]) for target in range(len(context.classes))]
-    batch_size = min(len(source), BATCH_SIZE)
-    epoch = math.ceil(len(source) / batch_size)
-    epochs: list[int] = []
-    weights: list[Tensor] = []
-    gradients: list[Tensor] = []
-
-    def keep(net: nn.Module, step: int) -> None:
-        if step % epoch or len(epochs) == training.checkpoints:
-            return
-        candidate = mean_gradients(net, real)
-        if not epochs or functional.cosine_similarity(gradients[-1], candidate).mean() < training.similarity:
-            epochs.append(step // epoch)
-            weights.append(_flat([parameter.detach() for parameter in net.parameters()]))
-            gradients.append(candidate)
-
-    train_classifier(
-        net, context.images(range(len(source))), torch.tensor(source.labels), steps=training.epochs * epoch,
-        batch_size=batch_size, peak_lr=PEAK_LR, weight_decay=WEIGHT_DECAY, max_shift=MAX_SHIFT,
-        generator=generator(context.seed, "surrogate", "training"), device=context.prior.device,
-        after_step=keep,
-    )  # fmt: skip
-    return {"epochs": torch.tensor(epochs), "weights": torch.stack(weights), "gradients": torch.stack(gradients)}
+def _new_net(context: Context, network: str, width: int) -> nn.Module:
+    return create_net(
+        network, width=width, channels=context.channels, classes=len(context.classes), size=context.size,
+        generator=generator(context.seed, "surrogate", "net"),
+    ).to(context.prior.device)  # fmt: skip
 
 
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.flatten() for tensor in tensors]).cpu()
+def _content(context: Context, training: object) -> list[object]:
+    """Return everything that the bytes of a cached surrogate depend on."""
+    names = [entry.name for entry in context.classes]
+    return [
+        RULE, context.source.identity(), names, context.size, context.channels, context.seed, training,
+        version("torch"), context.prior.device.type,
+    ]  # fmt: skip
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
         return load(path.read_bytes())
     except SafetensorError as error:
-        raise FormatError(f"{path}: not the safetensors file that dap wrote ({error}); delete it") from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: SafetensorError) -> FormatError:
+    return FormatError(f"{path}: not the safetensors file that dap wrote ({error}); delete it, it is made again")
