@@ -67,9 +67,12 @@ def test_every_method_runs_end_to_end_and_resumes(kind, method, photographs, tmp
         "num_inference_steps": 4,
         "progress": False,
     }
+    prior = load_prior(PIPELINES[kind]())
+    settings["channels"] = "grey" if prior.image_shape[0] == 1 else "rgb"
+    if method == "k_medoids":
+        settings["size"] = prior.image_shape[1]  # real images keep their own
     made = dap.distill(photographs, prior=load_prior(pipeline), out=tmp_path / "a", **settings)
     images, labels = made.to_torch()
-    prior = load_prior(PIPELINES[kind]())
     assert images.shape == (4, *prior.image_shape) and labels.tolist() == [0, 0, 1, 1]
     assert made.manifest["prior"]["sha256"] == prior.describe()["sha256"]
     again = dap.distill(photographs, prior=prior, out=tmp_path / "b", **settings)
@@ -228,7 +231,7 @@ def test_a_recommended_block_may_have_a_name():
 
 
 def test_blocks_by_name(photographs, tmp_path):
-    settings = {"method": "dap", "ipc": 1, "num_inference_steps": 3, "progress": False}
+    settings = {"method": "dap", "ipc": 1, "num_inference_steps": 3, "channels": "grey", "progress": False}
     prior = load_prior(tiny.pixels())
 
     def made(block):
@@ -250,12 +253,13 @@ def test_class_conditional_unets_know_their_classes_alone(photographs, tmp_path)
         UNetPrior(tiny.pixels(classes=3), class_names=("cat", "oak tree", "cat"))
     assert prior.labels_of(["cat"]) == {"oak tree": 0, "lorry": 1, "cat": 2}
     made = dap.distill(photographs, prior=prior, method="dit", ipc=1, num_inference_steps=3, out=tmp_path / "a",
-                       progress=False)  # fmt: skip
+                       channels="grey", progress=False)  # fmt: skip
     assert [entry["prior_label"] for entry in made.manifest["class_map"]] == [2, 0]
     x = latents(1, 1, 16)
     assert not torch.equal(*(prior.denoise(x, T, torch.tensor([label])).eps for label in (0, 1)))
     with pytest.raises(OptionError, match="guidance_scale=2: DDPMPipeline object has no null condition"):
-        dap.distill(photographs, prior=prior, method="dit", guidance_scale=2.0, out=tmp_path / "b", progress=False)
+        dap.distill(photographs, prior=prior, method="dit", guidance_scale=2.0, channels="grey", out=tmp_path / "b",
+                    progress=False)  # fmt: skip
     assert not (tmp_path / "b").exists()
 
 

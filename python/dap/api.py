@@ -32,6 +32,7 @@ from dap.storage.lock import folder_lock
 from dap.torch_state import own_torch_state
 
 if TYPE_CHECKING:
+    from dap.features import Encoder
     from dap.sampling import StepCallback
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,10 @@ def distill(
     eta: float | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    features: str | Encoder | None = None,
+    features_options: Mapping[str, object] | None = None,
+    size: int | None = None,
+    channels: str | None = None,
     callback_on_step_end: StepCallback | None = None,
     progress: bool = True,
 ) -> DistilledDataset:
@@ -131,6 +136,11 @@ def distill(
         eta: DDIM's η, 0 to 1.
         device: Where the prior runs; the GPU, if there is one, if left out.
         dtype: Data type of the prior's weights; float32 if left out.
+        features: What methods that choose real images compare: "pixels", "vae", "prior", a model of timm by name, or a
+            :class:`dap.features.Encoder`. If left out, "prior" if the prior knows all classes, else "pixels".
+        features_options: Options of the features by name, such as "size", "pretrained" and "weights" of timm's models.
+        size: Side in pixels to which real images are cropped; their own size if left out.
+        channels: "grey" or "rgb": convert images. If left out, the prior has to make images of the source's channels.
         callback_on_step_end: As in diffusers: ``callback(prior, step, timestep, {"latents": x}) -> dict``.
         progress: Show a progress bar.
 
@@ -147,7 +157,8 @@ def distill(
     request = Request(
         source=source, prior=prior, prior_options=prior_options, method=method, method_options=method_options, ipc=ipc,
         seed=seed, index=index, classes=classes, label_map=label_map, num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale, scheduler=scheduler, eta=eta, device=device, dtype=dtype,
+        guidance_scale=guidance_scale, scheduler=scheduler, eta=eta, device=device, dtype=dtype, features=features,
+        features_options=features_options, size=size, channels=channels,
     )  # fmt: skip
     out = check_path("out", out)
     check_writable(out)

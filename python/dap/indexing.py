@@ -18,6 +18,8 @@ from dap.features import (
     DEFAULT_POOLING,
     Tap,
     block_number,
+    check_channels,
+    check_images,
     check_prior,
     check_source,
     choose_timesteps,
@@ -59,6 +61,7 @@ def build_index(
     seed: int = 0,
     classes: Collection[str] | None = None,
     label_map: LabelMap | None = None,
+    channels: str | None = None,
     max_per_class: int | None = None,
     shard: str | None = None,
     dtype: str = "float16",
@@ -88,6 +91,7 @@ def build_index(
         seed: Root seed of the noise and of the draw of ``max_per_class``; 0 or more.
         classes: Names of the classes; all if left out.
         label_map: Labels of classes that the prior does not know; see :func:`dap.distill`.
+        channels: "grey" or "rgb": convert images whose channels are not those of the prior, instead of refusing them.
         max_per_class: Most images of a class; of a larger class, a random subset is taken: the one that a run with this
             seed and as many references draws. All images if left out.
         shard: "i/n" builds part i of n, from 1, with every n-th group of 256 images of a class;
@@ -109,6 +113,7 @@ def build_index(
         >>> distilled = dap.distill(index=index, out="distilled")  # doctest: +SKIP
     """
     out, seed, timesteps, block = check_path("out", out), check_seed(seed), plain(timesteps), plain(block)
+    check_channels(channels)
     if max_per_class is not None:
         max_per_class = check_whole("max_per_class", max_per_class)
     check_writable(out)
@@ -127,6 +132,7 @@ def build_index(
         check_source(encoded, all_images)
         check_prior(encoded, model)
     entries = classes_of_source(images, model, label_map)
+    check_images(images, model, channels)
     indices = {entry.name: _rows(images, entry.name, max_per_class, seed, part) for entry in entries}
     rows = [
         ClassRows(entry.name, entry.prior_label, tuple(images.ids[i] for i in indices[entry.name])) for entry in entries

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from dap.cli.classes import choose_classes, classes_option, label_column_option, label_option, parse_labels
-from dap.cli.options import device_option, prior_options, scheduler_option
+from dap.cli.options import channels_option, device_option, prior_options, scheduler_option
 from dap.cli.values import Method, Number, Out, Whole, assignments_option
 
 __all__ = ["distill"]
@@ -42,6 +42,18 @@ __all__ = ["distill"]
 @scheduler_option
 @click.option("--eta", type=Number(0, 1), help="Noise level of the DDIM sampler, from 0 to 1.")
 @device_option
+@click.option(
+    "--features",
+    help='What methods that choose real images compare: "pixels", "vae", "prior", or a model of timm; if left out, the '
+    "prior's features if it knows all classes, else pixels.",
+)
+@assignments_option(
+    "--features-set", "features_options", "Option of the features, such as size=16 or weights=FILE; repeatable."
+)
+@click.option(
+    "--size", type=Whole(), help="Side in pixels to which chosen real images are cropped; if left out, their own."
+)
+@channels_option
 @assignments_option("--set", "method_options", "Option of the method, such as scale=0.3; repeatable.")
 def distill(
     source: str | None,
@@ -61,6 +73,10 @@ def distill(
     scheduler: str | None,
     eta: float | None,
     device: str | None,
+    features: str | None,
+    features_options: dict[str, object],
+    size: int | None,
+    channels: str | None,
     method_options: dict[str, object],
 ) -> None:
     """Distils SOURCE (a class-per-folder tree, a built-in name, or a Hugging Face id) into --ipc images per class."""
@@ -69,18 +85,18 @@ def distill(
     from dap.index import open_index
 
     label_map = parse_labels(labels)
-    features = None if index is None else open_index(index)
+    indexed = None if index is None else open_index(index)
     images = None if source is None else open_source(source, label_column=label_column)
     if images is not None:
         known = images.class_names
-    elif features is not None:
-        known = tuple(entry.name for entry in features.classes)
+    elif indexed is not None:
+        known = tuple(entry.name for entry in indexed.classes)
     else:
         raise click.UsageError("Missing argument 'SOURCE': real images to distil, or --index with an index of them.")
     chosen = choose_classes(classes, known)
     parameters = click.get_current_context().params
     options = {name: parameters[name] for name in parameters.keys() - {"source", "out", "index"}}
-    identities = ["" if images is None else images.identity(), "" if features is None else features.hash]
+    identities = ["" if images is None else images.identity(), "" if indexed is None else indexed.hash]
     done = finished_images(out, options, identities)
     if done is not None:
         click.echo(f"{done} images in {out}/train, complete already; see {out}/contact_sheet.png and {out}/dap.json")
@@ -90,10 +106,10 @@ def distill(
 
     distilled = run(
         images, out=out, prior=prior, prior_options=prior_options or None, method=method,
-        method_options=method_options, ipc=ipc, seed=seed, index=features, classes=chosen, label_map=label_map,
+        method_options=method_options, ipc=ipc, seed=seed, index=indexed, classes=chosen, label_map=label_map,
         batch_size=batch_size,
         num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, scheduler=scheduler, eta=eta,
-        device=device,
+        device=device, features=features, features_options=features_options or None, size=size, channels=channels,
     )  # fmt: skip
     remember(out, options, identities)
     spent = sum(distilled.manifest["seconds"].values())

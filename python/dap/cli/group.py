@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import shlex
 
 import click
 
@@ -11,10 +13,13 @@ from dap.registry import nearest, unknown_name_error
 __all__ = ["Group", "in_flags", "usage_message"]
 
 FLAGS = {
-    "classes": "--classes", "index": "--index", "label_column": "--label-column", "label_map": "--label",
-    "real": "--real",
+    "channels": "--channels", "classes": "--classes", "features": "--features", "index": "--index",
+    "label_column": "--label-column", "label_map": "--label", "real": "--real",
 }  # fmt: skip
-KEYWORD = re.compile(rf"\b({'|'.join(FLAGS)})=(?=[ ),;.]|\Z)")
+QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
+KEYWORD = re.compile(rf"\b({'|'.join(FLAGS)})=({QUOTED})?(?=[ ),;.:]|\Z)")
+COMMANDS = {"adapt_prior": "prior adapt", "distill": "distill", "train_prior": "prior train"}
+CALL = re.compile(rf"\bdap\.({'|'.join(COMMANDS)})(\((?:{QUOTED}|[^'\"()])*\))")
 
 
 class Group(click.Group):
@@ -39,13 +44,25 @@ class Group(click.Group):
 
 
 def in_flags(text: str) -> str:
-    """The text of an error with options of the command line in place of the keywords of Python.
+    """The text of an error with options and commands of the command line in place of Python's keywords and calls.
 
     Example:
         >>> in_flags("choose one with label_column=, or leave classes= out")
         'choose one with --label-column, or leave --classes out'
+        >>> in_flags("try dap.distill('my photos', method='k_medoids', out='own')")
+        "try dap distill 'my photos' --method k_medoids --out own"
     """
-    return KEYWORD.sub(lambda match: FLAGS[match[1]], text)
+    text = CALL.sub(lambda match: _command(match[1], match[2]), text)
+    return KEYWORD.sub(lambda match: f"{FLAGS[match[1]]} {match[2] or ''}".rstrip(), text)
+
+
+def _command(function: str, arguments: str) -> str:
+    call = ast.parse(f"{function}{arguments}", mode="eval").body
+    assert isinstance(call, ast.Call)
+    words = ["dap", *COMMANDS[function].split(), *(str(ast.literal_eval(value)) for value in call.args)]
+    for keyword in call.keywords:
+        words += [f"--{keyword.arg}".replace("_", "-"), str(ast.literal_eval(keyword.value))]
+    return shlex.join(words)
 
 
 def usage_message(error: click.ClickException) -> str:

@@ -9,7 +9,7 @@ import click
 
 from dap.cli.classes import choose_classes, classes_option, label_column_option, label_option, parse_labels
 from dap.cli.group import Group
-from dap.cli.options import device_option, prior_options, scheduler_option
+from dap.cli.options import channels_option, device_option, prior_options, scheduler_option
 from dap.cli.values import Name, Out, Whole
 from dap.errors import OptionError
 
@@ -53,6 +53,7 @@ def index() -> None:
 @classes_option("index")
 @label_option
 @label_column_option
+@channels_option
 @click.option("--max-per-class", type=Whole(), help="Random images of each class to use; all if left out.")
 @click.option("--shard", metavar="I/N", help="Build only part I of N, from 1; dap index merge joins the parts.")
 @click.option(
@@ -79,6 +80,7 @@ def build(
     classes: tuple[str, ...],
     labels: tuple[str, ...],
     label_column: str | None,
+    channels: str | None,
     max_per_class: int | None,
     shard: str | None,
     dtype: str,
@@ -99,7 +101,7 @@ def build(
         images, out=out, prior=prior, prior_options=prior_options or None, block=_block(block), pooling=pooling,
         timesteps=steps,
         num_inference_steps=num_inference_steps, scheduler=scheduler, noise=noise, seed=seed,
-        classes=chosen, label_map=label_map,
+        classes=chosen, label_map=label_map, channels=channels,
         max_per_class=max_per_class, shard=shard, dtype=dtype, latents=latents, device=device,
     )  # fmt: skip
     click.echo(f"{len(built)} images in {out}; dap distill --index {out}")

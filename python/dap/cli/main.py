@@ -38,13 +38,23 @@ for _command in (cache, distill, evaluate, index, info, methods, pack, prior):
     dap.add_command(_command)
 
 
+class _InFlags(logging.Formatter):
+    """Shows messages in the words of the command line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        return in_flags(super().format(record))
+
+
 def main() -> None:
     """Runs the command, and prints an error as one line on standard error.
 
     Exit codes: 2 for bad input, 1 for other errors, 130 for Ctrl-C.
     """
     _print_anything()
-    logging.basicConfig(format="dap: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_InFlags("dap: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     try:
         sys.exit(dap.main(standalone_mode=False) or 0)
     except click.ClickException as error:

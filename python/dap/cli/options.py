@@ -9,11 +9,16 @@ import click
 
 from dap.cli.values import SCHEDULERS, Name, Prior, assignments_option
 
-__all__ = ["device_option", "prior_options", "scheduler_option"]
+__all__ = ["channels_option", "device_option", "prior_options", "scheduler_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 device_option = click.option("--device", help='"cpu", "cuda" or "cuda:1"; if left out, the GPU if there is one.')
+channels_option = click.option(
+    "--channels",
+    type=Name("channels", ("grey", "rgb")),
+    help='"grey" or "rgb": convert images whose channels are not those of the prior, instead of refusing them.',
+)
 scheduler_option = click.option(
     "--scheduler",
     type=Name("scheduler", SCHEDULERS),

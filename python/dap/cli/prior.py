@@ -9,7 +9,7 @@ import click
 
 from dap.cli.classes import choose_classes, classes_option, label_column_option
 from dap.cli.group import Group
-from dap.cli.options import device_option
+from dap.cli.options import channels_option, device_option
 from dap.cli.values import Out, Prior, Whole
 
 __all__ = ["prior"]
@@ -78,6 +78,7 @@ def train(
 )
 @classes_option("learn", "those that the prior does not know")
 @label_column_option
+@channels_option
 @click.option(
     "--rank",
     default=8,
@@ -94,6 +95,7 @@ def adapt(
     base: str,
     classes: tuple[str, ...],
     label_column: str | None,
+    channels: str | None,
     rank: int,
     steps: int,
     seed: int,
@@ -108,7 +110,7 @@ def adapt(
     from dap.training import adapt_prior
 
     adapt_prior(
-        images, out=out, prior=base, classes=chosen, rank=rank, steps=steps,
+        images, out=out, prior=base, classes=chosen, channels=channels, rank=rank, steps=steps,
         seed=seed, device=device,
     )  # fmt: skip
     click.echo(f"dap distill {source} --prior {out}")

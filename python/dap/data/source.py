@@ -19,10 +19,11 @@ import numpy as np
 from PIL import Image
 
 from dap.config import check_choice, check_whole
+from dap.data.appearance import Appearance, appearance_of
 from dap.data.batches import Batches, ImageError, decode_batch
 from dap.data.codecs import decode
 from dap.data.names import readable, some
-from dap.data.pixels import is_grey, to_pixels, to_upright
+from dap.data.pixels import to_pixels, to_upright
 from dap.errors import FormatError, OptionError, SourceError
 
 __all__ = ["Source"]
@@ -105,27 +106,28 @@ class Source:
                 row[:] = to_pixels(self.load(int(index)), size=size, channels=channels)
         return pixels
 
+    @cached_property
+    def appearance(self) -> Appearance:
+        """Size and colour of the images, by up to 16 of them (:mod:`dap.data.appearance`)."""
+        return appearance_of(self)
+
     def native_shape(self) -> tuple[int, int]:
-        """The short side in pixels and the number of channels (1 or 3) of the first image.
+        """The short side of the first image in pixels, and the number of channels: 3 if an image is in colour, or 1."""
+        return self.appearance.size, self.appearance.channels
 
-        Raises:
-            FormatError: It cannot be decoded.
-            SourceError: There is no image.
-        """
-        if not len(self):
-            raise SourceError(f"{self.name}: there are no images in it")
-        with self._naming(0):
-            image = self.load(0)
-        return min(image.size), 1 if is_grey(image) else 3
+    def pixels(self, index: int, *, channels: int | None = None) -> np.ndarray:
+        """One image in its own size, upright (:func:`dap.data.pixels.to_upright`): uint8 (C, H, W).
 
-    def pixels(self, index: int) -> np.ndarray:
-        """One image in its own size, upright (:func:`dap.data.pixels.to_upright`): uint8 (C, H, W), C = 1 or 3.
+        C is ``channels``, 1 or 3; if that is None, 1 for a grey image and 3 for others.
 
         Raises:
             FormatError: It cannot be decoded; the message names it.
         """
         with self._naming(index):
             upright = to_upright(self.load(index)) if self.read is None else decode(self.read(index))
+            if channels not in (None, upright.shape[2]):
+                image = Image.fromarray(upright if channels == 1 else upright[:, :, 0])
+                upright = to_upright(image, channels=channels)
         return upright.transpose(2, 0, 1).copy()  # writable, and not shared
 
     @contextmanager

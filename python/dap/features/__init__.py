@@ -1,6 +1,9 @@
 """Features φ(x_t, t) of images, from the prior's own hidden states, and the indexes that hold them."""
 
 from dap.features.build import choose_timesteps, fill_index, index_spec, schedule, source_latents, stored_latents
+from dap.features.encoder import Encoder
+from dap.features.encoders import encoder_by_name
+from dap.features.image_checks import check_channels, check_images, other_channels
 from dap.features.index_checks import check_prior, check_references, check_source, class_names, source_of_index
 from dap.features.latents import RealLatents, real_latents
 from dap.features.pooling import DEFAULT_POOLING, POOLINGS, Tap, block_number, check_block, default_block
@@ -12,11 +15,14 @@ __all__ = [
     "DEFAULT_POOLING",
     "POOLINGS",
     "ChosenRows",
+    "Encoder",
     "RealLatents",
     "ReferenceFeatures",
     "Tap",
     "block_number",
     "check_block",
+    "check_channels",
+    "check_images",
     "check_prior",
     "check_references",
     "check_source",
@@ -24,9 +30,11 @@ __all__ = [
     "class_names",
     "default_block",
     "encode_images",
+    "encoder_by_name",
     "fill_index",
     "index_spec",
     "noised_features",
+    "other_channels",
     "real_features",
     "real_latents",
     "reference_index",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
+from dap.data.appearance import Appearance
 from dap.data.source import Source
 from dap.errors import OptionError
 from dap.features.build import prior_hash
@@ -92,7 +94,8 @@ class _SourceWithoutImages(Source):
         """Raise OptionError."""
         _no_images()
 
-    def native_shape(self) -> tuple[int, int]:
+    @cached_property
+    def appearance(self) -> Appearance:
         """Raise OptionError."""
         _no_images()
 

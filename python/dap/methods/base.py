@@ -19,8 +19,9 @@ from dap.sampling import SamplingSettings, StepCallback, Term, sample, steps_tak
 from dap.seams import Seam
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
+    from dap.features import Encoder
     from dap.index import Index
 
 __all__ = ["AnyMethod", "Context", "Couples", "Method", "Presets", "Record", "Slot", "Unit"]
@@ -59,11 +60,13 @@ class Context:
         settings: How to sample.
         seed: The root seed.
         ipc: Images per class.
-        size: Side of the images in pixels.
+        size: Side of the images in pixels; if they keep their own sizes, the short side of the source's first one.
         channels: 1 (grey) or 3 (RGB).
         callback_on_step_end: The callback of the denoising loop; see :func:`dap.sampling.sample`.
         index: The feature index that the user gave; None if a method that needs an index has to make it.
         bars: Opens the bars of a preparation; see :meth:`dap.bar.Bars.stage`.
+        encoder: What turns real images into the features by which they are chosen; None: the prior's own features.
+        own_size: Whether real images keep their own sizes, which may differ.
     """
 
     source: Source
@@ -77,6 +80,8 @@ class Context:
     callback_on_step_end: StepCallback | None = None
     index: Index | None = None
     bars: Bars = NO_BARS
+    encoder: Encoder | None = None
+    own_size: bool = False
 
     def num_steps(self, strength: float = 1.0) -> int:
         """Return the denoiser steps of the run's schedule, or of its last share; Heun has 2n − 1 of n steps."""
@@ -152,8 +157,12 @@ class Method(Seam, Generic[A]):
         """Compute, once and before the first unit, the artefact: what the method takes from the source."""
 
     @abstractmethod
-    def make(self, context: Context, unit: Unit, artefact: A) -> Tensor:
-        """Return the slots of ``unit`` in order: float latents (B, C, h, w), or uint8 images (B, channels, H, W)."""
+    def make(self, context: Context, unit: Unit, artefact: A) -> Tensor | Iterable[Tensor]:
+        """Return the slots of ``unit`` in order.
+
+        They are float latents (B, C, h, w), uint8 images (B, channels, H, W), or one by one, uint8 images
+        (channels, H, W) of any sizes.
+        """
 
     @abstractmethod
     def record(self, context: Context, artefact: A) -> Record:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dap.methods.base import Context
-from dap.methods.common.real_images import ChosenImages, RealImages, enough_images
+from dap.methods.common.real_images import ChosenImages, RealImages, rows_of_classes
 from dap.selection import random_per_class
 
 __all__ = ["Random"]
+
+BATCH = 256  # images that are decoded together
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,13 @@ class Random(RealImages):
             OptionError: A class has fewer images than are wanted.
             FormatError: A chosen image cannot be decoded.
         """
+        rows_of_classes(context)
         chosen = random_per_class(context.source, context.ipc, context.seed)
         slots = ChosenImages()
         for class_index in range(len(context.classes)):
-            enough_images(context, class_index)
-            indices = [int(i) for i in chosen if context.source.labels[i] == class_index]
-            slots |= {(class_index, number): index for number, index in enumerate(indices)}
-        context.images(list(slots.values()))  # decoded once before anything is written: a corrupt file stops here
+            class_rows = [int(i) for i in chosen if context.source.labels[i] == class_index]
+            slots |= {(class_index, number): index for number, index in enumerate(class_rows)}
+        indices = list(slots.values())
+        for start in range(0, len(indices), BATCH):  # a corrupt file stops here, before anything is written
+            context.images(indices[start : start + BATCH])
         return slots

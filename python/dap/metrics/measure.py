@@ -1,4 +1,4 @@
-"""The metrics of a set, in mean-pooled features of the prior at its recommended block and step t = 100."""
+"""The metrics of a set, in features of an encoder, or of a prior: mean-pooled, at its recommended block and t = 100."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+import numpy.typing as npt
 
 from dap.data.classmap import build_class_map
-from dap.features import Tap, default_block, real_features
+from dap.features import Encoder
+from dap.features.encoders import PriorEncoder
 from dap.metrics.distance import coverage, diversity, representativeness
 from dap.torch_state import own_torch_state
 
@@ -37,14 +38,15 @@ class Measures:
 
 
 @own_torch_state()
-def measure(distilled: Source, real: Source, prior: Prior, *, seed: int = 0) -> Measures:
+def measure(distilled: Source, real: Source, features: Prior | Encoder, *, seed: int = 0) -> Measures:
     """Return the representativeness, diversity and coverage of a set of images.
 
     Args:
         distilled: The set, for example ``open_source("distilled")``.
         real: Real images with the same class names, for example ``open_source("fashion-mini")``.
-        prior: The prior that computes the features, at the block that it recommends.
-        seed: Seed of the noise that is added to images for step t = 100.
+        features: The prior that computes the features, at the block that it recommends; or an encoder, for classes that
+            no prior knows (:class:`dap.features.Encoder`). Values of different features cannot be compared.
+        seed: Seed of the noise that is added to images for step t = 100 of a prior.
 
     Raises:
         OptionError: ``real`` lacks a class of ``distilled``.
@@ -59,22 +61,22 @@ def measure(distilled: Source, real: Source, prior: Prior, *, seed: int = 0) -> 
         True
     """
     real = real.subset(distilled.class_names)
-    channels, size, _ = prior.image_shape
-    prior = prior.for_classes(distilled.class_names)
-    tap = Tap(default_block(prior))
+    labels = dict.fromkeys(distilled.class_names, 0)
+    if isinstance(features, Encoder):
+        encoder = features
+    else:
+        prior = features.for_classes(distilled.class_names)
+        encoder = PriorEncoder(prior, seed=seed)
+        entries = build_class_map(distilled, prior.labels_of(distilled.class_names))
+        labels = {entry.name: entry.label for entry in entries}
 
-    def features(source: Source, name: str, label: int) -> np.ndarray:
+    def rows(source: Source, name: str) -> npt.NDArray[np.float32]:
         indices = source.of_class(source.class_names.index(name))
-        images = torch.from_numpy(source.images(indices, size=size, channels=channels))
-        ids = [source.ids[i] for i in indices]
-        return real_features(prior, images, ids, label=label, tap=tap, seed=seed).numpy()
+        return encoder.rows(source, indices, label=labels[name], cached=False)
 
-    pairs = [
-        (features(distilled, entry.name, entry.label), features(real, entry.name, entry.label))
-        for entry in build_class_map(distilled, prior.labels_of(distilled.class_names))
-    ]
+    pairs = [(rows(distilled, name), rows(real, name)) for name in distilled.class_names]
     return Measures(
-        float(np.mean([representativeness(rows, real_rows) for rows, real_rows in pairs])),
-        float(np.mean([diversity(rows) for rows, _ in pairs])),
-        float(np.mean([coverage(rows, real_rows, min(5, len(real_rows) - 1)) for rows, real_rows in pairs])),
+        float(np.mean([representativeness(made, given) for made, given in pairs])),
+        float(np.mean([diversity(made) for made, _ in pairs])),
+        float(np.mean([coverage(made, given, min(5, len(given) - 1)) for made, given in pairs])),
     )

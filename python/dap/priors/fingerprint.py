@@ -15,7 +15,7 @@ from dap.priors.schedulers import public
 if TYPE_CHECKING:
     from diffusers import ConfigMixin, ModelMixin, SchedulerMixin
 
-__all__ = ["fingerprint"]
+__all__ = ["fingerprint", "update_digest"]
 
 VOLATILE = ("architectures", "dtype", "torch_dtype", "transformers_version")  # entries of transformers' configurations
 
@@ -32,17 +32,17 @@ def fingerprint(scheduler: SchedulerMixin, networks: Sequence[ModelMixin], learn
     for network in networks:
         digest.update(json.dumps(_described(network.config), sort_keys=True, default=str).encode())
         for key, value in sorted(network.state_dict().items()):
-            _add(digest, key, value)
+            update_digest(digest, key, value)
     for key, value in learned.items():
-        _add(digest, key, value)
+        update_digest(digest, key, value)
     return digest.hexdigest()
 
 
-def _add(digest: hashlib._Hash, key: str, value: object) -> None:
+def update_digest(digest: hashlib._Hash, key: str, value: object) -> None:
     """Add an entry of a network's state: a tensor, or, of quantised layers, tuples, dtypes and other plain values."""
     if isinstance(value, tuple | list):
         for number, entry in enumerate(value):
-            _add(digest, f"{key}[{number}]", entry)
+            update_digest(digest, f"{key}[{number}]", entry)
         return
     if not isinstance(value, Tensor):
         digest.update(f"{key} {value!r}".encode())

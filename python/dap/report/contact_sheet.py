@@ -11,7 +11,7 @@ from dap.data.source import Source
 
 __all__ = ["contact_sheet", "source_sheet"]
 
-MAX_CLASSES, MAX_SLOTS, GAP, MIN_TILE = 20, 20, 2, 64
+MAX_CLASSES, MAX_SLOTS, GAP, MIN_TILE, MAX_TILE = 20, 20, 2, 64, 256
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Callable[[], Image.Image]]]]) -> Image.Image:
@@ -21,11 +21,12 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Callable[[], Image.Image]]]
         rows: For each class its name, and for each of its images a function that decodes it.
 
     Returns:
-        An RGB image. Images less than 64 pixels wide are enlarged by a whole factor.
+        An RGB image. The first image sets the size of all tiles: if it is less than 64 pixels wide, a whole multiple of
+        its width, and at most 256 pixels. Images of another shape are fitted into the tile.
     """
     rows = [(name, images[:MAX_SLOTS]) for name, images in rows[:MAX_CLASSES]]
     width = rows[0][1][0]().width
-    tile = -(-MIN_TILE // width) * width
+    tile = min(-(-MIN_TILE // width) * width, MAX_TILE)
     font = ImageFont.load_default(size=14)
     margin = 8 + max(int(font.getlength(name)) for name, _ in rows) + 8
     columns = max(len(images) for _, images in rows)
@@ -35,9 +36,17 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Callable[[], Image.Image]]]
         top = row * (tile + GAP)
         draw.text((8, top + tile // 2), name, fill="black", font=font, anchor="lm")
         for column, image in enumerate(images):
-            enlarged = image().convert("RGB").resize((tile, tile), Image.Resampling.NEAREST)
-            sheet.paste(enlarged, (margin + column * (tile + GAP), top))
+            fitted = _fitted(image().convert("RGB"), tile)
+            left, upper = (tile - fitted.width) // 2, (tile - fitted.height) // 2
+            sheet.paste(fitted, (margin + column * (tile + GAP) + left, top + upper))
     return sheet
+
+
+def _fitted(image: Image.Image, tile: int) -> Image.Image:
+    """Return an image whose long side has the length of a tile."""
+    scale = tile / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BICUBIC)
 
 
 def source_sheet(source: Source) -> Image.Image:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -132,12 +132,12 @@ class RunFolder:
         self._finished, self._lost = False, set()
         self._write_manifest("running")
 
-    def add(self, unit: Unit, images: Tensor) -> None:
-        """Write the images of a unit, uint8 (B, channels, H, W), and enter them in the ledger."""
+    def add(self, unit: Unit, images: Iterable[Tensor]) -> None:
+        """Write the images of a unit, each uint8 (channels, H, W), and enter them in the ledger."""
         files = {}
-        for slot, image in zip(unit.slots, images.numpy(), strict=True):
+        for slot, image in zip(unit.slots, images, strict=True):
             path = self._path(slot)
-            files[path] = self._write_file(path, encode_png(image))
+            files[path] = self._write_file(path, encode_png(image.numpy()))
         append_ledger(self.out, files)
         self._files |= files
 

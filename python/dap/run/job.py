@@ -20,10 +20,13 @@ from dap.data.manifest import SCHEMA
 from dap.data.open import SourceLike, open_source
 from dap.data.source import Source
 from dap.errors import OptionError
+from dap.features import Encoder, check_channels, check_images
 from dap.index import Index
 from dap.methods import AnyGuide, AnyMethod, Context, get_method
+from dap.methods.common.real_images import RealImagesByFeatures
 from dap.priors import NoPrior, Prior, PriorLike, load_prior
 from dap.run.classes import classes_of_run, open_index_and_source
+from dap.run.real_images import Shape, check_request, chosen_features, shape_of_run
 from dap.sampling import SamplingSettings, StepCallback, check_settings
 
 __all__ = ["Job", "Request", "resolve"]
@@ -58,11 +61,16 @@ class Request:
     eta: float | None = None
     device: str | torch.device | None = None
     dtype: torch.dtype | None = None
+    features: str | Encoder | None = None
+    features_options: Mapping[str, object] | None = None
+    size: int | None = None
+    channels: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ipc", check_whole("ipc", self.ipc))
         object.__setattr__(self, "seed", check_seed(self.seed))
-        for option in ("method", "num_inference_steps", "guidance_scale", "eta"):
+        check_channels(self.channels)
+        for option in ("method", "size", "num_inference_steps", "guidance_scale", "eta"):
             object.__setattr__(self, option, plain(getattr(self, option)))
 
 
@@ -78,6 +86,8 @@ class Job:
         settings: How to sample.
         classes: The class map; labels of ``source`` are positions in it.
         index: The feature index that was given, or None.
+        shape: Size and channels of the images.
+        encoder: What turns real images into the features by which they are chosen; None: the prior, or nothing.
     """
 
     request: Request
@@ -87,34 +97,37 @@ class Job:
     settings: SamplingSettings
     classes: tuple[ClassEntry, ...]
     index: Index | None
+    shape: Shape
+    encoder: Encoder | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
         return resolve, (self.request,)
 
     @property
     def samples(self) -> bool:
-        """Whether images come from a prior; real images otherwise."""
-        return "prior" in self.recipe.needs
+        """Whether a prior makes the images, or its features choose them."""
+        return not isinstance(self.prior, NoPrior)
 
     def context(self, bars: Bars, callback_on_step_end: StepCallback | None = None) -> Context:
         """Return the run as its method sees it."""
-        channels, size, _ = self.prior.image_shape
         return Context(
-            self.source, self.classes, self.prior, self.settings, self.request.seed, self.request.ipc, size, channels,
-            callback_on_step_end=callback_on_step_end, index=self.index, bars=bars,
+            self.source, self.classes, self.prior, self.settings, self.request.seed, self.request.ipc, self.shape.size,
+            self.shape.channels, callback_on_step_end=callback_on_step_end, index=self.index, encoder=self.encoder,
+            own_size=self.shape.own, bars=bars,
         )  # fmt: skip
 
     def header(self) -> dict[str, object]:
         """Return what the manifest records before anything is made."""
-        channels, size, _ = self.prior.image_shape
         sampled = {
             "sampling": asdict(self.settings), "device": self.prior.device.type, "dtype": str(self.prior.dtype),
         }  # fmt: skip
         return {
             "schema": SCHEMA,
             "options": {
-                "method": to_json(self.recipe), "seed": self.request.seed, "size": size, "channels": channels,
+                "method": to_json(self.recipe), "seed": self.request.seed,
+                "size": None if self.shape.own else self.shape.size, "channels": self.shape.channels,
                 **(sampled if self.samples else dict.fromkeys(sampled)),
+                **({} if self.encoder is None else {"features": dict(self.encoder.describe())}),
             },
             "source": self._described_source(),
             "index": None if self.index is None else {"sha256": self.index.hash, **self.index.spec.to_json()},
@@ -145,30 +158,59 @@ def resolve(request: Request) -> Job:
         raise OptionError("source: expected real images to distil, or an index of them (index=), got neither")
     if index is not None and request.label_map:
         raise OptionError("label_map: the index has the labels that it was made with; give it to build_index instead")
-    if "prior" in recipe.needs:
-        loaded = load_prior(request.prior, device=request.device, dtype=request.dtype, options=request.prior_options)
-        prior = loaded.for_classes(source.class_names)
-    else:
-        size, channels = source.native_shape()
-        prior = NoPrior((channels, size, size))
+    check_request(request, recipe)
+    prior, encoder = _prior_and_encoder(request, recipe, source)
     settings = SamplingSettings.choose(
         prior.recommended, num_inference_steps=request.num_inference_steps, guidance_scale=request.guidance_scale,
         scheduler=request.scheduler, eta=request.eta,
     )  # fmt: skip
     classes = classes_of_run(source, index, prior, request.label_map)
     if isinstance(prior, NoPrior):
-        _warn_of_unused(request, recipe.name)
-    job = Job(request, recipe, source, prior, settings, classes, index)
+        _warn_of_unused(request, recipe)
+    shape = _shape(request, recipe, source, prior)
+    job = Job(request, recipe, source, prior, settings, classes, index, shape, encoder)
     if job.samples:
         check_settings(prior, settings)
     return job
 
 
-def _warn_of_unused(request: Request, method: str) -> None:
+def _prior_and_encoder(request: Request, recipe: AnyMethod, source: Source) -> tuple[Prior, Encoder | None]:
+    """Return the prior, or that there is none, and the encoder of a method that chooses real images."""
+
+    def load() -> Prior:
+        prior = load_prior(request.prior, device=request.device, dtype=request.dtype, options=request.prior_options)
+        return prior.for_classes(source.class_names)
+
+    prior: Prior | None = None
+    encoder: Encoder | None = None
+    if "prior" in recipe.needs:
+        prior = load()
+    elif isinstance(recipe, RealImagesByFeatures):
+        prior, encoder = chosen_features(request, source, load)
+    if prior is None:
+        size, channels, _ = shape_of_run(request, source, recipe)
+        prior = NoPrior((channels, size, size))
+    return prior, encoder
+
+
+def _shape(request: Request, recipe: AnyMethod, source: Source, prior: Prior) -> Shape:
+    """Return the shape of the images: that of the prior that makes them, otherwise that of the source."""
+    if "prior" not in recipe.needs:
+        return shape_of_run(request, source, recipe)
+    if request.source is not None:  # an index was checked when it was built
+        check_images(source, prior, request.channels)
+    channels, size, _ = prior.image_shape
+    return Shape(size, channels, own=False)
+
+
+def _warn_of_unused(request: Request, recipe: AnyMethod) -> None:
     """Log a warning that names the options which are for a prior, when the method uses none."""
-    given = [name for name in OF_THE_PRIOR if getattr(request, name) not in (getattr(Request, name), None, {})]
+    tried = isinstance(recipe, RealImagesByFeatures) and request.features in (None, "vae")
+    used = ("prior", "prior_options", "dtype", "label_map") if tried else ()
+    options = [name for name in OF_THE_PRIOR if name not in used]
+    given = [name for name in options if getattr(request, name) not in (getattr(Request, name), None, {})]
     if given:
-        logger.warning("method %r uses no prior, so these options change nothing: %s", method, ", ".join(given))
+        logger.warning("method %r uses no prior, so these options change nothing: %s", recipe.name, ", ".join(given))
 
 
 def _versions() -> dict[str, str]:

@@ -52,7 +52,9 @@ def _execute(recipe: Method[A], job: Job, folder: RunFolder, progress: bool, cal
         context = job.context(bars, on_step)
         for unit in folder.missing():
             made = recipe.make(context, unit, artefact)
-            folder.add(unit, job.prior.decode(made) if made.is_floating_point() else made)
+            if isinstance(made, torch.Tensor) and made.is_floating_point():
+                made = job.prior.decode(made)
+            folder.add(unit, made)
     folder.add_seconds("make", time.monotonic() - start)
     _rank(recipe, context, artefact, folder)
 

@@ -22,6 +22,7 @@ from dap.storage.space import check_space
 
 __all__ = [
     "CONCEPTS",
+    "FEATURES",
     "INDEXES",
     "LATENTS",
     "RUNS",
@@ -33,8 +34,9 @@ __all__ = [
     "clear_cache",
 ]
 
-CONCEPTS, INDEXES, LATENTS, RUNS, SHARDS, SURROGATES = (
+CONCEPTS, FEATURES, INDEXES, LATENTS, RUNS, SHARDS, SURROGATES = (
     "concepts",
+    "features",
     "indexes",
     "latents",
     "runs",
@@ -214,7 +216,7 @@ def cache_size() -> int:
 def clear_cache() -> int:
     """Delete all entries of the cache, and nothing else; return the bytes that were freed."""
     before = cache_size()
-    for kind in (HASHES, CONCEPTS, INDEXES, LATENTS, RUNS, SHARDS, SURROGATES):
+    for kind in (HASHES, CONCEPTS, FEATURES, INDEXES, LATENTS, RUNS, SHARDS, SURROGATES):
         shutil.rmtree(cache_folder() / kind, ignore_errors=True)
     return before - cache_size()
 

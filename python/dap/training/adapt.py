@@ -30,7 +30,7 @@ from dap.data.classmap import find_labels, null_label
 from dap.data.open import SourceLike, open_source
 from dap.data.stack import read_images
 from dap.errors import OptionError
-from dap.features import encode_images
+from dap.features import check_channels, check_images, encode_images
 from dap.nets import optimise
 from dap.priors import BUILTIN, ClassEmbeddingPrior, Prior, load_prior
 from dap.priors.adapter import add_low_rank, require_peft, without_low_rank, write_adapter
@@ -52,6 +52,7 @@ def adapt_prior(
     out: str | Path,
     prior: str | Path = "fashion-dit",
     classes: Collection[str] | None = None,
+    channels: str | None = None,
     rank: int = 8,
     steps: int = 600,
     seed: int = 0,
@@ -69,6 +70,7 @@ def adapt_prior(
         out: The training folder: new, empty, or of the same training.
         prior: Name, folder or hub id of a ``DiTPipeline``, or of a pipeline whose ``UNet2DModel`` has class embeddings.
         classes: Names of the classes to learn; if left out, those of the source that the prior does not know.
+        channels: "grey" or "rgb": convert images whose channels are not those of the prior, instead of refusing them.
         rank: Rank of the low-rank changes, which need PEFT (extra ``adapt``); 0: learn the embeddings alone.
         steps: Number of steps, each on 64 images.
         seed: Root seed of all randomness.
@@ -88,6 +90,7 @@ def adapt_prior(
     """
     check_whole("rank", rank, 0)
     check_whole("steps", steps)
+    check_channels(channels)
     if rank:
         require_peft()
     if not isinstance(prior, str | Path):
@@ -102,6 +105,7 @@ def adapt_prior(
     names = list(images.class_names) if classes else [name for name, label in known.items() if label is None]
     if not names:
         raise OptionError(f"{prior}: knows all classes of {images.name}; to learn some again, name them (classes=)")
+    check_images(images, model, channels)
     base = str(Path(prior).resolve()) if prior not in BUILTIN and Path(prior).is_dir() else str(prior)
     sha256 = str(model.describe()["sha256"])
     identity = {

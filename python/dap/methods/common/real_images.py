@@ -3,33 +3,46 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from dap.config import check_whole
 from dap.errors import OptionError
-from dap.features import Tap, block_number, check_block, real_features
+from dap.features import Encoder, check_block
+from dap.features.encoders import PriorEncoder
 from dap.methods.base import Context, Couples, Method, Presets, Record, Unit
 
-__all__ = ["ChosenImages", "RealImages", "RealImagesByFeatures", "enough_images"]
+__all__ = ["ChosenImages", "RealImages", "RealImagesByFeatures", "rows_of_classes"]
 
 ChosenImages: TypeAlias = dict[tuple[int, int], int]
 """The source index of each slot, by class index and number."""
 
+TIMESTEP = 100  # that of the metrics
+
 
 class RealImages(Method[ChosenImages]):
-    """The base of methods whose images are real ones; a subclass chooses them in ``prepare``."""
+    """The base of methods whose images are real ones; a subclass chooses them in ``prepare``.
+
+    They keep their own sizes, unless all are squares of one size or the user gives ``size``. If some are in colour, all
+    become RGB.
+    """
 
     couples: ClassVar[Couples] = "slot"
     presets: ClassVar[Presets] = {}
 
-    def make(self, context: Context, unit: Unit, artefact: ChosenImages) -> Tensor:
+    def make(self, context: Context, unit: Unit, artefact: ChosenImages) -> Tensor | Iterable[Tensor]:
         """Return the chosen images, uint8."""
-        return context.images([artefact[slot.class_index, slot.number] for slot in unit.slots])
+        chosen = [artefact[slot.class_index, slot.number] for slot in unit.slots]
+        if not context.own_size:
+            return context.images(chosen)
+        pixels = (context.source.pixels(index, channels=context.channels) for index in chosen)
+        return map(torch.from_numpy, pixels)
 
     def record(self, context: Context, artefact: ChosenImages) -> Record:
         """Return the source id of each image, by class and in slot order."""
@@ -45,21 +58,28 @@ class RealImages(Method[ChosenImages]):
         return 0
 
 
-def enough_images(context: Context, class_index: int) -> npt.NDArray[np.int64]:
-    """Return the source indices of a class.
+def rows_of_classes(context: Context) -> list[npt.NDArray[np.int64]]:
+    """Return the source indices of each class.
 
     Raises:
-        OptionError: The class has fewer than ``ipc`` images.
+        OptionError: A class has fewer than ``ipc`` images.
     """
-    name, indices = context.classes[class_index].name, context.source.of_class(class_index)
-    if len(indices) < context.ipc:
-        raise OptionError(f"class {name!r} has {len(indices)} images, fewer than ipc={context.ipc}")
-    return indices
+    rows = [context.source.of_class(class_index) for class_index in range(len(context.classes))]
+    for entry, indices in zip(context.classes, rows, strict=True):
+        if len(indices) < context.ipc:
+            raise OptionError(
+                f"class {entry.name!r} has {len(indices)} images, fewer than ipc={context.ipc}: choose an ipc of at "
+                f"most {min(map(len, rows))}, which every class has, or leave such classes out (classes=)"
+            )
+    return rows
 
 
 @dataclass(frozen=True)
 class RealImagesByFeatures(RealImages):
-    """The options of a method that chooses real images by mean-pooled features of the prior.
+    """The options of a method that chooses real images by their features.
+
+    The features are those of the run's encoder (``features=``), or of the prior, mean-pooled. The options are for the
+    prior's features alone.
 
     Attributes:
         block: The denoiser's block whose output gives the features: a number from 1 or a name. None takes the prior's
@@ -67,10 +87,10 @@ class RealImagesByFeatures(RealImages):
         timestep: The timestep to which real images are noised, from 0 to 999. The default is that of the metrics.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("prior", "labels")
+    needs: ClassVar[tuple[str, ...]] = ("labels",)
 
     block: int | str | None = None
-    timestep: int = 100
+    timestep: int = TIMESTEP
 
     def __post_init__(self) -> None:
         check_block(self.block)
@@ -91,19 +111,25 @@ class RealImagesByFeatures(RealImages):
         """Return the source index of each slot.
 
         Raises:
-            OptionError: A class has fewer images than are wanted.
+            OptionError: A class has fewer images than are wanted, or an option is for the prior's features and the run
+                has others.
         """
         chosen = ChosenImages()
-        tap = Tap(block_number(context.prior, self.block))
-        rows_of = [enough_images(context, class_index) for class_index in range(len(context.classes))]
-        kept = "nothing of the features is kept; the same command computes them again"
-        with context.bars.stage("features", total=sum(map(len, rows_of)), unit=" images", kept=kept) as bar:
-            for class_index, (entry, indices) in enumerate(zip(context.classes, rows_of, strict=True)):
-                features = real_features(
-                    context.prior, context.images(indices.tolist()), [context.source.ids[i] for i in indices],
-                    label=entry.label, tap=tap, timestep=self.timestep, seed=context.seed,
-                )  # fmt: skip
-                rows = self.choose(features.numpy(), context.ipc, context.seed, entry.name)
+        encoder, classes = self._encoder(context), rows_of_classes(context)
+        kept = "the features of the classes that were finished are kept"
+        with context.bars.stage("features", total=sum(map(len, classes)), unit=" images", kept=kept) as bar:
+            for class_index, (entry, indices) in enumerate(zip(context.classes, classes, strict=True)):
+                features = encoder.rows(context.source, indices, label=entry.label, on_batch=bar.update)
+                rows = self.choose(features, context.ipc, context.seed, entry.name)
                 chosen |= {(class_index, number): int(indices[row]) for number, row in enumerate(rows)}
-                bar.update(len(indices))
         return chosen
+
+    def _encoder(self, context: Context) -> Encoder:
+        if context.encoder is None:
+            return PriorEncoder(context.prior, self.block, self.timestep, context.seed)
+        if self.block is not None or self.timestep != TIMESTEP:
+            raise OptionError(
+                f"block and timestep are options of the prior's features, and this run has the features "
+                f"{context.encoder.name!r}: leave them out, or take features='prior'"
+            )
+        return context.encoder
