@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from dap._core import build_info
-from dap.bar import Bars
+from dap.bar import NO_BARS, Bars
 from dap.config import check_seed, check_whole, plain, to_json
 from dap.data import classmap
 from dap.data.classmap import ClassEntry, LabelMap
@@ -108,7 +108,7 @@ class Job:
         """Whether a prior makes the images, or its features choose them."""
         return not isinstance(self.prior, NoPrior)
 
-    def context(self, bars: Bars, callback_on_step_end: StepCallback | None = None) -> Context:
+    def context(self, bars: Bars = NO_BARS, callback_on_step_end: StepCallback | None = None) -> Context:
         """Return the run as its method sees it."""
         return Context(
             self.source, self.classes, self.prior, self.settings, self.request.seed, self.request.ipc, self.shape.size,

@@ -116,8 +116,8 @@ def adapt_prior(
     if not check_folder(folder, identity):
         with training_folder(folder, identity) as unfinished:
             subset, bars = images.subset(names), Bars(shown=progress)
-            channels, size, _ = model.image_shape
-            pixels = read_images(subset, np.arange(len(subset)), size=size, channels=channels, bars=bars)
+            made, size, _ = model.image_shape
+            pixels = read_images(subset, np.arange(len(subset)), size=size, channels=made, bars=bars)
             numbers = torch.tensor([names.index(subset.class_names[label]) for label in subset.labels])
             latents = encode_images(model, torch.from_numpy(pixels)).cpu()
             rows, low_rank = _learn(
