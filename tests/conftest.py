@@ -37,13 +37,13 @@ def fill(module, seed):
             parameter.copy_(offset + scale * torch.randn(parameter.shape, generator=generator))
 
 
-def build_pipeline(image_channels=1, out_channels=4, seed=0, scheduler=None, names=FASHION):
+def build_pipeline(image_channels=1, out_channels=4, seed=0, scheduler=None, names=FASHION, classes=1000):
     from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
 
     with torch.random.fork_rng(devices=[]):  # diffusers initialises from the global generator
         transformer = DiTTransformer2DModel(
             num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=out_channels, num_layers=3,
-            sample_size=8, patch_size=2, num_embeds_ada_norm=1000,
+            sample_size=8, patch_size=2, num_embeds_ada_norm=classes,
         )  # fmt: skip
         vae = AutoencoderKL(
             in_channels=image_channels, out_channels=image_channels, latent_channels=4, sample_size=32,

@@ -9,7 +9,6 @@ import tiny
 import torch
 
 from dap import rng
-from dap.data.classmap import find_labels
 from dap.errors import DivergedError, FormatError, OptionError
 from dap.priors.dit import DiTPrior
 from dap.priors.stable_diffusion import StableDiffusionPrior
@@ -85,13 +84,6 @@ def test_other_braces_of_a_template_are_text(template):
     prior = StableDiffusionPrior(tiny.stable_diffusion(), template=template)
     plain = StableDiffusionPrior(tiny.stable_diffusion(), prompts={"cat": template.replace("{}", "cat")})
     assert prior.labels_of(["cat"]) == plain.labels_of(["cat"])
-
-
-def test_a_dit_without_names_knows_its_labels_by_number(make_pipeline):
-    prior = DiTPrior(make_pipeline(names=()))
-    assert prior.labels == {str(label): label for label in range(1000)}
-    found = find_labels(["n01440764", "n15075141", "7"], prior.labels_of([]))
-    assert found == {"n01440764": 0, "n15075141": 999, "7": 7}
 
 
 @pytest.mark.parametrize("names", [{"0": 3}, {"zero": "cat"}, ["cat"]])

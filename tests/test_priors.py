@@ -45,7 +45,9 @@ def test_shapes_labels_and_state(tiny_pipeline, tiny_learned_pipeline):
 
 def test_names_that_lead_to_two_labels_are_dropped(make_pipeline):
     prior = DiTPrior(make_pipeline(names=("crane, bird", "ox", "crane,machine ", "tench, Tinca tinca")))
-    assert prior.labels == {"bird": 0, "ox": 1, "machine": 2, "tench": 3, "Tinca tinca": 3}
+    parts = {"bird": 0, "ox": 1, "machine": 2, "tench": 3, "Tinca tinca": 3}
+    assert prior.labels == parts | {"crane, bird": 0, "crane,machine": 2, "tench, Tinca tinca": 3}
+    assert prior.ambiguous == {"crane": (0, 2)}
 
 
 def test_encode_and_decode(tiny_learned_pipeline):

@@ -8,7 +8,6 @@ The labels of a distilled set that is *loaded* are another matter: see :mod:`dap
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TypeAlias
@@ -35,8 +34,6 @@ __all__ = [
 
 LabelMap: TypeAlias = Mapping[str, str | int | None]
 
-WNID = re.compile(r"n\d{8}")
-IMAGENET_CLASSES = 1000
 NULL_LABELS = 1 << 30  # labels from here on stand for classes that use the prior's null condition
 
 
@@ -72,9 +69,9 @@ def build_class_map(
 ) -> tuple[ClassEntry, ...]:
     """Finds the prior's label of every class of a source.
 
-    The first of these that gives a label is used: ``label_map``; the exact name; the position of an ImageNet wnid
-    ("n01440764") among the 1,000 sorted synsets, if the prior's labels are 0 to 999; the name regardless of case; the
-    comma-separated synonyms in the name ("tench, Tinca tinca"). The last two must lead to exactly one label.
+    The first of these that gives a label is used: ``label_map``; the exact name, which may be an ImageNet wnid if the
+    prior has ImageNet's 1,000 labels; the name regardless of case; the comma-separated synonyms in the name ("tench,
+    Tinca tinca"). The last two must lead to exactly one label.
 
     Args:
         source: The source, whose classes keep their order.
@@ -124,27 +121,15 @@ def find_labels(names: Sequence[str], prior_labels: Mapping[str, int]) -> dict[s
     folded: dict[str, set[int]] = {}
     for name, label in prior_labels.items():
         folded.setdefault(name.casefold(), set()).add(label)
-    wnids = _imagenet_wnids(names, prior_labels)
 
     def label_of(name: str) -> int | None:
         if name in prior_labels:
             return prior_labels[name]
-        if name in wnids:
-            return wnids[name]
         synonyms = set().union(*(folded.get(part.strip().casefold(), ()) for part in name.split(",")))
         labels = folded.get(name.casefold()) or synonyms
         return next(iter(labels)) if len(labels) == 1 else None
 
     return {name: label_of(name) for name in names}
-
-
-def _imagenet_wnids(names: Sequence[str], prior_labels: Mapping[str, int]) -> dict[str, int]:
-    if set(prior_labels.values()) != set(range(IMAGENET_CLASSES)) or not any(map(WNID.fullmatch, names)):
-        return {}
-    from timm.data.imagenet_info import ImageNetInfo  # imports torch, so only if there are wnids to look up
-
-    info = ImageNetInfo("imagenet-1k")
-    return {wnid: label for label, wnid in enumerate(sorted(info.label_names()))}
 
 
 def _check_labels(source: str, labels: Mapping[str, int | None], prior_labels: Mapping[str, int]) -> None:

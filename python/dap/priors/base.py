@@ -70,6 +70,8 @@ class Prior(metaclass=_Checked):
             Default none.
         condition_shape: Shape of the condition that stands for a label inside the network: (tables, D) of class
             embeddings, of which a DiT has one in each block, (tokens, D) of text. Default None: no condition.
+        ambiguous: Names, in lower case, that stand for several labels, so that :meth:`labels_of` does not have them.
+            Default none.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Prior(metaclass=_Checked):
     has_null: bool = False
     recommended: Mapping[str, Any] = {}  # values of JSON
     condition_shape: tuple[int, int] | None = None
+    ambiguous: Mapping[str, tuple[int, ...]] = {}
 
     def for_classes(self, class_names: Sequence[str]) -> Self:
         """Return a prior that can make images of these classes; the networks are shared.

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 
 from dap.data.classmap import NULL_LABELS
-from dap.errors import OptionError
 from dap.priors.capabilities import ClassEmbeddingPrior
 from dap.priors.class_embeddings import ClassEmbeddings
+from dap.priors.label_names import label_names
 from dap.priors.networks import uncompiled
 from dap.priors.pipeline import PipelinePrior
-from dap.priors.pipeline_folder import LABELS
-from dap.storage.checked_json import check_shape
 
 if TYPE_CHECKING:
     from diffusers import DiTPipeline
@@ -63,7 +61,9 @@ class DiTPrior(PipelinePrior, ClassEmbeddingPrior):
         )
         self._has_learned = bool(learned)
         self.condition_shape = self._embeddings.shape
-        self.labels = {**_label_names(self.name, pipeline, self._null_label), **self._embeddings.labels}
+        names = label_names(self.name, pipeline, self._null_label)
+        self.labels = {**names.labels, **self._embeddings.labels}
+        self.ambiguous = names.ambiguous
         tokens = (self.latent_shape[1] // config.patch_size) ** 2
         width = config.num_attention_heads * config.attention_head_dim
         self.slot_bytes = ACTIVATIONS * len(layers) * tokens * width * self.dtype.itemsize
@@ -95,24 +95,3 @@ class DiTPrior(PipelinePrior, ClassEmbeddingPrior):
     def _output(self, sample: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
         output: Tensor = self.denoiser(sample, timestep=timesteps, class_labels=labels).sample
         return output
-
-
-def _label_names(prior: str, pipeline: DiTPipeline, count: int) -> dict[str, int]:
-    """Return label names that lead to one id; the numbers from 0 on as text if the pipeline names no label.
-
-    ImageNet has two "crane"s; ``pipeline.labels`` silently keeps one.
-    """
-    ids: dict[str, set[int]] = {}
-    by_number = pipeline.config.get("id2label") or {}
-    if isinstance(by_number, Mapping):  # of a pipeline object, perhaps with numbers as keys
-        by_number = {str(label): names for label, names in by_number.items()}
-    check_shape(f"{prior}: id2label", by_number, LABELS)
-    if too_large := [label for label in by_number if int(label) >= count]:
-        raise OptionError(f"{prior}: id2label: expected labels from 0 to {count - 1}, got {too_large[0]}")
-    for label, names in by_number.items():
-        for name in names.split(","):
-            ids.setdefault(name.strip(), set()).add(int(label))
-    known = ids or {name: {label} for name, label in pipeline.labels.items()}
-    if not known:
-        return {str(label): label for label in range(count)}
-    return {name: labels.pop() for name, labels in known.items() if len(labels) == 1}

@@ -35,7 +35,17 @@ from dap.storage.checked_json import (
     whole,
 )
 
-__all__ = ["ERRORS", "LABELS", "local_folder", "pipeline_type", "quiet", "read_recommended", "unreadable", "variant_of"]
+__all__ = [
+    "ERRORS",
+    "LABELS",
+    "label_names_of",
+    "local_folder",
+    "pipeline_type",
+    "quiet",
+    "read_recommended",
+    "unreadable",
+    "variant_of",
+]
 
 INDEX, SETTINGS = "model_index.json", "dap_prior.json"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -128,6 +138,19 @@ def variant_of(folder: Path) -> str | None:
         if of_part and None not in of_part:
             variants |= of_part
     return min(variants, default=None)
+
+
+def label_names_of(folder: Path) -> Mapping[str, object]:
+    """Return the ``id2label`` of a folder's ``model_index.json``, which diffusers does not keep; {} if it has none.
+
+    Raises:
+        FormatError: It is not a mapping of numbers to text.
+    """
+    try:
+        index: dict[str, Any] = read_json(folder / INDEX, CLASS, most=MOST)
+    except FileNotFoundError:  # the pipeline is of the hub, or was made in memory
+        return {}
+    return index.get("id2label") or {}
 
 
 def read_recommended(folder: Path) -> Mapping[str, object]:

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from dap.config import check_path
-from dap.data.classmap import WNID, null_label
+from dap.data.classmap import null_label
 from dap.errors import FormatError, OptionError
 from dap.priors.capabilities import TextPrior
+from dap.priors.label_names import WNID
 from dap.priors.networks import uncompiled
 from dap.priors.pipeline import PipelinePrior
 from dap.priors.textual_inversion import encode_concept, initial_concept, read_concepts

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dap.errors import OptionError
 from dap.priors.capabilities import ClassEmbeddingPrior
 from dap.priors.class_embeddings import ClassEmbeddings
+from dap.priors.label_names import imagenet_labels
 from dap.priors.networks import square_side, uncompiled
 from dap.priors.pipeline import PipelinePrior
 from dap.rng import derive_seed
@@ -76,7 +77,7 @@ class UNetPrior(PipelinePrior, ClassEmbeddingPrior):
         if table is not None:
             self._embeddings = ClassEmbeddings([table], [table], null=None, learned=learned)
             self.condition_shape = self._embeddings.shape
-            self.labels = {**self.labels, **self._embeddings.labels}
+            self.labels = {**self.labels, **imagenet_labels(len(self._class_names)), **self._embeddings.labels}
         self._has_learned = bool(learned)
         self.slot_bytes = activations(unet) * self.dtype.itemsize
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from dap.data.classmap import ClassEntry, LabelMap, build_class_map, null_label
 from dap.data.open import SourceLike, open_source
 from dap.data.source import Source
-from dap.errors import OptionError
+from dap.errors import ClassMapError, OptionError
 from dap.features import check_prior, check_source, class_names, source_of_index
 from dap.index import Index, open_index
 from dap.priors import NoPrior, Prior
@@ -61,6 +61,13 @@ def classes_of_source(source: Source, prior: Prior, label_map: LabelMap | None) 
     unlabelled = [name for name, label in (label_map or {}).items() if label is None]
     if unlabelled and not prior.has_null:
         raise OptionError(f"label_map: class {unlabelled[0]!r} has no label, and {prior.name} has no null condition")
+    for name in source.class_names:
+        labels = () if name in (label_map or {}) else prior.ambiguous.get(name.casefold(), ())
+        if labels and name not in prior.labels_of([name]):
+            raise ClassMapError(
+                f"{source.name}: class {name!r} may be any of the prior's labels {', '.join(map(str, labels))}: name "
+                f"the folder by its ImageNet wnid, or say which it is, with label_map={{{name!r}: {labels[0]}}}"
+            )
     return build_class_map(source, prior.labels_of(source.class_names), label_map)
 
 
