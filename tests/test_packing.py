@@ -289,6 +289,37 @@ def test_the_command_line_skips_and_lists(tmp_path: Path, command_line: Any) -> 
     assert "1 skipped" in out and re.fullmatch(r"dap: skipped: .*/bird/00001\.png: .*\n", error)
 
 
+@pytest.mark.parametrize("writer", ["distill", "build_index", "dap pack", "save"])
+@pytest.mark.parametrize("below", [".", "out", "train/../out", "train/bird"])
+def test_an_output_in_the_folder_of_the_source_is_refused(
+    tmp_path: Path, command_line: Any, writer: str, below: str
+) -> None:
+    import dap
+
+    pack(tmp_path / "tree", format="imagefolder")
+    before, out = tree(tmp_path), tmp_path / "tree" / below
+    if writer == "dap pack":
+        code, _, error = command_line("pack", tmp_path / "tree", "--to", "parquet", "--out", out)
+        assert code == 2 and "in the source's folder" in error and "choose one outside" in error
+    else:
+        call = {
+            "distill": lambda: dap.distill(tmp_path / "tree", method="random", ipc=1, out=out, progress=False),
+            "build_index": lambda: dap.build_index(tmp_path / "tree", out=out, progress=False),
+            "save": lambda: dap.load(tmp_path / "tree").save(out, format="parquet"),
+        }[writer]
+        with pytest.raises(OptionError, match=r"in the source's folder .*: choose one outside"):
+            call()
+    assert tree(tmp_path) == before
+
+
+def test_a_run_may_be_packed_into_its_own_folder(tmp_path: Path) -> None:
+    import dap
+
+    distilled = dap.distill("fashion-mini", method="random", ipc=1, out=tmp_path / "run", progress=False)
+    distilled.save(tmp_path / "run" / "shards", format="webdataset")
+    assert len(dap.load(tmp_path / "run")) == 10 and len(dap.load(tmp_path / "run" / "shards")) == 10
+
+
 def test_images_of_odd_modes(tmp_path: Path) -> None:
     for number, image in enumerate(
         [Image.new("LA", (5, 4), (200, 0)), Image.new("I;16", (5, 4), 65535), Image.new("P", (5, 4)),

@@ -20,7 +20,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from dap.errors import FormatError, OptionError, StorageError
-from dap.storage.cache import LATENTS, CacheEntry, cache_folder, clear_cache
+from dap.storage.cache import LATENTS, CacheEntry, cache_folder, cache_in_use, clear_cache
 from dap.storage.files import (
     atomic_folder,
     atomic_path,
@@ -285,6 +285,31 @@ def test_an_entry_appears_whole_and_the_first_one_stays(cache: Path) -> None:
     assert file.path.read_bytes() == b"first" and not other.exists()
     assert names(cache / LATENTS) == sorted([file.path.name, folder.path.name, f"{folder.path.name}/first"])
     assert clear_cache() == 5 + 64 and not file.exists()  # its bytes and its hash
+
+
+def test_a_cache_that_runs_use_is_not_cleared(cache: Path) -> None:
+    clear = [sys.executable, "-c", "from dap.cli.main import main; main()", "cache", "clear"]
+    with cache_in_use():
+        with cache_in_use():  # two runs
+            CacheEntry.of(LATENTS, 0).write(b"used")
+        with pytest.raises(StorageError, match="is used by a run: clear it when the run has ended"):
+            clear_cache()
+        ended = subprocess.run(clear, capture_output=True, text=True, check=False)
+        assert ended.returncode == 2 and "is used by a run" in ended.stderr and CacheEntry.of(LATENTS, 0).is_whole()
+    assert clear_cache() > 0 and not CacheEntry.of(LATENTS, 0).exists()
+
+
+@pytest.mark.parametrize("no_place", ["file", "no home"])
+def test_a_run_that_needs_no_cache_needs_no_place_for_one(tmp_path: Path, monkeypatch, no_place: str) -> None:
+    if no_place == "file":
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("DAP_CACHE", str(tmp_path / "file"))
+    else:
+        for name in ("DAP_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA", "HOME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError))
+    with cache_in_use():
+        pass
 
 
 def publish(number, barrier, results):

@@ -16,7 +16,7 @@ from dap.data.classmap import LabelMap
 from dap.data.label_order import LabelOrder, reorder_labels
 from dap.data.manifest import read_manifest
 from dap.data.names import escape
-from dap.data.open import SourceLike, open_source
+from dap.data.open import SourceLike, check_outside, open_source
 from dap.data.sidecar import read_sidecar
 from dap.data.source import Source
 from dap.dataset import DistilledDataset
@@ -26,7 +26,8 @@ from dap.index import Index, open_index
 from dap.indexing import build_index
 from dap.methods import AnyGuide, AnyMethod
 from dap.priors import PriorLike
-from dap.run import SHEET, Request, RunFolder, check_outside, execute, open_run, resolve
+from dap.run import SHEET, Request, RunFolder, execute, open_run, resolve
+from dap.storage.cache import cache_in_use
 from dap.storage.files import atomic_path, check_writable
 from dap.storage.lock import folder_lock
 from dap.torch_state import own_torch_state
@@ -75,6 +76,7 @@ def load(path: SourceLike, *, class_map: LabelOrder | None = None) -> DistilledD
 
 
 @own_torch_state()
+@cache_in_use()
 def distill(
     source: SourceLike | None = None,
     *,

@@ -10,6 +10,7 @@ import numpy as np
 
 from dap.config import check_whole
 from dap.data.huggingface import to_hf_dataset
+from dap.data.open import check_outside
 from dap.data.packing import source_samples, write_packed
 from dap.data.source import Source
 from dap.data.stack import stack_images
@@ -234,6 +235,8 @@ class DistilledDataset:
             >>> import dap
             >>> dap.load("distilled").save("shards", format="webdataset")  # doctest: +SKIP
         """
+        if not self.manifest:  # a run's folder may hold more, since its manifest names its images
+            check_outside(Path(out), self.source)
         provenance = self.manifest or {"name": self.source.name, "identity": self.source.identity()}
         return write_packed(
             source_samples(self.source), out, format=format, class_names=self.class_names, provenance=provenance,

@@ -11,7 +11,7 @@ import numpy as np
 from dap.bar import Bars
 from dap.config import check_path, check_seed, check_whole, plain
 from dap.data.classmap import LabelMap
-from dap.data.open import SourceLike, open_source
+from dap.data.open import SourceLike, check_outside, open_source
 from dap.data.source import Source
 from dap.errors import OptionError
 from dap.features import (
@@ -31,10 +31,10 @@ from dap.features import (
 )
 from dap.index import ClassRows, Index, IndexWriter, row_groups
 from dap.priors import PriorLike, load_prior
-from dap.run import check_outside
 from dap.run.classes import as_index, classes_of_source
 from dap.sampling import SamplingSettings
 from dap.selection import permutation
+from dap.storage.cache import cache_in_use
 from dap.storage.files import check_writable
 from dap.storage.lock import folder_lock
 from dap.torch_state import own_torch_state
@@ -46,6 +46,7 @@ __all__ = ["build_index"]
 
 
 @own_torch_state()
+@cache_in_use()
 def build_index(
     source: SourceLike,
     *,

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, Union
 
+from dap.config import check_path
 from dap.data.builtin import BUILTIN, open_builtin, open_idx_folder
 from dap.data.folder import open_folder
 from dap.data.huggingface import is_hf_dataset, load_hf_dataset, open_hf_dataset
@@ -27,7 +28,7 @@ from dap.errors import OptionError, SourceError
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
-__all__ = ["SourceLike", "open_source"]
+__all__ = ["SourceLike", "check_outside", "open_source"]
 
 SourceLike: TypeAlias = Union[Source, str, Path, "Dataset[object]"]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -168,3 +169,13 @@ def _open_directory(path: Path, split: str, label_column: str | None) -> Source:
     if holding == "idx":
         return open_idx_folder(folder, split=split, name=str(path))
     return open_folder(path, tree=folder)
+
+
+def check_outside(out: Path, source: object) -> None:
+    """Raise OptionError if ``out`` is the folder of the source or in it: what is written would change the source."""
+    name = source.name if isinstance(source, Source) else source
+    if not isinstance(name, str | Path) or name in BUILTIN:
+        return
+    folder = check_path("source", name)
+    if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+        raise OptionError(f"out: {str(out)!r} is in the source's folder {str(folder)!r}: choose one outside of it")

@@ -24,6 +24,7 @@ from dap.config import check_choice, check_whole
 from dap.data.codecs import EXTENSION_OF, codec_of, decode, encode
 from dap.data.folder import ImageFolderWriter, dataset_card
 from dap.data.names import check_folder_names, escape
+from dap.data.open import check_outside
 from dap.data.pack_record import PackRecord
 from dap.data.parquet import ParquetWriter
 from dap.data.shard_writer import Record, Sample, ShardWriter
@@ -67,6 +68,7 @@ def pack_source(
         >>> from dap.data.open import open_source
         >>> packed = pack_source(open_source("photos"), "packed", format="webdataset")  # doctest: +SKIP
     """
+    check_outside(Path(out), source)
     provenance = {"name": source.name, "identity": source.identity(), "images": len(source)}
     samples = source_samples(source)
     return write_packed(

@@ -1,12 +1,12 @@
 """From options to files: jobs, their plan and output folder, the executor, and finished runs opened again."""
 
 from dap.run.finished import OpenedRun, open_run
-from dap.run.folder import SHEET, RunFolder, check_outside
+from dap.run.folder import SHEET, RunFolder
 from dap.run.job import Job, Request, resolve
 from dap.run.local import execute
 from dap.run.plan import plan
 
 __all__ = [
-    "SHEET", "Job", "OpenedRun", "Request", "RunFolder", "check_outside", "execute", "open_run",
+    "SHEET", "Job", "OpenedRun", "Request", "RunFolder", "execute", "open_run",
     "plan", "resolve",
 ]  # fmt: skip

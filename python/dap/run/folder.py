@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dap.config import check_path, check_whole
-from dap.data.builtin import BUILTIN
+from dap.config import check_whole
 from dap.data.image_files import encode_png
 from dap.data.manifest import (
     LEDGER,
@@ -22,8 +21,7 @@ from dap.data.manifest import (
     verify_files,
     write_manifest,
 )
-from dap.data.source import Source
-from dap.errors import OptionError, RunMismatchError
+from dap.errors import RunMismatchError
 from dap.methods import Slot, Unit
 from dap.priors import Prior
 from dap.run.job import Job
@@ -31,22 +29,12 @@ from dap.run.plan import plan
 from dap.storage.files import is_vacant, naming, sha256_file, sweep, write_atomic
 from dap.storage.space import check_space
 
-__all__ = ["SHEET", "RunFolder", "check_outside"]
+__all__ = ["SHEET", "RunFolder"]
 
 IDENTITY = ("options", "source", "prior", "class_map", "index")  # what has to be the same for a run to be continued
 MAX_BATCH = 100
 MIN_FILE = 512  # bytes that a file takes at least on a disk
 SHEET = "contact_sheet.png"  # drawn when the run has been finished
-
-
-def check_outside(out: Path, source: object) -> None:
-    """Raise OptionError if ``out`` is the folder of the source or in it: what is written would change the source."""
-    name = source.name if isinstance(source, Source) else source
-    if not isinstance(name, str | Path) or name in BUILTIN:
-        return
-    folder = check_path("source", name)
-    if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
-        raise OptionError(f"out: {str(out)!r} is in the source's folder {str(folder)!r}: choose one outside of it")
 
 
 class RunFolder:

@@ -11,13 +11,14 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from dap.config import check_path
 from dap.errors import OptionError, StorageError
 from dap.storage.files import atomic_folder, atomic_path, sha256_file, write_atomic
+from dap.storage.lock import lock
 from dap.storage.space import check_space
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "SURROGATES",
     "CacheEntry",
     "cache_folder",
+    "cache_in_use",
     "cache_size",
     "clear_cache",
 ]
@@ -213,8 +215,34 @@ def cache_size() -> int:
     return total
 
 
+@contextmanager
+def cache_in_use() -> Iterator[None]:
+    """Keep :func:`clear_cache` from deleting anything until the block ends."""
+    with ExitStack() as stack:
+        with suppress(OSError, OptionError):  # an error where the cache is needed, not for runs that do without
+            cache_folder().mkdir(parents=True, exist_ok=True)
+            if hold := lock(cache_folder(), shared=True):
+                stack.callback(hold.close)
+        yield
+
+
 def clear_cache() -> int:
-    """Delete all entries of the cache, and nothing else; return the bytes that were freed."""
+    """Delete all entries of the cache, and nothing else; return the bytes that were freed.
+
+    Raises:
+        StorageError: A run uses the cache.
+    """
+    if not cache_folder().is_dir():
+        return 0
+    try:
+        hold = lock(cache_folder())
+    except BlockingIOError as error:
+        raise StorageError(f"the cache {cache_folder()} is used by a run: clear it when the run has ended") from error
+    with closing(hold) if hold else nullcontext():
+        return _delete_entries()
+
+
+def _delete_entries() -> int:
     before = cache_size()
     for kind in (HASHES, CONCEPTS, FEATURES, INDEXES, LATENTS, RUNS, SHARDS, SURROGATES):
         shutil.rmtree(cache_folder() / kind, ignore_errors=True)

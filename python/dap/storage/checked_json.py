@@ -147,7 +147,8 @@ def choice(*values: str | int) -> Shape:
 
 def matching(pattern: str, expected: str) -> Shape:
     """Return the shape of text that a pattern matches as a whole."""
-    return kind(expected, lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None)
+    matches = re.compile(pattern).fullmatch
+    return kind(expected, lambda value: isinstance(value, str) and matches(value) is not None)
 
 
 SHA256 = matching("[0-9a-f]{64}", "a hash of 64 hexadecimal digits")
@@ -174,7 +175,10 @@ def items(item: Shape, least: int = 0) -> Shape:
         if not isinstance(value, list) or len(value) < least:
             raise Mismatch(name, f"a list of at least {least}" if least else "a list", value)
         for number, entry in enumerate(value):
-            item(f"{name}[{number}]", entry)
+            try:
+                item(name, entry)
+            except Mismatch:  # the name is only put together if an error needs it
+                item(f"{name}[{number}]", entry)
 
     return shape
 
@@ -199,12 +203,15 @@ def fields(required: Mapping[str, Shape], optional: Mapping[str, Shape] | None =
     def shape(name: str, value: object) -> None:
         if not isinstance(value, dict):
             raise Mismatch(name, "an object", value)
-        if missing := sorted(required.keys() - value.keys()):
-            raise Mismatch(name, f"an object with {', '.join(required)}", _Lacking(missing))
-        if not more and (unknown := sorted(value.keys() - known.keys())):
-            raise Mismatch(name, f"an object with nothing but {', '.join(known)}", unknown)
+        if missing := required.keys() - value.keys():
+            raise Mismatch(name, f"an object with {', '.join(required)}", _Lacking(sorted(missing)))
+        if not more and (unknown := value.keys() - known.keys()):
+            raise Mismatch(name, f"an object with nothing but {', '.join(known)}", sorted(unknown))
         for key in known.keys() & value.keys():
-            known[key](f"{name}.{key}" if name else key, value[key])
+            try:
+                known[key](name, value[key])
+            except Mismatch:  # as above
+                known[key](f"{name}.{key}" if name else key, value[key])
 
     return shape
 
