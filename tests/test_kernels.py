@@ -199,6 +199,16 @@ def test_nearest_follows_the_definition(kernel, backend):
         np.testing.assert_allclose(signed, np.take_along_axis(table, expected, 1), rtol=1e-11, atol=1e-14)
 
 
+@pytest.mark.parametrize("rows", [1, 20])
+def test_nearest_of_rows_whose_squares_overflow(rows):
+    y = np.array([[3e19, 0], [-2e19, 1e19], [1e10, 1], [0, 0]], np.float32)
+    x = np.repeat(np.array([[2.9e19, 0]], np.float32), rows, axis=0)
+    exact = np.linalg.norm(x[:, None].astype(float) - y, axis=2)
+    values, indices = K.nearest(x, y, 4, backend="rust")
+    np.testing.assert_array_equal(indices, np.argsort(exact, axis=1, kind="stable"))
+    np.testing.assert_allclose(values, np.sort(exact, axis=1), rtol=1e-6)
+
+
 @each_backend
 @pytest.mark.parametrize("kernel", [None, K.Linear(), K.RBF(2.0), K.Laplacian(3.0)], ids=str)
 def test_nearest_gives_ties_to_the_lowest_index(kernel, backend):

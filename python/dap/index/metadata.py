@@ -3,30 +3,52 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from dap.data.names import escape, some
+from dap.data.names import escape
 from dap.errors import FormatError, OptionError
 from dap.index.spec import BLOCK_BYTES, FEATURES, IDS, INDEX, LATENTS, LEDGER, SCHEMA, IndexSpec, dump
+from dap.storage.checked_json import (
+    ANYTHING,
+    NOTHING,
+    SHA256,
+    TEXT,
+    check_shape,
+    choice,
+    either,
+    fields,
+    items,
+    parse_json,
+    read_regular,
+    whole,
+)
 from dap.storage.files import write_atomic
 
 __all__ = ["FileRecord", "IndexClass", "read_ids", "read_metadata", "write_metadata"]
 
-MAX_JSON = 2**28  # bytes; ImageNet-21k takes a tenth of it
 MAX_HEADER = 100_000_008
 MAX_ROWS = 2**40
 FILES = (FEATURES, LATENTS, IDS)
-HASH = re.compile("[0-9a-f]{64}")
 TUPLES = ("timesteps", "feature_shape", "latent_shape", "shard")
 SPEC_KEYS = set(IndexSpec.__dataclass_fields__)
-KEYS = SPEC_KEYS | {"schema", "block_bytes", "classes"}
+FILE = fields({"bytes": whole(), "blocks": items(SHA256)})
+CLASS = fields(
+    {
+        "name": TEXT, "label": either(NOTHING, whole(0, 2**31 - 1)), "folder": TEXT, "rows": whole(0, MAX_ROWS - 1),
+        "files": fields(dict.fromkeys(FILES, FILE)),
+    }
+)  # fmt: skip
+METADATA = fields(
+    dict.fromkeys(SPEC_KEYS, ANYTHING)  # checked by IndexSpec
+    | {"schema": choice(SCHEMA), "block_bytes": choice(BLOCK_BYTES), "classes": items(CLASS, least=1)}
+)
+OF_OURS = fields({"schema": choice(SCHEMA)}, more=True)
+ADVICE = "copy or build the index again"
 
 
 @dataclass(frozen=True)
@@ -78,22 +100,17 @@ def read_metadata(path: Path) -> tuple[IndexSpec, tuple[IndexClass, ...], str]:
     """
     file = path / INDEX
     content = _read(file)
-    values = _parse(file, content)
-    if not isinstance(values, dict) or values.get("schema") != SCHEMA or type(values["schema"]) is not int:
-        _refuse(file, f"expected a feature index of schema {SCHEMA}; it was written by something else or a newer dap")
-    if values.keys() != KEYS:
-        _refuse(file, f"it lacks or does not know {some(sorted(map(str, values.keys() ^ KEYS)))}")
-    if values["block_bytes"] != BLOCK_BYTES:
-        _refuse(file, f"block_bytes: expected {BLOCK_BYTES}, got {_short(values['block_bytes'])}")
+    values = parse_json(file, content, advice=ADVICE)
+    check_shape(
+        file, values, OF_OURS, advice="something else or another version of dap wrote it; build the index again"
+    )
+    check_shape(file, values, METADATA, advice=ADVICE)
     try:
         options = {key: values[key] for key in SPEC_KEYS}
         spec = IndexSpec(**options | {key: tuple(options[key]) for key in TUPLES if isinstance(options[key], list)})
     except OptionError as error:
         raise FormatError(f"{file}: {error}") from error
-    entries = values["classes"]
-    if not isinstance(entries, list) or not entries:
-        _refuse(file, "expected a list of at least one class")
-    classes = tuple(_class(file, spec, entry) for entry in entries)
+    classes = tuple(_class(file, spec, entry) for entry in values["classes"])
     if len({entry.name for entry in classes}) != len(classes):
         _refuse(file, "two classes have one name")
     for entry in classes:
@@ -103,42 +120,25 @@ def read_metadata(path: Path) -> tuple[IndexSpec, tuple[IndexClass, ...], str]:
 
 def read_ids(path: Path, rows: int) -> tuple[str, ...]:
     """Return the ids of a class's images from its ``ids.json``."""
-    ids = _parse(path, _read(path))
-    if not isinstance(ids, list) or len(ids) != rows or not all(isinstance(image_id, str) for image_id in ids):
-        _refuse(path, f"expected a list of {rows} texts")
+    ids = parse_json(path, _read(path), advice=ADVICE)
+    check_shape(path, ids, items(TEXT), advice=ADVICE)
+    if len(ids) != rows:
+        _refuse(path, f"expected a list of {rows} texts, got {len(ids)}")
     return tuple(ids)
 
 
-def _class(file: Path, spec: IndexSpec, entry: object) -> IndexClass:
-    if not isinstance(entry, dict) or entry.keys() != {"name", "label", "folder", "rows", "files"}:
-        _refuse(file, f"expected a class with name, label, folder, rows and files, got {_short(entry)}")
-    name, label, folder, rows, files = (entry[key] for key in ("name", "label", "folder", "rows", "files"))
-    if not isinstance(name, str) or folder != escape(name):
-        _refuse(file, f"a class's folder is its escaped name, got {_short(folder)} for {_short(name)}")
-    if label is not None and (type(label) is not int or not 0 <= label < 2**31):
-        _refuse(file, f"class {name!r}: expected a label of at least 0 or null, got {_short(label)}")
-    if type(rows) is not int or not 0 <= rows < MAX_ROWS:
-        _refuse(file, f"class {name!r}: expected a number of rows in [0, {MAX_ROWS}), got {_short(rows)}")
-    if not isinstance(files, dict) or files.keys() != set(FILES):
-        _refuse(file, f"class {name!r}: expected the files {some(FILES)}, got {_short(files)}")
-    records = {file_name: _record(file, f"{folder}/{file_name}", files[file_name]) for file_name in FILES}
-    for file_name, row_bytes in zip((FEATURES, LATENTS), spec.row_bytes(), strict=True):
-        if not rows * row_bytes + 8 <= records[file_name].bytes <= rows * row_bytes + MAX_HEADER:
-            _refuse(file, f"{folder}/{file_name}: {rows} rows do not make {records[file_name].bytes} bytes")
-    return IndexClass(name, label, folder, rows, records)
-
-
-def _record(file: Path, name: str, entry: object) -> FileRecord:
-    if not isinstance(entry, dict) or entry.keys() != {"bytes", "blocks"}:
-        _refuse(file, f"{name}: expected bytes and blocks, got {_short(entry)}")
-    size, blocks = entry["bytes"], entry["blocks"]
-    if type(size) is not int or not 0 <= size < 2**63:
-        _refuse(file, f"{name}: expected a number of bytes in [0, 2**63), got {_short(size)}")
-    if not isinstance(blocks, list) or len(blocks) != -(-size // BLOCK_BYTES):
-        _refuse(file, f"{name}: expected one hash for each {BLOCK_BYTES} of its {size} bytes")
-    if not all(isinstance(block, str) and HASH.fullmatch(block) for block in blocks):
-        _refuse(file, f"{name}: expected hashes of 64 hexadecimal digits")
-    return FileRecord(size, tuple(blocks))
+def _class(file: Path, spec: IndexSpec, entry: dict[str, Any]) -> IndexClass:
+    name, folder, rows = entry["name"], entry["folder"], entry["rows"]
+    if folder != escape(name):
+        _refuse(file, f"class {name!r}: expected its escaped name as folder, got {folder!r}")
+    records = {key: FileRecord(values["bytes"], tuple(values["blocks"])) for key, values in entry["files"].items()}
+    for key, record in records.items():
+        if len(record.blocks) != -(-record.bytes // BLOCK_BYTES):
+            _refuse(file, f"{folder}/{key}: expected one hash for each {BLOCK_BYTES} of its {record.bytes} bytes")
+    for key, row_bytes in zip((FEATURES, LATENTS), spec.row_bytes(), strict=True):
+        if not rows * row_bytes + 8 <= records[key].bytes <= rows * row_bytes + MAX_HEADER:
+            _refuse(file, f"{folder}/{key}: {rows} rows do not make {records[key].bytes} bytes")
+    return IndexClass(name, entry["label"], folder, rows, records)
 
 
 def _check_sizes(path: Path, entry: IndexClass) -> None:
@@ -162,27 +162,12 @@ def _check_sizes(path: Path, entry: IndexClass) -> None:
 
 def _read(file: Path) -> bytes:
     try:
-        status = file.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_JSON:
-            _refuse(file, f"expected a file of at most {MAX_JSON} bytes")
-        return file.read_bytes()
-    except OSError as error:
+        return read_regular(file)
+    except FileNotFoundError as error:
         if file.name == INDEX and file.with_name(LEDGER).exists():
             raise FormatError(f"{file}: its build was stopped: build it again to continue") from error
         raise FormatError(f"{file}: no feature index ({error.strerror})") from error
 
 
-def _parse(file: Path, content: bytes) -> object:
-    try:
-        value: object = json.loads(content)
-        return value
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{file}: expected JSON, got something else ({error}); copy or build it again") from error
-
-
-def _short(value: object) -> str:
-    return repr(value)[:80]
-
-
 def _refuse(file: str | Path, message: str) -> NoReturn:
-    raise FormatError(f"{file}: {message}; copy or build the index again")
+    raise FormatError(f"{file}: {message}; {ADVICE}")

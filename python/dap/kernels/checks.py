@@ -83,15 +83,20 @@ def check_out(out: Array, x: Array, y: Array | None) -> None:
         raise OptionError("out is read-only: pass an array that can be written to")
 
 
-def check_finite(name: str, rows: Array) -> None:
-    """Raise if a row holds NaN or infinity, and name the first such row."""
-    step = max(1, _FINITE_BLOCK // max(1, rows.shape[1]))
-    for start in range(0, len(rows), step):
-        block = rows[start : start + step]
-        finite = block.isfinite().all(1).cpu().numpy() if is_tensor(block) else np.isfinite(block).all(1)
-        if not finite.all():
-            row = start + int(finite.argmin())
-            raise OptionError(f"{name} must be finite to be searched, row {row} holds NaN or infinity: drop such rows")
+def check_finite(**sides: Array | None) -> None:
+    """Raise if a row holds NaN or infinity, and name the first such row; None is skipped."""
+    for name, rows in sides.items():
+        if rows is None:
+            continue
+        step = max(1, _FINITE_BLOCK // max(1, rows.shape[1]))
+        for start in range(0, len(rows), step):
+            block = rows[start : start + step]
+            finite = block.isfinite().all(1).cpu().numpy() if is_tensor(block) else np.isfinite(block).all(1)
+            if not finite.all():
+                row = start + int(finite.argmin())
+                raise OptionError(
+                    f"{name} must be finite to be searched, row {row} holds NaN or infinity: drop such rows"
+                )
 
 
 def _check_matrix(name: str, rows: Array) -> None:

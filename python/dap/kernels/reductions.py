@@ -192,12 +192,21 @@ def nearest(
     rows = x if y is None else y
     count = int(k) if isinstance(k, np.integer) else k
     check_whole("k", count, 1, len(rows))
-    for name, side in (("x", x), ("y", y)):
-        if side is not None:
-            check_finite(name, side)
+    by_distance = kernel is None and choose(None, backend, x, y).backend == "rust"
+    if not by_distance:  # Rust meets such rows in its search; to look first takes longer than a short search
+        check_finite(x=x, y=y)
     resolved = None if kernel is None else as_kernel(kernel).resolve(rows)
-    values, indices = choose(resolved, backend, x, y).load().nearest(x, y, resolved, count)
+    computation = choose(resolved, backend, x, y).load()
+    values, indices = computation.nearest(x, y, resolved, count)
+    if by_distance and not np.isfinite(values).all():
+        check_finite(x=x, y=y)
+        values, indices = computation.nearest(_in_float64(x), None if y is None else _in_float64(y), None, count)
     return give_back(values, x, y), give_back(indices, x, y)
+
+
+def _in_float64(rows: Array) -> np.ndarray:
+    """Return rows whose squares overflow in float32 as float64."""
+    return to_numpy(rows, np.float64)
 
 
 def _for_backend(out: Array, choice: Choice) -> Array:

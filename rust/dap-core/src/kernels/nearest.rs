@@ -1,6 +1,6 @@
 //! The nearest rows of y, by distance or by kernel.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::function::Want;
 use super::kernel::{Form, Kernel};
@@ -15,7 +15,8 @@ use crate::tiles::VECTORS;
 /// Returns for each row of x the `count` rows of y with the smallest ‖x − y‖ (`kernels` None) or the largest k(x, y).
 ///
 /// The result is values and row numbers, `count` of each for each row of x, best first; of equal values the lower row
-/// number comes first.
+/// number comes first. All values are NaN if that of any pair is, because a row holds NaN or infinity or a distance
+/// overflows: looking for such rows beforehand would take longer than the search of a few rows.
 ///
 /// # Errors
 /// Different columns, more neighbours than y has rows, a bad number of threads, too little memory, or what `check` returns.
@@ -45,7 +46,7 @@ pub fn nearest(
     // The whole matrix even if it is symmetric: a row needs its neighbours on both sides of the diagonal.
     let pairs = Pairs { x, y: Some(other), kernels, want };
     let bounds = (0..x.rows()).map(|_| AtomicU64::new(f64::INFINITY.to_bits())).collect();
-    let search = Search { count, largest: want == Want::Value, bounds };
+    let search = Search { count, largest: want == Want::Value, bounds, has_nan: AtomicBool::new(false) };
     let mut best: Vec<Vec<(f64, usize)>> = vec![Vec::new(); x.rows()];
     if count > 0 && x.rows() <= streaming::FEW_ROWS {
         let rows: Vec<usize> = (0..x.rows()).collect();
@@ -91,6 +92,8 @@ struct Search {
     /// For each row of x the bits of the largest key among the best so far. Later tasks skip keys that are not below it:
     /// their row numbers are higher too, so this saves work without changing the result.
     bounds: Vec<AtomicU64>,
+    /// Whether the value of a pair is NaN.
+    has_nan: AtomicBool,
 }
 
 impl Search {
@@ -100,7 +103,9 @@ impl Search {
             let (mut best, mut worst) = (Vec::new(), f64::INFINITY);
             for (row, value) in values.iter().enumerate() {
                 let key = if self.largest { -value } else { *value };
-                if key < worst || best.len() < self.count {
+                if key.is_nan() {
+                    self.has_nan.store(true, Ordering::Relaxed);
+                } else if key < worst || best.len() < self.count {
                     insert(&mut best, self.count, (key, first + row));
                     if best.len() == self.count {
                         worst = best.last().map_or(worst, |(key, _)| *key);
@@ -114,6 +119,10 @@ impl Search {
 
     /// Values and row numbers, one row of x after another.
     fn flatten(&self, best: &[Vec<(f64, usize)>]) -> (Vec<f64>, Vec<i64>) {
+        // Infinite keys are not kept, so some are missing where distances overflow.
+        if self.has_nan.load(Ordering::Relaxed) || best.iter().any(|best| best.len() < self.count) {
+            return (vec![f64::NAN; best.len() * self.count], vec![0; best.len() * self.count]);
+        }
         let value = |key: f64| if self.largest { -key } else { key.max(0.0).sqrt() };
         let neighbours = || best.iter().flatten();
         let rows = neighbours().map(|(_, row)| *row as i64).collect();
@@ -171,7 +180,9 @@ impl<S: Simd> Sink<S> for SearchSink<'_, S::Real> {
                     let key = if largest { -value } else { value };
                     let (x, y) = (tile.x_first + lane, tile.y_first + row);
                     let worst = self.worst[x].to_f64();
-                    if key < worst || worst == f64::INFINITY && self.best[x].len() < count {
+                    if key.is_nan() {
+                        self.search.has_nan.store(true, Ordering::Relaxed);
+                    } else if key < worst || worst == f64::INFINITY && self.best[x].len() < count {
                         insert(&mut self.best[x], count, (key, y));
                         if self.best[x].len() == count && self.best[x][count - 1].0 < worst {
                             self.worst[x] = S::Real::from_f64(self.best[x][count - 1].0);

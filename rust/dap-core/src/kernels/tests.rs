@@ -438,6 +438,14 @@ fn a_row_with_nan_or_infinity_is_a_row_of_nan() {
                         let x_is_bad: Vec<usize> = (0..140).filter(|i| sums(&bad, &good)[*i].is_nan()).collect();
                         assert_eq!(x_is_bad, [42, 112], "{level:?} {kernel:?} {kind}");
                         assert!(sums(&good, &bad).iter().all(|sum| sum.is_nan()), "{level:?} {kernel:?} {kind}");
+                        let one = Stored::new(&numbers(1, 5, 2), 1, 5, kind); // nine rows go through tiles, one does not
+                        for (x, y) in [(&good, &bad), (&one, &bad), (&bad, &good), (&bad, &one)] {
+                            for kernels in [None, Some(&[kernel][..])] {
+                                let (x, y) = (x.matrix(), Some(y.matrix()));
+                                let (values, rows) = nearest(x, y, kernels, 1, None, &mut go_on()).unwrap();
+                                assert!(values.iter().all(|value| value.is_nan()) && rows.len() == x.rows());
+                            }
+                        }
                     }
                 }
             }
