@@ -203,7 +203,7 @@ def test_the_time_is_said_before_the_training(source, tmp_path, caplog, monkeypa
     options = {"out": tmp_path / "prior", "autoencoder_steps": 100, "denoiser_steps": 200, "card": False}
     with caplog.at_level(logging.INFO, "dap"), pytest.raises(KeyboardInterrupt):
         dap.train_prior(source.select(range(10)), **options)  # too few images for a card
-    assert "about 50 s for the autoencoder, 10 min for the denoiser, 78 s for the samples of the card" in caplog.text
+    assert "about 50 s for the autoencoder, 10 min for the denoiser; for the samples of a card 78 s" in caplog.text
 
 
 def test_a_step_is_timed_without_its_warm_up():

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import DiTPipeline
+from torch import nn
 
 from dap.bar import Bars
 from dap.config import check_whole
@@ -149,7 +150,7 @@ def _train(
             train.images, len(class_names), unfinished, autoencoder_steps=autoencoder_steps,
             denoiser_steps=denoiser_steps, device=device,
         )  # fmt: skip
-        logger.info("about %s for the autoencoder, %s for the denoiser, %s for the samples of the card", *times)
+        logger.info("about %s for the autoencoder, %s for the denoiser; for the samples of a card %s", *times)
     vae = build_autoencoder(channels, size, seed).to(device)
     trained_vae = train_autoencoder(
         vae, train.images, steps=autoencoder_steps, seed=seed, checkpoint=unfinished / "autoencoder.safetensors",
@@ -163,8 +164,10 @@ def _train(
     )  # fmt: skip
     finished = unfinished / FINISHED
     shutil.rmtree(finished, ignore_errors=True)
+    for network in (denoiser, vae):
+        nn.Module.to(network, torch.float16)  # diffusers' own method logs that no module stays in float32
     pipeline = DiTPipeline(denoiser, vae, build_schedule())
     pipeline.register_to_config(id2label={str(label): name for label, name in enumerate(class_names)})
-    pipeline.to(torch.float16).save_pretrained(finished)
+    pipeline.save_pretrained(finished)
     write_atomic(finished / "dap_prior.json", json.dumps(RECOMMENDED).encode())
     write_atomic(finished / LOSSES, losses_file(trained_vae, trained_denoiser))
