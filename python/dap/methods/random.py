@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from dap.methods.base import Context
 from dap.methods.common.real_images import ChosenImages, RealImages, rows_of_classes
-from dap.selection import random_per_class
+from dap.selection import random_of_each_class
 
 __all__ = ["Random"]
 
@@ -40,11 +40,10 @@ class Random(RealImages):
             FormatError: A chosen image cannot be decoded.
         """
         rows_of_classes(context)
-        chosen = random_per_class(context.source, context.ipc, context.seed)
+        chosen = random_of_each_class(context.source, context.ipc, context.seed)
         slots = ChosenImages()
-        for class_index in range(len(context.classes)):
-            class_rows = [int(i) for i in chosen if context.source.labels[i] == class_index]
-            slots |= {(class_index, number): index for number, index in enumerate(class_rows)}
+        for class_index, class_rows in enumerate(chosen.values()):
+            slots |= {(class_index, number): index for number, index in enumerate(class_rows.tolist())}
         indices = list(slots.values())
         for start in range(0, len(indices), BATCH):  # a corrupt file stops here, before anything is written
             context.images(indices[start : start + BATCH])

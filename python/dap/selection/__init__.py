@@ -9,13 +9,13 @@ from dap.selection.herding import herding, order_towards
 from dap.selection.k_center import k_center
 from dap.selection.k_means import KMeans, k_means, k_means_centroids, k_medoids, kmeans_plusplus
 from dap.selection.medoids import medoids_towards
-from dap.selection.random import permutation, random, random_per_class
+from dap.selection.random import permutation, random, random_of_each_class, random_per_class
 from dap.selection.thinning import thinning
 
 __all__ = [
     "SELECTORS", "BisectingKMeans", "KMeans", "Selection", "Selector", "bisecting_k_means", "facility_location",
     "herding", "k_center", "k_means", "k_means_centroids", "k_medoids", "kmeans_plusplus", "medoids_towards",
-    "order_towards", "permutation", "random", "random_per_class", "thinning",
+    "order_towards", "permutation", "random", "random_of_each_class", "random_per_class", "thinning",
 ]  # fmt: skip
 
 SELECTORS: dict[str, Selector] = {

@@ -16,7 +16,7 @@ from dap.selection.base import DISTANCE, Embedding, Selection, as_rows
 if TYPE_CHECKING:
     from dap.data.source import Source
 
-__all__ = ["permutation", "random", "random_per_class"]
+__all__ = ["permutation", "random", "random_of_each_class", "random_per_class"]
 
 
 def permutation(n: int, seed: int, class_name: str) -> np.ndarray:
@@ -50,16 +50,21 @@ def random_per_class(source: Source, per_class: int | Mapping[str, int], seed: i
     Raises:
         SourceError: The mapping names a class that the source does not have.
     """
+    return np.concatenate([np.empty(0, np.int64), *random_of_each_class(source, per_class, seed).values()])
+
+
+def random_of_each_class(source: Source, per_class: int | Mapping[str, int], seed: int) -> dict[str, np.ndarray]:
+    """Return the choice of :func:`random_per_class` by class name; arguments and errors are the same."""
     if not isinstance(per_class, Mapping):
         per_class = dict.fromkeys(source.class_names, per_class)
     numbers = {name: number for number, name in enumerate(source.class_names)}
     if missing := [name for name in per_class if name not in numbers]:
         raise SourceError(f"{source.name}: no class {', '.join(map(repr, missing))}; it has {', '.join(numbers)}")
-    chosen = [np.empty(0, np.int64)]
+    chosen = {}
     for name, count in per_class.items():
         members = source.of_class(numbers[name])
-        chosen.append(members[permutation(len(members), seed, name)[:count]])
-    return np.concatenate(chosen)
+        chosen[name] = members[permutation(len(members), seed, name)[:count]]
+    return chosen
 
 
 def random(features: Array, count: int, *, kernel: Kernel | str = DISTANCE, seed: int = 0) -> Selection:

@@ -34,7 +34,7 @@ from dap.methods.common.guides import Guide
 from dap.methods.common.references import GuidedSteps, References
 from dap.rng import derive_seed
 from dap.sampling import Place, Window
-from dap.selection import Selector, herding, k_medoids, order_towards, permutation, random_per_class, thinning
+from dap.selection import Selector, herding, k_medoids, order_towards, permutation, random_of_each_class, thinning
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,11 +115,8 @@ class FeatureGuide(Guide[References]):
                 f"selection: {self.selection!r} chooses among the features of a class, which an index has: make one "
                 "(dap index build) and give it as index=, or leave selection at 'random'"
             )
-        drawn = random_per_class(context.source, self.references, context.seed)
-        indices = {
-            entry.name: [int(i) for i in drawn if context.source.labels[i] == class_index]
-            for class_index, entry in enumerate(context.classes)
-        }
+        drawn = random_of_each_class(context.source, self.references, context.seed)
+        indices = {name: class_indices.tolist() for name, class_indices in drawn.items()}
         ids = {name: [context.source.ids[i] for i in class_indices] for name, class_indices in indices.items()}
         if not guided:
             return References(tap, ids, {})

@@ -21,7 +21,7 @@ from torch.nn import functional
 from dap.data.stack import read_images
 from dap.nets import images_at_once, train_classifier
 from dap.rng import generator
-from dap.selection import random_per_class
+from dap.selection import random_of_each_class
 from dap.storage.tensors import write_tensors
 
 if TYPE_CHECKING:
@@ -97,8 +97,7 @@ def train_with_gradients(
         The epochs after which states were kept, and their weights, (E, P) on the CPU.
     """
     images_of, source = _images_of(context), context.source
-    drawn = random_per_class(source, references, context.seed)
-    rows = [drawn[source.labels[drawn] == target] for target in range(len(context.classes))]
+    rows = [*random_of_each_class(source, references, context.seed).values()]
     batch = min(GRADIENT_BATCH, images_at_once(net, (context.channels, context.size, context.size)))
     kept_epochs: list[int] = []
     weights: list[Tensor] = []
