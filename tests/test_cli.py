@@ -468,7 +468,7 @@ def test_interrupted_says_so_and_is_continued(run, tree, tiny_folder, tmp_path):
     [
         ("mgd3", "nothing of the latents is kept; the same command encodes all images again"),
         ("dap", "nothing of the references' features is kept; the same command computes them again"),
-        ("k_medoids", "nothing of the features is kept; the same command computes them again"),
+        ("k_medoids", "the features of the classes that were finished are kept"),
     ],
 )
 def test_ctrl_c_says_what_is_kept_of_a_preparation(run, tree, tiny_folder, tmp_path, monkeypatch, method, stage):

@@ -306,7 +306,7 @@ def test_context_and_random(tiny_pipeline):
     no_prior = NoPrior((1, 32, 32))
     with pytest.raises(OptionError, match="'prior' to the needs"):
         make(DiT(), dataclasses.replace(given, prior=no_prior))
-    with pytest.raises(OptionError, match="'Bag' has 1 images, fewer than ipc=4"):
+    with pytest.raises(OptionError, match="'Bag' has 1 image, fewer than ipc=4"):
         Random().prepare(given)
     given = dataclasses.replace(given, ipc=1, prior=no_prior)
     unit = Unit(0, (Slot(1, 0), Slot(0, 0)))

@@ -35,7 +35,7 @@ from dap.run.classes import as_index, classes_of_source
 from dap.sampling import SamplingSettings
 from dap.selection import permutation
 from dap.storage.cache import cache_in_use
-from dap.storage.files import check_writable
+from dap.storage.files import check_writable, is_vacant
 from dap.storage.lock import folder_lock
 from dap.torch_state import own_torch_state
 
@@ -133,7 +133,8 @@ def build_index(
         check_source(encoded, all_images)
         check_prior(encoded, model)
     entries = classes_of_source(images, model, label_map)
-    check_images(images, model, channels)
+    if encoded is None and is_vacant(out):  # otherwise no image may have to be read
+        check_images(images, model, channels)
     indices = {entry.name: _rows(images, entry.name, max_per_class, seed, part) for entry in entries}
     rows = [
         ClassRows(entry.name, entry.prior_label, tuple(images.ids[i] for i in indices[entry.name])) for entry in entries

@@ -49,11 +49,17 @@ def in_flags(text: str) -> str:
     Example:
         >>> in_flags("choose one with label_column=, or leave classes= out")
         'choose one with --label-column, or leave --classes out'
+        >>> in_flags("convert them (channels='grey')")
+        'convert them (--channels grey)'
         >>> in_flags("try dap.distill('my photos', method='k_medoids', out='own')")
         "try dap distill 'my photos' --method k_medoids --out own"
     """
     text = CALL.sub(lambda match: _command(match[1], match[2]), text)
-    return KEYWORD.sub(lambda match: f"{FLAGS[match[1]]} {match[2] or ''}".rstrip(), text)
+    return KEYWORD.sub(lambda match: _option(match[1], match[2]), text)
+
+
+def _option(keyword: str, value: str | None) -> str:
+    return FLAGS[keyword] if value is None else f"{FLAGS[keyword]} {shlex.quote(ast.literal_eval(value))}"
 
 
 def _command(function: str, arguments: str) -> str:

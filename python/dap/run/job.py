@@ -158,7 +158,7 @@ def resolve(request: Request) -> Job:
         raise OptionError("source: expected real images to distil, or an index of them (index=), got neither")
     if index is not None and request.label_map:
         raise OptionError("label_map: the index has the labels that it was made with; give it to build_index instead")
-    check_request(request, recipe)
+    check_request(request, source, recipe)
     prior, encoder = _prior_and_encoder(request, recipe, source)
     settings = SamplingSettings.choose(
         prior.recommended, num_inference_steps=request.num_inference_steps, guidance_scale=request.guidance_scale,

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dap.config import check_whole
-from dap.data.appearance import CHANNELS
+from dap.data.appearance import CHANNELS, in_words
 from dap.errors import ClassMapError, OptionError
 from dap.features import Encoder, check_images, encoder_by_name, other_channels
-from dap.methods.common.real_images import RealImages, RealImagesByFeatures
+from dap.methods.common.real_images import RealImages, RealImagesByFeatures, check_enough
 from dap.run.classes import classes_of_source
 
 if TYPE_CHECKING:
@@ -38,11 +38,11 @@ class Shape(NamedTuple):
     own: bool
 
 
-def check_request(request: Request, recipe: AnyMethod) -> None:
-    """Raise unless the options for real images are ones that the method has.
+def check_request(request: Request, source: Source, recipe: AnyMethod) -> None:
+    """Raise unless the options for real images are ones that the method has, and its classes have enough images.
 
     Raises:
-        OptionError: The method does not choose by features, or makes images in the prior's size.
+        OptionError: The method chooses nothing by features, or makes images in the prior's size; a class has too few.
     """
     if request.features is not None and not isinstance(recipe, RealImagesByFeatures):
         raise OptionError(f"features: method {recipe.name!r} chooses no real images by features; leave it out")
@@ -59,6 +59,8 @@ def check_request(request: Request, recipe: AnyMethod) -> None:
         raise OptionError(f"size: the images of method {recipe.name!r} have the prior's size; leave it out")
     if request.size is not None:
         check_whole("size", request.size)
+    if isinstance(recipe, RealImages):
+        check_enough(source, request.ipc)
 
 
 def shape_of_run(request: Request, source: Source, recipe: AnyMethod) -> Shape:
@@ -104,7 +106,7 @@ def chosen_features(request: Request, source: Source, load: Callable[[], Prior])
             "timm", source.name, reason,
         )  # fmt: skip
         return None, encoder_by_name("pixels")
-    check_images(source, prior, request.channels)
+    check_images(source, prior, _consent(request, prior))
     if wanted == "vae":
         return None, encoder_by_name("vae", prior=prior, **options)
     return prior, None
@@ -118,4 +120,9 @@ def _unfit(request: Request, source: Source, prior: Prior) -> str | None:
         classes_of_source(source, prior, request.label_map)
     except ClassMapError:
         return f"the prior {prior.name} does not know all of the classes"
-    return other_channels(source, prior, request.channels)
+    return other_channels(source, prior, _consent(request, prior))
+
+
+def _consent(request: Request, prior: Prior) -> str | None:
+    """Return the option ``channels`` where it asks for those of a prior that encodes the images."""
+    return request.channels if request.channels == in_words(prior.image_shape[0]) else None

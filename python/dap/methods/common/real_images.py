@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from dap.config import check_whole
+from dap.data.source import Source
 from dap.errors import OptionError
 from dap.features import Encoder, check_block
 from dap.features.encoders import PriorEncoder
 from dap.methods.base import Context, Couples, Method, Presets, Record, Unit
 
-__all__ = ["ChosenImages", "RealImages", "RealImagesByFeatures", "rows_of_classes"]
+__all__ = ["ChosenImages", "RealImages", "RealImagesByFeatures", "check_enough", "rows_of_classes"]
 
 ChosenImages: TypeAlias = dict[tuple[int, int], int]
 """The source index of each slot, by class index and number."""
@@ -58,20 +59,26 @@ class RealImages(Method[ChosenImages]):
         return 0
 
 
+def check_enough(source: Source, ipc: int) -> None:
+    """Raise OptionError if a class of a source has fewer than ``ipc`` images."""
+    counts = np.bincount(source.labels, minlength=len(source.class_names)).tolist()
+    few = next((number for number, count in enumerate(counts) if count < ipc), None)
+    if few is not None:
+        images = "1 image" if counts[few] == 1 else f"{counts[few]} images"
+        raise OptionError(
+            f"class {source.class_names[few]!r} has {images}, fewer than ipc={ipc}: choose an ipc of at most "
+            f"{min(counts)}, which every class has, or leave such classes out (classes=)"
+        )
+
+
 def rows_of_classes(context: Context) -> list[npt.NDArray[np.int64]]:
     """Return the source indices of each class.
 
     Raises:
         OptionError: A class has fewer than ``ipc`` images.
     """
-    rows = [context.source.of_class(class_index) for class_index in range(len(context.classes))]
-    for entry, indices in zip(context.classes, rows, strict=True):
-        if len(indices) < context.ipc:
-            raise OptionError(
-                f"class {entry.name!r} has {len(indices)} images, fewer than ipc={context.ipc}: choose an ipc of at "
-                f"most {min(map(len, rows))}, which every class has, or leave such classes out (classes=)"
-            )
-    return rows
+    check_enough(context.source, context.ipc)
+    return [context.source.of_class(class_index) for class_index in range(len(context.classes))]
 
 
 @dataclass(frozen=True)
