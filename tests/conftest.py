@@ -16,6 +16,9 @@ CACHE = pytest.StashKey[tempfile.TemporaryDirectory]()
 
 def pytest_configure(config):
     """A cache of the tests' own, before any module copies the environment: an old entry could hide a change."""
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has one core
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
     config.stash[CACHE] = tempfile.TemporaryDirectory(prefix="dap-cache-")
     os.environ["DAP_CACHE"] = config.stash[CACHE].name
 

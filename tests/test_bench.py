@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -129,10 +130,13 @@ def run(folder, *options, quick=False):
         "-rA",
         "-p",
         "no:cacheprovider",
+        "-p",
+        "no:xdist",
         "--benchmark-json=o.json",
         *options,
     ]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True).stdout
 
 
 def test_the_plug_in_feeds_pytest_benchmark_from_turns(tmp_path):
