@@ -9,6 +9,7 @@ import torch
 from dap import rng
 from dap.errors import OptionError
 from dap.features import Tap, encode_images, noised_features, real_features
+from dap.priors import batches
 from dap.priors.dit import DiTPrior
 
 # diffusers meets numpy 2 here
@@ -74,7 +75,8 @@ def test_features_do_not_depend_on_the_blocks_in_which_they_are_computed(tiny_pi
     prior = DiTPrior(tiny_pipeline)
     images = torch.randint(0, 256, (5, 1, 32, 32), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
     whole, encoded = features(prior, latents(), IDS), encode_images(prior, images)
-    monkeypatch.setattr("dap.features.references.BATCH", 2)
+    monkeypatch.setattr(batches, "BUDGET", 2 * prior.image_bytes.features)
+    assert prior.batches.features == 2
     torch.testing.assert_close(features(prior, latents(), IDS), whole, rtol=0, atol=1e-5)
     torch.testing.assert_close(encode_images(prior, images), encoded, rtol=0, atol=1e-5)
     torch.testing.assert_close(encoded, prior.encode(images), rtol=0, atol=1e-5)

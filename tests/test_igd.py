@@ -172,7 +172,7 @@ def test_step_by_hand():
 
     class Plain:
         @staticmethod
-        def decode_pixels(latents):
+        def decode_with_graph(latents):
             return torch.tensor([0.5, 0.0, 0.5]).view(3, 1, 1, 1) * latents
 
     r = torch.tensor([[0.0, 1.0], [0.0, 1.0], [0.0, -7.0]])

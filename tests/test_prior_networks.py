@@ -55,7 +55,7 @@ def test_lists_for_each_level_of_a_u_net_are_read():
     expected = StableDiffusionPrior(pipeline)
     pipeline.unet.register_to_config(layers_per_block=[1, 1], cross_attention_dim=[16, 16])
     prior = StableDiffusionPrior(pipeline)
-    assert (prior.slot_bytes, prior.condition_shape) == (expected.slot_bytes, expected.condition_shape)
+    assert (prior.image_bytes, prior.condition_shape) == (expected.image_bytes, expected.condition_shape)
 
 
 @pytest.mark.parametrize(

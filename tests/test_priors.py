@@ -32,7 +32,7 @@ def test_shapes_labels_and_state(tiny_pipeline, tiny_learned_pipeline):
     prior = DiTPrior(tiny_pipeline, name="tiny")
     assert (prior.name, prior.latent_shape, prior.image_shape) == ("tiny", (4, 8, 8), (1, 32, 32))
     assert prior.block_names == ("block 1", "block 2", "block 3")
-    assert prior.device == torch.device("cpu") and prior.dtype == torch.float32 and prior.slot_bytes > 0
+    assert prior.device == torch.device("cpu") and prior.dtype == torch.float32
     assert prior.labels["T-shirt/top"] == 0 and prior.labels["Ankle boot"] == 9 and len(prior.labels) == 10
     assert DiTPrior(tiny_learned_pipeline).image_shape == (3, 32, 32)
     tiny_pipeline.transformer.train().requires_grad_(True)
@@ -388,7 +388,7 @@ def test_a_prior_with_a_wrong_part_is_refused_when_it_is_made(parts, message):
 
 
 METHODS = ("denoise", "encode", "decode_pixels", "labels_of", "describe", "scheduler")
-ATTRIBUTES = ("name", "latent_shape", "image_shape", "block_names", "slot_bytes", "device", "dtype")
+ATTRIBUTES = ("name", "latent_shape", "image_shape", "block_names", "device", "dtype")
 
 
 @pytest.mark.parametrize("part", [*METHODS, *ATTRIBUTES])

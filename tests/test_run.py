@@ -31,7 +31,7 @@ from dap.run import plan
 
 HASH = "0" * 64
 STAGES = [(1,), (5,), (10,), (1, 3), (2, 3, 7)]
-CASES = list(itertools.product([1, 2, 7], STAGES, [1, 4, 100], ["slot", "class"]))
+CASES = list(itertools.product([1, 2, 7], STAGES, [1, 4, 100], ["slot", "class", "sequence"]))
 
 
 def slots(units):

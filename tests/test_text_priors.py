@@ -8,15 +8,13 @@ import oracles
 import pytest
 import tiny
 import torch
-from diffusers import UNet2DConditionModel
 
 import dap
 from dap.errors import FormatError, OptionError, SourceError
 from dap.features import block_number, default_block
 from dap.priors import load_prior
 from dap.priors.stable_diffusion import StableDiffusionPrior
-from dap.priors.taps import tapped
-from dap.priors.unet import UNetPrior, activations, unet_blocks
+from dap.priors.unet import UNetPrior
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -261,33 +259,3 @@ def test_class_conditional_unets_know_their_classes_alone(photographs, tmp_path)
         dap.distill(photographs, prior=prior, method="dit", guidance_scale=2.0, channels="grey", out=tmp_path / "b",
                     progress=False)  # fmt: skip
     assert not (tmp_path / "b").exists()
-
-
-@pytest.mark.parametrize(
-    ("widths", "side"), [((64, 128, 256, 256), 16), ((64, 128, 256, 256), 32), ((128, 256, 512, 512), 32)]
-)
-def test_memory_of_a_guided_slot_is_planned_from_above(widths, side):
-    """On networks laid out as Stable Diffusion 1.5's: what autograd keeps up to the mid block, against the plan."""
-    with torch.random.fork_rng(devices=[]):
-        unet = UNet2DConditionModel(
-            sample_size=side, block_out_channels=widths, cross_attention_dim=96, attention_head_dim=8
-        )
-    kept, unet = {}, unet.eval().requires_grad_(False)
-    weights = {parameter.untyped_storage().data_ptr() for parameter in unet.parameters()}
-    alive = []
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        alive.append(tensor)
-        return tensor
-
-    x, text = latents(1, 4, side).requires_grad_(), torch.randn((1, 77, 96), generator=torch.Generator().manual_seed(1))
-    with (
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        tapped(unet_blocks(unet), [5], cut=True),
-    ):
-        unet(x, T, encoder_hidden_states=text)
-    values = sum(size for place, size in kept.items() if place not in weights) / 4
-    print(f"kept {values / activations(unet):.2f} of what is planned")
-    assert 0.75 < values / activations(unet) < 1

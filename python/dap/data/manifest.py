@@ -56,7 +56,8 @@ SHAPE = fields(
         "files": FILES, "seconds": mapping(NUMBER),
     },
     optional={
-        "index": either(NOTHING, mapping(ANYTHING)), "rank": mapping(items(whole())), "versions": mapping(ANYTHING),
+        "index": either(NOTHING, mapping(ANYTHING)), "pass_size": whole(1), "rank": mapping(items(whole())),
+        "versions": mapping(ANYTHING),
     },
     more=True,
 )  # fmt: skip

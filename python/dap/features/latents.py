@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dap.index import Index
     from dap.priors import Prior
 
-__all__ = ["RealLatents", "real_latents"]
+__all__ = ["RealLatents", "latents_bytes", "real_latents"]
 
 RULE = 1  # raise it with every change of the encoded bits, so that entries of older versions are not read
 
@@ -122,6 +122,11 @@ def real_latents(
         return latents
 
     return RealLatents(ids, of_class, prepare)
+
+
+def latents_bytes(source: Source, prior: Prior, *, index: Index | None = None) -> int:
+    """Return how many bytes the latents of all images of a source take in the cache; 0 with an index that has them."""
+    return 0 if index is not None else 4 * len(source) * math.prod(prior.latent_shape)
 
 
 def _encoded(

@@ -1,4 +1,7 @@
-"""Features of real images that are noised to a timestep."""
+"""Features of real images that are noised to a timestep.
+
+How many images are computed at once depends on the prior alone (:mod:`dap.priors.batches`), not on how many a call has.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from torch import Tensor
 
 from dap import rng
 from dap.features.pooling import Tap
-from dap.index import GROUP_ROWS
 from dap.priors.schedulers import noised_input
 
 if TYPE_CHECKING:
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from dap.priors import Prior
 
 __all__ = ["encode_images", "image_noise", "noised_features", "real_features"]
-
-BATCH = GROUP_ROWS  # a fixed size, so that features do not depend on the number of images in a call
 
 
 def image_noise(shape: tuple[int, ...], seed: int, image_id: str, timestep: int) -> Tensor:
@@ -57,12 +57,12 @@ def noised_features(
     Returns:
         Features with shape (N, D), float32, on the CPU.
     """
-    shape = tuple(latents.shape[1:])
+    shape, together = tuple(latents.shape[1:]), prior.batches.features
     names = ["shared"] * len(image_ids) if shared_noise else list(image_ids)
     batches = []
-    for start in range(0, len(latents), BATCH):
-        z = latents[start : start + BATCH].to(prior.device)
-        noise = torch.stack([image_noise(shape, seed, name, timestep) for name in names[start : start + BATCH]])
+    for start in range(0, len(latents), together):
+        z = latents[start : start + together].to(prior.device)
+        noise = torch.stack([image_noise(shape, seed, name, timestep) for name in names[start : start + together]])
         noised = noised_input(scheduler, z, noise.to(prior.device), timestep)
         t, labels = torch.tensor(timestep, device=prior.device), torch.full((len(z),), label, device=prior.device)
         tokens = prior.features(noised, t, labels, tap.block)
@@ -71,8 +71,11 @@ def noised_features(
 
 
 def encode_images(prior: Prior, images: Tensor) -> Tensor:
-    """Return latents with shape (N, C, h, w), float32 on the CPU, of uint8 images (N, channels, H, W)."""
-    return torch.cat([prior.encode(batch).cpu() for batch in images.split(BATCH)])
+    """Return latents with shape (N, C, h, w), float32 on the CPU, of uint8 images (N, channels, H, W).
+
+    ``prior.batches.encode`` images are encoded at once.
+    """
+    return torch.cat([prior.encode(batch).cpu() for batch in images.split(prior.batches.encode)])
 
 
 def real_features(

@@ -14,7 +14,7 @@ from dap import rng
 from dap.bar import NO_BARS, Bars
 from dap.data.classmap import ClassEntry
 from dap.data.source import Source
-from dap.priors import Prior
+from dap.priors import Demand, Prior
 from dap.sampling import SamplingSettings, StepCallback, Term, sample, steps_taken
 from dap.seams import Seam
 
@@ -28,7 +28,7 @@ __all__ = ["AnyMethod", "Context", "Couples", "Method", "Presets", "Record", "Sl
 
 A = TypeVar("A")
 
-Couples: TypeAlias = Literal["slot", "class"]
+Couples: TypeAlias = Literal["slot", "class", "sequence"]
 Presets: TypeAlias = Mapping[str, Mapping[str, object]]
 Record: TypeAlias = Mapping[str, object]
 
@@ -67,6 +67,7 @@ class Context:
         bars: Opens the bars of a preparation; see :meth:`dap.bar.Bars.stage`.
         encoder: What turns real images into the features by which they are chosen; None: the prior's own features.
         own_size: Whether real images keep their own sizes, which may differ.
+        pass_size: The most slots in one evaluation of the denoiser; None: all slots of a unit.
     """
 
     source: Source
@@ -82,6 +83,7 @@ class Context:
     bars: Bars = NO_BARS
     encoder: Encoder | None = None
     own_size: bool = False
+    pass_size: int | None = None
 
     def num_steps(self, strength: float = 1.0) -> int:
         """Return the denoiser steps of the run's schedule, or of its last share; Heun has 2n − 1 of n steps."""
@@ -99,7 +101,8 @@ class Context:
         """Return latents of a unit's slots, (B, C, h, w); see :func:`dap.sampling.sample`."""
         return sample(
             self.prior, self.labels(unit), self.generators(unit), settings=self.settings, terms=terms,
-            recurrences=recurrences, init=init, strength=strength, callback_on_step_end=self.callback_on_step_end,
+            recurrences=recurrences, init=init, strength=strength, pass_size=self.pass_size,
+            callback_on_step_end=self.callback_on_step_end,
         )  # fmt: skip
 
     def labels(self, unit: Unit) -> Tensor:
@@ -130,7 +133,8 @@ class Method(Seam, Generic[A]):
         name: The name that users give.
         paper: A short reference, with arXiv number or DOI.
         year: When it was published; None if it was not.
-        couples: "slot" if each slot is made independently, "class" if the slots of a class depend on each other.
+        couples: "slot" if each slot is made independently, "class" if the slots of a class depend on each other,
+            "sequence" if each slot of a class depends on those with lower numbers, which are made before it.
         needs: Any of "prior" (a diffusion model), "labels" (real images with their classes, beyond the classes' names),
             "classifier" (a network that tells the classes apart), "training" (a network is trained or adapted for the
             run) and "text" (captions, or a prior that reads them).
@@ -178,6 +182,21 @@ class Method(Seam, Generic[A]):
             images: Its finished images in slot order, uint8 (ipc, channels, H, W).
         """
         return None
+
+    def slots_at_once(self, ipc: int) -> int:
+        """Return how many slots of a class are sampled together, where the slots of a class are coupled."""
+        return ipc
+
+    def demands(self, context: Context) -> tuple[Demand, ...]:
+        """Return what each stage of making a unit needs of the prior, for the plan of memory.
+
+        Nothing is prepared yet. The default is the most: a graph through the whole denoiser.
+        """
+        return (Demand(denoiser=True),) if "prior" in self.needs else ()
+
+    def disk(self, context: Context) -> int:
+        """Return about how many bytes the preparation writes to the cache, if nothing of it is there; 0 by default."""
+        return 0
 
     def files(self, context: Context, artefact: A) -> Mapping[str, bytes]:
         """Return files to write next to the images, by their path below the output folder; none by default."""

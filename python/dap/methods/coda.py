@@ -52,9 +52,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dap.config import check_number, check_whole
+from dap.features import latents_bytes
 from dap.methods.base import Context, Couples, Presets, Record, Unit
 from dap.methods.common.guides import TERMS, Guide, SingleGuide
 from dap.methods.common.modes import Clusters, Modes, ModeTerm, find_modes
+from dap.priors import Demand
 from dap.rng import derive_seed
 from dap.sampling import Window
 from dap.selection.density import density_clusters, load_libraries
@@ -115,6 +117,14 @@ class Representative(Guide[Modes]):
         scale = self.scale * context.settings.guidance_scale
         window = Window(self.start, self.stop)
         return ModeTerm(modes=artefact.of(context, unit), window=window, scale=scale, at="eps", factor=-1.0)
+
+    def demand(self, context: Context) -> Demand:
+        """Return that noise estimates are all that is needed."""
+        return Demand()
+
+    def disk(self, context: Context) -> int:
+        """Return the bytes of the latents of all real images."""
+        return latents_bytes(context.source, context.prior, index=context.index)
 
     def record(self, context: Context, artefact: Modes) -> Record:
         """Return the sizes of the clusters and the source id of each representative, by class."""

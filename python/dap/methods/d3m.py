@@ -28,10 +28,10 @@ from torch import Tensor
 
 from dap.config import check_number, check_whole
 from dap.errors import FormatError, OptionError
-from dap.features import real_latents
+from dap.features import latents_bytes, real_latents
 from dap.methods.base import Context, Couples, Method, Presets, Record, Unit
 from dap.nets import optimise
-from dap.priors import TextPrior
+from dap.priors import Demand, TextPrior
 from dap.priors.textual_inversion import concept_file
 from dap.sampling import denoising_loss, draw_noised, sample
 from dap.storage.cache import CONCEPTS, CacheEntry
@@ -105,6 +105,14 @@ class D3M(Method[TextPrior]):
                 bar.update()
         with_words = prior.with_concepts(words)
         return with_words.for_classes([entry.name for entry in context.classes])
+
+    def demands(self, context: Context) -> tuple[Demand, ...]:
+        """Return that noise estimates are all that is needed, once the words are learned."""
+        return (Demand(),)
+
+    def disk(self, context: Context) -> int:
+        """Return the bytes of the latents of all real images."""
+        return latents_bytes(context.source, context.prior, index=context.index)
 
     def make(self, context: Context, unit: Unit, artefact: TextPrior) -> Tensor:
         """Return latents of the unit's slots, sampled under the words."""

@@ -43,6 +43,7 @@ from dap.methods.common.feature_guide import FeatureGuide
 from dap.methods.common.guides import TERMS, SingleGuide
 from dap.methods.common.references import References
 from dap.methods.common.set_energy import ClassSet, LatentSetEnergyTerm, SetEnergyTerm, Sets, set_size
+from dap.priors import Demand
 from dap.rng import derive_seed
 from dap.sampling import Window, check_settings
 from dap.selection import k_means, medoids_towards
@@ -83,6 +84,10 @@ class SetEnergy(FeatureGuide):
         check_choice("space", self.space, ("features", "latent"))
         if self.paired and self.selection != "random":
             raise OptionError("paired: needs the same references at every step: leave selection at 'random'")
+
+    def demand(self, context: Context) -> Demand:
+        """Return that a graph leads to the tapped block, or none in the latent space."""
+        return super().demand(context) if self.space == "features" else Demand()
 
     def _steps_with_features(self, guided: dict[int, int]) -> dict[int, int]:
         return guided if self.space == "features" else {}
@@ -170,6 +175,10 @@ class DAPSet(SetEnergy, SingleGuide[References]):
         super().__post_init__()
         for option in ("candidates", "recurrences"):
             check_whole(option, getattr(self, option))
+
+    def slots_at_once(self, ipc: int) -> int:
+        """Return the number of candidates of a class."""
+        return ipc * self.candidates
 
     def steps_per_slot(self, context: Context) -> int:
         """Return the steps of all candidates for a slot."""

@@ -11,6 +11,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from dap.methods.base import Context, Couples, Method, Presets, Record, Unit
+from dap.priors import Demand
 
 __all__ = ["DiT"]
 
@@ -33,6 +34,10 @@ class DiT(Method[None]):
 
     def prepare(self, context: Context) -> None:
         """Return None: nothing is computed from the source."""
+
+    def demands(self, context: Context) -> tuple[Demand, ...]:
+        """Return that noise estimates are all that is needed."""
+        return (Demand(),)
 
     def make(self, context: Context, unit: Unit, artefact: None) -> Tensor:
         """Return latents of the unit's slots."""

@@ -19,8 +19,8 @@ from the noisiest, a window of 0.08 to 0.4. Its constants for DiT are k = 5 and 
 k = 10 and γ = 100 (preset "minimax").
 
 Image n of a class depends on the images before it. Classes do not depend on each other, so the images with one number
-are sampled together, one of each class in the unit. In a sum of terms (:class:`Influence`) all slots are sampled at
-once and no image is finished, so the deviation is left out.
+are sampled together, one of each class in the unit, which has as many classes as a batch has slots. In a sum of terms
+(:class:`Influence`) all slots are sampled at once and no image is finished, so the deviation is left out.
 
 Differences from the released code (all of it could be read except the file that takes the step):
 
@@ -49,8 +49,9 @@ from torch.nn import functional
 from dap.config import check_number, check_whole
 from dap.methods.base import Context, Couples, Presets, Record, Slot, Unit
 from dap.methods.common.guides import TERMS, Guide, SingleGuide
+from dap.methods.common.network_memory import gradient_bytes, surrogate_bytes
 from dap.methods.common.surrogate import Surrogate, SurrogateTraining, prepare_surrogate
-from dap.priors import Prior
+from dap.priors import Demand, Prior
 from dap.sampling import DeltaTerm, EnergyTerm, Needs, Place, StepState, Window
 
 __all__ = ["IGD", "DeviationTerm", "Influence", "InfluenceTerm"]
@@ -91,10 +92,23 @@ class Influence(SurrogateTraining, Guide[Surrogate]):
 
     def prepare(self, context: Context) -> Surrogate:
         """Train the surrogate and average its gradients, or find both in the cache."""
-        training = SurrogateTraining(
+        return prepare_surrogate(context, self._training)
+
+    def demand(self, context: Context) -> Demand:
+        """Return that a graph leads through decoder and denoiser, with the surrogate's gradients beside it."""
+        return (
+            Demand(denoiser=True, decoder=True, own=gradient_bytes(context, self._training)) if self.scale else Demand()
+        )
+
+    def disk(self, context: Context) -> int:
+        """Return the bytes of the surrogate."""
+        return surrogate_bytes(context, self._training)
+
+    @property
+    def _training(self) -> SurrogateTraining:
+        return SurrogateTraining(
             self.network, self.width, self.epochs, self.checkpoints, self.similarity, self.references
         )
-        return prepare_surrogate(context, training)
 
     def term(self, context: Context, unit: Unit, artefact: Surrogate) -> InfluenceTerm:
         """Return the term for the slots of a unit."""
@@ -132,7 +146,7 @@ class InfluenceTerm(DeltaTerm):
     def delta(self, state: StepState) -> Tensor:
         """Return the change, with shape (B, C, h, w)."""
         with torch.enable_grad():
-            pixels = self.prior.decode_pixels(state.x0)
+            pixels = self.prior.decode_with_graph(state.x0)
             leaf = pixels.detach().requires_grad_()  # cuts the graph, so that memory holds one checkpoint at a time
             slope = torch.zeros_like(pixels)
             for number, reference in enumerate(self.references):
@@ -184,7 +198,7 @@ class IGD(Influence, SingleGuide[Surrogate]):
     paper: ClassVar[str] = "Chen et al., ICLR 2025, openreview.net/forum?id=0whx8MhysK"
     year: ClassVar[int | None] = 2025
     needs: ClassVar[tuple[str, ...]] = ("prior", "labels", "classifier", "training")
-    couples: ClassVar[Couples] = "class"
+    couples: ClassVar[Couples] = "sequence"
     presets: ClassVar[Presets] = {
         "paper": {"scale": 5.0, "deviation": 120.0, "start": 0.08, "stop": 0.4, "memory": 64},
         "minimax": {"scale": 10.0, "deviation": 100.0},
@@ -198,6 +212,10 @@ class IGD(Influence, SingleGuide[Surrogate]):
         super().__post_init__()
         check_number("deviation", self.deviation, 0)
         check_whole("memory", self.memory)
+
+    def demand(self, context: Context) -> Demand:
+        """Return what the influence needs; the deviation has a graph through the denoiser."""
+        return super().demand(context) | Demand(denoiser=self.deviation > 0)
 
     def make(self, context: Context, unit: Unit, artefact: Surrogate) -> Tensor:
         """Return guided latents of the unit's slots, which are sampled number after number."""

@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -42,13 +43,14 @@ from torch.utils.checkpoint import checkpoint
 from dap import rng
 from dap.config import check_choice, check_number, check_whole
 from dap.errors import DivergedError
-from dap.features import RealLatents, real_latents
+from dap.features import RealLatents, latents_bytes, real_latents
 from dap.methods.base import Context, Couples, Method, Presets, Record, Unit
 from dap.methods.common.matching_losses import distribution_loss, gradient_loss
+from dap.methods.common.network_memory import network_bytes
 from dap.nets import create_net, list_nets, shift_flip
-from dap.priors import Prior
+from dap.priors import Demand, Prior
 from dap.priors.schedulers import clip_range, level
-from dap.sampling import SamplingSettings
+from dap.sampling import SamplingSettings, denoise_in_parts
 from dap.selection import permutation
 
 __all__ = ["LD3M", "residual_chain"]
@@ -114,6 +116,15 @@ class LD3M(Method[RealLatents]):
         real.prepare()
         return real
 
+    def demands(self, context: Context) -> tuple[Demand, ...]:
+        """Return the two stages of an iteration: the loss of the decoded images, and one call of the denoiser."""
+        own = network_bytes(context, self.network, self.width)
+        return Demand(decoder=True, own=own), Demand(denoiser=True)
+
+    def disk(self, context: Context) -> int:
+        """Return the bytes of the latents of all real images."""
+        return latents_bytes(context.source, context.prior, index=context.index)
+
     def make(self, context: Context, unit: Unit, artefact: RealLatents) -> Tensor:
         """Return latents of the unit's slots at the end of their optimised chains."""
         prior, labels = context.prior, context.labels(unit)
@@ -126,12 +137,13 @@ class LD3M(Method[RealLatents]):
         if prior.condition_shape is not None:
             condition = prior.condition(labels).detach().clone().requires_grad_()
             groups.append({"params": [condition], "lr": self.condition_rate})
+        chain = partial(residual_chain, steps=self.chain, settings=context.settings, pass_size=context.pass_size)
         optimizer = torch.optim.SGD(groups, lr=self.learning_rate, momentum=self.momentum)
         for iteration in range(self.steps):
             optimizer.zero_grad()
             with torch.enable_grad():
-                ends = residual_chain(prior, z, noise, labels, condition, steps=self.chain, settings=context.settings)
-                loss = self._loss(context, unit, prior.decode_pixels(ends), iteration)
+                ends = chain(prior, z, noise, labels, condition)
+                loss = self._loss(context, unit, prior.decode_with_graph(ends), iteration)
                 loss.backward()
             optimizer.step()
             if not torch.isfinite(loss):
@@ -139,7 +151,7 @@ class LD3M(Method[RealLatents]):
             if context.callback_on_step_end is not None:
                 context.callback_on_step_end(prior, iteration, 0, {"latents": z.detach()})
         with torch.no_grad():
-            return residual_chain(prior, z, noise, labels, condition, steps=self.chain, settings=context.settings)
+            return chain(prior, z, noise, labels, condition)
 
     def steps_per_slot(self, context: Context) -> int:
         """Return the number of iterations."""
@@ -196,6 +208,7 @@ def residual_chain(
     *,
     steps: int,
     settings: SamplingSettings,
+    pass_size: int | None = None,
 ) -> Tensor:
     """Return x_0 at the end of the chain, float32 (B, C, h, w), with the graph to z and the condition.
 
@@ -207,6 +220,7 @@ def residual_chain(
         condition: c, (B, *condition_shape); None if the prior has none.
         steps: n.
         settings: The settings of the run; only its scale of classifier-free guidance is used.
+        pass_size: The most slots in one call of the denoiser; None: all.
     """
     scheduler = prior.scheduler("ddim", steps)
     clip, last = clip_range(scheduler), len(scheduler.timesteps) - 1
@@ -214,15 +228,17 @@ def residual_chain(
     x = first.alpha * z + first.sigma * noise
 
     def estimate(x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        return prior.denoise(
-            x, t, labels, guidance_scale=settings.guidance_scale, through=True, condition=condition
+        return denoise_in_parts(
+            prior, x, t, labels, pass_size=pass_size, guidance_scale=settings.guidance_scale, through=True,
+            condition=condition,
         ).eps  # fmt: skip
 
+    at_once = pass_size is None or len(z) <= pass_size  # parts are checkpointed by themselves
     for step, t in enumerate(scheduler.timesteps):
         noise_level = level(scheduler, step)
         eps = (
             checkpoint(estimate, x, t, condition, use_reentrant=False, preserve_rng_state=False)
-            if torch.is_grad_enabled()
+            if torch.is_grad_enabled() and at_once
             else estimate(x, t, condition)
         )
         x0 = (x - noise_level.sigma * eps) / noise_level.alpha

@@ -48,9 +48,11 @@ from torch import Tensor
 
 from dap import rng
 from dap.config import check_number, check_whole
+from dap.features import latents_bytes
 from dap.methods.base import Context, Couples, Presets, Record, Unit
 from dap.methods.common.guides import TERMS, Guide, SingleGuide
 from dap.methods.common.modes import Clusters, Modes, find_modes
+from dap.priors import Demand
 from dap.sampling import DeltaTerm, Place, StepState, Window
 from dap.selection.bisecting import bisecting_k_means
 
@@ -132,6 +134,15 @@ class ManifoldMode(Guide[Modes]):
             modes=modes, cloud=Cloud.draw(modes[0].numel(), generators, modes.device), radius=self.radius,
             bandwidth=self.bandwidth, window=Window(self.start, self.stop), scale=self.scale,
         )  # fmt: skip
+
+    def demand(self, context: Context) -> Demand:
+        """Return that the random points of a slot are held beside its noise estimate."""
+        values = math.prod(context.prior.latent_shape)
+        return Demand(own=4 * values * (2 * POINTS + 4 * NEIGHBOURS))
+
+    def disk(self, context: Context) -> int:
+        """Return the bytes of the latents of all real images."""
+        return latents_bytes(context.source, context.prior, index=context.index)
 
     def record(self, context: Context, artefact: Modes) -> Record:
         """Return the sizes of the clusters and the source id nearest to each mode, by class."""

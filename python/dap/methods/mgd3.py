@@ -31,9 +31,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dap.config import check_choice, check_number
+from dap.features import latents_bytes
 from dap.methods.base import Context, Couples, Presets, Record, Unit
 from dap.methods.common.guides import TERMS, Guide, SingleGuide
 from dap.methods.common.modes import Modes, ModeTerm, find_modes, largest_first
+from dap.priors import Demand
 from dap.sampling import Place, Window
 
 __all__ = ["MGD3", "Mode"]
@@ -75,6 +77,14 @@ class Mode(Guide[Modes]):
         """Return the term that pulls each slot to its mode."""
         window = Window(self.start, self.stop)
         return ModeTerm(modes=artefact.of(context, unit), window=window, scale=self.scale, at=self.at)
+
+    def demand(self, context: Context) -> Demand:
+        """Return that noise estimates are all that is needed."""
+        return Demand()
+
+    def disk(self, context: Context) -> int:
+        """Return the bytes of the latents of all real images."""
+        return latents_bytes(context.source, context.prior, index=context.index)
 
     def record(self, context: Context, artefact: Modes) -> Record:
         """Return the sizes of the clusters and the source id nearest to each mode, by class."""

@@ -54,10 +54,13 @@ from torch import Tensor
 
 from dap.config import check_choice, check_number, check_whole
 from dap.errors import DivergedError
+from dap.features import latents_bytes
 from dap.kernels.base import KernelLike, as_kernel
 from dap.methods.base import Context, Couples, Method, Presets, Record, Unit
 from dap.methods.common.constraints import ClassifierConstraint, Constraint, KernelConstraint
+from dap.methods.common.network_memory import network_bytes
 from dap.methods.common.surrogate import SurrogateTraining
+from dap.priors import Demand
 from dap.priors.schedulers import denoiser_level
 from dap.sampling import sample
 
@@ -163,6 +166,16 @@ class PlugAndPlay(Method[Constraint | None]):
         if self.constraint == "classifier":
             return ClassifierConstraint.prepare(context, self.network, self.width, self.epochs)
         return KernelConstraint.prepare(context, as_kernel(self.kernel), self.references)
+
+    def demands(self, context: Context) -> tuple[Demand, ...]:
+        """Return that a graph leads through the denoiser, and with a classifier through the decoder."""
+        if self.constraint != "classifier":
+            return (Demand(denoiser=True),)
+        return (Demand(denoiser=True, decoder=True, own=network_bytes(context, self.network, self.width)),)
+
+    def disk(self, context: Context) -> int:
+        """Return the bytes of the latents of all real images, if the constraint needs them."""
+        return latents_bytes(context.source, context.prior, index=context.index) if self.constraint == "kernel" else 0
 
     @torch.no_grad()
     def make(self, context: Context, unit: Unit, artefact: Constraint | None) -> Tensor:

@@ -13,6 +13,7 @@ from dap.errors import OptionError
 from dap.lazy import submodules
 from dap.priors.base import Prediction, Prior
 from dap.priors.capabilities import ClassEmbeddingPrior, TextPrior
+from dap.priors.demand import Demand, StepBytes
 from dap.priors.no_prior import NoPrior
 from dap.registry import unknown_name_error
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from dap.priors.pipeline import PipelinePrior
 
 __all__ = [
-    "BUILTIN", "ClassEmbeddingPrior", "NoPrior", "Prediction", "Prior", "PriorLike", "TextPrior", "load_prior",
+    "BUILTIN", "ClassEmbeddingPrior", "Demand", "NoPrior", "Prediction", "Prior", "PriorLike", "StepBytes", "TextPrior",
+    "load_prior",
 ]  # fmt: skip
 
 if not TYPE_CHECKING:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from dap.errors import DivergedError, OptionError
+from dap.priors.batches import Batches, ImageBytes, first_stage_bytes
+from dap.priors.demand import Demand, StepBytes
 from dap.torch_state import own_torch_state
 
 if TYPE_CHECKING:
@@ -62,7 +64,6 @@ class Prior(metaclass=_Checked):
         latent_shape: (C, h, w) of a latent.
         image_shape: (channels, height, width) of an image.
         block_names: Names of the blocks that can be tapped, in the order in which they run; counted from 1.
-        slot_bytes: Rough memory in bytes that one slot takes in a guided step; batch sizes are planned with it.
         device: Where the networks live.
         dtype: The denoiser's dtype.
         has_null: Whether there is a null condition, which classifier-free guidance needs. Default False.
@@ -72,19 +73,52 @@ class Prior(metaclass=_Checked):
             embeddings, of which a DiT has one in each block, (tokens, D) of text. Default None: no condition.
         ambiguous: Names, in lower case, that stand for several labels, so that :meth:`labels_of` does not have them.
             Default none.
+        slot_bytes: Rough memory in bytes that one slot takes in a step, where :meth:`step_bytes` is not overridden.
+            Default 1 GiB.
     """
 
     name: str
     latent_shape: tuple[int, int, int]
     image_shape: tuple[int, int, int]
     block_names: tuple[str, ...]
-    slot_bytes: int
     device: torch.device
     dtype: torch.dtype
     has_null: bool = False
     recommended: Mapping[str, Any] = {}  # values of JSON
     condition_shape: tuple[int, int] | None = None
     ambiguous: Mapping[str, tuple[int, ...]] = {}
+    slot_bytes: int = 2**30
+
+    @property
+    def image_bytes(self) -> ImageBytes:
+        """The memory of one image in the networks, a function of their shapes and data type alone.
+
+        The default guesses a first stage like Stable Diffusion's in float32.
+        """
+        return ImageBytes(*first_stage_bytes(self.image_shape[1], 4), self.slot_bytes)
+
+    @property
+    def batches(self) -> Batches:
+        """How many images go through the networks at once; see :mod:`dap.priors.batches`."""
+        return Batches.of(self.image_bytes)
+
+    @property
+    def weight_bytes(self) -> int:
+        """The memory of the weights in bytes; 0 if it is not known."""
+        return 0
+
+    def step_bytes(self, demand: Demand, *, guidance_scale: float) -> StepBytes:
+        """Return the memory of a step of sampling; the default takes ``slot_bytes`` for each slot.
+
+        Args:
+            demand: What the method needs beside the noise estimate.
+            guidance_scale: The scale of classifier-free guidance.
+        """
+        return StepBytes(0, self.slot_bytes + demand.own)
+
+    def without_data(self) -> Self:
+        """Return a copy on torch's meta device, for shapes and memory; the default returns the prior itself."""
+        return self
 
     def for_classes(self, class_names: Sequence[str]) -> Self:
         """Return a prior that can make images of these classes; the networks are shared.
@@ -114,16 +148,38 @@ class Prior(metaclass=_Checked):
     def decode(self, latents: Tensor) -> Tensor:
         """Return images, uint8 (B, channels, H, W) on the CPU, of latents with shape (B, C, h, w).
 
+        ``batches.decode`` latents are decoded at once.
+
         Raises:
             DivergedError: A pixel is infinite or not a number.
         """
         import torch
 
+        images = []
         with torch.no_grad():
-            pixels = self.decode_pixels(latents)
-            if not torch.isfinite(pixels).all():
-                raise DivergedError(f"{self.name}: the decoder gives pixels that are not finite, instead of images")
-            return (pixels * 127.5 + 127.5).clamp(0, 255).round().to(torch.uint8).cpu()
+            for part in latents.split(self.batches.decode):
+                pixels = self.decode_pixels(part)
+                if not torch.isfinite(pixels).all():
+                    raise DivergedError(f"{self.name}: the decoder gives pixels that are not finite, instead of images")
+                images.append((pixels * 127.5 + 127.5).clamp(0, 255).round().to(torch.uint8).cpu())
+        return torch.cat(images)
+
+    def decode_with_graph(self, latents: Tensor) -> Tensor:
+        """Return :meth:`decode_pixels` of latents with the graph to them, in parts that fit the memory.
+
+        If there is more than one part of ``batches.decode_graph`` latents, the decoder's graph is not kept: the
+        backward pass decodes each part again.
+        """
+        import torch
+        from torch.utils.checkpoint import checkpoint
+
+        together = self.batches.decode_graph
+        if len(latents) <= together or not torch.is_grad_enabled():
+            return self.decode_pixels(latents)
+        return torch.cat([
+            checkpoint(self.decode_pixels, part, use_reentrant=False, preserve_rng_state=False)
+            for part in latents.split(together)
+        ])  # fmt: skip
 
     @abstractmethod
     def decode_pixels(self, latents: Tensor) -> Tensor:

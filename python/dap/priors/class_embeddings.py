@@ -62,7 +62,12 @@ class ClassEmbeddings:
 
     def any_learned(self, labels: Tensor) -> bool:
         """Return whether one of these labels may be that of a learned class."""
-        return bool(self.labels) and int(labels.max()) >= self._count and int(labels.min()) < NULL_LABELS
+        return (
+            bool(self.labels)
+            and not labels.is_meta
+            and int(labels.max()) >= self._count
+            and int(labels.min()) < NULL_LABELS
+        )
 
     def replaced_by(self, condition: Tensor) -> AbstractContextManager[None]:
         """Return a context in which the network takes these rows, (B, tables, D), whatever its labels are."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DiTPrior"]
 
-ACTIVATIONS = 40  # kept of each token's width for the backward pass through a block, roughly
+PASS = 10  # values of a token in a block, in units of its width: the feed-forward layer has four before and four after
 
 
 class DiTPrior(PipelinePrior, ClassEmbeddingPrior):
@@ -66,7 +66,7 @@ class DiTPrior(PipelinePrior, ClassEmbeddingPrior):
         self.ambiguous = names.ambiguous
         tokens = (self.latent_shape[1] // config.patch_size) ** 2
         width = config.num_attention_heads * config.attention_head_dim
-        self.slot_bytes = ACTIVATIONS * len(layers) * tokens * width * self.dtype.itemsize
+        self.pass_bytes = PASS * tokens * width * self.dtype.itemsize
 
     def with_learned(self, learned: Mapping[str, Tensor], *, name: str) -> Self:
         """Return the same prior under another name with embeddings of more classes; the pipeline is shared."""

@@ -24,7 +24,7 @@ class NoPrior(Prior):
     name = "no prior"
     latent_shape = (0, 0, 0)
     block_names: tuple[str, ...] = ()
-    slot_bytes = 1
+    slot_bytes = 1  # no step is taken
     dtype = torch.float32
 
     def __init__(self, image_shape: tuple[int, int, int]) -> None:

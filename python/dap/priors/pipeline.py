@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,10 @@ from dap.device import named_dtype, resolve_device
 from dap.errors import OptionError, SourceError
 from dap.priors import pipeline_folder
 from dap.priors.base import Prediction, Prior
+from dap.priors.batches import ImageBytes, first_stage_bytes
+from dap.priors.demand import Demand, StepBytes
 from dap.priors.fingerprint import fingerprint
+from dap.priors.memory import measure_step, tensor_bytes, without_data
 from dap.priors.networks import image_scale, overflow_error, square_side, uncompiled
 from dap.priors.schedulers import check_schedule, denoiser_level, make_scheduler
 from dap.priors.taps import network_lock, stopped_at, tapped
@@ -56,6 +60,7 @@ class PipelinePrior(Prior):
     components: ClassVar[Mapping[str, object]] = {}  # arguments of diffusers' from_pretrained; None: not loaded
     has_null = True
     labels: Mapping[str, int] = {}
+    pass_bytes = 2**30  # of one slot in the denoiser without a graph; adapters say what their network needs
 
     def __init__(
         self,
@@ -159,6 +164,38 @@ class PipelinePrior(Prior):
             "sha256": fingerprint(self._scheduler, self._networks(), self._learned_tensors()),
         }
 
+    @property
+    def image_bytes(self) -> ImageBytes:
+        """See :meth:`dap.priors.base.Prior.image_bytes`."""
+        channels, side, _ = self.image_shape
+        if self._vae is None:
+            pixels = 4 * 4 * channels * side * side
+            return ImageBytes(pixels, pixels, pixels, self.pass_bytes)
+        config = self._vae.config
+        first_stage = first_stage_bytes(
+            side, self._vae.dtype.itemsize, widths=config.block_out_channels, layers=config.get("layers_per_block") or 1
+        )
+        return ImageBytes(*first_stage, self.pass_bytes)
+
+    @property
+    def weight_bytes(self) -> int:
+        """See :meth:`dap.priors.base.Prior.weight_bytes`."""
+        return sum(tensor_bytes(network) for network in self._networks())
+
+    def step_bytes(self, demand: Demand, *, guidance_scale: float) -> StepBytes:
+        """See :meth:`dap.priors.base.Prior.step_bytes`; measured by :mod:`dap.priors.memory`."""
+        return measure_step(self, demand, guidance_scale)
+
+    def without_data(self) -> Self:
+        """See :meth:`dap.priors.base.Prior.without_data`."""
+        paths = {id(module): path for path, module in self.denoiser.named_modules()}
+        prior = copy.copy(self)
+        prior.denoiser = without_data(self.denoiser)
+        prior._vae = None if self._vae is None else without_data(self._vae)
+        prior._blocks = {name: prior.denoiser.get_submodule(paths[id(block)]) for name, block in self._blocks.items()}
+        prior.device, prior._predicts = torch.device("meta"), "epsilon"  # noise levels of v have values
+        return prior
+
     def _networks(self) -> list[ModelMixin]:
         return [module for module in (self.denoiser, self._vae) if module is not None]
 
@@ -187,7 +224,7 @@ class PipelinePrior(Prior):
         if self._vae is None:
             return latents.float()
         pixels: Tensor = self._vae.decode(latents.to(self._vae.dtype) / self._vae.config.scaling_factor).sample
-        if not torch.isfinite(pixels).all() and torch.isfinite(latents).all():
+        if not pixels.is_meta and not torch.isfinite(pixels).all() and torch.isfinite(latents).all():
             raise overflow_error(self.name, "decoder", self._vae.dtype)
         return pixels.float()
 

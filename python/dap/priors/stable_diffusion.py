@@ -27,7 +27,7 @@ from dap.priors.label_names import WNID
 from dap.priors.networks import uncompiled
 from dap.priors.pipeline import PipelinePrior
 from dap.priors.textual_inversion import encode_concept, initial_concept, read_concepts
-from dap.priors.unet import activations, middle_block, unet_blocks
+from dap.priors.unet import middle_block, pass_values, unet_blocks
 from dap.rng import derive_seed
 from dap.storage.checked_json import TEXT, mapping, read_json
 
@@ -106,7 +106,7 @@ class StableDiffusionPrior(PipelinePrior, TextPrior):
         across = unet.config.cross_attention_dim
         width = across if isinstance(across, int) else int(across[0])  # one for each level, all the same
         self.condition_shape = (pipeline.tokenizer.model_max_length, width)
-        self.slot_bytes = activations(unet) * self.dtype.itemsize
+        self.pass_bytes = pass_values(unet) * self.dtype.itemsize
 
     def labels_of(self, class_names: Sequence[str]) -> Mapping[str, int]:
         """Return an id for the prompt of each class.
@@ -168,7 +168,9 @@ class StableDiffusionPrior(PipelinePrior, TextPrior):
 
     def _forward(self, sample: Tensor, timesteps: Tensor, labels: Tensor | None, condition: Tensor | None) -> Tensor:
         states = condition
-        if states is None:
+        if states is None and sample.is_meta:  # only shapes are wanted
+            states = sample.new_empty(len(sample), *(self.condition_shape or ()))
+        elif states is None:
             prompts = [self._negative] * len(sample) if labels is None else map(self._prompt, labels.tolist())
             states = torch.stack([self._embedding(prompt) for prompt in prompts])
         output: Tensor = self.denoiser(sample, timesteps, encoder_hidden_states=states).sample

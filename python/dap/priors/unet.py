@@ -24,9 +24,10 @@ from dap.rng import derive_seed
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, ModelMixin
 
-__all__ = ["UNetPrior", "activations", "middle_block", "unet_blocks"]
+__all__ = ["UNetPrior", "middle_block", "pass_values", "unet_blocks"]
 
-RESNET, ATTENTION = 8, 30  # activations per channel and position that such a layer keeps for the backward pass
+# values per channel and position that a level holds at once: a residual layer, attention, a transformer; with the skips
+RESNET, ATTENTION, TRANSFORMER = 6, 8, 24
 
 
 class UNetPrior(PipelinePrior, ClassEmbeddingPrior):
@@ -79,7 +80,7 @@ class UNetPrior(PipelinePrior, ClassEmbeddingPrior):
             self.condition_shape = self._embeddings.shape
             self.labels = {**self.labels, **imagenet_labels(len(self._class_names)), **self._embeddings.labels}
         self._has_learned = bool(learned)
-        self.slot_bytes = activations(unet) * self.dtype.itemsize
+        self.pass_bytes = pass_values(unet) * self.dtype.itemsize
 
     def labels_of(self, class_names: Sequence[str]) -> Mapping[str, int]:
         """Return the network's labels; without class embeddings, an unused id for every name."""
@@ -135,13 +136,11 @@ def middle_block(blocks: Mapping[str, nn.Module]) -> int:
     return list(blocks).index("mid") + 1 if "mid" in blocks else sum(name.startswith("down") for name in blocks)
 
 
-def activations(unet: ModelMixin) -> int:
-    """Return roughly how many values one slot keeps for a backward pass from the mid block."""
-    config, side, values = unet.config, square_side("U-Net", unet.config.sample_size), 0
-    levels = len(config.block_out_channels)
-    depth = config.layers_per_block
-    depths = [depth] * levels if isinstance(depth, int) else list(depth)
-    for number, (width, kind) in enumerate(zip(config.block_out_channels, config.down_block_types, strict=True)):
-        layer = RESNET + ATTENTION * ("Attn" in kind)
-        values += depths[number] * layer * width * (side >> number) ** 2
-    return int(values + (2 * RESNET + ATTENTION) * config.block_out_channels[-1] * (side >> number) ** 2)
+def pass_values(unet: ModelMixin) -> int:
+    """Return roughly how many values one slot takes at once in a pass without a graph: those of its largest level."""
+    config, side = unet.config, square_side("U-Net", unet.config.sample_size)
+    values = 0
+    for level, (width, kind) in enumerate(zip(config.block_out_channels, config.down_block_types, strict=True)):
+        layer = TRANSFORMER if "CrossAttn" in kind else ATTENTION if "Attn" in kind else RESNET
+        values = max(values, layer * width * (side >> level) ** 2)
+    return values

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from dap.config import check_whole
@@ -23,8 +21,8 @@ from dap.data.manifest import (
 )
 from dap.errors import RunMismatchError
 from dap.methods import Slot, Unit
-from dap.priors import Prior
 from dap.run.job import Job
+from dap.run.memory import device_memory, footprint
 from dap.run.plan import plan
 from dap.storage.files import is_vacant, naming, sha256_file, sweep, write_atomic
 from dap.storage.space import check_space
@@ -46,11 +44,13 @@ class RunFolder:
         out: The output folder; made when the first file is written.
         job: The run; :data:`IDENTITY` names the parts of its header that must agree with a manifest that is there
             already, except ``ipc``, which may grow where slots are independent.
-        batch_size: Slots in a unit; None takes that of the run that is continued, or as many as fit the memory.
+        batch_size: Slots made at once; None takes that of the run that is continued, or as many as fit the memory.
 
     Attributes:
         out: The output folder.
         units: The plan.
+        pass_size: The most slots in one evaluation of the denoiser; None: all slots of a unit. It only differs from the
+            batch size where a class of more slots is made together.
 
     Raises:
         OptionError: ``batch_size`` is no whole number of at least 1.
@@ -66,7 +66,8 @@ class RunFolder:
         self.out = out
         header, ipc, couples = job.header(), job.request.ipc, job.recipe.couples
         stages = list(before["ipc_stages"]) if before else []
-        size = batch_size or (before["batch_size"] if before else _default_batch_size(job.prior))
+        limit = batch_size or (None if before else _most_slots(job))  # slots in one evaluation of the denoiser
+        size = before["batch_size"] if before and not batch_size else batch_size or min(MAX_BATCH, limit or MAX_BATCH)
         if before:
             identity = {key: header[key] for key in IDENTITY} | {"batch_size": size}
             check_same_run(out, {key: before.get(key) for key in identity}, identity)
@@ -74,7 +75,7 @@ class RunFolder:
                 raise RunMismatchError(
                     f"{out} holds {stages[-1]} images per class, more than ipc={ipc}: choose another folder"
                 )
-            if ipc > stages[-1] and couples == "class":
+            if ipc > stages[-1] and couples != "slot":
                 raise RunMismatchError(
                     f"{out}: this method makes the images of a class together; ipc={stages[-1]} cannot grow to {ipc}"
                 )
@@ -85,13 +86,18 @@ class RunFolder:
                 out, images * MIN_FILE, f"ipc: {images} images take at least",
                 "choose a smaller ipc, fewer classes, or another disk",
             )  # fmt: skip
-        self.units = plan(len(job.classes), stages, size, couples)
+        parts = before.get("pass_size") if before else _pass_size(job, size, limit)
+        if couples == "sequence" and parts is None:
+            couples = "class"  # in which older versions made such runs
+        self.units, self.pass_size = plan(len(job.classes), stages, size, couples), parts
         self._ipc = ipc
         self._class_folders = [entry.folder for entry in job.classes]
         recorded = (before["files"] if before else {}) | (read_ledger(out) if before else {})
         self._files = verify_files(out, recorded)
         self._lost = recorded.keys() - self._files.keys()
         self._manifest = header | {"ipc": ipc, "ipc_stages": stages, "batch_size": size}
+        if parts is not None:
+            self._manifest["pass_size"] = parts
         self._seconds = dict(before["seconds"]) if before else {}
         self._finished = before is not None and before["status"] == "complete" and before["ipc"] == ipc
 
@@ -167,10 +173,20 @@ class RunFolder:
         write_manifest(self.out, self._manifest | {"status": status, "files": files, "seconds": self._seconds})
 
 
-def _default_batch_size(prior: Prior) -> int:
-    """Return how many slots fit into half of the device's memory, at most 100."""
-    if prior.device.type == "cuda":
-        memory = torch.cuda.get_device_properties(prior.device).total_memory
-    else:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(MAX_BATCH, memory // 2 // prior.slot_bytes))
+def _most_slots(job: Job) -> int | None:
+    """Return how many slots at once fit into half of the device's memory; None: any number."""
+    return footprint(job).fit(device_memory(job.prior.device) // 2)
+
+
+def _pass_size(job: Job, batch_size: int, limit: int | None) -> int | None:
+    """Return the most slots in one evaluation of the denoiser, where units are larger or a sequence needs it.
+
+    None where the units are those of versions without it, which is what their manifests say.
+    """
+    ipc, classes = job.request.ipc, len(job.classes)
+    if job.recipe.couples == "class":
+        return limit if limit is not None and job.recipe.slots_at_once(ipc) > limit else None
+    if job.recipe.couples == "sequence":
+        before = max(1, batch_size // ipc)  # classes in a unit of the older plan
+        return None if min(before, classes) == min(batch_size, classes) else batch_size
+    return None

@@ -108,12 +108,18 @@ class Job:
         """Whether a prior makes the images, or its features choose them."""
         return not isinstance(self.prior, NoPrior)
 
-    def context(self, bars: Bars = NO_BARS, callback_on_step_end: StepCallback | None = None) -> Context:
-        """Return the run as its method sees it."""
+    def context(
+        self,
+        bars: Bars = NO_BARS,
+        callback_on_step_end: StepCallback | None = None,
+        *,
+        pass_size: int | None = None,
+    ) -> Context:
+        """Return the run as its method sees it; ``pass_size`` is that of the run's folder."""
         return Context(
             self.source, self.classes, self.prior, self.settings, self.request.seed, self.request.ipc, self.shape.size,
             self.shape.channels, callback_on_step_end=callback_on_step_end, index=self.index, encoder=self.encoder,
-            own_size=self.shape.own, bars=bars,
+            own_size=self.shape.own, bars=bars, pass_size=pass_size,
         )  # fmt: skip
 
     def header(self) -> dict[str, object]:

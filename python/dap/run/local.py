@@ -49,7 +49,7 @@ def _execute(recipe: Method[A], job: Job, folder: RunFolder, progress: bool, cal
     title = f"{recipe.name}, {context.ipc} x {len(context.classes)}"
     total = sum(len(unit.slots) for unit in folder.missing()) * recipe.steps_per_slot(context)
     with bars.making(title, total) as on_step:
-        context = job.context(bars, on_step)
+        context = job.context(bars, on_step, pass_size=folder.pass_size)
         for unit in folder.missing():
             made = recipe.make(context, unit, artefact)
             if isinstance(made, torch.Tensor) and made.is_floating_point():

@@ -23,18 +23,16 @@ class Plan(Sequence[Unit]):
     Args:
         num_classes: Number of classes.
         stages: The ipc of each stage, rising; (10,) for a run that was never extended.
-        batch_size: Slots in a unit where slots are independent.
-        couples: "slot" if slots are independent; "class" if all slots of a class have to be in one unit, which then has
-            as many classes as fit the batch size, at least one.
+        batch_size: Slots that are made at once.
+        couples: "slot" if slots are independent, so that a unit has as many; "class" if all slots of a class have to be
+            in one unit, which then has as many classes as fit the batch size, at least one; "sequence" if the slots of
+            a class are made one after the other, so that a unit has as many classes.
     """
 
     def __init__(self, num_classes: int, stages: Sequence[int], batch_size: int, couples: Couples) -> None:
         self._stages = list(pairwise((0, *stages)))
         # slots that are made together; those of a class follow each other
-        self._sizes = [
-            max(1, batch_size // (high - low)) * (high - low) if couples == "class" else batch_size
-            for low, high in self._stages
-        ]
+        self._sizes = [_unit_size(high - low, batch_size, couples) for low, high in self._stages]
         self._slots = [num_classes * (high - low) for low, high in self._stages]
         units = [-(-slots // size) for slots, size in zip(self._slots, self._sizes, strict=True)]
         self._ends = list(accumulate(units))
@@ -59,6 +57,13 @@ class Plan(Sequence[Unit]):
         return Unit(number, tuple(Slot(class_index, low + slot) for class_index, slot in slots))
 
 
+def _unit_size(slots: int, batch_size: int, couples: Couples) -> int:
+    """Return how many slots a unit has, for classes of some slots."""
+    if couples == "slot":
+        return batch_size
+    return slots * (batch_size if couples == "sequence" else max(1, batch_size // slots))
+
+
 def plan(num_classes: int, stages: Sequence[int], batch_size: int, couples: Couples) -> Plan:
     """Group slots into units; the arguments are those of :class:`Plan`.
 
@@ -66,6 +71,8 @@ def plan(num_classes: int, stages: Sequence[int], batch_size: int, couples: Coup
         >>> [len(unit.slots) for unit in plan(2, (3,), 4, "slot")]
         [4, 2]
         >>> [len(unit.slots) for unit in plan(5, (3,), 6, "class")]
+        [6, 6, 3]
+        >>> [len(unit.slots) for unit in plan(5, (3,), 2, "sequence")]
         [6, 6, 3]
     """
     return Plan(num_classes, stages, batch_size, couples)

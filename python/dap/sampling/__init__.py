@@ -2,6 +2,7 @@
 
 from dap.sampling.loop import StepCallback, sample
 from dap.sampling.objective import denoising_loss, draw_noised, noised_latents
+from dap.sampling.parts import denoise_in_parts
 from dap.sampling.schedule import check_settings, steps_taken
 from dap.sampling.settings import SamplingSettings
 from dap.sampling.term import DeltaTerm, EnergyTerm, Needs, Place, StepState, Term, Window
@@ -17,6 +18,7 @@ __all__ = [
     "Term",
     "Window",
     "check_settings",
+    "denoise_in_parts",
     "denoising_loss",
     "draw_noised",
     "noised_latents",

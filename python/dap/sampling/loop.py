@@ -16,6 +16,7 @@ from torch import Tensor
 from dap.errors import DivergedError, OptionError
 from dap.priors import Prior
 from dap.priors.schedulers import clip_range, level
+from dap.sampling.parts import denoise_in_parts
 from dap.sampling.schedule import check_recurrences, skipped_steps, step_arguments
 from dap.sampling.settings import SamplingSettings
 from dap.sampling.term import DeltaTerm, EnergyTerm, StepState, Term
@@ -38,6 +39,7 @@ def sample(
     recurrences: int = 1,
     init: Tensor | None = None,
     strength: float = 1.0,
+    pass_size: int | None = None,
     callback_on_step_end: StepCallback | None = None,
 ) -> Tensor:
     """Draw one latent for each slot.
@@ -53,6 +55,8 @@ def sample(
         init: Latents (B, C, h, w) that are noised to the first step that is taken, as diffusers' image-to-image does;
             None: pure noise.
         strength: Share of the steps that are taken from ``init``, in (0, 1]; at least one step is taken.
+        pass_size: The most slots in one evaluation of the denoiser; None: all. With more slots the evaluation is done
+            in parts (:mod:`dap.sampling.parts`).
         callback_on_step_end: Called as in diffusers, ``callback(prior, step, timestep, {"latents": x})``. The loop goes
             on with the "latents" of the dict that it returns.
 
@@ -104,8 +108,8 @@ def sample(
                 x = ratio**0.5 * x + (1 - ratio) ** 0.5 * _noise(prior, generators)
             x = x.detach().requires_grad_(graph)
             with torch.set_grad_enabled(graph):
-                prediction = prior.denoise(
-                    scheduler.scale_model_input(x, t), t, labels,
+                prediction = denoise_in_parts(
+                    prior, scheduler.scale_model_input(x, t), t, labels, pass_size=pass_size,
                     guidance_scale=settings.guidance_scale, through=through,
                     taps=frozenset().union(*(term.taps for term in active)), **noise_level.given,
                 )  # fmt: skip

@@ -59,7 +59,7 @@ class ClassifierConstraint(Constraint):
         targets = torch.tensor([slot.class_index for slot in unit.slots], device=prior.device)
 
         def values(latents: Tensor) -> Tensor:
-            logits = self.net(prior.decode_pixels(latents).clamp(-1, 1))
+            logits = self.net(prior.decode_with_graph(latents).clamp(-1, 1))
             return functional.cross_entropy(logits, targets, reduction="none")
 
         return values

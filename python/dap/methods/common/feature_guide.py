@@ -7,6 +7,8 @@ every guided step; it is made if it is not there yet.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -25,6 +27,7 @@ from dap.features import (
     check_prior,
     check_references,
     encode_images,
+    feature_width,
     noised_features,
     reference_index,
     schedule,
@@ -32,6 +35,7 @@ from dap.features import (
 from dap.kernels.base import KernelLike, as_kernel
 from dap.methods.common.guides import Guide
 from dap.methods.common.references import GuidedSteps, References
+from dap.priors import Demand
 from dap.rng import derive_seed
 from dap.sampling import Place, Window
 from dap.selection import Selector, herding, k_medoids, order_towards, permutation, random_of_each_class, thinning
@@ -94,6 +98,28 @@ class FeatureGuide(Guide[References]):
         Tap(1, self.pooling)
         Window(self.start, self.stop)
 
+    def demand(self, context: Context) -> Demand:
+        """Return that a graph leads to the tapped block."""
+        return Demand(frozenset({block_number(context.prior, self.block)})) if self.scale else Demand()
+
+    def disk(self, context: Context) -> int:
+        """Return the bytes of the references' features and latents."""
+        prior, tap = context.prior, Tap(block_number(context.prior, self.block), self.pooling)
+        steps = schedule(prior.scheduler(context.settings.scheduler, context.settings.num_inference_steps))
+        guided = self._guided(steps)
+        if context.index is not None or not guided:
+            return 0
+        timesteps = set((self._steps_with_features(guided) | {len(steps) - 1: steps[-1]}).values())
+        width = feature_width(prior.without_data(), tap, context.classes[0].label)
+        counts = np.bincount(context.source.labels, minlength=len(context.classes))
+        rows = int(np.minimum(counts, self.references).sum())
+        return 4 * rows * (len(timesteps) * width + math.prod(prior.latent_shape))
+
+    def _guided(self, steps: Sequence[int]) -> dict[int, int]:
+        """Return the steps of a schedule in which the term acts, with their timesteps."""
+        window = Window(self.start, self.stop)
+        return {step: t for step, t in enumerate(steps) if self.scale and window.contains(step, len(steps))}
+
     def prepare(self, context: Context) -> References:
         """Choose the references; make the features for every guided step, or find them in the index or the cache.
 
@@ -102,10 +128,9 @@ class FeatureGuide(Guide[References]):
         """
         prior = context.prior
         tap = Tap(block_number(prior, self.block), self.pooling)
-        window = Window(self.start, self.stop)
         scheduler = prior.scheduler(context.settings.scheduler, context.settings.num_inference_steps)
         steps = schedule(scheduler)
-        guided = {step: t for step, t in enumerate(steps) if self.scale and window.contains(step, len(steps))}
+        guided = self._guided(steps)
         if context.index is not None:
             check_prior(context.index, prior)
             check_references(context.index, tap, scheduler, self.noise)

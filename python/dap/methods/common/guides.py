@@ -9,11 +9,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from dap.config import from_options
 from dap.errors import OptionError
 from dap.methods.base import Context, Couples, Method, Presets, Record, Unit
+from dap.priors import Demand
 from dap.registry import Registry
 from dap.seams import Seam, check_class
 
@@ -55,6 +58,14 @@ class Guide(Seam, Generic[A]):
     def record(self, context: Context, artefact: A) -> Record:
         """Return what the manifest says about the artefact."""
 
+    def demand(self, context: Context) -> Demand:
+        """Return what the term needs of the prior, for the plan of memory; the default is a graph through all of it."""
+        return Demand(denoiser=True)
+
+    def disk(self, context: Context) -> int:
+        """Return about how many bytes the preparation writes to the cache; see :meth:`dap.methods.Method.disk`."""
+        return 0
+
     def order(self, context: Context, artefact: A, class_index: int, images: Tensor) -> list[int] | None:
         """Return the slot numbers of a class, best first, or None; see :meth:`dap.methods.Method.order`."""
         return None
@@ -86,6 +97,10 @@ class SingleGuide(Guide[A], Method[A]):
     parts: ClassVar[tuple[str, ...]] = Method.parts
     couples: ClassVar[Couples] = "slot"
     needs: ClassVar[tuple[str, ...]] = ("prior", "labels")
+
+    def demands(self, context: Context) -> tuple[Demand, ...]:
+        """Return what the term needs of the prior."""
+        return (self.demand(context),)
 
     def make(self, context: Context, unit: Unit, artefact: A) -> Tensor:
         """Return guided latents of the unit's slots."""
@@ -136,6 +151,14 @@ class Guided(Method[tuple[object, ...]]):
         """Return guided latents of the unit's slots."""
         pairs = zip(self.terms, artefact, strict=True)
         return context.sample(unit, [guide.term(context, unit, prepared) for guide, prepared in pairs])
+
+    def demands(self, context: Context) -> tuple[Demand, ...]:
+        """Return what the terms need of the prior, all at once."""
+        return (reduce(or_, (guide.demand(context) for guide in self.terms)),)
+
+    def disk(self, context: Context) -> int:
+        """Return about how many bytes the preparation of all guides writes to the cache."""
+        return sum(guide.disk(context) for guide in self.terms)
 
     def record(self, context: Context, artefact: tuple[object, ...]) -> Record:
         """Return the record of each guide, in order."""

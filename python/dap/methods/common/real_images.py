@@ -18,6 +18,7 @@ from dap.errors import OptionError
 from dap.features import Encoder, check_block
 from dap.features.encoders import PriorEncoder
 from dap.methods.base import Context, Couples, Method, Presets, Record, Unit
+from dap.priors import Demand
 
 __all__ = ["ChosenImages", "RealImages", "RealImagesByFeatures", "check_enough", "rows_of_classes"]
 
@@ -36,6 +37,10 @@ class RealImages(Method[ChosenImages]):
 
     couples: ClassVar[Couples] = "slot"
     presets: ClassVar[Presets] = {}
+
+    def demands(self, context: Context) -> tuple[Demand, ...]:
+        """Return nothing: no step is taken."""
+        return ()
 
     def make(self, context: Context, unit: Unit, artefact: ChosenImages) -> Tensor | Iterable[Tensor]:
         """Return the chosen images, uint8."""

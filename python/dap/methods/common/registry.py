@@ -34,7 +34,8 @@ class MethodInfo:
         paper: A short reference.
         year: Year of publication; None if it was not published.
         needs: Any of "prior", "labels", "classifier", "training" and "text"; see :class:`dap.methods.Method`.
-        couples: "slot", or "class" if the images of a class depend on each other.
+        couples: "slot"; "class" if the images of a class depend on each other, "sequence" if each depends on those
+            before it.
         presets: Names of its presets, for ``method="name:preset"``.
     """
 
@@ -100,7 +101,7 @@ def check_method(cls: type[AnyMethod]) -> None:
             raise OptionError(f"{method}: {part}: expected {expected}, got {value!r}")
     for need in cls.needs:
         check_choice(f"need of {method}", need, NEEDS)
-    check_choice(f"couples of {method}", cls.couples, ("slot", "class"))
+    check_choice(f"couples of {method}", cls.couples, ("slot", "class", "sequence"))
     for field in dataclasses.fields(cls):
         if field.default is field.default_factory is dataclasses.MISSING:
             raise OptionError(

@@ -1,0 +1,76 @@
+"""The memory and disk that classifiers take in a method, found on torch's meta device; see :mod:`dap.priors.memory`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+
+from dap.nets import Network, create_net
+from dap.priors.memory import peak_bytes, without_data
+
+if TYPE_CHECKING:
+    from dap.methods.base import Context
+    from dap.methods.common.surrogate import SurrogateTraining
+
+__all__ = ["gradient_bytes", "network_bytes", "rehearse_network", "surrogate_bytes"]
+
+
+def network_bytes(context: Context, network: str, width: int) -> int:
+    """Return the memory that a network takes for each image with a graph to the image."""
+    return peak_bytes(lambda: rehearse_network(context, network, width))
+
+
+def rehearse_network(context: Context, network: str, width: int, *, second: bool = False) -> None:
+    """Run a network on the meta device on one image, and the backward pass to the image.
+
+    Args:
+        context: The run.
+        network: One of :func:`dap.nets.list_nets`.
+        width: Its number of channels.
+        second: Differentiate the gradient by the weights instead of the logits.
+    """
+    net = without_data(_small(context, network, width)[0])
+
+    def loss(state: dict[str, Tensor], image: Tensor) -> Tensor:
+        logits: Tensor = functional_call(net, state, (image[None],))
+        return logits.sum()
+
+    image = torch.empty(1, context.channels, context.size, context.size, device="meta")
+    image = image.to(memory_format=torch.channels_last).requires_grad_()
+    with torch.enable_grad():
+        if second:
+            gradients = vmap(grad(loss), in_dims=(None, 0))(dict(net.named_parameters()), image)
+            total = torch.stack([values.sum() for values in gradients.values()]).sum()
+        else:
+            total = net(image).sum()
+        torch.autograd.grad(total, image)
+
+
+def gradient_bytes(context: Context, training: SurrogateTraining) -> int:
+    """Return the memory that :meth:`Surrogate.gradients_of` and the real gradients take for each image."""
+    _, parameters = _small(context, training.network, training.width)
+    copies = training.checkpoints + 4  # real gradients; the image's own, joined, and the gradient of each
+    images = peak_bytes(lambda: rehearse_network(context, training.network, training.width, second=True))
+    return images + 4 * copies * parameters
+
+
+def surrogate_bytes(context: Context, training: SurrogateTraining) -> int:
+    """Return the bytes of a surrogate in the cache: its states, and the gradients of each class at each."""
+    _, parameters = _small(context, training.network, training.width)
+    return 4 * training.checkpoints * (len(context.classes) + 1) * parameters
+
+
+def _small(context: Context, network: str, width: int) -> tuple[Network, int]:
+    """Return a network for one class, and the number of parameters of the one for all classes."""
+    one, two = (
+        create_net(
+            network, width=width, channels=context.channels, classes=classes, size=context.size,
+            generator=torch.Generator(),
+        )
+        for classes in (1, 2)
+    )  # fmt: skip
+    of_one, of_two = (sum(parameter.numel() for parameter in net.parameters()) for net in (one, two))
+    return one, of_one + (len(context.classes) - 1) * (of_two - of_one)

@@ -1,0 +1,68 @@
+"""What a run takes before it starts: memory by its number of slots at once, and disk for its preparation."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from dap.priors import StepBytes
+from dap.run.job import Job
+
+__all__ = ["Footprint", "device_memory", "footprint"]
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """The memory and disk that a run needs, in bytes.
+
+    Attributes:
+        weights: Memory of the prior's weights; 0 if it is not known.
+        stages: Memory of each stage of a step, beside the weights; none for a method that takes no step.
+        encode: Memory while real images are encoded, and while their features are computed, whichever is more.
+        decode: Memory of one latent while it is decoded.
+        decoded: The most latents that are decoded at once.
+        disk: Disk of the cache for the preparation, if nothing of it is there.
+    """
+
+    weights: int
+    stages: tuple[StepBytes, ...]
+    encode: int
+    decode: int
+    decoded: int
+    disk: int
+
+    def step(self, slots: int) -> int:
+        """Return the memory of a step of some slots at once, with the weights."""
+        return self.weights + max((stage.of(slots) for stage in self.stages), default=0)
+
+    def unit(self, slots: int) -> int:
+        """Return the most memory that making a unit takes if its slots are sampled at once, with the weights."""
+        return max(self.step(slots), self.weights + min(slots, self.decoded) * self.decode)
+
+    def fit(self, available: int) -> int | None:
+        """Return the most slots whose step fits some bytes beside the weights; None: any number."""
+        return min((stage.fit(available) for stage in self.stages), default=None)
+
+
+def footprint(job: Job) -> Footprint:
+    """Return the memory and disk that a run needs; nothing of the run is computed."""
+    context, prior = job.context(), job.prior
+    demands, image, batches = job.recipe.demands(context), prior.image_bytes, prior.batches
+    stages = tuple(prior.step_bytes(demand, guidance_scale=job.settings.guidance_scale) for demand in demands)
+    return Footprint(
+        weights=prior.weight_bytes,
+        stages=stages,
+        encode=max(batches.encode * image.encode, batches.features * image.features) if job.samples else 0,
+        decode=image.decode if stages else 0,
+        decoded=batches.decode,
+        disk=job.recipe.disk(context),
+    )
+
+
+def device_memory(device: torch.device) -> int:
+    """Return all memory of a device in bytes: that of the GPU, or else of the machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

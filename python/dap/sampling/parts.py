@@ -1,0 +1,80 @@
+"""One evaluation of the denoiser for more slots than fit the memory at once.
+
+The slots are divided into parts of at most ``pass_size``. Without a graph each part is evaluated and its estimate kept.
+With a graph a part keeps none: the backward pass evaluates it again, one part at a time (gradient checkpointing), so
+that an energy of all slots has its exact gradient while the memory holds the graph of one part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from dap.priors import Prediction
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dap.priors import Prior
+
+__all__ = ["denoise_in_parts"]
+
+
+def denoise_in_parts(
+    prior: Prior,
+    sample: Tensor,
+    timestep: Tensor,
+    labels: Tensor,
+    *,
+    pass_size: int | None,
+    guidance_scale: float = 1.0,
+    taps: Collection[int] = (),
+    through: bool = False,
+    condition: Tensor | None = None,
+    sigma: float | None = None,
+) -> Prediction:
+    """Evaluate the denoiser once for each slot; see :meth:`dap.priors.Prior.denoise`.
+
+    Args:
+        prior: The prior.
+        sample: x_t, (B, C, h, w).
+        timestep: One for all slots.
+        labels: int64 (B,).
+        pass_size: The most slots in one pass; None: all.
+        guidance_scale: As in ``denoise``, and so are the arguments that follow.
+        taps: See there.
+        through: See there.
+        condition: See there.
+        sigma: See there.
+    """
+
+    def evaluate(sample: Tensor, labels: Tensor, condition: Tensor | None) -> Prediction:
+        options = {"condition": condition, "sigma": sigma}
+        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        return prior.denoise(
+            sample, timestep, labels, guidance_scale=guidance_scale, taps=taps, through=through, **given
+        )
+
+    if pass_size is None or len(sample) <= pass_size:
+        return evaluate(sample, labels, condition)
+    graph = torch.is_grad_enabled() and (through or bool(taps))
+    parts = [
+        checkpoint(evaluate, *part, use_reentrant=False, preserve_rng_state=False) if graph else evaluate(*part)
+        for part in zip(
+            sample.split(pass_size), labels.split(pass_size), _split(condition, len(sample), pass_size), strict=True
+        )
+    ]
+    variances = [part.variance for part in parts if part.variance is not None]
+    return Prediction(
+        torch.cat([part.eps for part in parts]),
+        torch.cat(variances) if variances else None,
+        {tap: torch.cat([part.features[tap] for part in parts]) for tap in taps},
+    )
+
+
+def _split(condition: Tensor | None, slots: int, pass_size: int) -> tuple[Tensor | None, ...]:
+    """Return the condition of each part; None of each if there is none."""
+    return (None,) * -(-slots // pass_size) if condition is None else condition.split(pass_size)
