@@ -18,6 +18,7 @@ FLAGS = {
 }  # fmt: skip
 QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 KEYWORD = re.compile(rf"\b({'|'.join(FLAGS)})=({QUOTED})?(?=[ ),;.:]|\Z)")
+LABEL = re.compile(rf"\blabel_map=\{{({QUOTED}): (\d+)\}}")
 COMMANDS = {"adapt_prior": "prior adapt", "distill": "distill", "train_prior": "prior train"}
 CALL = re.compile(rf"\bdap\.({'|'.join(COMMANDS)})(\((?:{QUOTED}|[^'\"()])*\))")
 
@@ -51,10 +52,13 @@ def in_flags(text: str) -> str:
         'choose one with --label-column, or leave --classes out'
         >>> in_flags("convert them (channels='grey')")
         'convert them (--channels grey)'
+        >>> in_flags("say which it is, with label_map={'crane bird': 134}")
+        "say which it is, with --label 'crane bird=134'"
         >>> in_flags("try dap.distill('my photos', method='k_medoids', out='own')")
         "try dap distill 'my photos' --method k_medoids --out own"
     """
     text = CALL.sub(lambda match: _command(match[1], match[2]), text)
+    text = LABEL.sub(lambda match: shlex.join(["--label", f"{ast.literal_eval(match[1])}={match[2]}"]), text)
     return KEYWORD.sub(lambda match: _option(match[1], match[2]), text)
 
 
