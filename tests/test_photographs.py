@@ -11,6 +11,7 @@ import tiny
 from PIL import Image
 
 import dap
+from dap.data.appearance import Appearance
 from dap.data.open import open_source
 from dap.data.pixels import to_upright
 from dap.errors import ClassMapError, OptionError, RunMismatchError
@@ -204,9 +205,9 @@ def test_appearance_looks_at_more_than_the_first_image(tmp_path):
         image = Image.new("RGB", (8, 8), (number, 0, 0)) if number == 39 else Image.new("L", (8, 8), number)
         image.save(tmp_path / "set" / "a" / f"{number:02}.png")
     source = open_source(tmp_path / "set")
-    assert source.native_shape() == (8, 3) and source.appearance.coloured and source.appearance.uniform
+    assert source.appearance == Appearance(size=8, channels=3, coloured=True, uniform=True)
     (tmp_path / "set" / "a" / "00.png").write_bytes(b"no image")
-    assert open_source(tmp_path / "set").native_shape() == (8, 3)
+    assert open_source(tmp_path / "set").appearance.channels == 3
     assert not source.select(range(39)).appearance.coloured
     Image.new("L", (8, 9)).save(tmp_path / "set" / "a" / "39.png")
     assert not open_source(tmp_path / "set").appearance.uniform

@@ -123,7 +123,7 @@ def test_the_content_says_what_a_file_is(tmp_path: Path, format: str) -> None:
 def test_other_contents_are_named(tmp_path: Path, data: bytes, kind: str) -> None:
     put(tmp_path, "cat/0.jpg", data=data)
     source = open_source(tmp_path)
-    for read in (lambda: source.images([0], size=8, channels=3), source.native_shape, lambda: source.pixels(0)):
+    for read in (lambda: source.images([0], size=8, channels=3), lambda: source.appearance, lambda: source.pixels(0)):
         with pytest.raises(FormatError) as caught:
             read()
         assert f"PNG, JPEG, WebP, BMP, GIF, TIFF or PNM, got {kind}" in str(caught.value)

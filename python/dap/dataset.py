@@ -118,8 +118,8 @@ class DistilledDataset:
         """All images and labels, in order, decoded into memory.
 
         Args:
-            size: Side in pixels to which all images are resized (:meth:`dap.data.source.Source.images`), grey or RGB
-                like the first one; None: all have one size already.
+            size: Side in pixels to which all images are resized (:meth:`dap.data.source.Source.images`), RGB if
+                some are in colour; None: all have one size already.
 
         Returns:
             Images, uint8 (N, C, H, W), and labels, int64 (N,).

@@ -118,14 +118,8 @@ class Source:
         """Size and colour of the images, by up to 16 of them (:mod:`dap.data.appearance`)."""
         return appearance_of(self)
 
-    def native_shape(self) -> tuple[int, int]:
-        """The short side of the first image in pixels, and the number of channels: 3 if an image is in colour, or 1."""
-        return self.appearance.size, self.appearance.channels
-
     def pixels(self, index: int, *, channels: int | None = None) -> np.ndarray:
-        """One image in its own size, upright (:func:`dap.data.pixels.to_upright`): uint8 (C, H, W).
-
-        C is ``channels``, 1 or 3; if that is None, 1 for a grey image and 3 for others.
+        """One image in its own size, upright: uint8 (C, H, W), C = 1 or 3 as ``channels`` says, or as the image has it.
 
         Raises:
             FormatError: It cannot be decoded; the message names it.

@@ -52,7 +52,7 @@ def stack_images(source: Source, size: int | None = None) -> np.ndarray:
 
     Args:
         source: The images.
-        size: Side in pixels to which all are resized, grey or RGB like the first one; None: all have one size already.
+        size: Side in pixels to which all are resized, RGB if some are in colour; None: all have one size already.
 
     Returns:
         uint8 with shape (N, C, H, W).
@@ -61,7 +61,7 @@ def stack_images(source: Source, size: int | None = None) -> np.ndarray:
         OptionError: They differ in size or channels and ``size`` is not given, or they do not fit into memory.
         FormatError: An image cannot be decoded; the message names it.
     """
-    shape = source.pixels(0).shape if size is None else (source.native_shape()[1], size, size)
+    shape = source.pixels(0).shape if size is None else (source.appearance.channels, size, size)
     _check_memory(source, (len(source), *shape), "give a smaller size=, or read DistilledDataset.source in parts")
     if size is not None:
         return source.images(range(len(source)), size=size, channels=shape[0])

@@ -57,7 +57,7 @@ def evaluate_source(
         device: Where to train; None: the GPU if there is one.
         judge: Whether to train the judge on all of ``real``, and report the share of ``train`` that it recognises.
         size: Side in pixels to which all images are resized; None: the short side of the first image of ``train``.
-        channels: 1 for grey, 3 for RGB; None: like the first image of ``train``.
+        channels: 1 for grey, 3 for RGB; None: RGB if images of ``train`` are in colour, otherwise grey.
 
     Raises:
         OptionError: A name is unknown, a value is out of range, or ``judge`` is set without ``real``.
@@ -68,12 +68,11 @@ def evaluate_source(
     if judge and real is None:
         raise OptionError("the judge is trained on real images: give real=, or leave judge=False")
     names = _shared_classes(train, test)
-    native_size, native_channels = train.native_shape()
     load = partial(
         _load,
         names=names,
-        size=native_size if size is None else size,
-        channels=native_channels if channels is None else channels,
+        size=train.appearance.size if size is None else size,
+        channels=train.appearance.channels if channels is None else channels,
     )
     distilled = load(train)
     sets: dict[str, LabelledImages | Callable[[int], LabelledImages]] = {"distilled": distilled}

@@ -85,7 +85,7 @@ def train_prior(
     check_whole("autoencoder_steps", autoencoder_steps)
     check_whole("denoiser_steps", denoiser_steps)
     images = open_source(source, classes=classes)
-    side, channels = images.native_shape()
+    side, channels = images.appearance.size, images.appearance.channels
     size = size or min(64, max(SIDES[0], -(-side // 8) * 8))
     if size % 8 or not SIDES[0] <= size <= SIDES[1]:
         raise OptionError(f"size: expected a multiple of 8 from {SIDES[0]} to {SIDES[1]}, got {size}")
