@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from dap.data.classmap import build_class_map
 from dap.data.from_labels import source_from_labels
 from dap.data.open import open_source
 from dap.data.source import Source
-from dap.errors import OptionError
+from dap.errors import FormatError, OptionError
 from dap.features import source_of_index
 from dap.features.latents import real_latents
 from dap.priors.dit import DiTPrior
@@ -98,7 +99,13 @@ def test_another_prior_or_other_images_are_other_files(prior, make_pipeline, fol
     assert len(list(folder.iterdir())) == 4
 
 
-def test_a_build_that_is_stopped_leaves_nothing_behind(prior, groups, folder, monkeypatch):
+@pytest.mark.parametrize("torn", [0, 7, -7], ids=["between groups", "within a group", "within the first group"])
+def test_a_build_that_is_stopped_is_continued_after_its_last_group(prior, groups, folder, monkeypatch, torn):
+    latents(prior).prepare()
+    (entry,) = folder.iterdir()
+    whole = entry.read_bytes()
+    shutil.rmtree(folder)
+    groups.clear()
     encode = DiTPrior.encode
 
     def stop(self, images):
@@ -108,10 +115,40 @@ def test_a_build_that_is_stopped_leaves_nothing_behind(prior, groups, folder, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(DiTPrior, "encode", stop)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as stopped:
             latents(prior).of_class("Bag")
-    assert groups == [256, 44] and list(folder.iterdir()) == []
+    assert stopped.value.__notes__ == ["the latents that are encoded are kept; the same command continues after them"]
+    (unfinished,) = folder.iterdir()
+    if torn:  # as a kill while the second group, or the first one, was written
+        kept = unfinished.read_bytes()
+        unfinished.write_bytes(kept + bytes(torn) if torn > 0 else kept[:torn])
     assert len(latents(prior).of_class("Bag")) == 300
+    assert groups == [256, 44] + [256] * (torn < 0) + [44, 3]
+    assert [file.name for file in folder.iterdir()] == [entry.name] and entry.read_bytes() == whole
+
+
+def test_two_processes_that_encode_at_once_both_succeed(prior, folder, monkeypatch):
+    encode, inner = DiTPrior.encode, []
+
+    def meanwhile(self, images):
+        if not inner:
+            inner.append(None)
+            inner.append(latents(prior).of_class("Bag"))  # the file is locked: this one writes another
+        return encode(self, images)
+
+    monkeypatch.setattr(DiTPrior, "encode", meanwhile)
+    assert torch.equal(latents(prior).of_class("Bag"), inner[1])
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_an_image_that_cannot_be_read_leaves_nothing_behind(prior, folder, monkeypatch):
+    def fail(*_, **__):
+        raise FormatError("broken.png")
+
+    monkeypatch.setattr(Source, "images", fail)
+    with pytest.raises(FormatError, match="broken"):
+        latents(prior).prepare()
+    assert list(folder.iterdir()) == []
 
 
 def test_any_name_may_be_a_classs(prior):
@@ -157,7 +194,7 @@ def test_an_index_gives_its_own_latents_and_no_image_is_touched(tree, tiny_folde
     found = latents(prior, images, index=index)
     assert found.ids["Bag"] == index.ids("Bag") and len(found.ids["Bag"]) == 2
     ours = found.of_class("Bag")
-    assert ours.dtype == torch.float32 and not groups and not cache_folder().exists()
+    assert ours.dtype == torch.float32 and not groups and not (cache_folder() / LATENTS).exists()
     assert np.array_equal(ours.numpy(), np.asarray(index.latents("Bag"), np.float32))
     ids = [f"Bag/{number}.png" for number in range(3)]
     encoded = latents(prior, open_source(tree)).of_class("Bag")[[ids.index(each) for each in found.ids["Bag"]]]

@@ -1,13 +1,15 @@
 """Latents of all real images of each class, in the cache: encoded once, and read by every run that needs them.
 
-An entry of the cache is one safetensors file, written in groups of rows: memory holds one group of images at a time.
+An entry of the cache is one safetensors file, written in groups of rows: memory holds one group of images at a time. A
+process that was stopped is continued by the next one after its last group.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +23,8 @@ from dap.features.build import computed_by, prior_hash, source_latents
 from dap.features.index_checks import check_prior
 from dap.index import row_groups
 from dap.storage.cache import LATENTS, CacheEntry
-from dap.storage.tensors import write_tensors
+from dap.storage.tensors import continue_tensors
+from dap.storage.unfinished import continued_file, unfinished_bytes
 
 if TYPE_CHECKING:
     from dap.data.classmap import ClassEntry
@@ -105,11 +108,19 @@ def real_latents(
         if not (verified and entry.exists()) and not entry.is_whole():
             shapes = {numbers[name]: (len(rows), *prior.latent_shape) for name, rows in ids.items()}
             count = sum(len(rows) for rows in ids.values())
-            need = count * math.prod(prior.latent_shape) * 4
+            need = count * math.prod(prior.latent_shape) * 4 - unfinished_bytes(entry)
             entry.check_space(need, f"the latents of {count} images take", "choose fewer images or classes")
-            kept = "nothing of the latents is kept; the same command encodes all images again"
-            with bars.stage("latents", total=count, unit=" images", kept=kept) as bar, entry.new_file() as temporary:
-                write_tensors(temporary, shapes, _encoded(source, prior, indices, bar.update))
+            groups = [(name, start, stop) for name, rows in indices.items() for start, stop in row_groups(len(rows))]
+            ends = [0, *accumulate(stop - start for _, start, stop in groups)]
+            values = [(stop - start) * math.prod(prior.latent_shape) for _, start, stop in groups]
+            latents_of = source_latents(source, prior, indices)
+            with continued_file(entry) as path:
+                written = continue_tensors(path, shapes, values, lambda group: latents_of(*groups[group]).numpy())
+                before = ends[next(written)]
+                kept = "the latents that are encoded are kept; the same command continues after them"
+                with bars.stage("latents", total=count, done=before, unit=" images", kept=kept) as bar:
+                    for group in written:
+                        bar.update(ends[group] - ends[group - 1])
         verified = True
 
     def of_class(name: str) -> Tensor:
@@ -127,14 +138,3 @@ def real_latents(
 def latents_bytes(source: Source, prior: Prior, *, index: Index | None = None) -> int:
     """Return how many bytes the latents of all images of a source take in the cache; 0 with an index that has them."""
     return 0 if index is not None else 4 * len(source) * math.prod(prior.latent_shape)
-
-
-def _encoded(
-    source: Source, prior: Prior, indices: dict[str, np.ndarray], count: Callable[[int], object]
-) -> Iterator[np.ndarray]:
-    """Yield the latents of all classes in order, a group of rows at a time, and count the rows of each."""
-    latents_of = source_latents(source, prior, indices)
-    for name, rows in indices.items():
-        for start, stop in row_groups(len(rows)):
-            yield latents_of(name, start, stop).numpy()
-            count(stop - start)

@@ -151,9 +151,10 @@ class CacheEntry:
         with _full(), atomic_path(self.path, replace=False) as temporary:
             yield temporary
             if hashed:
-                self._record_hash(temporary)
+                self.record_hash(temporary)
 
-    def _record_hash(self, temporary: Path) -> None:
+    def record_hash(self, temporary: Path) -> None:
+        """Record the hash of what is about to become the entry, for :meth:`is_whole`, unless the entry is there."""
         if self.exists():
             return  # that of the first process stays, with its hash
         with _writing():
@@ -175,7 +176,7 @@ class CacheEntry:
                 temporary = stack.enter_context(atomic_folder(self.path))
             yield temporary
             if hashed:
-                self._record_hash(temporary)
+                self.record_hash(temporary)
 
 
 def cache_folder() -> Path:
