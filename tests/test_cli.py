@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 import dap
-from dap import api
+from dap import api, device
 from dap.bar import progress_bar
 from dap.cli import values
 from dap.cli.classes import choose_classes
@@ -34,6 +34,8 @@ from dap.data.manifest import LEDGER
 from dap.evaluation import EvaluationResult, Row, Small, paired_difference
 from dap.evaluation.run import PROTOCOLS
 from dap.priors.schedulers import SCHEDULERS
+from dap.sampling.named import SAMPLINGS
+from dap.sampling.settings import SPACINGS
 
 # a shell's background job ignores SIGINT, and its children with it
 COMMAND = (
@@ -102,7 +104,8 @@ def test_version(run):
         (
             ["distill", "--help"],
             ["SOURCE", "--out", "--method", "--ipc", "--seed", "--prior", "--classes", "--batch-size", "--set",
-             "--num-inference-steps", "--guidance-scale", "--scheduler", "--eta", "--device"],
+             "--num-inference-steps", "--guidance-scale", "--sampling", "--scheduler", "--timestep-spacing", "--eta",
+             "--device", "--dtype", "--tf32"],
         ),
         (["evaluate", "--help"], ["--test", "--real", "--protocol", "--repeats", "--seed", "--judge", "--json"]),
         (["info", "--help"], ["versions", "Rust"]),
@@ -148,6 +151,10 @@ def test_without_a_command_the_help_is_shown(run, group):
 def test_names_that_are_checked_before_torch_is_imported_are_those_of_the_tables():
     assert set(values.METHODS) == {method.name for method in dap.list_methods()}
     assert set(values.SCHEDULERS) == set(SCHEDULERS)
+    assert set(values.SAMPLINGS) == set(SAMPLINGS)
+    assert set(values.SPACINGS) == set(SPACINGS)
+    assert {*values.DTYPES, "float64"} == {str(dtype)[6:] for dtype in device.DTYPES}
+    assert set(values.TRAINING_DTYPES) == {str(dtype)[6:] for dtype in device.TRAINING_DTYPES}
     assert set(values.PRIORS) == set(dap.priors.BUILTIN)
     assert set(values.NETWORKS) == set(dap.nets.list_nets())
     assert set(values.PROTOCOLS) == set(PROTOCOLS)

@@ -104,7 +104,7 @@ def test_the_same_call_again_computes_nothing(build):
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_kept_latents_give_the_bytes_of_the_images(build, pooling, dtype):
     kept = build("kept", timesteps=1)
-    other = {"block": 3, "pooling": pooling, "timesteps": 4, "noise": "shared", "seed": 6, "dtype": dtype}
+    other = {"block": 3, "pooling": pooling, "timesteps": 4, "noise": "shared", "seed": 6, "storage_dtype": dtype}
     fresh = build("fresh", **other)
     again = build("again", source=noise_source(broken=True), latents=kept.path, **other)
     assert contents(again.path) == contents(fresh.path)
@@ -223,7 +223,7 @@ def test_stopped_between_groups_computes_only_what_is_missing(build, tmp_path, m
         ({"timesteps": (500,)}, "timesteps"),
         ({"noise": "shared"}, "noise"),
         ({"seed": 6}, "seed"),
-        ({"dtype": "float32"}, "dtype"),
+        ({"storage_dtype": "float32"}, "dtype"),
         ({"num_inference_steps": 8}, "num_inference_steps"),
         ({"scheduler": "ddim"}, "scheduler"),
         ({"shard": "1/2"}, "classes.Dress.rows: there 9, now 5"),
@@ -255,7 +255,7 @@ def test_other_options_in_the_same_folder_are_refused_by_name(build, tmp_path, m
         ({"timesteps": (500, 3)}, "750, 500, 250, 0; got 3"),
         ({"timesteps": ()}, "timesteps"),
         ({"noise": "none"}, "noise"),
-        ({"dtype": "bfloat16"}, "dtype"),
+        ({"storage_dtype": "bfloat16"}, "storage_dtype 'bfloat16'"),
         ({"max_per_class": 0}, "max_per_class: expected a whole number of at least 1"),
         ({"classes": ["Dres"]}, "did you mean 'Dress'"),
         ({"shard": "0/2"}, 'shard: expected "i/n"'),

@@ -231,7 +231,13 @@ def test_second_stage_touches_no_image(tree, tiny_folder, run, tmp_path):
 def test_an_index_of_everything_gives_what_its_source_gives(tree, index, tiny_pipeline, tmp_path):
     prior, method = DiTPrior(tiny_pipeline), DAP(references=4, scale=3.0)
     exact = dap.build_index(
-        tree, prior=prior, num_inference_steps=STEPS, seed=5, dtype="float32", out=tmp_path / "i", progress=False
+        tree,
+        prior=prior,
+        num_inference_steps=STEPS,
+        seed=5,
+        storage_dtype="float32",
+        out=tmp_path / "i",
+        progress=False,
     )
     given, own = context(tree, prior, exact), context(tree, prior)
     mine, theirs = (method.prepare(each) for each in (given, own))

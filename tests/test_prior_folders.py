@@ -13,7 +13,7 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 
 from dap.errors import DapError, FormatError, OptionError, SourceError
-from dap.priors import load_prior, pipeline_folder
+from dap.priors import hub, load_prior
 from dap.sampling import SamplingSettings
 
 
@@ -106,7 +106,7 @@ def test_a_variant_of_the_weights_is_read(tmp_path, tiny_pipeline, options, plai
 @pytest.mark.parametrize("name", ["fashion-dti", "./no/such/folder", "/no/such", "a/b/c", "x" * 5000, "https://x.y/z"])
 def test_a_name_that_is_no_hub_id_does_not_ask_the_hub(monkeypatch, name):
     for function in ("hf_hub_download", "get_hf_file_metadata"):
-        monkeypatch.setattr(pipeline_folder, function, lambda *_, **__: pytest.fail("the hub was asked"))
+        monkeypatch.setattr(hub, function, lambda *_, **__: pytest.fail("the hub was asked"))
     with pytest.raises(SourceError, match=r"expected 'fashion-dit', the folder of a pipeline or a hub id"):
         load_prior(name)
 
@@ -114,7 +114,7 @@ def test_a_name_that_is_no_hub_id_does_not_ask_the_hub(monkeypatch, name):
 def test_a_misspelt_folder_beside_others_does_not_ask_the_hub(tmp_path, monkeypatch):
     (tmp_path / "priors").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pipeline_folder, "hf_hub_download", lambda *_, **__: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(hub, "hf_hub_download", lambda *_, **__: pytest.fail("the hub was asked"))
     with pytest.raises(SourceError, match=r"there is no folder .*priors.my-dit"):
         load_prior("priors/my-dit")
 
@@ -126,8 +126,8 @@ def test_an_unreachable_hub_is_asked_once(monkeypatch, caplog):
         asked.append(url)
         raise RuntimeError("no route")
 
-    monkeypatch.setattr(pipeline_folder, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(pipeline_folder, "get_hf_file_metadata", unreachable)
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "get_hf_file_metadata", unreachable)
     began = time.monotonic()
     with pytest.raises(SourceError, match=r"no folder .*nobody/such-a-prior, and no reachable model .*\(no route\)"):
         load_prior("nobody/such-a-prior")

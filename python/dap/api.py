@@ -91,12 +91,15 @@ def distill(
     classes: Collection[str] | None = None,
     label_map: LabelMap | None = None,
     batch_size: int | None = None,
+    sampling: str | None = None,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     scheduler: str | None = None,
+    timestep_spacing: str | None = None,
     eta: float | None = None,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
+    tf32: bool = False,
     features: str | Encoder | None = None,
     features_options: Mapping[str, object] | None = None,
     size: int | None = None,
@@ -132,12 +135,20 @@ def distill(
             share a label. (A prior that takes text has prompts instead.)
         batch_size: Slots made together; as many as fit the memory, at most 100, if left out. Another batch size changes
             pixels by at most one grey level.
+        sampling: "dit-repo": sample as the DiT repository does, from which the methods for DiT-XL/2 started: 50 of its
+            1,000 timesteps with both ends, "ddpm" with the variance that the network predicts, guidance 4 on the first
+            three latent channels, no clipping (:mod:`dap.sampling.named`). Options that are given beside it win. If
+            left out, the prior's recommendations are taken.
         num_inference_steps: Denoising steps; the prior's recommendation, or 50, if left out.
         guidance_scale: Scale of classifier-free guidance, at least 1; the prior's recommendation, or 4, if left out.
         scheduler: "ddpm", "ddim", "dpm++", "euler" or "heun"; the prior's own if left out.
+        timestep_spacing: How the steps lie in the schedule: "leading", "linspace" or "trailing"; as in the prior's
+            scheduler if left out.
         eta: DDIM's η, 0 to 1.
         device: Where the prior runs; the GPU, if there is one, if left out.
-        dtype: Data type of the prior's weights; float32 if left out.
+        dtype: Data type in which the prior computes, such as "bfloat16"; float32 if left out. Its first stage (VAE)
+            computes in float32, unless ``prior_options={"vae_dtype": "bfloat16"}`` says otherwise.
+        tf32: Let a GPU multiply float32 numbers with the ten fraction bits of TF32. CPUs ignore it.
         features: What methods that choose real images compare: "pixels", "vae", "prior", a model of timm by name, or a
             :class:`dap.features.Encoder`. If left out, "prior" if the prior knows all classes, else "pixels".
         features_options: Options of the features by name, such as "size", "pretrained" and "weights" of timm's models.
@@ -158,8 +169,9 @@ def distill(
     """
     request = Request(
         source=source, prior=prior, prior_options=prior_options, method=method, method_options=method_options, ipc=ipc,
-        seed=seed, index=index, classes=classes, label_map=label_map, num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale, scheduler=scheduler, eta=eta, device=device, dtype=dtype, features=features,
+        seed=seed, index=index, classes=classes, label_map=label_map, sampling=sampling,
+        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, scheduler=scheduler,
+        timestep_spacing=timestep_spacing, eta=eta, device=device, dtype=dtype, tf32=tf32, features=features,
         features_options=features_options, size=size, channels=channels,
     )  # fmt: skip
     out = check_path("out", out)

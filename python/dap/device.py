@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from dap.errors import OptionError
 
-__all__ = ["named_device", "named_dtype", "resolve_device"]
+__all__ = ["TRAINING_DTYPES", "named_device", "named_dtype", "resolve_device"]
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+TRAINING_DTYPES = (torch.float32, torch.bfloat16)  # in float16 small gradients would be zero
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -38,20 +41,25 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     return resolved
 
 
-def named_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """The dtype of weights with that name, as torch has it, with or without "torch." before it.
+def named_dtype(dtype: str | torch.dtype, known: Sequence[torch.dtype] = DTYPES, option: str = "dtype") -> torch.dtype:
+    """The dtype with that name, as torch has it, with or without "torch." before it.
+
+    Args:
+        dtype: Its name, or itself.
+        known: Those that are allowed; by default those in which a prior can compute.
+        option: What the option is called, for the error.
 
     Raises:
-        OptionError: It is no dtype, or none in which a prior can compute.
+        OptionError: It is none of them.
 
     Example:
         >>> named_dtype("bfloat16")
         torch.bfloat16
     """
     named = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-    if not isinstance(named, torch.dtype) or named not in DTYPES:
-        names = ", ".join(str(known).removeprefix("torch.") for known in DTYPES)
-        raise OptionError(f"dtype: expected one of {names}, got {dtype!r}")
+    if not isinstance(named, torch.dtype) or named not in known:
+        names = ", ".join(str(allowed).removeprefix("torch.") for allowed in known)
+        raise OptionError(f"{option}: expected one of {names}, got {dtype!r}")
     return named
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dap.bar import Bars
-from dap.config import check_path, check_seed, check_whole, plain
+from dap.config import check_choice, check_path, check_seed, check_whole, plain
 from dap.data.classmap import LabelMap
 from dap.data.open import SourceLike, check_outside, open_source
 from dap.data.source import Source
@@ -30,9 +30,10 @@ from dap.features import (
     stored_latents,
 )
 from dap.index import ClassRows, Index, IndexWriter, row_groups
+from dap.index.spec import DTYPES
 from dap.priors import PriorLike, load_prior
 from dap.run.classes import as_index, classes_of_source
-from dap.sampling import SamplingSettings
+from dap.sampling import SamplingSettings, scheduler_of
 from dap.selection import permutation
 from dap.storage.cache import cache_in_use
 from dap.storage.files import check_writable, is_vacant
@@ -56,8 +57,10 @@ def build_index(
     block: int | str | None = None,
     pooling: str = DEFAULT_POOLING,
     timesteps: int | Sequence[int] | None = None,
+    sampling: str | None = None,
     num_inference_steps: int | None = None,
     scheduler: str | None = None,
+    timestep_spacing: str | None = None,
     noise: str = "own",
     seed: int = 0,
     classes: Collection[str] | None = None,
@@ -65,8 +68,10 @@ def build_index(
     channels: str | None = None,
     max_per_class: int | None = None,
     shard: str | None = None,
-    dtype: str = "float16",
+    storage_dtype: str = "float16",
     device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    tf32: bool = False,
     latents: str | Path | Index | None = None,
     progress: bool = True,
 ) -> Index:
@@ -86,8 +91,10 @@ def build_index(
         pooling: "sketch1024", "mean", "flat" or "grid4"; see :mod:`dap.features.pooling`.
         timesteps: How many timesteps, evenly spaced in the schedule from its noisiest step on; or a list of timesteps
             of the schedule; 8, or all of a shorter schedule, if left out.
+        sampling: "dit-repo": the steps of that sampling; see :func:`dap.distill`.
         num_inference_steps: Steps of the schedule; the prior's recommendation, or 50, if left out.
         scheduler: "ddpm", "ddim", "dpm++", "euler" or "heun"; the prior's own if left out.
+        timestep_spacing: How the steps lie in the schedule; see :func:`dap.distill`.
         noise: "own": each image has its own noise at each timestep; "shared": the images of a timestep share one.
         seed: Root seed of the noise and of the draw of ``max_per_class``; 0 or more.
         classes: Names of the classes; all if left out.
@@ -97,8 +104,11 @@ def build_index(
             seed and as many references draws. All images if left out.
         shard: "i/n" builds part i of n, from 1, with every n-th group of 256 images of a class;
             :func:`dap.index.merge` joins the parts.
-        dtype: Of the features: "float16" or "float32".
+        storage_dtype: In which the features are stored: "float16" or "float32".
         device: Where the prior runs; the GPU if there is one.
+        dtype: In which the prior computes them, such as "bfloat16"; float32 if left out. The index says it, and fits
+            runs in every dtype.
+        tf32: Let a GPU multiply float32 numbers with the ten fraction bits of TF32. CPUs ignore it.
         latents: An index of the same images and prior; its latents are copied instead of encoding the images again.
         progress: Show a progress bar.
 
@@ -117,6 +127,7 @@ def build_index(
     check_channels(channels)
     if max_per_class is not None:
         max_per_class = check_whole("max_per_class", max_per_class)
+    check_choice("storage_dtype", storage_dtype, DTYPES)
     check_writable(out)
     check_outside(out, source)
     with folder_lock(out):
@@ -124,9 +135,12 @@ def build_index(
     part = None if shard is None else _parse_shard(shard)
     all_images = open_source(source)
     images = all_images if classes is None else all_images.subset(classes)
-    model = load_prior(prior, device=device, options=prior_options).for_classes(images.class_names)
-    settings = SamplingSettings.choose(model.recommended, num_inference_steps=num_inference_steps, scheduler=scheduler)
-    steps = model.scheduler(settings.scheduler, settings.num_inference_steps)
+    model = load_prior(prior, device=device, dtype=dtype, options=prior_options).for_classes(images.class_names)
+    settings = SamplingSettings.choose(
+        model.recommended, sampling, num_inference_steps=num_inference_steps, scheduler=scheduler,
+        timestep_spacing=timestep_spacing,
+    )  # fmt: skip
+    steps = scheduler_of(model, settings)
     times = schedule(steps)
     encoded = None if latents is None else as_index(latents)
     if encoded is not None:
@@ -139,22 +153,23 @@ def build_index(
     rows = [
         ClassRows(entry.name, entry.prior_label, tuple(images.ids[i] for i in indices[entry.name])) for entry in entries
     ]
-    spec = index_spec(
-        model, Tap(block_number(model, block), pooling), steps, label=entries[0].label,
-        source={"name": all_images.name, "identity": all_images.identity()}, noise=noise, seed=seed, dtype=dtype,
-        shard=part,
-        timesteps=choose_timesteps(times, min(8, len(set(times))) if timesteps is None else timesteps),
-        latent_dtype="float16" if encoded is None else encoded.spec.latent_dtype,
-    )  # fmt: skip
-    latents_of = (
-        source_latents(images, model, indices)
-        if encoded is None
-        else stored_latents(encoded, {class_rows.name: class_rows.ids for class_rows in rows})
-    )
-    return fill_index(
-        IndexWriter(out, spec, rows), model, steps, latents_of, bars=Bars(shown=progress),
-        kept="the groups of images that are done stay; the same command continues after them",
-    )  # fmt: skip
+    with own_torch_state(tf32=tf32):
+        spec = index_spec(
+            model, Tap(block_number(model, block), pooling), steps, label=entries[0].label,
+            source={"name": all_images.name, "identity": all_images.identity()}, noise=noise, seed=seed,
+            dtype=storage_dtype, shard=part,
+            timesteps=choose_timesteps(times, min(8, len(set(times))) if timesteps is None else timesteps),
+            latent_dtype="float16" if encoded is None else encoded.spec.latent_dtype,
+        )  # fmt: skip
+        latents_of = (
+            source_latents(images, model, indices)
+            if encoded is None
+            else stored_latents(encoded, {class_rows.name: class_rows.ids for class_rows in rows})
+        )
+        return fill_index(
+            IndexWriter(out, spec, rows), model, steps, latents_of, bars=Bars(shown=progress),
+            kept="the groups of images that are done stay; the same command continues after them",
+        )  # fmt: skip
 
 
 def _parse_shard(shard: str) -> tuple[int, int]:

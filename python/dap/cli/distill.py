@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from dap.cli.classes import choose_classes, classes_option, label_column_option, label_option, parse_labels
-from dap.cli.options import channels_option, device_option, prior_options, scheduler_option
+from dap.cli.options import channels_option, device_option, precision_options, prior_options, sampling_options
 from dap.cli.values import Method, Number, Out, Whole, assignments_option
 
 __all__ = ["distill"]
@@ -39,9 +39,10 @@ __all__ = ["distill"]
     type=Number(1),
     help="Scale of classifier-free guidance; if left out, the prior's recommendation or 4.",
 )
-@scheduler_option
+@sampling_options
 @click.option("--eta", type=Number(0, 1), help="Noise level of the DDIM sampler, from 0 to 1.")
 @device_option
+@precision_options()
 @click.option(
     "--features",
     help='What methods that choose real images compare: "pixels", "vae", "prior", or a model of timm; if left out, the '
@@ -70,9 +71,13 @@ def distill(
     batch_size: int | None,
     num_inference_steps: int | None,
     guidance_scale: float | None,
+    sampling: str | None,
     scheduler: str | None,
+    timestep_spacing: str | None,
     eta: float | None,
     device: str | None,
+    dtype: str | None,
+    tf32: bool,
     features: str | None,
     features_options: dict[str, object],
     size: int | None,
@@ -107,9 +112,10 @@ def distill(
     distilled = run(
         images, out=out, prior=prior, prior_options=prior_options or None, method=method,
         method_options=method_options, ipc=ipc, seed=seed, index=indexed, classes=chosen, label_map=label_map,
-        batch_size=batch_size,
-        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, scheduler=scheduler, eta=eta,
-        device=device, features=features, features_options=features_options or None, size=size, channels=channels,
+        batch_size=batch_size, sampling=sampling,
+        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, scheduler=scheduler,
+        timestep_spacing=timestep_spacing, eta=eta, device=device, dtype=dtype, tf32=tf32, features=features,
+        features_options=features_options or None, size=size, channels=channels,
     )  # fmt: skip
     remember(out, options, identities)
     spent = sum(distilled.manifest["seconds"].values())

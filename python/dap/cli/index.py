@@ -9,7 +9,7 @@ import click
 
 from dap.cli.classes import choose_classes, classes_option, label_column_option, label_option, parse_labels
 from dap.cli.group import Group
-from dap.cli.options import channels_option, device_option, prior_options, scheduler_option
+from dap.cli.options import channels_option, device_option, precision_options, prior_options, sampling_options
 from dap.cli.values import Name, Out, Whole
 from dap.errors import OptionError
 
@@ -41,7 +41,7 @@ def index() -> None:
 @click.option(
     "--num-inference-steps", type=Whole(), help="Steps of the schedule; if left out, the prior's recommendation or 50."
 )
-@scheduler_option
+@sampling_options
 @click.option(
     "--noise",
     default="own",
@@ -57,14 +57,15 @@ def index() -> None:
 @click.option("--max-per-class", type=Whole(), help="Random images of each class to use; all if left out.")
 @click.option("--shard", metavar="I/N", help="Build only part I of N, from 1; dap index merge joins the parts.")
 @click.option(
-    "--dtype",
+    "--storage-dtype",
     default="float16",
-    type=Name("dtype", ("float16", "float32")),
+    type=Name("storage_dtype", ("float16", "float32")),
     show_default=True,
-    help='Number format: "float16" or "float32".',
+    help='Number format in which the features are stored: "float16" or "float32".',
 )
 @click.option("--latents", type=FOLDER, help="Index of the same images whose latents are reused.")
 @device_option
+@precision_options()
 def build(
     source: str,
     out: Path,
@@ -74,7 +75,9 @@ def build(
     pooling: str,
     timesteps: str | None,
     num_inference_steps: int | None,
+    sampling: str | None,
     scheduler: str | None,
+    timestep_spacing: str | None,
     noise: str,
     seed: int,
     classes: tuple[str, ...],
@@ -83,9 +86,11 @@ def build(
     channels: str | None,
     max_per_class: int | None,
     shard: str | None,
-    dtype: str,
+    storage_dtype: str,
     latents: Path | None,
     device: str | None,
+    dtype: str | None,
+    tf32: bool,
 ) -> None:
     """Computes the features of SOURCE's images under a prior."""
     from dap.data.open import open_source
@@ -99,10 +104,11 @@ def build(
     logging.getLogger("dap").setLevel(logging.INFO)
     built = build_index(
         images, out=out, prior=prior, prior_options=prior_options or None, block=_block(block), pooling=pooling,
-        timesteps=steps,
-        num_inference_steps=num_inference_steps, scheduler=scheduler, noise=noise, seed=seed,
-        classes=chosen, label_map=label_map, channels=channels,
-        max_per_class=max_per_class, shard=shard, dtype=dtype, latents=latents, device=device,
+        timesteps=steps, sampling=sampling,
+        num_inference_steps=num_inference_steps, scheduler=scheduler, timestep_spacing=timestep_spacing, noise=noise,
+        seed=seed, classes=chosen, label_map=label_map, channels=channels,
+        max_per_class=max_per_class, shard=shard, storage_dtype=storage_dtype, latents=latents, device=device,
+        dtype=dtype, tf32=tf32,
     )  # fmt: skip
     click.echo(f"{len(built)} images in {out}; dap distill --index {out}")
 

@@ -9,8 +9,8 @@ import click
 
 from dap.cli.classes import choose_classes, classes_option, label_column_option
 from dap.cli.group import Group
-from dap.cli.options import channels_option, device_option
-from dap.cli.values import Out, Prior, Whole
+from dap.cli.options import channels_option, device_option, precision_options
+from dap.cli.values import TRAINING_DTYPES, Out, Prior, Whole
 
 __all__ = ["prior"]
 
@@ -36,6 +36,7 @@ def prior() -> None:
 @device_option
 @click.option("--card/--no-card", default=True, show_default=True,
               help="Measure the finished prior for its model card; a later run with --card makes it too.")  # fmt: skip
+@precision_options(TRAINING_DTYPES, "bfloat16")
 def train(
     source: str,
     out: Path,
@@ -47,6 +48,8 @@ def train(
     seed: int,
     device: str | None,
     card: bool,
+    dtype: str,
+    tf32: bool,
 ) -> None:
     """Trains a small latent DiT on SOURCE's images, for images of up to 128 pixels."""
     from dap.data.open import open_source
@@ -59,7 +62,7 @@ def train(
     logging.getLogger("dap").setLevel(logging.INFO)
     train_prior(
         images, out=out, size=size, autoencoder_steps=autoencoder_steps, denoiser_steps=denoiser_steps,
-        classes=chosen, seed=seed, device=device, card=card,
+        classes=chosen, seed=seed, device=device, card=card, dtype=dtype, tf32=tf32,
     )  # fmt: skip
     quality = f"{out}/README.md says how good it is; " if (out / "README.md").exists() else ""
     click.echo(f"{quality}dap distill {source} --prior {out}")
@@ -89,6 +92,7 @@ def train(
 @click.option("--steps", default=600, type=Whole(), show_default=True, help="Training steps, with 64 images each.")
 @click.option("--seed", default=0, type=Whole(0), show_default=True, help="Root seed of all random numbers.")
 @device_option
+@precision_options(TRAINING_DTYPES, "float32")
 def adapt(
     source: str,
     out: Path,
@@ -100,6 +104,8 @@ def adapt(
     steps: int,
     seed: int,
     device: str | None,
+    dtype: str,
+    tf32: bool,
 ) -> None:
     """Teaches a class-conditional prior those of SOURCE's classes that it does not know."""
     from dap.data.open import open_source
@@ -111,6 +117,6 @@ def adapt(
 
     adapt_prior(
         images, out=out, prior=base, classes=chosen, channels=channels, rank=rank, steps=steps,
-        seed=seed, device=device,
+        seed=seed, device=device, dtype=dtype, tf32=tf32,
     )  # fmt: skip
     click.echo(f"dap distill {source} --prior {out}")

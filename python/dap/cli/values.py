@@ -21,8 +21,8 @@ from dap.registry import nearest
 from dap.storage.files import check_writable
 
 __all__ = [
-    "METHODS", "NETWORKS", "PRIORS", "PROTOCOLS", "SCHEDULERS", "Method", "Name", "Number", "Out", "Prior", "Whole",
-    "assignments_option",
+    "DTYPES", "METHODS", "NETWORKS", "PRIORS", "PROTOCOLS", "SAMPLINGS", "SCHEDULERS", "SPACINGS", "TRAINING_DTYPES",
+    "Method", "Name", "Number", "Out", "Prior", "Whole", "assignments_option",
 ]  # fmt: skip
 
 METHODS = (
@@ -30,6 +30,10 @@ METHODS = (
     "coda", "plug_and_play", "dap_set", "guided",
 )  # fmt: skip
 SCHEDULERS = ("ddpm", "ddim", "dpm++", "euler", "heun")
+SAMPLINGS = ("dit-repo",)
+SPACINGS = ("leading", "linspace", "trailing")
+DTYPES = ("float32", "bfloat16", "float16")
+TRAINING_DTYPES = ("float32", "bfloat16")
 PRIORS = ("fashion-dit",)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 NETWORKS = ("convnet3",)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -111,7 +112,8 @@ def _idx_source(name: str, split: str, image_file: Path, label_file: Path, names
         names = FASHION_CLASSES
     if images.shape[1:] == (28, 28):
         images = np.pad(images, ((0, 0), (2, 2), (2, 2)))
-    return source_from_labels(name, labels, names, partial(_load, images), prefix=f"{split}/")
+    source = source_from_labels(name, labels, names, partial(_load, images), prefix=f"{split}/")
+    return replace(source, license="mit") if name in BUILTIN else source
 
 
 def _load(images: np.ndarray, index: int) -> Image.Image:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,7 +108,7 @@ def open_hf_dataset(dataset: datasets.Dataset, *, name: str | None = None, label
     undecoded = copy.copy(features[image_column])
     undecoded.decode = False
     files = images.cast_column(image_column, undecoded)
-    return source_from_labels(
+    source = source_from_labels(
         name,
         labels,
         names,
@@ -115,6 +116,7 @@ def open_hf_dataset(dataset: datasets.Dataset, *, name: str | None = None, label
         digest=partial(str, identity.hexdigest()),
         read=partial(_read, files, image_column),
     )
+    return replace(source, license=(dataset.info.license or "").strip() or None)
 
 
 def to_hf_dataset(source: Source) -> datasets.Dataset:

@@ -57,7 +57,7 @@ SHAPE = fields(
     },
     optional={
         "index": either(NOTHING, mapping(ANYTHING)), "pass_size": whole(1), "rank": mapping(items(whole())),
-        "versions": mapping(ANYTHING),
+        "versions": mapping(ANYTHING), "licenses": mapping(TEXT),
     },
     more=True,
 )  # fmt: skip

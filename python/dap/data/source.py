@@ -45,6 +45,7 @@ class Source:
         digest: Returns a hash of the content with few reads; None: :meth:`identity` reads every image.
         read: Returns the encoded bytes of image number i, from any thread; None: the source has no encoded files.
         skipped: (name, reason) of each file that looks like an image, and of each folder, that is not read.
+        license: The images' licence, such as "mit"; None: it is not known.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Source:
     digest: Callable[[], str] | None = None
     read: Callable[[int], bytes] | None = None
     skipped: Sequence[tuple[str, str]] = ()
+    license: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", readable(self.name))

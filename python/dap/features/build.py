@@ -23,6 +23,7 @@ from dap.errors import OptionError
 from dap.features.pooling import Tap
 from dap.features.references import encode_images, noised_features
 from dap.index import Index, IndexSpec, IndexWriter, index_bytes
+from dap.torch_state import tf32_on
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -110,11 +111,17 @@ def index_spec(
         OptionError: A value outside its range; a block or pooling that the prior does not have.
     """
     return IndexSpec(
-        source=source, prior=prior_hash(prior), block=tap.block, pooling=tap.pooling, timesteps=timesteps,
+        source=source, prior=prior_hash(prior), computed_in=_computed_in(prior), block=tap.block, pooling=tap.pooling,
+        timesteps=timesteps,
         feature_shape=(feature_width(prior, tap, label),), latent_shape=tuple(prior.latent_shape),
         scheduler=type(scheduler).__name__, num_inference_steps=len(scheduler.timesteps), noise=noise, seed=seed,
         dtype=dtype, latent_dtype=latent_dtype, shard=shard,
     )  # fmt: skip
+
+
+def _computed_in(prior: Prior) -> str:
+    """Return the dtype in which the prior computes, "tf32" for float32 with such products."""
+    return "tf32" if prior.dtype == torch.float32 and tf32_on(prior.device) else str(prior.dtype).removeprefix("torch.")
 
 
 def prior_hash(prior: Prior) -> str:
@@ -123,8 +130,9 @@ def prior_hash(prior: Prior) -> str:
 
 
 def computed_by(prior: Prior) -> list[str]:
-    """Return the versions, device and dtype on which the last bits of the prior's results depend."""
-    return [version("torch"), version("diffusers"), prior.device.type, str(prior.dtype)]
+    """Return the versions, device and dtypes on which the last bits of the prior's results depend."""
+    vae = [f"VAE {prior.vae_dtype}"] if prior.vae_dtype not in (None, prior.dtype) else []
+    return [version("torch"), version("diffusers"), prior.device.type, str(prior.dtype), *vae, *tf32_on(prior.device)]
 
 
 def source_latents(source: Source, prior: Prior, indices: dict[str, np.ndarray]) -> LatentsOf:

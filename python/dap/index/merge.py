@@ -54,7 +54,9 @@ def _check_parts(parts: Sequence[Index]) -> None:
     for part in parts[1:]:
         options, expected = (dataclasses.replace(index.spec, shard=None).to_json() for index in (part, first))
         differing = [
-            f"{key}: {expected[key]!r} and {options[key]!r}" for key in options if options[key] != expected[key]
+            f"{key}: {expected.get(key)!r} and {options.get(key)!r}"
+            for key in expected | options
+            if options.get(key) != expected.get(key)
         ]
         if _names_and_labels(part) != _names_and_labels(first):
             differing.append("other classes")

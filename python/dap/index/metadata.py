@@ -35,6 +35,7 @@ MAX_HEADER = 100_000_008
 MAX_ROWS = 2**40
 FILES = (FEATURES, LATENTS, IDS)
 TUPLES = ("timesteps", "feature_shape", "latent_shape", "shard")
+OPTIONAL = {"computed_in"}
 SPEC_KEYS = set(IndexSpec.__dataclass_fields__)
 FILE = fields({"bytes": whole(), "blocks": items(SHA256)})
 CLASS = fields(
@@ -44,8 +45,9 @@ CLASS = fields(
     }
 )  # fmt: skip
 METADATA = fields(
-    dict.fromkeys(SPEC_KEYS, ANYTHING)  # checked by IndexSpec
-    | {"schema": choice(SCHEMA), "block_bytes": choice(BLOCK_BYTES), "classes": items(CLASS, least=1)}
+    dict.fromkeys(SPEC_KEYS - OPTIONAL, ANYTHING)  # checked by IndexSpec
+    | {"schema": choice(SCHEMA), "block_bytes": choice(BLOCK_BYTES), "classes": items(CLASS, least=1)},
+    dict.fromkeys(OPTIONAL, ANYTHING),
 )
 OF_OURS = fields({"schema": choice(SCHEMA)}, more=True)
 ADVICE = "copy or build the index again"
@@ -106,7 +108,7 @@ def read_metadata(path: Path) -> tuple[IndexSpec, tuple[IndexClass, ...], str]:
     )
     check_shape(file, values, METADATA, advice=ADVICE)
     try:
-        options = {key: values[key] for key in SPEC_KEYS}
+        options = {key: values[key] for key in SPEC_KEYS & values.keys()}
         spec = IndexSpec(**options | {key: tuple(options[key]) for key in TUPLES if isinstance(options[key], list)})
     except OptionError as error:
         raise FormatError(f"{file}: {error}") from error

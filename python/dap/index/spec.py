@@ -27,6 +27,7 @@ DTYPES = {"float16": "F16", "float32": "F32"}  # NumPy's name and safetensors'
 ITEM_BYTES = {"float16": 2, "float32": 4}
 MAX_VALUES = 2**48  # of one row or one file: beyond any disk, and far from overflow
 MAX_TIMESTEP = 10**6
+USUAL = "float32"  # the dtype in which features are computed, where an index does not say it
 CHOICES = {
     "conditioning": ("class",),
     "noise": ("own", "shared"),
@@ -55,6 +56,7 @@ class IndexSpec:
         dtype: Of the features: "float16" or "float32".
         latent_dtype: Of the latents: "float16" or "float32".
         shard: (i, n) for part i of n, i from 1, whose classes hold every n-th group of rows; None for the whole.
+        computed_in: The dtype in which the prior computed the features, such as "bfloat16", or "tf32".
 
     Raises:
         OptionError: A value of another type or outside its range.
@@ -80,11 +82,17 @@ class IndexSpec:
     dtype: str = "float16"
     latent_dtype: str = "float16"
     shard: tuple[int, int] | None = None
+    computed_in: str = USUAL
 
     def __post_init__(self) -> None:
         source = self.source
         _expect("source", source, isinstance(source, Mapping) and set(source) == {"name", "identity"}, "name, identity")
-        for name, text in (*source.items(), ("prior", self.prior), ("pooling", self.pooling)):
+        for name, text in (
+            *source.items(),
+            ("prior", self.prior),
+            ("pooling", self.pooling),
+            ("computed_in", self.computed_in),
+        ):
             _expect(name, text, isinstance(text, str), "text")
         _expect("scheduler", self.scheduler, isinstance(self.scheduler, str | None), "text or None")
         for name, allowed in CHOICES.items():
@@ -104,8 +112,10 @@ class IndexSpec:
         _expect("shard", shard, parts, "(i, n) with 1 <= i <= n, or None")
 
     def to_json(self) -> dict[str, object]:
-        """Return the fields as ``index.json`` has them: tuples as lists."""
+        """Return the fields as ``index.json`` has them: tuples as lists, ``computed_in`` only if it is not float32."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if self.computed_in == USUAL:
+            del values["computed_in"]  # earlier versions of dap know no other
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def row_bytes(self) -> tuple[int, int]:

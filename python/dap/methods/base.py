@@ -139,6 +139,8 @@ class Method(Seam, Generic[A]):
             "classifier" (a network that tells the classes apart), "training" (a network is trained or adapted for the
             run) and "text" (captions, or a prior that reads them).
         presets: Named options, for ``method="name:preset"``.
+        sampled_by: The sampling (:mod:`dap.sampling.named`) for which the numbers of a preset were published, by its
+            name. Default: not known of any.
 
     Raises:
         OptionError: An object is made of a class that lacks one of these or an abstract method.
@@ -155,6 +157,7 @@ class Method(Seam, Generic[A]):
     couples: ClassVar[Couples]
     needs: ClassVar[tuple[str, ...]]
     presets: ClassVar[Presets]
+    sampled_by: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def prepare(self, context: Context) -> A:

@@ -35,6 +35,7 @@ from dap.priors import Demand, TextPrior
 from dap.priors.textual_inversion import concept_file
 from dap.sampling import denoising_loss, draw_noised, sample
 from dap.storage.cache import CONCEPTS, CacheEntry
+from dap.torch_state import tf32_on
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,7 +138,7 @@ class D3M(Method[TextPrior]):
         described = {key: value for key, value in prior.describe().items() if key not in ("name", "prompts")}
         content = [
             RULE, context.source.identity(), name, list(ids), described, asdict(self), context.seed, version("torch"),
-            prior.device.type, str(prior.dtype),
+            prior.device.type, str(prior.dtype), *tf32_on(prior.device),
         ]  # fmt: skip
         entry = CacheEntry.of(CONCEPTS, content, ".safetensors")
         entry.make_parent()

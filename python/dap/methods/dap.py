@@ -85,6 +85,7 @@ class DAP(KernelDistance, SingleGuide[References]):
     presets: ClassVar[Presets] = {
         "paper": {"scale": 1.0, "at": "sample", "normalise": False, "stop": 1.0},
     }
+    sampled_by: ClassVar[Mapping[str, str]] = {"paper": "dit-repo"}  # that of the methods with which it is compared
 
 
 @dataclass(frozen=True, kw_only=True)

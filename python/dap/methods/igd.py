@@ -204,6 +204,7 @@ class IGD(Influence, SingleGuide[Surrogate]):
         "minimax": {"scale": 10.0, "deviation": 100.0},
         "fashion": {"scale": 0.005, "deviation": 5.0, "width": 32, "epochs": 5},
     }
+    sampled_by: ClassVar[Mapping[str, str]] = {"paper": "dit-repo", "minimax": "dit-repo"}
 
     deviation: float = 120.0
     memory: int = 64

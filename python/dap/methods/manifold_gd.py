@@ -38,6 +38,7 @@ Differences from the released code, beside those that :mod:`dap.methods.mgd3` li
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -259,3 +260,4 @@ class ManifoldGD(ManifoldMode, SingleGuide[Modes]):
         "imagenet": {"radius": 0.1, "bandwidth": 0.1, "start_level": 1},
         "fashion": {"scale": 0.03, "radius": 5.0, "bandwidth": 11.0, "start_level": 1, "stop": 0.5},
     }
+    sampled_by: ClassVar[Mapping[str, str]] = dict.fromkeys(("nette", "woof", "imagenet"), "dit-repo")

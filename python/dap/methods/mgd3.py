@@ -20,13 +20,14 @@ Differences from the released code:
 - It samples one image at a time and draws noise for both halves of classifier-free guidance from one global stream;
   here slots share a batch, and each has its own generator.
 - It guides three of the four latent channels by the classifier-free scale and learns the variance, so that σ_t differs
-  between the values of a latent; here these are options of the prior (``guided_channels``, ``learned_variance``).
+  between the values of a latent; here that is ``sampling="dit-repo"``.
 - Its DDIM takes the same guided DDPM step; here "sample" adds to the step of the run's scheduler.
 - It finds a class's label by its place in a list; here the class map does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -110,3 +111,4 @@ class MGD3(Mode, SingleGuide[Modes]):
         "paper": {"scale": 0.1, "start": 0.0, "stop": 0.48, "at": "sample"},
         "fashion": {"scale": 1.0, "start": 0.0, "stop": 0.5, "at": "x0"},
     }
+    sampled_by: ClassVar[Mapping[str, str]] = {"paper": "dit-repo"}

@@ -62,7 +62,7 @@ from dap.methods.common.network_memory import network_bytes
 from dap.methods.common.surrogate import SurrogateTraining
 from dap.priors import Demand
 from dap.priors.schedulers import denoiser_level
-from dap.sampling import sample
+from dap.sampling import sample, scheduler_of
 
 __all__ = ["PlugAndPlay", "annealed_timesteps"]
 
@@ -183,7 +183,7 @@ class PlugAndPlay(Method[Constraint | None]):
         prior, settings, callback = context.prior, context.settings, context.callback_on_step_end
         labels, generators = context.labels(unit).to(prior.device), context.generators(unit)
         constraint = artefact.of(context, unit) if artefact else None
-        scheduler = prior.scheduler(settings.scheduler, settings.num_inference_steps)
+        scheduler = scheduler_of(prior, settings)
         times = annealed_timesteps(
             self.steps, scheduler.config.num_train_timesteps, modulation=self.modulation, lowest=self.refine
         )

@@ -34,6 +34,7 @@ if not TYPE_CHECKING:
 PriorLike: TypeAlias = "str | Path | DiffusionPipeline | Prior"
 """A name, folder, hub id, pipeline object of diffusers, or a prior."""
 
+LOADING = ("use_safetensors", "variant", "subfolder", "revision", "token", "vae_dtype")  # options of from_pretrained
 BUILTIN = {"fashion-dit": Path(__file__).parents[1] / "assets" / "fashion_dit"}
 
 
@@ -52,8 +53,11 @@ def load_prior(
             ``LDMPipeline``); the folder of an adapter (:func:`dap.adapt_prior`); or an object of a subclass of
             :class:`Prior` (``DiTPrior.from_pretrained(folder, learned_variance=True)``).
         device: Where to put a prior that is loaded from a folder or id; the GPU if there is one.
-        dtype: Dtype of the weights that are loaded, such as torch.bfloat16 or "bfloat16"; float32 if left out.
-        options: Options of the prior's class by name, for example ``{"template": "art of {}"}``.
+        dtype: Dtype in which a prior that is loaded computes, such as torch.bfloat16 or "bfloat16"; float32 if left
+            out. Its first stage computes in float32, unless the option ``vae_dtype`` says otherwise.
+        options: Options of the prior's class by name, for example ``{"template": "art of {}"}``, and those of loading
+            it: ``use_safetensors``, ``variant``, ``subfolder``, ``revision``, ``token``, ``vae_dtype``; see
+            :meth:`dap.priors.pipeline.PipelinePrior.from_pretrained`.
 
     Raises:
         OptionError: ``prior`` is none of these; the object has another ``device`` or ``dtype``; ``options`` are given
@@ -64,24 +68,22 @@ def load_prior(
         >>> load_prior("fashion-dit").image_shape
         (1, 32, 32)
     """
-    import torch
     from diffusers import DiffusionPipeline
 
     from dap.device import named_device, named_dtype, resolve_device
     from dap.priors.adapter import is_adapter, load_adapted
-    from dap.priors.pipeline_folder import pipeline_type
 
     dtype = None if dtype is None else named_dtype(dtype)
     if isinstance(prior, str | Path):
         resolve_device(device)
         folder = BUILTIN.get(str(prior)) or check_path("prior", prior)
         if is_adapter(folder):
-            return load_adapted(folder, partial(load_prior, device=device, options=options), dtype=dtype)
-        kind = _adapter(pipeline_type(folder))
-        _check_options(kind, options or {}, ["variant"])
-        return kind.from_pretrained(
-            folder, device=device, dtype=dtype or torch.float32, name=str(prior), **(options or {})
-        )
+            base = {name: value for name, value in (options or {}).items() if name != "vae_dtype"}
+            vae_dtype = named_dtype((options or {}).get("vae_dtype", "float32"), option="vae_dtype")
+            return load_adapted(
+                folder, partial(load_prior, device=device, options=base), dtype=dtype, vae_dtype=vae_dtype
+            )
+        return _load_pipeline(folder, str(prior), device, dtype, options or {})
     if isinstance(prior, DiffusionPipeline):
         kind = _adapter(type(prior).__name__)
         _check_options(kind, options or {})
@@ -101,6 +103,25 @@ def load_prior(
     if dtype not in (None, model.dtype):
         raise OptionError(f"dtype: expected that of the prior object, {model.dtype}, got {dtype}; convert it first")
     return model
+
+
+def _load_pipeline(
+    folder: str | Path,
+    name: str,
+    device: str | torch.device | None,
+    dtype: torch.dtype | None,
+    options: Mapping[str, Any],
+) -> PipelinePrior:
+    """Load a pipeline's folder or hub id, whose ``model_index.json`` says which class of priors it is."""
+    import torch
+
+    from dap.priors.hub import Files
+    from dap.priors.pipeline_folder import pipeline_type
+
+    files = Files(folder, **{key: options[key] for key in LOADING if key in options and key != "vae_dtype"})
+    kind = _adapter(pipeline_type(files))
+    _check_options(kind, options, LOADING)
+    return kind.from_pretrained(folder, device=device, dtype=dtype or torch.float32, name=name, **options)
 
 
 def _check_options(kind: type[PipelinePrior], options: Mapping[str, object], more: Sequence[str] = ()) -> None:

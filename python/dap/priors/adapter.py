@@ -68,13 +68,20 @@ def write_adapter(
     write_json(folder / ADAPTER, record)
 
 
-def load_adapted(folder: str | Path, load_base: Callable[[str], Prior], *, dtype: torch.dtype | None = None) -> Prior:
+def load_adapted(
+    folder: str | Path,
+    load_base: Callable[[str], Prior],
+    *,
+    dtype: torch.dtype | None = None,
+    vae_dtype: torch.dtype = torch.float32,
+) -> Prior:
     """Return the prior of an adapter with the classes that it learned.
 
     Args:
         folder: The adapter's folder.
         load_base: Loads the prior that was adapted, by its name or folder, in float32.
-        dtype: Data type of the weights; None: float32.
+        dtype: In which the networks compute; None: float32.
+        vae_dtype: In which the first stage computes.
 
     Raises:
         FormatError: A file of the adapter is damaged.
@@ -106,9 +113,9 @@ def load_adapted(folder: str | Path, load_base: Callable[[str], Prior], *, dtype
                 raise FormatError(f"{folder / WEIGHTS}: expected {key} with shape {tuple(parameter.shape)} in it")
             parameter.data.copy_(low_rank[key])
         merge_low_rank(base.denoiser)
-    if dtype is not None:
-        base.pipeline.to(dtype)
-    return base.with_learned(learned, name=str(folder))
+    prior = base.with_learned(learned, name=str(folder))
+    prior.convert(dtype or torch.float32, vae_dtype)
+    return prior
 
 
 def _record(folder: Path) -> tuple[str, str, list[str], int]:
@@ -140,7 +147,7 @@ def require_peft() -> None:
 
 
 def add_low_rank(denoiser: ModelMixin, rank: int, seed: int) -> dict[str, Tensor]:
-    """Add A (random) and B (zero) to the attention and feed-forward layers; return these parameters by name.
+    """Add A (random) and B (zero) to the attention and feed-forward layers; return these parameters by name, float32.
 
     Args:
         denoiser: A network of diffusers; it is changed in place.
@@ -157,7 +164,10 @@ def add_low_rank(denoiser: ModelMixin, rank: int, seed: int) -> dict[str, Tensor
     with torch.random.fork_rng(devices=[]):  # PEFT draws from the global generator
         torch.manual_seed(seed)
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), denoiser)
-    return {name: parameter for name, parameter in denoiser.named_parameters() if "lora_" in name}
+    changes = {name: parameter for name, parameter in denoiser.named_parameters() if "lora_" in name}
+    for parameter in changes.values():
+        parameter.data = parameter.data.float()  # PEFT gives them the dtype of the network
+    return changes
 
 
 def merge_low_rank(denoiser: ModelMixin) -> None:

@@ -69,6 +69,10 @@ class Prior(metaclass=_Checked):
         has_null: Whether there is a null condition, which classifier-free guidance needs. Default False.
         recommended: Settings that the prior's folder recommends (``dap_prior.json``); see :mod:`dap.sampling.settings`.
             Default none.
+        vae_dtype: The first stage's dtype. Default None: there is no first stage, or it has the denoiser's.
+        learned_variance: Whether :meth:`denoise` returns a variance. Default False.
+        guided_channels: How many latent channels classifier-free guidance acts on. Default None: on all.
+        license: The licence of the weights, such as "mit". Default None: it is not known.
         condition_shape: Shape of the condition that stands for a label inside the network: (tables, D) of class
             embeddings, of which a DiT has one in each block, (tokens, D) of text. Default None: no condition.
         ambiguous: Names, in lower case, that stand for several labels, so that :meth:`labels_of` does not have them.
@@ -85,6 +89,10 @@ class Prior(metaclass=_Checked):
     dtype: torch.dtype
     has_null: bool = False
     recommended: Mapping[str, Any] = {}  # values of JSON
+    vae_dtype: torch.dtype | None = None
+    learned_variance: bool = False
+    guided_channels: int | None = None
+    license: str | None = None
     condition_shape: tuple[int, int] | None = None
     ambiguous: Mapping[str, tuple[int, ...]] = {}
     slot_bytes: int = 2**30
@@ -127,6 +135,14 @@ class Prior(metaclass=_Checked):
         that knows the prompts of these classes too.
         """
         return self
+
+    def with_sampling(self, *, learned_variance: bool | None = None, guided_channels: int | None = None) -> Self:
+        """Return a prior that samples with other values of these attributes; None: as it is.
+
+        Raises:
+            OptionError: The network predicts no variance, or the prior cannot change.
+        """
+        raise OptionError(f"{self.name}: has no other learned_variance and guided_channels than its own")
 
     @abstractmethod
     def labels_of(self, class_names: Sequence[str]) -> Mapping[str, int]:

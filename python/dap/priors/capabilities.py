@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 from dap.priors.base import Prior
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import DiffusionPipeline, ModelMixin
     from torch import Tensor
 
@@ -25,6 +26,10 @@ class ClassEmbeddingPrior(Prior):
 
     pipeline: DiffusionPipeline
     denoiser: ModelMixin
+
+    @abstractmethod
+    def convert(self, dtype: torch.dtype, vae_dtype: torch.dtype) -> None:
+        """Convert denoiser and first stage, in place; the prior's hash stays that of its weights before."""
 
     @abstractmethod
     def with_learned(self, learned: Mapping[str, Tensor], *, name: str) -> Self:

@@ -71,7 +71,7 @@ class DiTPrior(PipelinePrior, ClassEmbeddingPrior):
     def with_learned(self, learned: Mapping[str, Tensor], *, name: str) -> Self:
         """Return the same prior under another name with embeddings of more classes; the pipeline is shared."""
         return type(self)(
-            self.pipeline, name=name, learned_variance=self._learned_variance, guided_channels=self._guided_channels,
+            self.pipeline, name=name, learned_variance=self.learned_variance, guided_channels=self.guided_channels,
             recommended=self.recommended, learned={**self._learned_tensors(), **learned},
         )  # fmt: skip
 

@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import diffusers
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from dap.priors.base import Prediction, Prior
 from dap.priors.batches import ImageBytes, first_stage_bytes
 from dap.priors.demand import Demand, StepBytes
 from dap.priors.fingerprint import fingerprint
+from dap.priors.hub import Files
 from dap.priors.memory import measure_step, tensor_bytes, without_data
 from dap.priors.networks import image_scale, overflow_error, square_side, uncompiled
 from dap.priors.schedulers import check_schedule, denoiser_level, make_scheduler
@@ -99,11 +99,10 @@ class PipelinePrior(Prior):
         self.device: torch.device = pipeline._execution_device  # not where offloaded modules wait
         # of quantised weights, that in which it computes
         self.dtype: torch.dtype = denoiser.dtype if denoiser.dtype.is_floating_point else torch.float32
-        self._learned_variance, self._guided_channels = learned_variance, guided_channels
-        if learned_variance and predicted != 2 * channels:
-            raise OptionError(f"{self.name}: learned_variance needs {2 * channels} output channels, got {predicted}")
-        if guided_channels is not None and not 1 <= guided_channels <= channels:
-            raise OptionError(f"guided_channels: expected 1 to {channels}, got {guided_channels}")
+        self.vae_dtype = None if first_stage is None else first_stage.dtype
+        self.license = pipeline_folder.licence_of(pipeline.name_or_path)
+        self._sha256: str | None = None  # of weights that were converted: their hash before
+        self._set_sampling(learned_variance, guided_channels)
 
     @classmethod
     @own_torch_state()
@@ -113,9 +112,13 @@ class PipelinePrior(Prior):
         *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype = torch.float32,
+        vae_dtype: str | torch.dtype = torch.float32,
         name: str | None = None,
         use_safetensors: bool = True,
         variant: str | None = None,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
         **options: Any,
     ) -> Self:
         """Loads a pipeline's folder or hub id through diffusers.
@@ -123,33 +126,64 @@ class PipelinePrior(Prior):
         Args:
             id_or_path: A folder, or a hub id such as "facebook/DiT-XL-2-256".
             device: Where to put it; the GPU if there is one.
-            dtype: Of the weights in memory.
+            dtype: In which the networks compute.
+            vae_dtype: In which the first stage computes: in half precision it loses grey levels, or overflows.
             name: Name of the prior in the manifest; ``id_or_path`` if left out.
             variant: Which weights to read, "fp16" for ``diffusion_pytorch_model.fp16.safetensors``; None: the plain
                 ones, or the variant of a folder that has no plain ones.
-            use_safetensors: False also reads pickled weights, which can run code of the person who made them.
+            use_safetensors: False reads pickled weights where there are no others; a pickle can run code of the person
+                who made it.
+            subfolder: Folder below ``id_or_path`` that holds the pipeline.
+            revision: Branch, tag or commit of a hub id; None: its main branch.
+            token: The hub's token, which gated models need; None: that of ``hf auth login`` or $HF_TOKEN.
             options: Options of the class, such as ``learned_variance``.
 
         Raises:
             SourceError: The folder or the hub id cannot be loaded, or needs code of its own.
-            OptionError: There is no such device or dtype.
+            OptionError: There is no such device or dtype, or an option is wrong.
         """
         device, dtype = resolve_device(device), named_dtype(dtype)
-        kind = pipeline_folder.pipeline_type(id_or_path)
+        vae_dtype = named_dtype(vae_dtype, option="vae_dtype")
+        files = Files(id_or_path, use_safetensors, variant, subfolder, revision, token)
+        kind = pipeline_folder.pipeline_type(files)
         if kind not in cls.pipeline_types:
             raise SourceError(f"prior {str(id_or_path)!r}: holds a {kind}, expected {' or '.join(cls.pipeline_types)}")
-        with pipeline_folder.quiet():
-            folder = pipeline_folder.local_folder(id_or_path, kind, variant, use_safetensors)
-            recommended = pipeline_folder.read_recommended(folder)
-            try:
-                pipeline = getattr(diffusers, kind).from_pretrained(  # a class of diffusers, by its name in the folder
-                    str(folder), use_safetensors=use_safetensors, variant=variant or pipeline_folder.variant_of(folder),
-                    low_cpu_mem_usage=False, **cls.components,
-                )  # fmt: skip
-            except pipeline_folder.ERRORS as error:
-                raise pipeline_folder.unreadable(id_or_path, kind, error) from error
-        placed = pipeline.to(device) if dtype == torch.float32 else pipeline.to(device, dtype)
-        return cls(placed, name=name or str(id_or_path), recommended=recommended, **options)
+        pipeline, recommended = pipeline_folder.load_pipeline(files, kind, cls.components)
+        prior = cls(pipeline.to(device), name=name or str(id_or_path), recommended=recommended, **options)
+        prior.convert(dtype, vae_dtype)
+        return prior
+
+    def convert(self, dtype: torch.dtype, vae_dtype: torch.dtype) -> None:
+        """Convert the networks, in place; the prior's hash stays that of its weights before.
+
+        Args:
+            dtype: In which denoiser and text encoder compute.
+            vae_dtype: In which the first stage computes.
+        """
+        if (dtype, vae_dtype) == (torch.float32, torch.float32):
+            return  # as they are loaded
+        self._sha256 = str(self.describe()["sha256"])
+        for network in self._networks():
+            network.to(vae_dtype if network is self._vae else dtype)
+        self.slot_bytes = self.slot_bytes * dtype.itemsize // self.dtype.itemsize
+        self.dtype, self.vae_dtype = dtype, None if self._vae is None else vae_dtype
+
+    def with_sampling(self, *, learned_variance: bool | None = None, guided_channels: int | None = None) -> Self:
+        """See :meth:`dap.priors.base.Prior.with_sampling`; the networks are shared."""
+        prior = copy.copy(self)
+        prior._set_sampling(
+            self.learned_variance if learned_variance is None else learned_variance,
+            guided_channels or self.guided_channels,
+        )
+        return prior
+
+    def _set_sampling(self, learned_variance: bool, guided_channels: int | None) -> None:
+        channels, predicted = self.denoiser.config.in_channels, self.denoiser.config.out_channels
+        if learned_variance and predicted != 2 * channels:
+            raise OptionError(f"{self.name}: learned_variance needs {2 * channels} output channels, got {predicted}")
+        if guided_channels is not None and not 1 <= guided_channels <= channels:
+            raise OptionError(f"guided_channels: expected 1 to {channels}, got {guided_channels}")
+        self.learned_variance, self.guided_channels = learned_variance, guided_channels
 
     def labels_of(self, class_names: Sequence[str]) -> Mapping[str, int]:
         """See :meth:`dap.priors.base.Prior.labels_of`."""
@@ -159,9 +193,9 @@ class PipelinePrior(Prior):
         """Return name, options, and the SHA-256 of the weights and configurations of all networks and the scheduler."""
         return {
             "name": self.name,
-            "learned_variance": self._learned_variance,
-            "guided_channels": self._guided_channels,
-            "sha256": fingerprint(self._scheduler, self._networks(), self._learned_tensors()),
+            "learned_variance": self.learned_variance,
+            "guided_channels": self.guided_channels,
+            "sha256": self._sha256 or fingerprint(self._scheduler, self._networks(), self._learned_tensors()),
         }
 
     @property
@@ -231,7 +265,7 @@ class PipelinePrior(Prior):
     def scheduler(self, name: str | None, num_inference_steps: int) -> SchedulerMixin:
         """See :meth:`dap.priors.base.Prior.scheduler`."""
         return make_scheduler(
-            self._scheduler, name, num_inference_steps, device=self.device, learned_variance=self._learned_variance
+            self._scheduler, name, num_inference_steps, device=self.device, learned_variance=self.learned_variance
         )
 
     def denoise(
@@ -255,7 +289,7 @@ class PipelinePrior(Prior):
         channels = self.latent_shape[0]
         output = conditional[:, :channels]
         if guidance_scale != 1:
-            guided = self._guided_channels or channels
+            guided = self.guided_channels or channels
             with network_lock(self.denoiser), torch.set_grad_enabled(through and torch.is_grad_enabled()):
                 null = self._run(sample, timestep, None, None)[:, :guided]
             output = torch.cat([null + guidance_scale * (output[:, :guided] - null), output[:, guided:]], dim=1)
@@ -263,7 +297,7 @@ class PipelinePrior(Prior):
             levels = denoiser_level(self._scheduler, timestep.to(self.device), sigma)
             alpha_t, sigma_t = (level.view(-1, 1, 1, 1) for level in levels)
             output = alpha_t * output + sigma_t * (sample if through else sample.detach())
-        return Prediction(output, conditional[:, channels:] if self._learned_variance else None, features)
+        return Prediction(output, conditional[:, channels:] if self.learned_variance else None, features)
 
     @own_torch_state()
     @torch.no_grad()

@@ -11,17 +11,15 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-from huggingface_hub.constants import HF_HUB_OFFLINE
-from huggingface_hub.errors import LocalEntryNotFoundError
 
 from dap.errors import FormatError, SourceError
+from dap.priors.hub import CARD, ERRORS, INDEX, Files, download, fetched_index, unreadable
 from dap.storage.checked_json import (
     NOTHING,
     NUMBER,
@@ -35,35 +33,31 @@ from dap.storage.checked_json import (
     whole,
 )
 
-__all__ = [
-    "ERRORS",
-    "LABELS",
-    "label_names_of",
-    "local_folder",
-    "pipeline_type",
-    "quiet",
-    "read_recommended",
-    "unreadable",
-    "variant_of",
-]
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
-INDEX, SETTINGS = "model_index.json", "dap_prior.json"
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+__all__ = ["LABELS", "label_names_of", "licence_of", "load_pipeline", "pipeline_type", "read_recommended"]
+
+SETTINGS = "dap_prior.json"
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)  # the third is diffusers' own safety checker
-WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>[\w-]+?))?(?:-\d{5}-of-\d{5})?\.safetensors")
+WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|model|pytorch_model)(?:\.(?P<variant>[\w-]+?))?(?:-\d{5}-of-\d{5})?\.(?:safetensors|bin)"
+)
 MOST = 2**24  # bytes of a JSON file
-TIMEOUT = 10.0  # seconds in which the hub has to answer
-ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError)  # of diffusers' loading
+LICENCE = re.compile(r"\A---\s*\n(?:(?!---).*\n)*?license(?:_name)?:[ \t]*[\"']?(?!other\b)(?P<name>[\w.-]+)")
+UNWANTED = ("id2label", "trying to fetch", "Defaulting to unsafe")  # in messages of diffusers
+CARD_START = 2**16  # bytes of a model card that are read
 
 LABELS = mapping(TEXT, keys=matching(r"\d{1,9}", "the number of a label"))
 RECOMMENDED = fields(
     {},
     {
         "num_inference_steps": whole(1), "guidance_scale": NUMBER, "eta": NUMBER,
-        "scheduler": either(NOTHING, TEXT), "block": either(whole(1), TEXT),
+        "scheduler": either(NOTHING, TEXT), "timestep_spacing": either(NOTHING, TEXT), "block": either(whole(1), TEXT),
     },
     more=True,
 )  # fmt: skip
+SHARDS = fields({"weight_map": mapping(matching(r"[\w.-]+\.(?:safetensors|bin)", "a file beside it"))}, more=True)
 
 
 def _part(name: str, value: object) -> None:
@@ -79,62 +73,87 @@ PIPELINE = mapping(_part)
 CLASS = fields({"_class_name": TEXT}, {"id2label": either(NOTHING, LABELS)}, more=True)
 
 
-def pipeline_type(id_or_path: str | Path) -> str:
+def pipeline_type(files: Files) -> str:
     """Return the class name of the pipeline in a folder or hub id, from its ``model_index.json``.
 
     Raises:
         SourceError: There is no pipeline, the hub cannot be reached, or the pipeline needs code of its own.
     """
-    file = Path(id_or_path) / INDEX if os.path.isdir(id_or_path) else _fetched(str(id_or_path))
+    file = fetched_index(files) if files.folder is None else files.folder / INDEX
+    name = str(files.folder or files.name)
     try:
         index: dict[str, Any] = read_json(file, PIPELINE, most=MOST)
         read_json(file, CLASS, most=MOST)
     except FileNotFoundError:
-        raise SourceError(f"prior {str(id_or_path)!r}: no pipeline's folder, it has no {INDEX}") from None
+        raise SourceError(f"prior {name!r}: no pipeline's folder, it has no {INDEX}") from None
     except FormatError as error:
-        raise SourceError(f"prior {str(id_or_path)!r}: {error}") from error
+        raise SourceError(f"prior {name!r}: {error}") from error
     return str(index["_class_name"])
 
 
-def local_folder(id_or_path: str | Path, kind: str, variant: str | None, use_safetensors: bool) -> Path:
-    """Return the folder of a pipeline, of a hub id after its download, if it holds nothing but data.
+def load_pipeline(
+    files: Files, kind: str, components: Mapping[str, object]
+) -> tuple[DiffusionPipeline, Mapping[str, object]]:
+    """Return a pipeline on the CPU, if its folder holds nothing but data, and its recommended settings.
 
     Args:
-        id_or_path: A folder or hub id for which :func:`pipeline_type` returned ``kind``.
+        files: Those for which :func:`pipeline_type` returned ``kind``.
         kind: Name of the pipeline's class.
-        variant: Which weights are downloaded.
-        use_safetensors: Whether pickled weights are left out.
+        components: Parts of the pipeline that it is given instead of loading them; None: it goes without.
 
     Raises:
-        SourceError: It cannot be downloaded, or it has Python files, pipes or devices in it.
+        SourceError: It cannot be downloaded or read, or it has Python files, pipes or devices in it.
     """
-    folder = Path(id_or_path)
-    if not os.path.isdir(id_or_path):
+    with _quiet():
+        folder = files.folder
+        if folder is None:
+            folder = download(files, kind, components)
+            pipeline_type(Files(folder))  # what was downloaded may be newer than what was checked
+        _check_files(folder, str(files.name))
+        recommended = read_recommended(folder)
+        # diffusers reads pickled shards only if no safetensors are asked for, and both kinds only if nothing is said
+        safe = files.use_safetensors or (None if any(folder.glob("*/*.safetensors")) else False)
         try:
-            folder = Path(
-                getattr(diffusers, kind).download(str(id_or_path), use_safetensors=use_safetensors, variant=variant)
-            )
+            pipeline: DiffusionPipeline = getattr(diffusers, kind).from_pretrained(  # a class of diffusers, by its name
+                str(folder), use_safetensors=safe,
+                variant=files.variant or _variant_of(folder, files.use_safetensors), low_cpu_mem_usage=False,
+                **components,
+            )  # fmt: skip
         except ERRORS as error:
-            raise unreadable(id_or_path, kind, error) from error
-        pipeline_type(folder)  # what was downloaded may be newer than what was checked
+            if files.use_safetensors and any(folder.glob("*/*.bin")):
+                raise SourceError(
+                    f"prior {str(files.name)!r}: has pickled weights (.bin), which can run code of the person who made "
+                    "them; to read them, give the prior's option use_safetensors=false"
+                ) from error
+            raise unreadable(files.name, kind, error) from error
+    return pipeline, recommended
+
+
+def _check_files(folder: Path, name: str) -> None:
+    """Raise unless a pipeline's folder holds nothing but data."""
     for place in [folder, *(path for path in sorted(folder.iterdir()) if path.is_dir())]:
         for path in sorted(place.iterdir()):
             if path.suffix in (".py", ".pyc", ".so"):
                 raise SourceError(
-                    f"prior {str(id_or_path)!r}: holds code ({path.relative_to(folder)}), which dap does not run; "
+                    f"prior {name!r}: holds code ({path.relative_to(folder)}), which dap does not run; "
                     "remove the file if the pipeline works without it"
                 )
             if not (path.is_file() or path.is_dir()) and path.exists():
-                raise SourceError(f"prior {str(id_or_path)!r}: {path.relative_to(folder)} is a pipe or a device")
-    return folder
+                raise SourceError(f"prior {name!r}: {path.relative_to(folder)} is a pipe or a device")
+            if path.match("*.index*.json") and path.name != INDEX:  # the files of weights that are sharded
+                try:
+                    read_json(path, SHARDS, most=MOST)
+                except FormatError as error:
+                    raise SourceError(f"prior {name!r}: {error}") from error
 
 
-def variant_of(folder: Path) -> str | None:
+def _variant_of(folder: Path, use_safetensors: bool) -> str | None:
     """Return the variant ("fp16") of a folder's weights where a part has no others; None if all have plain weights."""
     variants = set()
     for place in folder.iterdir():
         names = [WEIGHTS.fullmatch(path.name) for path in place.iterdir()] if place.is_dir() else []
-        of_part = {match["variant"] for match in names if match}
+        read = [match for match in names if match and not (use_safetensors and match[0].endswith(".bin"))]
+        of_part = {match["variant"] for match in read}
         if of_part and None not in of_part:
             variants |= of_part
     return min(variants, default=None)
@@ -153,6 +172,17 @@ def label_names_of(folder: Path) -> Mapping[str, object]:
     return index.get("id2label") or {}
 
 
+def licence_of(folder: str | None) -> str | None:
+    """Return the licence that the model card of a folder names in its first lines, such as "mit"; None if none."""
+    try:
+        with open(os.path.join(folder or "\0", CARD), "rb") as file:
+            start = file.read(CARD_START).decode("utf-8", "replace")
+    except (OSError, ValueError):  # no folder
+        return None
+    found = LICENCE.match(start.replace("\r\n", "\n"))
+    return found["name"] if found else None
+
+
 def read_recommended(folder: Path) -> Mapping[str, object]:
     """Return the settings that a folder recommends in ``dap_prior.json``; none if it has no such file.
 
@@ -169,18 +199,19 @@ def read_recommended(folder: Path) -> Mapping[str, object]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Return a context in which diffusers loads without bars and without a warning about ``id2label``."""
+def _quiet() -> Iterator[None]:
+    """Return a context in which diffusers loads without bars, and without warnings of what dap says itself."""
     libraries = [diffusers_logging]
     if "transformers" in sys.modules:  # which diffusers imports if it is there
         from transformers.utils import logging as transformers_logging
 
         libraries.append(transformers_logging)
     shown = [library for library in libraries if library.is_progress_bar_enabled()]
-    loggers = [logging.getLogger(f"diffusers.{name}") for name in ("configuration_utils", "pipelines.pipeline_utils")]
+    modules = ("configuration_utils", "pipelines.pipeline_utils", "models.modeling_utils")
+    loggers = [logging.getLogger(f"diffusers.{name}") for name in modules]
 
     def wanted(record: logging.LogRecord) -> bool:
-        return "id2label" not in record.getMessage()
+        return not any(words in record.getMessage() for words in UNWANTED)
 
     for library in shown:
         library.disable_progress_bar()
@@ -193,37 +224,3 @@ def quiet() -> Iterator[None]:
             logger.removeFilter(wanted)
         for library in shown:
             library.enable_progress_bar()
-
-
-def unreadable(id_or_path: str | Path, kind: str, error: Exception) -> SourceError:
-    """Return dap's error for one of diffusers', with its first line."""
-    return SourceError(f"prior {str(id_or_path)!r}: no {kind} folder or reachable hub id ({_first_line(error)})")
-
-
-def _fetched(name: str) -> Path:
-    """Return the ``model_index.json`` of a hub id, from the cache of the hub or the hub, which is asked once."""
-    looked = f"no folder {os.path.abspath(name)}"
-    if not HUB_ID.fullmatch(name) or Path(name).parent.is_dir():
-        raise SourceError(
-            f"prior {name!r}: expected 'fashion-dit', the folder of a pipeline or a hub id such as "
-            f"'facebook/DiT-XL-2-256'; there is {looked}"
-        )
-    try:
-        with suppress(LocalEntryNotFoundError):
-            return Path(hf_hub_download(name, INDEX, local_files_only=True))
-        if HF_HUB_OFFLINE:
-            raise SourceError(
-                f"prior {name!r}: there is {looked}, nor such a model in the hub's cache (HF_HUB_OFFLINE)"
-            )
-        get_hf_file_metadata(hf_hub_url(name, INDEX), timeout=TIMEOUT)  # hf_hub_download would try five times
-        return Path(hf_hub_download(name, INDEX))
-    except SourceError:
-        raise
-    except Exception as error:  # of whichever HTTP client the hub's library uses
-        raise SourceError(
-            f"prior {name!r}: there is {looked}, and no reachable model of that name on the hub ({_first_line(error)})"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

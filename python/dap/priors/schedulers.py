@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Level", "check_schedule", "clip_range", "denoiser_level", "level", "make_scheduler", "noised_input", "public",
-    "remembers",
+    "remembers", "with_steps",
 ]  # fmt: skip
 
 SCHEDULERS = {
@@ -140,14 +140,21 @@ def make_scheduler(
         variance = config.get("variance_type") or "fixed_small"
         fixed = "fixed_small" if variance.startswith("learned") else variance
         overrides["variance_type"] = "learned_range" if learned_variance else fixed
+    return with_steps(kind, config, overrides, num_inference_steps, device)
+
+
+def with_steps(
+    kind: Any, config: Mapping[str, object], overrides: Mapping[str, object], steps: int, device: torch.device
+) -> SchedulerMixin:
+    """Return a scheduler of a configuration with some values replaced and its steps set, or raise OptionError."""
     # Pass all public values: a pipeline and its saved folder then give the same samples. From an object, from_config
     # would replace values that were left at the old kind's defaults by the new kind's defaults.
     try:
-        scheduler = kind.from_config(public(config), **overrides)
-        scheduler.set_timesteps(num_inference_steps, device=device)
+        scheduler: SchedulerMixin = kind.from_config(public(config), **overrides)
+        scheduler.set_timesteps(steps, device=device)
     except (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise OptionError(
-            f"num_inference_steps: {kind.__name__} cannot take {num_inference_steps} with its configuration ({error}); "
+            f"num_inference_steps: {kind.__name__} cannot take {steps} with its configuration ({error}); "
             "choose another number, or scheduler='ddim'"
         ) from error
     return scheduler

@@ -147,10 +147,12 @@ class StableDiffusionPrior(PipelinePrior, TextPrior):
 
     def with_concepts(self, concepts: Mapping[str, Tensor]) -> Self:
         """Return the same prior with learned concepts, (V, D) by class name; the pipeline is shared."""
-        return type(self)(
+        prior = type(self)(
             self.pipeline, template=self._template, prompts=self._prompts, negative_prompt=self._negative,
             concepts=concepts, name=self.name, recommended=self.recommended,
         )  # fmt: skip
+        prior._sha256 = self._sha256
+        return prior
 
     def describe(self) -> dict[str, object]:
         """Return what every pipeline describes, and template, prompts, vocabulary and hashes of the concepts."""

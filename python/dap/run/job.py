@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,14 +27,15 @@ from dap.methods.common.real_images import RealImagesByFeatures
 from dap.priors import NoPrior, Prior, PriorLike, load_prior
 from dap.run.classes import classes_of_run, open_index_and_source
 from dap.run.real_images import Shape, check_request, chosen_features, shape_of_run
-from dap.sampling import SamplingSettings, StepCallback, check_settings
+from dap.sampling import SamplingSettings, StepCallback, as_sampled, check_settings, differences
 
 __all__ = ["Job", "Request", "resolve"]
 
 logger = logging.getLogger(__name__)
 
 OF_THE_PRIOR = (
-    "prior", "prior_options", "label_map", "num_inference_steps", "guidance_scale", "scheduler", "eta", "dtype",
+    "prior", "prior_options", "label_map", "sampling", "num_inference_steps", "guidance_scale", "scheduler",
+    "timestep_spacing", "eta", "dtype", "tf32",
 )  # fmt: skip
 
 
@@ -55,12 +56,15 @@ class Request:
     index: str | Path | Index | None = None
     classes: Collection[str] | None = None
     label_map: LabelMap | None = None
+    sampling: str | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     scheduler: str | None = None
+    timestep_spacing: str | None = None
     eta: float | None = None
     device: str | torch.device | None = None
-    dtype: torch.dtype | None = None
+    dtype: str | torch.dtype | None = None
+    tf32: bool = False
     features: str | Encoder | None = None
     features_options: Mapping[str, object] | None = None
     size: int | None = None
@@ -108,6 +112,11 @@ class Job:
         """Whether a prior makes the images, or its features choose them."""
         return not isinstance(self.prior, NoPrior)
 
+    @property
+    def tf32(self) -> bool:
+        """Whether products and convolutions of float32 are computed in TF32, which CPUs do not have."""
+        return self.request.tf32 and self.prior.device.type == "cuda"
+
     def context(
         self,
         bars: Bars = NO_BARS,
@@ -124,15 +133,20 @@ class Job:
 
     def header(self) -> dict[str, object]:
         """Return what the manifest records before anything is made."""
-        sampled = {
-            "sampling": asdict(self.settings), "device": self.prior.device.type, "dtype": str(self.prior.dtype),
+        prior = self.prior
+        sampled: dict[str, object] = {
+            "sampling": self.settings.to_json(), "device": prior.device.type, "dtype": str(prior.dtype),
         }  # fmt: skip
+        # said where they are not the usual, so that a run of a version without them is continued
+        more: dict[str, object] = {} if prior.vae_dtype in (None, prior.dtype) else {"vae_dtype": str(prior.vae_dtype)}
+        if self.tf32:
+            more["tf32"] = True
         return {
             "schema": SCHEMA,
             "options": {
                 "method": to_json(self.recipe), "seed": self.request.seed,
                 "size": None if self.shape.own else self.shape.size, "channels": self.shape.channels,
-                **(sampled if self.samples else dict.fromkeys(sampled)),
+                **(sampled | more if self.samples else dict.fromkeys(sampled)),
                 **({} if self.encoder is None else {"features": dict(self.encoder.describe())}),
             },
             "source": self._described_source(),
@@ -140,7 +154,14 @@ class Job:
             "prior": self.prior.describe() if self.samples else None,
             "class_map": classmap.to_json(self.classes),
             "versions": _versions(),
+            **self._licenses(),
         }  # fmt: skip
+
+    def _licenses(self) -> dict[str, object]:
+        """Return an entry with the licences that are known, of the prior and of the source."""
+        licenses = {"prior": self.prior.license if self.samples else None, "source": self.source.license}
+        known = {name: license for name, license in licenses.items() if license}
+        return {"licenses": known} if known else {}
 
     def _described_source(self) -> dict[str, object]:
         if self.index is None:
@@ -167,8 +188,9 @@ def resolve(request: Request) -> Job:
     check_request(request, source, recipe)
     prior, encoder = _prior_and_encoder(request, recipe, source)
     settings = SamplingSettings.choose(
-        prior.recommended, num_inference_steps=request.num_inference_steps, guidance_scale=request.guidance_scale,
-        scheduler=request.scheduler, eta=request.eta,
+        prior.recommended, request.sampling, num_inference_steps=request.num_inference_steps,
+        guidance_scale=request.guidance_scale, scheduler=request.scheduler, eta=request.eta,
+        timestep_spacing=request.timestep_spacing,
     )  # fmt: skip
     classes = classes_of_run(source, index, prior, request.label_map)
     if isinstance(prior, NoPrior):
@@ -177,6 +199,7 @@ def resolve(request: Request) -> Job:
     job = Job(request, recipe, source, prior, settings, classes, index, shape, encoder)
     if job.samples:
         check_settings(prior, settings)
+        _warn_of_sampling(job)
     return job
 
 
@@ -184,8 +207,9 @@ def _prior_and_encoder(request: Request, recipe: AnyMethod, source: Source) -> t
     """Return the prior, or that there is none, and the encoder of a method that chooses real images."""
 
     def load() -> Prior:
-        prior = load_prior(request.prior, device=request.device, dtype=request.dtype, options=request.prior_options)
-        return prior.for_classes(source.class_names)
+        loaded = load_prior(request.prior, device=request.device, dtype=request.dtype, options=request.prior_options)
+        prior = loaded.for_classes(source.class_names)
+        return prior if request.sampling is None else as_sampled(prior, request.sampling, request.prior_options or ())
 
     prior: Prior | None = None
     encoder: Encoder | None = None
@@ -207,6 +231,16 @@ def _shape(request: Request, recipe: AnyMethod, source: Source, prior: Prior) ->
         check_images(source, prior, request.channels)
     channels, size, _ = prior.image_shape
     return Shape(size, channels, own=False)
+
+
+def _warn_of_sampling(job: Job) -> None:
+    """Log a warning if the numbers of the method's preset were published for another sampling than that of the run."""
+    method = job.request.method if isinstance(job.request.method, str) else ""
+    published = job.recipe.sampled_by.get(method.partition(":")[2])
+    if published and (differing := differences(job.prior, job.settings, published)):
+        logger.warning(
+            "%s: its numbers were published for sampling=%r; this run has %s", method, published, ", ".join(differing)
+        )
 
 
 def _warn_of_unused(request: Request, recipe: AnyMethod) -> None:

@@ -14,6 +14,7 @@ from dap.run.folder import RunFolder
 from dap.run.job import Job
 from dap.run.progress import Progress
 from dap.sampling import StepCallback
+from dap.torch_state import own_torch_state
 
 __all__ = ["execute"]
 
@@ -35,7 +36,8 @@ def execute(
         DapError: What the method raises. Before its preparation has ended, nothing is written to the folder.
     """
     if not folder.complete:
-        _execute(job.recipe, job, folder, progress, callback_on_step_end)
+        with own_torch_state(tf32=job.tf32):
+            _execute(job.recipe, job, folder, progress, callback_on_step_end)
     folder.finish()
 
 

@@ -17,7 +17,7 @@ from dap.errors import DivergedError, OptionError
 from dap.priors import Prior
 from dap.priors.schedulers import clip_range, level
 from dap.sampling.parts import denoise_in_parts
-from dap.sampling.schedule import check_recurrences, skipped_steps, step_arguments
+from dap.sampling.schedule import check_recurrences, scheduler_of, skipped_steps, step_arguments
 from dap.sampling.settings import SamplingSettings
 from dap.sampling.term import DeltaTerm, EnergyTerm, StepState, Term
 from dap.torch_state import own_torch_state
@@ -77,7 +77,7 @@ def sample(
     """
     _check_terms(terms)
     labels = labels.to(prior.device)
-    scheduler = prior.scheduler(settings.scheduler, settings.num_inference_steps)
+    scheduler = scheduler_of(prior, settings)
     extra = step_arguments(scheduler, settings, list(generators))
     check_recurrences(scheduler, recurrences)
     noise = _noise(prior, generators)

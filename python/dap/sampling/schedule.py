@@ -3,21 +3,75 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from typing import Any
 
 import torch
 
 from dap.errors import OptionError
 from dap.priors import Prior
-from dap.priors.schedulers import remembers
+from dap.priors.schedulers import remembers, with_steps
+from dap.sampling.named import named_sampling
 from dap.sampling.settings import SamplingSettings
 
-__all__ = ["check_recurrences", "check_settings", "skipped_steps", "step_arguments", "steps_taken"]
+__all__ = [
+    "as_sampled", "check_recurrences", "check_settings", "differences", "scheduler_of", "skipped_steps",
+    "step_arguments", "steps_taken",
+]  # fmt: skip
+
+
+def as_sampled(prior: Prior, name: str, given: Collection[str] = ()) -> Prior:
+    """Return a prior as the named sampling uses it, except for the attributes that are ``given`` by the user.
+
+    Raises:
+        OptionError: There is no such sampling, or the prior cannot be sampled so.
+    """
+    named = named_sampling(name)
+    try:
+        return prior.with_sampling(
+            learned_variance=None if "learned_variance" in given else named.learned_variance,
+            guided_channels=None if "guided_channels" in given else named.guided_channels,
+        )
+    except OptionError as error:
+        raise OptionError(f"sampling={name!r}: {error}") from error
+
+
+def differences(prior: Prior, settings: SamplingSettings, name: str) -> list[str]:
+    """Return how a run samples otherwise than the named sampling, such as "scheduler ddim instead of ddpm"."""
+    scheduler, published = scheduler_of(prior, settings), named_sampling(name)
+    used: dict[str, object] = {
+        "num_inference_steps": settings.num_inference_steps, "guidance_scale": settings.guidance_scale,
+        "scheduler": type(scheduler).__name__.removesuffix("Scheduler").lower(),
+        "timestep_spacing": scheduler.config.get("timestep_spacing"),
+        "clip_sample": scheduler.config.get("clip_sample", False),
+        "learned_variance": prior.learned_variance, "guided_channels": prior.guided_channels,
+    }  # fmt: skip
+    of_prior = {"learned_variance": published.learned_variance, "guided_channels": published.guided_channels}
+    wanted = {**published.settings, **of_prior}
+    return [f"{key} {used[key]} instead of {value}" for key, value in wanted.items() if used[key] != value]
+
+
+def scheduler_of(prior: Prior, settings: SamplingSettings) -> Any:
+    """Return a fresh diffusers scheduler of a prior, with the steps and options of these settings.
+
+    Raises:
+        OptionError: An unknown name, more steps than the schedule has, or an option that the scheduler does not have.
+    """
+    scheduler = prior.scheduler(settings.scheduler, settings.num_inference_steps)
+    options = {"timestep_spacing": settings.timestep_spacing, "clip_sample": settings.clip_sample}
+    changes = {name: value for name, value in options.items() if value is not None}
+    if not changes:
+        return scheduler
+    kind = type(scheduler)
+    for name in changes.keys() - inspect.signature(kind.__init__).parameters.keys():
+        if changes.pop(name) is not False:  # what a scheduler does not have, it does not do
+            raise OptionError(f"{name}: {kind.__name__} has no such option; leave it out, or choose scheduler='ddpm'")
+    return with_steps(kind, scheduler.config, changes, settings.num_inference_steps, prior.device)
 
 
 def steps_taken(prior: Prior, settings: SamplingSettings, strength: float = 1.0) -> int:
     """Return the number of denoiser steps that :func:`dap.sampling.sample` runs with this ``strength``."""
-    scheduler = prior.scheduler(settings.scheduler, settings.num_inference_steps)
+    scheduler = scheduler_of(prior, settings)
     return len(scheduler.timesteps) - skipped_steps(scheduler, settings.num_inference_steps, strength)
 
 
@@ -41,7 +95,7 @@ def check_settings(prior: Prior, settings: SamplingSettings, recurrences: int = 
         raise OptionError(
             f"guidance_scale={settings.guidance_scale:g}: {prior.name} has no null condition to guide from; use 1"
         )
-    scheduler = prior.scheduler(settings.scheduler, settings.num_inference_steps)
+    scheduler = scheduler_of(prior, settings)
     step_arguments(scheduler, settings, [])
     check_recurrences(scheduler, recurrences)
 

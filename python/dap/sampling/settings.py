@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from dap.config import check_number, check_whole, from_options
+from dap.config import check_choice, check_number, check_whole, from_options
 from dap.errors import OptionError
+from dap.sampling.named import named_sampling
 
-__all__ = ["SamplingSettings"]
+__all__ = ["SPACINGS", "SamplingSettings"]
+
+SPACINGS = ("leading", "linspace", "trailing")
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,9 @@ class SamplingSettings:
             estimate is used alone.
         scheduler: "ddpm", "ddim", "dpm++", "euler" or "heun"; None for the prior's own.
         eta: DDIM's η, from 0 (deterministic) to 1; it has to be 0 for a scheduler that has no η.
+        timestep_spacing: How the steps lie in the schedule, "leading", "linspace" or "trailing" (Lin et al., "Common
+            Diffusion Noise Schedules and Sample Steps are Flawed", 2024, Table 2); None: as in the prior's scheduler.
+        clip_sample: Whether "ddpm" and "ddim" clip x̂_0; None: as in the prior's scheduler.
 
     Raises:
         OptionError: A number is outside its range.
@@ -30,6 +36,8 @@ class SamplingSettings:
     guidance_scale: float = 4.0
     scheduler: str | None = None
     eta: float = 0.0
+    timestep_spacing: str | None = None
+    clip_sample: bool | None = None
 
     def __post_init__(self) -> None:
         check_whole("num_inference_steps", self.num_inference_steps)
@@ -37,15 +45,36 @@ class SamplingSettings:
         check_number("eta", self.eta, 0, 1)
         if not isinstance(self.scheduler, str | None):
             raise OptionError(f"scheduler: expected a name or None, got {self.scheduler!r}")
+        if self.timestep_spacing is not None:
+            check_choice("timestep_spacing", self.timestep_spacing, SPACINGS)
+        if not isinstance(self.clip_sample, bool | None):
+            raise OptionError(f"clip_sample: expected True, False or None, got {self.clip_sample!r}")
 
     @classmethod
-    def choose(cls, recommended: Mapping[str, object], **explicit: object) -> SamplingSettings:
-        """Return settings: the caller's values, else the prior's recommendations, else the defaults.
+    def choose(
+        cls, recommended: Mapping[str, object], sampling: str | None = None, **explicit: object
+    ) -> SamplingSettings:
+        """Return settings: the caller's values, else the named sampling's or the prior's recommendations, or defaults.
 
         Args:
             recommended: The prior's recommendations; keys that are not settings are ignored.
+            sampling: Name of a sampling, whose settings take the place of the recommendations; None: none.
             **explicit: The caller's values; None stands for "not given".
+
+        Raises:
+            OptionError: There is no sampling of that name, or a value is wrong.
         """
-        known = {key: value for key, value in recommended.items() if key in cls.__dataclass_fields__}
+        known = recommended if sampling is None else named_sampling(sampling).settings
+        known = {key: value for key, value in known.items() if key in cls.__dataclass_fields__}
         values = {key: value for key, value in explicit.items() if value is not None}
         return from_options(cls, {**known, **values}, "the sampling settings")
+
+    def to_json(self) -> dict[str, object]:
+        """Return the fields as the manifest has them; an option that is left to the prior's scheduler is not in it.
+
+        Example:
+            >>> SamplingSettings(timestep_spacing="trailing").to_json()["timestep_spacing"]
+            'trailing'
+        """
+        left = [name for name in ("timestep_spacing", "clip_sample") if getattr(self, name) is None]
+        return {name: value for name, value in asdict(self).items() if name not in left}

@@ -29,6 +29,7 @@ from dap.config import check_whole
 from dap.data.classmap import find_labels, null_label
 from dap.data.open import SourceLike, open_source
 from dap.data.stack import read_images
+from dap.device import TRAINING_DTYPES, named_dtype
 from dap.errors import OptionError
 from dap.features import check_channels, check_images, encode_images
 from dap.nets import optimise
@@ -36,7 +37,7 @@ from dap.priors import BUILTIN, ClassEmbeddingPrior, Prior, load_prior
 from dap.priors.adapter import add_low_rank, require_peft, without_low_rank, write_adapter
 from dap.sampling import SamplingSettings, denoising_loss, draw_noised, noised_latents, sample
 from dap.torch_state import own_torch_state
-from dap.training.folder import FINISHED, check_folder, training_folder
+from dap.training.folder import FINISHED, check_folder, precision_of_training, training_folder
 
 __all__ = ["adapt_prior"]
 
@@ -57,6 +58,8 @@ def adapt_prior(
     steps: int = 600,
     seed: int = 0,
     device: str | torch.device | None = None,
+    dtype: str | torch.dtype = "float32",
+    tf32: bool = False,
     progress: bool = True,
 ) -> Prior:
     """Learn embeddings of new classes and low-rank changes of the network; the prior's files do not change.
@@ -75,6 +78,8 @@ def adapt_prior(
         steps: Number of steps, each on 64 images.
         seed: Root seed of all randomness.
         device: Where to train; the GPU if there is one.
+        dtype: Of the frozen network, "float32" or "bfloat16"; what is learned is in float32.
+        tf32: Let a GPU multiply float32 numbers with the ten fraction bits of TF32. CPUs ignore it.
         progress: Show a progress bar.
 
     Returns:
@@ -96,7 +101,8 @@ def adapt_prior(
     if not isinstance(prior, str | Path):
         raise OptionError(f"prior: expected a name, folder or hub id to write into the adapter, got {prior!r}")
     images = open_source(source, classes=classes)
-    model = load_prior(prior, device=device)
+    computed_in = named_dtype(dtype, TRAINING_DTYPES)
+    model = load_prior(prior, device=device, dtype=computed_in)
     if not isinstance(model, ClassEmbeddingPrior):
         raise OptionError(
             f"{prior}: expected a prior with class embeddings; for a text prior use prompts, or method 'd3m'"
@@ -111,10 +117,11 @@ def adapt_prior(
     identity = {
         "what": "dap.adapt_prior", "source": images.identity(), "prior": sha256, "classes": names,
         "rank": rank, "steps": steps, "seed": seed, "device": model.device.type,
+        **precision_of_training(computed_in, torch.float32, tf32, model.device),
     }  # fmt: skip
     folder = Path(out)
     if not check_folder(folder, identity):
-        with training_folder(folder, identity) as unfinished:
+        with training_folder(folder, identity) as unfinished, own_torch_state(tf32=tf32):
             subset, bars = images.subset(names), Bars(shown=progress)
             made, size, _ = model.image_shape
             pixels = read_images(subset, np.arange(len(subset)), size=size, channels=made, bars=bars)
@@ -127,7 +134,7 @@ def adapt_prior(
             (unfinished / FINISHED).mkdir(exist_ok=True)
             learned = dict(zip(names, rows, strict=True))
             write_adapter(unfinished / FINISHED, base, sha256, learned, low_rank, rank)
-    return load_prior(folder, device=device)
+    return load_prior(folder, device=device, dtype=computed_in)
 
 
 def _learn(

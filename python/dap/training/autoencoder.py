@@ -45,7 +45,14 @@ def build_autoencoder(channels: int, size: int, seed: int) -> AutoencoderKL:
 
 
 def train_autoencoder(
-    vae: AutoencoderKL, images: Tensor, *, steps: int, seed: int, checkpoint: Path, bars: Bars = NO_BARS
+    vae: AutoencoderKL,
+    images: Tensor,
+    *,
+    steps: int,
+    seed: int,
+    checkpoint: Path,
+    dtype: torch.dtype = torch.bfloat16,
+    bars: Bars = NO_BARS,
 ) -> Trained:
     """Train a network in place and standardise its latents.
 
@@ -55,11 +62,12 @@ def train_autoencoder(
         steps: Number of steps, each on 64 images.
         seed: Seed of the batches and the posterior's noise.
         checkpoint: See :func:`dap.nets.optimise`.
+        dtype: In which products are computed (autocast); weights stay in float32.
         bars: Opens the bar.
     """
     trained = optimise(
-        dict(vae.named_parameters()), autoencoder_loss(vae, images), steps=steps, peak_lr=PEAK_LR, warm_up=WARM_UP,
-        betas=(0.9, 0.999), weight_decay=WEIGHT_DECAY, seed=(seed, "autoencoder"), checkpoint=checkpoint,
+        dict(vae.named_parameters()), autoencoder_loss(vae, images, dtype), steps=steps, peak_lr=PEAK_LR,
+        warm_up=WARM_UP, betas=(0.9, 0.999), weight_decay=WEIGHT_DECAY, seed=(seed, "autoencoder"), checkpoint=checkpoint,
         title="autoencoder", bars=bars,
     )  # fmt: skip
     vae.eval().requires_grad_(False)
@@ -67,13 +75,13 @@ def train_autoencoder(
     return trained
 
 
-def autoencoder_loss(vae: AutoencoderKL, images: Tensor) -> Callable[[torch.Generator], Tensor]:
+def autoencoder_loss(vae: AutoencoderKL, images: Tensor, dtype: torch.dtype) -> Callable[[torch.Generator], Tensor]:
     """Return the loss of a step on 64 images; see :func:`train_autoencoder`."""
     device = next(vae.parameters()).device
 
     def loss(draw: torch.Generator) -> Tensor:
         x = to_float(images[torch.randint(len(images), (BATCH,), generator=draw)]).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             posterior = vae.encode(x).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=draw).to(device)
             decoded = vae.decode(posterior.mean + posterior.std * noise).sample.float()

@@ -63,6 +63,7 @@ def train_denoiser(
     steps: int,
     seed: int,
     checkpoint: Path,
+    dtype: torch.dtype = torch.bfloat16,
     bars: Bars = NO_BARS,
 ) -> Trained:
     """Train a network in place; its weights become their moving average.
@@ -74,18 +75,19 @@ def train_denoiser(
         steps: Number of steps, each on 128 latents.
         seed: Seed of the batches, timesteps, noise and null labels.
         checkpoint: See :func:`dap.nets.optimise`.
+        dtype: In which products are computed (autocast); weights stay in float32.
         bars: Opens the bar.
     """
     trained = optimise(
-        dict(denoiser.named_parameters()), denoiser_loss(denoiser, latents, labels), steps=steps, peak_lr=PEAK_LR,
-        warm_up=WARM_UP, average=AVERAGE, seed=(seed, "denoiser"), checkpoint=checkpoint, title="denoiser", bars=bars,
+        dict(denoiser.named_parameters()), denoiser_loss(denoiser, latents, labels, dtype), steps=steps,
+        peak_lr=PEAK_LR, warm_up=WARM_UP, average=AVERAGE, seed=(seed, "denoiser"), checkpoint=checkpoint, title="denoiser", bars=bars,
     )  # fmt: skip
     denoiser.requires_grad_(False).load_state_dict(trained.average, strict=False)  # the average has no buffers
     return trained
 
 
 def denoiser_loss(
-    denoiser: DiTTransformer2DModel, latents: Tensor, labels: Tensor
+    denoiser: DiTTransformer2DModel, latents: Tensor, labels: Tensor, dtype: torch.dtype
 ) -> Callable[[torch.Generator], Tensor]:
     """Return the loss of a step on 128 latents; see :func:`train_denoiser`."""
     device, schedule = next(denoiser.parameters()).device, build_schedule()
@@ -97,7 +99,7 @@ def denoiser_loss(
         timesteps = torch.randint(schedule.config.num_train_timesteps, (BATCH,), generator=draw)
         conditions = torch.where(torch.rand(BATCH, generator=draw) < NULL_SHARE, null, labels[chosen])
         noised = schedule.add_noise(latents[chosen], noise, timesteps)
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             predicted = denoiser(noised.to(device), timestep=timesteps.to(device), class_labels=conditions.to(device))
         return functional.mse_loss(predicted.sample.float(), noise.to(device))
 

@@ -21,7 +21,14 @@ TIMED = 3  # steps, after one that is not timed
 
 
 def time_left(
-    images: Tensor, classes: int, folder: Path, *, autoencoder_steps: int, denoiser_steps: int, device: torch.device
+    images: Tensor,
+    classes: int,
+    folder: Path,
+    *,
+    autoencoder_steps: int,
+    denoiser_steps: int,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> tuple[str, str, str]:
     """Return the time that the autoencoder, the denoiser and 50 samples of each class will take, such as "12 min".
 
@@ -32,6 +39,7 @@ def time_left(
         autoencoder_steps: Steps of the autoencoder.
         denoiser_steps: Steps of the denoiser.
         device: Where to train.
+        dtype: In which products are computed.
     """
     left = (
         autoencoder_steps - steps_done(folder / "autoencoder.safetensors"),
@@ -41,9 +49,9 @@ def time_left(
     vae = build_autoencoder(channels, size, 0).to(device)
     with torch.no_grad():
         shape = vae.encode(torch.zeros(1, channels, size, size, device=device)).latent_dist.mean.shape[1:]
-    first = _seconds_of_step(vae, autoencoder_loss(vae, images))
+    first = _seconds_of_step(vae, autoencoder_loss(vae, images, dtype))
     denoiser, labels = build_denoiser(shape[0], shape[1], classes, 0).to(device), torch.zeros(BATCH, dtype=torch.int64)
-    second = _seconds_of_step(denoiser, denoiser_loss(denoiser, torch.zeros(BATCH, *shape), labels))
+    second = _seconds_of_step(denoiser, denoiser_loss(denoiser, torch.zeros(BATCH, *shape), labels, dtype))
     # 50 steps of 50 samples, twice for guidance; a forward pass is a third of a training step
     return _text(first * left[0]), _text(second * left[1]), _text(second / 3 * 50 * 100 / BATCH * classes)
 

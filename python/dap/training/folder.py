@@ -13,15 +13,27 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dap.data.manifest import check_same_run
 from dap.errors import RunMismatchError
 from dap.storage.checked_json import ANYTHING, mapping, read_json
 from dap.storage.files import is_vacant, move, write_atomic
 
-__all__ = ["FINISHED", "check_folder", "training_folder"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["FINISHED", "check_folder", "precision_of_training", "training_folder"]
 
 UNFINISHED, FINISHED, RECORD, IDENTITY = ".training", "finished", "training.json", "identity.json"
+
+
+def precision_of_training(
+    dtype: torch.dtype, usual: torch.dtype, tf32: bool, device: torch.device
+) -> dict[str, object]:
+    """Return entries of a training's identity; none for the usual, so that trainings of earlier versions continue."""
+    said: dict[str, object] = {} if dtype == usual else {"dtype": str(dtype)}
+    return said | ({"tf32": True} if tf32 and device.type == "cuda" else {})
 
 
 def check_folder(out: Path, identity: Mapping[str, object]) -> bool:

@@ -18,7 +18,7 @@ from dap.config import check_whole
 from dap.data.open import SourceLike, open_source
 from dap.data.source import Source
 from dap.data.stack import read_images
-from dap.device import resolve_device
+from dap.device import TRAINING_DTYPES, named_dtype, resolve_device
 from dap.errors import OptionError
 from dap.priors.dit import DiTPrior
 from dap.storage.files import write_atomic
@@ -26,7 +26,7 @@ from dap.torch_state import own_torch_state
 from dap.training.autoencoder import build_autoencoder, latents_of, train_autoencoder
 from dap.training.dit import build_denoiser, build_schedule, train_denoiser
 from dap.training.estimate import time_left
-from dap.training.folder import FINISHED, check_folder, training_folder
+from dap.training.folder import FINISHED, check_folder, precision_of_training, training_folder
 from dap.training.measure import LOSSES, RECOMMENDED, Split, lacks_card, losses_file, write_card
 
 __all__ = ["train_prior"]
@@ -49,6 +49,8 @@ def train_prior(
     seed: int = 0,
     device: str | torch.device | None = None,
     card: bool = True,
+    dtype: str | torch.dtype = "bfloat16",
+    tf32: bool = False,
     progress: bool = True,
 ) -> DiTPrior:
     """Train a class-conditional latent DiT on labelled images: a prior for small images of any kind.
@@ -69,6 +71,8 @@ def train_prior(
         seed: Root seed of all randomness.
         device: Where to train; the GPU if there is one.
         card: Make the model card; if left out now, the same call with ``card=True`` makes it later.
+        dtype: In which products are computed, "bfloat16" or "float32"; weights stay in float32.
+        tf32: Let a GPU multiply float32 numbers with the ten fraction bits of TF32. CPUs ignore it.
         progress: Show progress bars.
 
     Returns:
@@ -89,21 +93,21 @@ def train_prior(
     size = size or min(64, max(SIDES[0], -(-side // 8) * 8))
     if size % 8 or not SIDES[0] <= size <= SIDES[1]:
         raise OptionError(f"size: expected a multiple of 8 from {SIDES[0]} to {SIDES[1]}, got {size}")
-    where = resolve_device(device)
+    where, computed_in = resolve_device(device), named_dtype(dtype, TRAINING_DTYPES)
     identity = {
         "what": "dap.train_prior", "source": images.identity(), "classes": list(images.class_names), "size": size,
         "channels": channels, "autoencoder_steps": autoencoder_steps, "denoiser_steps": denoiser_steps, "seed": seed,
-        "device": where.type,
+        "device": where.type, **precision_of_training(computed_in, torch.bfloat16, tf32, where),
     }  # fmt: skip
     folder, bars = Path(out), Bars(shown=progress)
     finished = check_folder(folder, identity)
     if not finished or (card and lacks_card(folder)):
         train, test = _split(images, size, channels, bars, needs_test=card)
         if not finished:
-            with training_folder(folder, identity) as unfinished:
+            with training_folder(folder, identity) as unfinished, own_torch_state(tf32=tf32):
                 _train(
                     unfinished, train, images.class_names, seed=seed, autoencoder_steps=autoencoder_steps,
-                    denoiser_steps=denoiser_steps, device=where, bars=bars,
+                    denoiser_steps=denoiser_steps, device=where, dtype=computed_in, bars=bars,
                 )  # fmt: skip
         if card:
             write_card(
@@ -141,6 +145,7 @@ def _train(
     autoencoder_steps: int,
     denoiser_steps: int,
     device: torch.device,
+    dtype: torch.dtype,
     bars: Bars,
 ) -> None:
     """Train the autoencoder and the denoiser, and save the pipeline."""
@@ -148,19 +153,19 @@ def _train(
     if logger.isEnabledFor(logging.INFO):
         times = time_left(
             train.images, len(class_names), unfinished, autoencoder_steps=autoencoder_steps,
-            denoiser_steps=denoiser_steps, device=device,
+            denoiser_steps=denoiser_steps, device=device, dtype=dtype,
         )  # fmt: skip
         logger.info("about %s for the autoencoder, %s for the denoiser; for the samples of a card %s", *times)
     vae = build_autoencoder(channels, size, seed).to(device)
     trained_vae = train_autoencoder(
         vae, train.images, steps=autoencoder_steps, seed=seed, checkpoint=unfinished / "autoencoder.safetensors",
-        bars=bars,
+        dtype=dtype, bars=bars,
     )  # fmt: skip
     latents = latents_of(vae, train.images, bars).cpu()
     denoiser = build_denoiser(latents.shape[1], latents.shape[2], len(class_names), seed).to(device)
     trained_denoiser = train_denoiser(
         denoiser, latents, train.labels, steps=denoiser_steps, seed=seed,
-        checkpoint=unfinished / "denoiser.safetensors", bars=bars,
+        checkpoint=unfinished / "denoiser.safetensors", dtype=dtype, bars=bars,
     )  # fmt: skip
     finished = unfinished / FINISHED
     shutil.rmtree(finished, ignore_errors=True)

@@ -37,7 +37,7 @@ from dap.methods.common.guides import Guide
 from dap.methods.common.references import GuidedSteps, References
 from dap.priors import Demand
 from dap.rng import derive_seed
-from dap.sampling import Place, Window
+from dap.sampling import Place, Window, scheduler_of
 from dap.selection import Selector, herding, k_medoids, order_towards, permutation, random_of_each_class, thinning
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class FeatureGuide(Guide[References]):
         """
         prior = context.prior
         tap = Tap(block_number(prior, self.block), self.pooling)
-        scheduler = prior.scheduler(context.settings.scheduler, context.settings.num_inference_steps)
+        scheduler = scheduler_of(prior, context.settings)
         steps = schedule(scheduler)
         guided = self._guided(steps)
         if context.index is not None:
@@ -223,7 +223,7 @@ class FeatureGuide(Guide[References]):
         prior, entry = context.prior, context.classes[class_index]
         last = max(step for step, _ in artefact.chosen)
         chosen, label = artefact.chosen[last, entry.name], entry.label
-        scheduler = prior.scheduler(context.settings.scheduler, context.settings.num_inference_steps)
+        scheduler = scheduler_of(prior, context.settings)
         features = noised_features(
             prior, latents, [f"{entry.name} slot {number}" for number in range(len(latents))], label=label,
             tap=artefact.tap, scheduler=scheduler, timestep=chosen.timestep, seed=context.seed,

@@ -43,6 +43,7 @@ from dap.nets import create_net, list_nets
 from dap.rng import generator
 from dap.storage.cache import SURROGATES, CacheEntry
 from dap.storage.files import write_atomic
+from dap.torch_state import tf32_on
 
 if TYPE_CHECKING:
     from dap.methods.base import Context
@@ -203,7 +204,7 @@ def _content(context: Context, training: object) -> list[object]:
     names = [entry.name for entry in context.classes]
     return [
         RULE, context.source.identity(), names, context.size, context.channels, context.seed, training,
-        version("torch"), context.prior.device.type,
+        version("torch"), context.prior.device.type, *tf32_on(context.prior.device),
     ]  # fmt: skip
 
 
