@@ -67,8 +67,8 @@ def train_autoencoder(
     """
     trained = optimise(
         dict(vae.named_parameters()), autoencoder_loss(vae, images, dtype), steps=steps, peak_lr=PEAK_LR,
-        warm_up=WARM_UP, betas=(0.9, 0.999), weight_decay=WEIGHT_DECAY, seed=(seed, "autoencoder"), checkpoint=checkpoint,
-        title="autoencoder", bars=bars,
+        warm_up=WARM_UP, betas=(0.9, 0.999), weight_decay=WEIGHT_DECAY, seed=(seed, "autoencoder"),
+        checkpoint=checkpoint, title="autoencoder", bars=bars,
     )  # fmt: skip
     vae.eval().requires_grad_(False)
     standardise(vae, images, bars)

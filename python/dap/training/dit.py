@@ -80,7 +80,8 @@ def train_denoiser(
     """
     trained = optimise(
         dict(denoiser.named_parameters()), denoiser_loss(denoiser, latents, labels, dtype), steps=steps,
-        peak_lr=PEAK_LR, warm_up=WARM_UP, average=AVERAGE, seed=(seed, "denoiser"), checkpoint=checkpoint, title="denoiser", bars=bars,
+        peak_lr=PEAK_LR, warm_up=WARM_UP, average=AVERAGE, seed=(seed, "denoiser"), checkpoint=checkpoint,
+        title="denoiser", bars=bars,
     )  # fmt: skip
     denoiser.requires_grad_(False).load_state_dict(trained.average, strict=False)  # the average has no buffers
     return trained
