@@ -126,12 +126,13 @@ def test_nothing_is_trained_in_float16(train, photographs, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_adapter_learns_in_float32_over_a_network_in_half_precision(tiny_folder, photographs, tmp_path, monkeypatch):
+def test_an_adapter_learns_in_float32_over_half_precision(make_pipeline, photographs, tmp_path, monkeypatch):
     monkeypatch.setattr("dap.training.adapt._samples", lambda *_: torch.zeros(64, 4, 8, 8))
+    make_pipeline(image_channels=3).save_pretrained(tmp_path / "base")
 
     def learned(out, dtype):
         prior = dap.adapt_prior(
-            photographs, out=tmp_path / out, prior=tiny_folder, rank=2, steps=2, dtype=dtype, progress=False
+            photographs, out=tmp_path / out, prior=tmp_path / "base", rank=2, steps=2, dtype=dtype, progress=False
         )
         return prior, (tmp_path / out / "adapter.safetensors").read_bytes()
 
