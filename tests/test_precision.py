@@ -47,7 +47,7 @@ def test_the_hash_of_a_prior_is_that_of_its_files(kind, dtype, request):
     assert half.describe()["sha256"] == full.describe()["sha256"]
     assert half.dtype == half.denoiser.dtype == getattr(torch, dtype)
     assert half.vae_dtype == half.pipeline.vae.dtype == torch.float32
-    assert half.slot_bytes == full.slot_bytes // 2
+    assert half.pass_bytes == full.pass_bytes // 2
     coarse = load_prior(name, dtype=dtype, options={"vae_dtype": "bfloat16"})
     assert coarse.describe()["sha256"] == full.describe()["sha256"]
     assert coarse.vae_dtype == coarse.pipeline.vae.dtype == torch.bfloat16

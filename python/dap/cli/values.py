@@ -36,7 +36,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 TRAINING_DTYPES = ("float32", "bfloat16")
 PRIORS = ("fashion-dit",)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-NETWORKS = ("convnet3",)
+NETWORKS = ("convnet3", "convnet4", "convnet5", "convnet6")
 PROTOCOLS = ("small",)
 
 F = TypeVar("F", bound=Callable[..., Any])

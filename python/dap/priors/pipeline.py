@@ -165,7 +165,7 @@ class PipelinePrior(Prior):
         self._sha256 = str(self.describe()["sha256"])
         for network in self._networks():
             network.to(vae_dtype if network is self._vae else dtype)
-        self.slot_bytes = self.slot_bytes * dtype.itemsize // self.dtype.itemsize
+        self.pass_bytes = self.pass_bytes * dtype.itemsize // self.dtype.itemsize
         self.dtype, self.vae_dtype = dtype, None if self._vae is None else vae_dtype
 
     def with_sampling(self, *, learned_variance: bool | None = None, guided_channels: int | None = None) -> Self:

@@ -105,7 +105,7 @@ class FeatureGuide(Guide[References]):
     def disk(self, context: Context) -> int:
         """Return the bytes of the references' features and latents."""
         prior, tap = context.prior, Tap(block_number(context.prior, self.block), self.pooling)
-        steps = schedule(prior.scheduler(context.settings.scheduler, context.settings.num_inference_steps))
+        steps = schedule(scheduler_of(prior, context.settings))
         guided = self._guided(steps)
         if context.index is not None or not guided:
             return 0
