@@ -112,7 +112,10 @@ def test_memory_holds_one_call_whatever_the_chain(tiny_pipeline):
     assert per_step < call / 4
 
 
-def test_both_losses(tiny_pipeline):
+@pytest.mark.parametrize("at_once", [None, 2])
+def test_both_losses(monkeypatch, at_once):
+    if at_once:  # real images in parts
+        monkeypatch.setattr("dap.methods.common.matching_losses.images_at_once", lambda net, shape: at_once)
     net = create_net("convnet3", width=4, channels=1, classes=3, size=16, generator=torch.Generator().manual_seed(2))
     real, made = drawn(5, 1, 16, 16), drawn(3, 1, 16, 16, seed=1)
     exact = oracles.double(net)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dap.nets import images_at_once
+
 __all__ = ["distribution_loss", "gradient_loss"]
 
 
@@ -25,7 +27,8 @@ def distribution_loss(net: nn.Module, real: Tensor, generated: Tensor) -> Tensor
         A scalar with the graph to ``generated``.
     """
     with torch.no_grad():
-        target = net.features(real).mean(0)  # type: ignore[operator]
+        parts = real.split(_at_once(net, real))
+        target = torch.cat([net.features(part) for part in parts]).mean(0)  # type: ignore[operator]
     loss: Tensor = (net.features(generated).mean(0) - target).square().sum()  # type: ignore[operator]
     return loss
 
@@ -52,7 +55,15 @@ def gradient_loss(net: nn.Module, real: Tensor, generated: Tensor, *, target: in
         return [rows.flatten(1) for rows in torch.autograd.grad(loss, weights, create_graph=graph)]
 
     with torch.enable_grad():
-        of_real = [rows.detach() for rows in gradients(real, graph=False)]
+        parts = real.split(_at_once(net, real))
+        of_parts = [[len(part) / len(real) * rows for rows in gradients(part, graph=False)] for part in parts]
+        of_real = [torch.stack(rows).sum(0).detach() for rows in zip(*of_parts, strict=True)]
         of_generated = gradients(generated, graph=True)
     gaps = [(1 - functional.cosine_similarity(a, b, dim=1)).sum() for a, b in zip(of_generated, of_real, strict=True)]
     return torch.stack(gaps).sum()
+
+
+def _at_once(net: nn.Module, images: Tensor) -> int:
+    """Return how many of these images go through a network at once."""
+    channels, height, width = images.shape[1:]
+    return images_at_once(net, (channels, height, width))
