@@ -14,8 +14,8 @@ def ways_out(source: str) -> str:
         source: The name of the source.
 
     Example:
-        >>> ways_out("photos").partition(",")[0]
-        "train a prior on the images, dap.train_prior('photos'"
+        >>> ways_out("photos").partition(";")[0]
+        "train a prior on the images, dap.train_prior('photos', out='prior')"
     """
     return (
         f"train a prior on the images, dap.train_prior({source!r}, out='prior'); take one that reads text, "
