@@ -1,8 +1,9 @@
-"""A matrix of all parsers of image files and all kinds of damage: ``python tests/hostile.py`` prints it.
+"""A matrix of all parsers and all kinds of damage: ``python tests/hostile.py`` prints it.
 
-Each parser runs in its own process, which reports for each file whether it was read or refused with an error that
-names the file, how long that took, and the peak of its memory. Anything else is a bug and stands in the last column:
-an error without the name or of another class, a crash, a file that takes 5 s.
+The parsers are those of image files, here, and those of dap's own JSON, in ``hostile_records.py``. Each parser runs in
+its own process, which reports for each file whether it was read or refused with an error that names the file, how long
+that took, and the peak of its memory. Anything else is a bug and stands in the last column: an error without the name
+or of another class, a crash, a file that takes 5 s.
 """
 
 from __future__ import annotations
@@ -28,24 +29,26 @@ SIDE = 48
 
 READ = """
 import json, sys, time
+from pathlib import Path
 from dap.data.open import open_source
-from dap.errors import FormatError, SourceError
+from dap.errors import FormatError, RunMismatchError, SourceError
 
 def peak():  # getrusage would return the parent's peak if that is higher
     status = open("/proc/self/status").read()
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
+imports, code = sys.argv[1:]
+exec(imports)
 before = peak()
 for line in sys.stdin:
     folder, opened, name = json.loads(line)
     start, problem = time.monotonic(), ""
     try:
-        source = open_source(opened)
-        source.images(range(len(source)), size=8, channels=3)
+        exec(code)
         outcome = "read"
-    except (FormatError, SourceError) as error:
+    except (FormatError, RunMismatchError, SourceError) as error:
         outcome = "refused"
-        if name not in str(error) or "\\n" in str(error):
+        if not (name in str(error) or folder in str(error)) or "\\n" in str(error):
             problem = f"not named: {error}"
     except BaseException as error:
         outcome, problem = "refused", f"{type(error).__name__}: {error}"
@@ -53,14 +56,19 @@ for line in sys.stdin:
 """
 
 
+IMAGES = "source = open_source(opened); source.images(range(len(source)), size=8, channels=3)"
+
+
 @dataclass(frozen=True)
 class Parser:
-    """One format: the files of a source, and which of them is damaged."""
+    """One format: the files of a folder, which of them is damaged, and code that reads ``opened`` or the ``folder``."""
 
     files: dict[str, bytes]
     damaged: str
     opened: str
     bomb: bytes
+    code: str = IMAGES
+    imports: str = ""
 
 
 @dataclass
@@ -211,7 +219,8 @@ def parsers() -> dict[str, Parser]:
 def tried(parser: Parser) -> dict[str, Cell]:
     """Return the row of a parser."""
     cells: dict[str, Cell] = {}
-    child = subprocess.Popen([sys.executable, "-c", READ], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", READ, parser.imports, parser.code]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert child.stdin is not None and child.stdout is not None
     with tempfile.TemporaryDirectory() as place, child:
         for number, (fault, data) in enumerate(faults(parser)):
@@ -248,7 +257,9 @@ def matrix(rows: dict[str, dict[str, Cell]]) -> str:
 
 
 def run(show: Callable[[str], None]) -> dict[str, dict[str, Cell]]:
-    rows = {name: tried(parser) for name, parser in parsers().items()}
+    from hostile_records import MAKERS, record
+
+    rows = {name: tried(parser) for name, parser in (parsers() | {name: record(name) for name in MAKERS}).items()}
     show(f"read + refused:\n\n{matrix(rows)}")
     return rows
 

@@ -7,6 +7,7 @@ import io
 import hostile
 import numpy as np
 import pytest
+from hostile_records import MAKERS, record
 from PIL import Image
 
 from dap.data import batches
@@ -27,6 +28,18 @@ def test_a_row_of_the_matrix(name: str) -> None:
     }  # fmt: skip
     assert cells["bomb"].refused == cells["empty"].refused == cells["wrong magic"].refused == 1
     assert cells["truncated"].refused == 10 or name == "tar"  # the last blocks of a tar are padding
+
+
+@pytest.mark.parametrize("name", list(MAKERS))
+def test_a_row_of_the_json_that_dap_writes(name: str) -> None:
+    cells = hostile.tried(record(name))
+    print(hostile.matrix({name: cells}))
+    assert [cell.problem for cell in cells.values() if cell.problem] == []
+    assert sum(cell.read + cell.refused for cell in cells.values()) == 133
+    assert cells["bomb"].refused == cells["wrong magic"].refused == 1
+    assert cells["empty"].refused == 1 or name == "the ledger of a run"  # which has no line yet
+    assert cells["truncated"].refused >= 9 or name == "the ledger of a run"  # a torn last line is left out
+    assert cells["bits flipped"].refused > 0
 
 
 def test_a_matrix_says_what_went_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
