@@ -80,6 +80,13 @@ def test_options_and_what_they_refuse(method, distill):
         distill(method, ipc=13)
 
 
+def test_grey_images_may_be_chosen_by_a_grey_prior_and_become_rgb(distill):
+    grey, colour = distill("k_medoids"), distill("k_medoids", channels="rgb")
+    assert colour.manifest["record"] == grey.manifest["record"] and "features" not in colour.manifest["options"]
+    for (pixels, _), (expected, _) in zip(colour, grey, strict=True):
+        np.testing.assert_array_equal(pixels, np.repeat(expected, 3, axis=0))
+
+
 @pytest.mark.parametrize("method", ["herding", "k_center"])
 def test_more_images_per_class_keep_the_first(method, distill, tmp_path):
     small = distill(method, ipc=2, out=tmp_path / "out").manifest["record"]["images"]
