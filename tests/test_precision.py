@@ -53,6 +53,11 @@ def test_the_hash_of_a_prior_is_that_of_its_files(kind, dtype, request):
     assert coarse.vae_dtype == coarse.pipeline.vae.dtype == torch.bfloat16
 
 
+def test_a_prior_in_half_precision_loads_without_a_word(folder, caplog, capfd):
+    load_prior(folder, dtype="bfloat16")
+    assert caplog.messages == [] and capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("dtype", HALF)
 def test_text_priors_too(tmp_path, dtype):
     tiny.stable_diffusion().save_pretrained(tmp_path / "sd")

@@ -164,7 +164,7 @@ class PipelinePrior(Prior):
             return  # as they are loaded
         self._sha256 = str(self.describe()["sha256"])
         for network in self._networks():
-            network.to(vae_dtype if network is self._vae else dtype)
+            nn.Module.to(network, vae_dtype if network is self._vae else dtype)  # diffusers' own logs a warning
         self.pass_bytes = self.pass_bytes * dtype.itemsize // self.dtype.itemsize
         self.dtype, self.vae_dtype = dtype, None if self._vae is None else vae_dtype
 
