@@ -109,7 +109,7 @@ def stable_diffusion(device: torch.device, dtype: torch.dtype, tiny: bool) -> Te
     vae = make(AutoencoderKL, torch.float32, down_block_types=("DownEncoderBlock2D",) * 4, latent_channels=4,
                up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=vae_widths, layers_per_block=2)  # fmt: skip
     scheduler = DDIMScheduler(beta_schedule="scaled_linear", beta_end=0.004, clip_sample=False)
-    return TextFree(SimpleNamespace(unet=unet, vae=vae, scheduler=scheduler, _execution_device=device))
+    return TextFree(SimpleNamespace(unet=unet, vae=vae, scheduler=scheduler, _execution_device=device, name_or_path=""))
 
 
 def guidance(prior: Prior, steps: int) -> KernelDistanceTerm:
