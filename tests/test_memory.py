@@ -318,6 +318,9 @@ def test_the_footprint_of_a_run_knows_its_method(tmp_path, make_pipeline):
     assert len(plans["ld3m:tiny"].stages) == 2
     # twelve references of 256 numbers (a sketch keeps shorter tokens as they are) at two steps, and their latents
     assert plans["dap"].disk == 4 * 12 * (2 * 256 + 4 * 64)
+    run = job(source, prior, "dap", 2)
+    folder = run.recipe.prepare(run.context()).index.path
+    assert sum(path.stat().st_size for path in folder.rglob("*.safetensors")) < 1.1 * plans["dap"].disk
     small = plans["igd:fashion"].fit(10 * plans["igd:fashion"].stages[0].of(1))
     assert 8 <= small <= 12
 
