@@ -26,23 +26,26 @@ from dap.torch_state import own_torch_state
 if TYPE_CHECKING:
     from dap.data.source import Source
 
-__all__ = ["Encoder"]
+__all__ = ["Encoder", "EncoderType"]
 
 RULE = 1  # raise it with every change of the computed bits, so that entries of older versions are not read
 
 
-class _ByName(ABCMeta):
-    """Lets ``Encoder("pixels")`` make the encoder of that name."""
+class EncoderType(ABCMeta):
+    """Lets ``Encoder("pixels")`` make the encoder of that name.
+
+    Attributes:
+        by_name: :func:`dap.features.encoders.encoder_by_name`, which that module puts here.
+    """
+
+    by_name: ClassVar[Callable[..., Any]]
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        if cls is Encoder:
-            from dap.features.encoders import encoder_by_name
-
-            return encoder_by_name(*args, **kwargs)
-        return super().__call__(*args, **kwargs)
+        """Return the encoder of a name, or one of the subclass that is called."""
+        return EncoderType.by_name(*args, **kwargs) if cls is Encoder else super().__call__(*args, **kwargs)
 
 
-class Encoder(Seam, metaclass=_ByName):
+class Encoder(Seam, metaclass=EncoderType):
     """Turns real images into rows of features.
 
     ``Encoder(name)`` makes one by name: "pixels", "vae" and "prior" (both with ``prior=``), or any model of timm, such

@@ -13,7 +13,7 @@ from torch import Tensor
 from dap.config import check_whole, from_options
 from dap.errors import OptionError
 from dap.features.build import computed_by, prior_hash
-from dap.features.encoder import Encoder
+from dap.features.encoder import Encoder, EncoderType
 from dap.features.pooling import Tap, block_number
 from dap.features.references import encode_images, real_features
 from dap.priors import Prior, load_prior
@@ -171,3 +171,6 @@ def encoder_by_name(
     from dap.features.timm_encoder import TimmEncoder  # imports timm, which takes a second
 
     return from_options(TimmEncoder, {"model": name, "device": device, **options}, kind)
+
+
+EncoderType.by_name = staticmethod(encoder_by_name)

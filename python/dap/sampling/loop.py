@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -87,6 +88,8 @@ def sample(
         if init is None
         else scheduler.add_noise(init.to(prior.device), noise, scheduler.timesteps[skipped].expand(len(noise)))
     )
+    whole = pass_size is None or len(labels) <= pass_size
+    denoise = prior.denoise if whole else partial(denoise_in_parts, prior, pass_size=pass_size)
     first_energies: dict[int, Tensor] = {}
     num_steps, clip = len(scheduler.timesteps), clip_range(scheduler)
     active_in = [
@@ -108,10 +111,9 @@ def sample(
                 x = ratio**0.5 * x + (1 - ratio) ** 0.5 * _noise(prior, generators)
             x = x.detach().requires_grad_(graph)
             with torch.set_grad_enabled(graph):
-                prediction = denoise_in_parts(
-                    prior, scheduler.scale_model_input(x, t), t, labels, pass_size=pass_size,
-                    guidance_scale=settings.guidance_scale, through=through,
-                    taps=frozenset().union(*(term.taps for term in active)), **noise_level.given,
+                prediction = denoise(
+                    scheduler.scale_model_input(x, t), t, labels, guidance_scale=settings.guidance_scale,
+                    through=through, taps=frozenset().union(*(term.taps for term in active)), **noise_level.given,
                 )  # fmt: skip
                 with torch.set_grad_enabled(through):
                     x0 = (x - sigma * prediction.eps) / alpha
