@@ -48,7 +48,7 @@ for line in sys.stdin:
         outcome = "read"
     except (FormatError, RunMismatchError, SourceError) as error:
         outcome = "refused"
-        if not (name in str(error) or folder in str(error)) or "\\n" in str(error):
+        if name not in str(error) and not (imports and folder in str(error)) or "\\n" in str(error):
             problem = f"not named: {error}"
     except BaseException as error:
         outcome, problem = "refused", f"{type(error).__name__}: {error}"

@@ -66,8 +66,8 @@ def ids(folder: Path) -> Made:
 
 def pipeline(folder: Path) -> Made:
     shutil.copy(BUILTIN["fashion-dit"] / "model_index.json", folder)
-    imports = "from dap.priors.pipeline_folder import label_names_of, pipeline_type"
-    return "model_index.json", imports, "pipeline_type(folder), label_names_of(Path(folder))"
+    imports = "from dap.priors.hub import Files; from dap.priors.pipeline_folder import label_names_of, pipeline_type"
+    return "model_index.json", imports, "pipeline_type(Files(folder)), label_names_of(Path(folder))"
 
 
 def recommended(folder: Path) -> Made:

@@ -411,7 +411,7 @@ def test_another_run_is_refused_in_one_line(run, tree, tmp_path):
         (["TREE", "--test", "/nowhere"], "/nowhere"),
         (["TREE", "--test", "fashion-mimi"], "did you mean 'fashion-mini'"),
         (["TREE", "--test", "TREE", "--protocol", "smal"], "did you mean 'small'"),
-        (["TREE", "--test", "TREE", "--network", "convnet4"], "did you mean 'convnet3'"),
+        (["TREE", "--test", "TREE", "--network", "convnet9"], "unknown network 'convnet9'; did you mean"),
         (["TREE", "--test", "TREE", "--repeats", "0"], "repeats: expected a whole number of at least 1"),
         (["TREE", "--test", "TREE", "--judge"], "judge"),
         (["TREE", "--test", "TREE", "--device", "gpu"], "device"),

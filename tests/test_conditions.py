@@ -195,7 +195,7 @@ def test_the_command_line_takes_nothing_for_no_label(command_line, tiny_folder, 
 
 def test_unknown_classes_are_told_what_can_be_done(make_pipeline):
     source = open_source("fashion-mini").subset(["Bag"])
-    with pytest.raises(dap.errors.ClassMapError, match=r"None for its null condition.*dap prior adapt"):
+    with pytest.raises(dap.errors.ClassMapError, match=r"no label is its null condition.*dap\.adapt_prior"):
         build_class_map(source, DiTPrior(make_pipeline(names=("cat",))).labels_of(["Bag"]))
 
 

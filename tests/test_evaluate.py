@@ -233,7 +233,7 @@ class TestEvaluateSets:
         for changes, message in (
             ({"repeats": 0}, "repeats: expected a whole number of at least 1, got 0"),
             ({"protocol": "large"}, "unknown protocol 'large'"),
-            ({"networks": ["convnet3", "convnet4"]}, "unknown network 'convnet4'; did you mean 'convnet3'"),
+            ({"networks": ["convnet3", "convnet33"]}, "unknown network 'convnet33'; did you mean 'convnet3'"),
             ({"networks": "convnet3"}, "expected a list of different network names, got 'convnet3'"),
             ({"networks": ["convnet3"] * 2}, "expected a list of different"),
             ({"networks": []}, "expected a list of different"),

@@ -288,7 +288,7 @@ def test_a_job_travels_to_a_fresh_process_with_the_same_header(tree, tiny_folder
     requests = [
         Request(source=tree, prior=prior, method="dap:paper", method_options={"references": 2}, ipc=2, seed=3, eta=0.5,
                 scheduler="ddim", num_inference_steps=4, classes=["Dress"], dtype=torch.bfloat16, device="cpu"),
-        Request(source=str(tree), method="random", prior="/nowhere", seed=1),
+        Request(source=str(tree), method="random", prior="/nowhere", seed=1, ipc=2),
         Request(index=index, prior=prior, method=dap.terms.Mode() + dap.terms.KernelDistance(), ipc=3),
         Request(index=str(tmp_path / "index"), source=tree, prior=prior, num_inference_steps=4),
     ]  # fmt: skip

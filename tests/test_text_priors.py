@@ -110,7 +110,7 @@ def test_a_saved_folder_is_the_same_prior(kind, tmp_path):
 
 def test_weights_that_are_pickled_are_read_only_when_asked_for(tmp_path):
     tiny.pixels().save_pretrained(tmp_path, safe_serialization=False)
-    with pytest.raises(SourceError, match="no DDPMPipeline folder"):
+    with pytest.raises(SourceError, match="has pickled weights"):
         load_prior(tmp_path)
     assert UNetPrior.from_pretrained(tmp_path, use_safetensors=False).latent_shape == (1, 16, 16)
     with pytest.raises(SourceError, match="holds a DDPMPipeline, expected StableDiffusionPipeline"):

@@ -63,7 +63,7 @@ def test_webdataset_reads_what_is_packed(tmp_path: Path, theirs: Path) -> None:
     (theirs / "classes.json").write_text(json.dumps({"0": "a.b", "1": "b/c", "2": "c"}))
     source = open_source(theirs)
     assert source.class_names == ("a.b", "b/c", "c")
-    out = tmp_path / "packed"
+    out = tmp_path.with_name(f"{tmp_path.name}-packed")  # not among the shards
     pack_source(source, out, format="webdataset", maxcount=4)
     dataset = webdataset.WebDataset(f"{out}/train-{{000000..000001}}.tar", shardshuffle=False).decode("rgb8")
     with warnings.catch_warnings():
