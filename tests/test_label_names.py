@@ -114,6 +114,15 @@ def test_other_names_are_not_completed_by_imagenet(make_pipeline, names) -> None
         classes_of_source(source("n01440764"), prior, None)
 
 
+def test_timm_is_asked_only_about_labels_that_may_be_imagenets(make_pipeline, monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr("dap.priors.label_names.imagenet_labels", lambda count: asked.append(count) or {})
+    DiTPrior(make_pipeline(names=("Bag", "Dress")))  # of a table of 1,000 rows, as the built-in prior has
+    assert asked == []  # the import of timm takes seconds
+    DiTPrior(make_pipeline(names=()))
+    assert asked == [1000]
+
+
 def test_another_number_of_classes_has_no_wnids(make_pipeline) -> None:
     pipeline = make_pipeline(names=(), classes=10)
     assert DiTPrior(pipeline).labels == {str(label): label for label in range(10)}

@@ -69,20 +69,15 @@ def label_names(prior: str, pipeline: DiTPipeline, count: int) -> LabelNames:
         OptionError: ``id2label`` names a label that the network does not have.
         FormatError: ``id2label`` is not a mapping of numbers to text.
     """
-    descriptions, wnids = _descriptions(prior, pipeline, count), imagenet_labels(count)
+    descriptions = _descriptions(prior, pipeline, count)
     by_name = _by_name(descriptions) or {name: {label} for name, label in pipeline.labels.items()}
+    # timm, which takes seconds to import, is asked only if the labels may be ImageNet's
+    wnids = imagenet_labels(count) if len(descriptions) in (0, count) else {}
     if wnids and not descriptions:
         imagenet = _by_name(_imagenet_descriptions(wnids))
-        is_imagenet = by_name.keys() <= imagenet.keys()
-        by_name = imagenet if is_imagenet else by_name
-    else:
-        is_imagenet = bool(wnids) and len(descriptions) == count
-    labels = {name: min(found) for name, found in by_name.items() if len(found) == 1}
-    if is_imagenet:
-        labels |= wnids
-    unnamed = set(descriptions) - set(labels.values())
-    if is_imagenet or not by_name:
-        unnamed = set(range(count))
+        by_name, wnids = (imagenet, wnids) if by_name.keys() <= imagenet.keys() else (by_name, {})
+    labels = {name: min(found) for name, found in by_name.items() if len(found) == 1} | wnids
+    unnamed = set(range(count)) if wnids or not by_name else set(descriptions) - set(labels.values())
     ambiguous = {name.casefold(): tuple(sorted(found)) for name, found in by_name.items() if len(found) > 1}
     return LabelNames(labels | {str(label): label for label in sorted(unnamed)}, ambiguous)
 
