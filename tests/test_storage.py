@@ -13,6 +13,7 @@ import stat
 import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from dap.storage.files import (
     write_json,
 )
 from dap.storage.ledger import Ledger
+from dap.storage.lock import lock
 from dap.storage.tensors import write_tensors
 
 
@@ -297,6 +299,17 @@ def test_a_cache_that_runs_use_is_not_cleared(cache: Path) -> None:
         ended = subprocess.run(clear, capture_output=True, text=True, check=False)
         assert ended.returncode == 2 and "is used by a run" in ended.stderr and CacheEntry.of(LATENTS, 0).is_whole()
     assert clear_cache() > 0 and not CacheEntry.of(LATENTS, 0).exists()
+
+
+def test_a_run_waits_until_the_cache_is_cleared(cache: Path) -> None:
+    cache.mkdir(exist_ok=True)
+    clearing = lock(cache)
+    assert clearing is not None
+    timer = threading.Timer(0.2, clearing.close)
+    timer.start()
+    with cache_in_use(), pytest.raises(StorageError, match="is used by a run"):
+        clear_cache()
+    timer.join()
 
 
 @pytest.mark.parametrize("no_place", ["file", "no home"])

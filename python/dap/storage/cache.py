@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pathlib import Path
 from dap.config import check_path
 from dap.errors import OptionError, StorageError
 from dap.storage.files import atomic_folder, atomic_path, sha256_file, write_atomic
-from dap.storage.lock import lock
+from dap.storage.lock import Hold, lock
 from dap.storage.space import check_space
 
 __all__ = [
@@ -222,9 +223,18 @@ def cache_in_use() -> Iterator[None]:
     with ExitStack() as stack:
         with suppress(OSError, OptionError):  # an error where the cache is needed, not for runs that do without
             cache_folder().mkdir(parents=True, exist_ok=True)
-            if hold := lock(cache_folder(), shared=True):
+            if hold := _share(cache_folder()):
                 stack.callback(hold.close)
         yield
+
+
+def _share(folder: Path) -> Hold | None:
+    """Return a shared lock on the cache, when a process that is clearing it has ended."""
+    while True:
+        try:
+            return lock(folder, shared=True)
+        except BlockingIOError:
+            time.sleep(0.02)
 
 
 def clear_cache() -> int:
