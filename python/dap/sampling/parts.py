@@ -7,7 +7,6 @@ that an energy of all slots has its exact gradient while the memory holds the gr
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,13 +29,10 @@ def denoise_in_parts(
     labels: Tensor,
     *,
     pass_size: int | None,
-    guidance_scale: float = 1.0,
-    taps: Collection[int] = (),
-    through: bool = False,
     condition: Tensor | None = None,
-    sigma: float | None = None,
+    **options: Any,
 ) -> Prediction:
-    """Evaluate the denoiser once for each slot; see :meth:`dap.priors.Prior.denoise`.
+    """Evaluate the denoiser once for each slot.
 
     Args:
         prior: The prior.
@@ -44,23 +40,18 @@ def denoise_in_parts(
         timestep: One for all slots.
         labels: int64 (B,).
         pass_size: The most slots in one pass; None: all.
-        guidance_scale: As in ``denoise``, and so are the arguments that follow.
-        taps: See there.
-        through: See there.
-        condition: See there.
-        sigma: See there.
+        condition: One row for each slot, (B, …); None: that of the labels.
+        options: The other options of :meth:`dap.priors.Prior.denoise`.
     """
 
     def evaluate(sample: Tensor, labels: Tensor, condition: Tensor | None) -> Prediction:
-        options = {"condition": condition, "sigma": sigma}
-        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-        return prior.denoise(
-            sample, timestep, labels, guidance_scale=guidance_scale, taps=taps, through=through, **given
-        )
+        given = options if condition is None else {**options, "condition": condition}
+        return prior.denoise(sample, timestep, labels, **given)
 
     if pass_size is None or len(sample) <= pass_size:
         return evaluate(sample, labels, condition)
-    graph = torch.is_grad_enabled() and (through or bool(taps))
+    taps = options.get("taps", ())
+    graph = torch.is_grad_enabled() and bool(options.get("through") or taps)
     parts = [
         checkpoint(evaluate, *part, use_reentrant=False, preserve_rng_state=False) if graph else evaluate(*part)
         for part in zip(

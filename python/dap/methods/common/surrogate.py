@@ -38,6 +38,7 @@ from torch.nn.utils import vector_to_parameters
 
 from dap.config import check_choice, check_number, check_whole
 from dap.errors import FormatError
+from dap.methods.common.network_memory import surrogate_bytes
 from dap.methods.common.surrogate_training import gradient_file, train, train_with_gradients
 from dap.nets import create_net, list_nets
 from dap.rng import generator
@@ -153,7 +154,7 @@ def prepare_surrogate(context: Context, training: SurrogateTraining) -> Surrogat
     if not entry.is_whole():
         parameters, classes = sum(weights.numel() for weights in net.parameters()), len(context.classes)
         entry.check_space(
-            4 * parameters * training.checkpoints * (classes + 1),
+            surrogate_bytes(context, training),
             f"the surrogate's gradients ({training.checkpoints} checkpoints, {classes:,} classes, {training.network} "
             f"of width {training.width} with {parameters:,} parameters) take up to",
             "choose a deeper network for large images (network=convnet6 for 256 pixels), a smaller width, fewer "
