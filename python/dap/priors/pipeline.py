@@ -18,9 +18,10 @@ from dap.priors.base import Prediction, Prior
 from dap.priors.batches import ImageBytes, first_stage_bytes
 from dap.priors.demand import Demand, StepBytes
 from dap.priors.fingerprint import fingerprint
+from dap.priors.first_stage import decode_latents, encode_pixels, image_scale
 from dap.priors.hub import Files
 from dap.priors.memory import measure_step, tensor_bytes, without_data
-from dap.priors.networks import image_scale, overflow_error, square_side, uncompiled
+from dap.priors.networks import square_side, uncompiled
 from dap.priors.schedulers import check_schedule, denoiser_level, make_scheduler
 from dap.priors.taps import network_lock, stopped_at, tapped
 from dap.torch_state import own_torch_state
@@ -241,26 +242,14 @@ class PipelinePrior(Prior):
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """See :meth:`dap.priors.base.Prior.encode`."""
+        # divided in the dtype of the first stage
         pixels: Tensor = images.to(self.device, torch.float32 if self._vae is None else self._vae.dtype) / 127.5 - 1
-        if self._vae is None:
-            return pixels
-        encoded = self._vae.encode(pixels)
-        # diffusers: AutoencoderKL returns a posterior, VQModel latents
-        mean = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latents
-        latents: Tensor = mean * self._vae.config.scaling_factor
-        if not torch.isfinite(latents).all():
-            raise overflow_error(self.name, "encoder", self._vae.dtype)
-        return latents.float()
+        return pixels if self._vae is None else encode_pixels(self.name, self._vae, pixels)
 
     def decode_pixels(self, latents: Tensor) -> Tensor:
         """See :meth:`dap.priors.base.Prior.decode_pixels`."""
         latents = latents.to(self.device)
-        if self._vae is None:
-            return latents.float()
-        pixels: Tensor = self._vae.decode(latents.to(self._vae.dtype) / self._vae.config.scaling_factor).sample
-        if not pixels.is_meta and not torch.isfinite(pixels).all() and torch.isfinite(latents).all():
-            raise overflow_error(self.name, "decoder", self._vae.dtype)
-        return pixels.float()
+        return latents.float() if self._vae is None else decode_latents(self.name, self._vae, latents)
 
     def scheduler(self, name: str | None, num_inference_steps: int) -> SchedulerMixin:
         """See :meth:`dap.priors.base.Prior.scheduler`."""

@@ -1,0 +1,67 @@
+"""The first stage of a latent pipeline: the VAE of diffusers between images and latents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dap.errors import DivergedError, OptionError
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
+
+__all__ = ["decode_latents", "encode_pixels", "image_scale"]
+
+ENTRIES = ("in_channels", "block_out_channels", "scaling_factor")  # of its configuration that are read
+
+
+def image_scale(name: str, first_stage: ModelMixin) -> tuple[int, int]:
+    """Return the channels of an image, and how many pixels stand for one position of a latent on each side.
+
+    Raises:
+        OptionError: Its configuration is not that of an ``AutoencoderKL`` or ``VQModel``.
+    """
+    config = first_stage.config
+    lacking = [key for key in ENTRIES if config.get(key) is None]
+    if lacking:
+        raise OptionError(
+            f"{name}: expected an AutoencoderKL or VQModel as first stage, the configuration of this "
+            f"{type(first_stage).__name__} has no {' and no '.join(lacking)}"
+        )
+    return config.in_channels, 2 ** (len(config.block_out_channels) - 1)
+
+
+def encode_pixels(name: str, first_stage: ModelMixin, pixels: Tensor) -> Tensor:
+    """Return the latents of pixels in [-1, 1], float32: the posterior's mean, times the scaling factor.
+
+    Raises:
+        DivergedError: A latent is not finite.
+    """
+    encoded = first_stage.encode(pixels.to(first_stage.dtype))
+    # diffusers: AutoencoderKL returns a posterior, VQModel latents
+    mean = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latents
+    latents: Tensor = mean * first_stage.config.scaling_factor
+    if not torch.isfinite(latents).all():
+        raise _overflow(name, "encoder", first_stage.dtype)
+    return latents.float()
+
+
+def decode_latents(name: str, first_stage: ModelMixin, latents: Tensor) -> Tensor:
+    """Return the pixels of latents, float32, about [-1, 1].
+
+    Raises:
+        DivergedError: A pixel is not finite, though all latents are.
+    """
+    pixels: Tensor = first_stage.decode(latents.to(first_stage.dtype) / first_stage.config.scaling_factor).sample
+    if not pixels.is_meta and not torch.isfinite(pixels).all() and torch.isfinite(latents).all():
+        raise _overflow(name, "decoder", first_stage.dtype)
+    return pixels.float()
+
+
+def _overflow(name: str, part: str, dtype: torch.dtype) -> DivergedError:
+    advice = "check its weights"
+    if dtype.itemsize < 4:
+        advice = "keep it in float32 (pipeline.vae.to(torch.float32), with the pipeline as prior)"
+    return DivergedError(f"{name}: the first stage's {part} gives values that are not finite in {dtype}; {advice}")
