@@ -24,14 +24,14 @@ are sampled together, one of each class in the unit, which has as many classes a
 
 Differences from the released code (all of it could be read except the file that takes the step):
 
-- γ_t: the scripts pass one number, and how it varies with t is not known; here it is constant.
-- ‖ε‖ is that of the estimate after classifier-free guidance; which estimate the code takes is not known.
+- ρ_t has a further factor of 0.0015 there, so that the published k = 5 is ``scale=0.0075`` here.
+- The deviation there is ∂cos(x_t, m*)/∂x_t, without a gradient through the denoiser; γ is constant.
 - It samples one image at a time; here steps are batched over classes. Real gradients are computed once and cached.
 - The noise of a slot depends only on (seed, class, number); there it depends on everything that was sampled before.
 - Where ∇G_I is zero nothing is added. The cosines have no 1e-6 in their denominators, only torch's own 1e-8.
 - The surrogate's network, optimiser and augmentation are dap's own; see :mod:`dap.methods.common.surrogate`.
 
-The defaults are the published constants. With the built-in prior they ruin the images: k = 5 moves x by five times its
+The defaults are the published numbers. With the factor above they ruin the images: k = 5 moves x by five times its
 noise, in sixteen steps. The preset "fashion" was chosen by eye, by G_I and by a grid on held-out images
 (``docs/guidance.md``).
 """
