@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,6 +29,7 @@ from dap.priors.pipeline import PipelinePrior
 from dap.priors.unet import middle_block, unet_blocks
 from dap.rng import generator
 from dap.sampling import SamplingSettings, Window, sample
+from dap.torch_state import own_torch_state
 
 REFERENCES, SCALE = 64, 0.3
 SLOTS = (1, 2, 4, 8, 16, 32, 64)
@@ -49,8 +49,8 @@ class Clock:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def measure(self, run: Callable[[], object]) -> tuple[float, int]:
-        """Seconds and peak bytes of the second of two calls; 0 bytes where the device does not tell."""
+    def measure(self, run: Callable[[], object]) -> tuple[float, int | None]:
+        """Seconds and peak bytes of the second of two calls; None where the device does not tell its memory."""
         cuda = self.device.type == "cuda"
         run()
         self.wait()
@@ -61,7 +61,12 @@ class Clock:
         start = time.perf_counter()
         run()
         self.wait()
-        return time.perf_counter() - start, torch.cuda.max_memory_allocated(self.device) - held if cuda else 0
+        return time.perf_counter() - start, torch.cuda.max_memory_allocated(self.device) - held if cuda else None
+
+
+def shown(peak: int | None) -> str:
+    """A peak of memory in GB."""
+    return "" if peak is None else f"{peak / GB:.2f}"
 
 
 def drawn(device: torch.device) -> Callable[..., Any]:
@@ -104,7 +109,7 @@ def stable_diffusion(device: torch.device, dtype: torch.dtype, tiny: bool) -> Te
     make = drawn(device)
     widths = (32, 32, 64, 64) if tiny else (320, 640, 1280, 1280)
     vae_widths = (32, 32, 32, 32) if tiny else (128, 256, 512, 512)
-    unet = make(UNet2DConditionModel, dtype, sample_size=16 if tiny else 64, cross_attention_dim=768,
+    unet = make(UNet2DConditionModel, dtype, sample_size=8 if tiny else 64, cross_attention_dim=768,
                 attention_head_dim=8, block_out_channels=widths)  # fmt: skip
     vae = make(AutoencoderKL, torch.float32, down_block_types=("DownEncoderBlock2D",) * 4, latent_channels=4,
                up_block_types=("UpDecoderBlock2D",) * 4, block_out_channels=vae_widths, layers_per_block=2)  # fmt: skip
@@ -130,16 +135,6 @@ def sampled(prior: Prior, slots: int, *, guided: bool, steps: int = 1, guidance_
     return sample(prior, torch.zeros(slots, dtype=torch.int64), generators, settings=settings, terms=terms)
 
 
-@contextmanager
-def tf32() -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def parity(device: torch.device) -> None:
     """The built-in prior: two guided steps on the device against the CPU, and other precisions against float32."""
     from dap.priors import load_prior
@@ -149,7 +144,7 @@ def parity(device: torch.device) -> None:
     cpu = sampled(load_prior("fashion-dit", device="cpu"), 8, guided=True, steps=2)
     exact = sampled(load_prior("fashion-dit", device=device), 8, guided=True, steps=2)
     rows = [("float32", "the CPU", exact.cpu(), cpu)]
-    with tf32():
+    with own_torch_state(tf32=True):
         rows.append(
             ("TF32", "float32", sampled(load_prior("fashion-dit", device=device), 8, guided=True, steps=2), exact)
         )
@@ -181,18 +176,18 @@ def steps(clock: Clock, prior: PipelinePrior, title: str, slots: tuple[int, ...]
             first = first or count / seconds
             print(
                 f"{row} {seconds:.3f} | {count / seconds:.1f} "
-                f"| {count / seconds / first:.2f} | {peak / GB:.2f} | {plan.of(count) / GB:.2f} |", flush=True,
+                f"| {count / seconds / first:.2f} | {shown(peak)} | {plan.of(count) / GB:.2f} |", flush=True,
             )  # fmt: skip
 
 
-def first_stage(clock: Clock, priors: list[PipelinePrior]) -> None:
+def first_stage(clock: Clock, priors: list[PipelinePrior], most: int) -> None:
     print("\n## VAE\n\nFloat32, without and with TF32; the batch that dap's rule gives. Memory beside the weights.\n")
     print("| | pixels | images | seconds | with TF32 | images a second | GB | planned GB |")
     print("|---" * 8 + "|")
     for prior in priors:
         image, batches, (channels, side, _) = prior.image_bytes, prior.batches, prior.image_shape
-        images = torch.randint(0, 256, (min(64, batches.encode), channels, side, side), dtype=torch.uint8)
-        latents = torch.randn(min(64, batches.decode), *prior.latent_shape).to(prior.device)
+        images = torch.randint(0, 256, (min(most, batches.encode), channels, side, side), dtype=torch.uint8)
+        latents = torch.randn(min(most, batches.decode), *prior.latent_shape).to(prior.device)
         for name, run, count, planned in (
             ("encode", lambda prior=prior, images=images: prior.encode(images), len(images), image.encode),
             ("decode", lambda prior=prior, latents=latents: prior.decode(latents), len(latents), image.decode),
@@ -201,10 +196,10 @@ def first_stage(clock: Clock, priors: list[PipelinePrior]) -> None:
                 print(f"| {name} | {side} | {count} | no time left | | | | |", flush=True)
                 continue
             seconds, peak = clock.measure(run)
-            with tf32():
+            with own_torch_state(tf32=True):
                 quick, _ = clock.measure(run)
             print(
-                f"| {name} | {side} | {count} | {seconds:.3f} | {quick:.3f} | {count / quick:.1f} | {peak / GB:.2f} "
+                f"| {name} | {side} | {count} | {seconds:.3f} | {quick:.3f} | {count / quick:.1f} | {shown(peak)} "
                 f"| {count * planned / GB:.2f} |", flush=True,
             )  # fmt: skip
 
@@ -215,18 +210,25 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=420, help="nothing new begins after them")
     parser.add_argument("--tiny", action="store_true", help="small networks, for a check of the script")
     args = parser.parse_args()
-    device = torch.device(args.device)
-    clock = Clock(device, args.seconds)
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error("there is no GPU; --tiny --device cpu checks the script without one")
+    with own_torch_state(tf32=False):  # as a run without --tf32
+        measured(torch.device(args.device), args.seconds, args.tiny)
+
+
+def measured(device: torch.device, seconds: float, tiny: bool) -> None:
+    """Print everything that is measured on a device."""
+    clock = Clock(device, seconds)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    print(f"# {name}, torch {torch.__version__}{', tiny networks' if args.tiny else ''}")
+    print(f"# {name}, torch {torch.__version__}{', tiny networks' if tiny else ''}")
     parity(device)
-    make, slots = drawn(device), (1, 2) if args.tiny else SLOTS
-    xl = DiTPrior(pipeline(64 if args.tiny else 256, make, tiny=args.tiny), name="DiT-XL/2")
-    steps(clock, xl, "DiT-XL/2 at 256 pixels, bfloat16", slots)
-    text = stable_diffusion(device, torch.float32 if args.tiny else torch.float16, args.tiny)
-    steps(clock, text, "Stable Diffusion 1.5 at 512 pixels, float16", slots[:5])
-    first_stage(clock, [xl, text])
-    print(f"\n{args.seconds - clock.left:.0f} seconds")
+    make, slots = drawn(device), (1, 2) if tiny else SLOTS
+    xl = DiTPrior(pipeline(64 if tiny else 256, make, tiny=tiny), name="DiT-XL/2")
+    steps(clock, xl, f"DiT-XL/2 at {xl.image_shape[1]} pixels, bfloat16", slots)
+    text = stable_diffusion(device, torch.float32 if tiny else torch.float16, tiny)
+    steps(clock, text, f"Stable Diffusion 1.5 at {text.image_shape[1]} pixels, {str(text.dtype)[6:]}", slots[:5])
+    first_stage(clock, [xl, text], 2 if tiny else 64)
+    print(f"\n{seconds - clock.left:.0f} seconds")
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def pipeline(size: int, make: Callable[..., Any], *, tiny: bool = False) -> Any:
 def shaped(kind: Any, dtype: torch.dtype, **config: Any) -> Any:
     """A network of diffusers on the meta device."""
     with torch.device("meta"):
-        return kind(**config).to(dtype)
+        return torch.nn.Module.to(kind(**config), dtype)  # diffusers' own logs a warning
 
 
 def filled(kind: Any, dtype: torch.dtype, **config: Any) -> Any:
