@@ -156,7 +156,7 @@ def test_names_that_are_checked_before_torch_is_imported_are_those_of_the_tables
     assert {*values.DTYPES, "float64"} == {str(dtype)[6:] for dtype in device.DTYPES}
     assert set(values.TRAINING_DTYPES) == {str(dtype)[6:] for dtype in device.TRAINING_DTYPES}
     assert set(values.PRIORS) == set(dap.priors.BUILTIN)
-    assert set(values.NETWORKS) == set(dap.nets.list_nets())
+    assert list(values.NETWORKS) == dap.list_networks()
     assert set(values.PROTOCOLS) == set(PROTOCOLS)
     assert set(FORMATS) == set(packing.FORMATS)
 

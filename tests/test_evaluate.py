@@ -133,8 +133,8 @@ class TestSmall:
             run_protocol(images, labels[:9], *test, classes=2)
         with pytest.raises(OptionError, match="unknown protocol 'smal'; did you mean 'small'"):
             run_protocol(images, labels, *test, classes=2, protocol="smal")
-        with pytest.raises(OptionError, match="unknown network 'resnet18'"):
-            run_protocol(images, labels, *test, classes=2, network="resnet18")
+        with pytest.raises(OptionError, match="unknown network 'resnet19'; did you mean 'resnet18'"):
+            run_protocol(images, labels, *test, classes=2, network="resnet19")
 
 
 class TestJudge:

@@ -8,7 +8,7 @@ import click
 
 from dap.cli.classes import label_column_option
 from dap.cli.options import device_option
-from dap.cli.values import NETWORKS, PROTOCOLS, Name, Whole
+from dap.cli.values import NETWORKS, PROTOCOLS, Name, Network, Whole
 
 __all__ = ["evaluate"]
 
@@ -21,8 +21,10 @@ __all__ = ["evaluate"]
 @click.option(
     "--protocol", default="small", type=Name("protocol", PROTOCOLS), show_default=True, help="Evaluation protocol."
 )
-@click.option("--network", "networks", multiple=True, default=("convnet3",), type=Name("network", NETWORKS),
-              show_default=True, help="Network to train; repeatable.")  # fmt: skip
+@click.option(
+    "--network", "networks", multiple=True, default=("convnet3",), type=Network(), show_default=True,
+    help=f"Network to train: {', '.join(NETWORKS)}, or a model of timm; repeatable.",
+)  # fmt: skip
 @click.option("--repeats", default=3, type=Whole(), show_default=True, help="Trainings of each network on each set.")
 @click.option("--seed", default=0, type=Whole(0), show_default=True, help="Root seed of the trainings.")
 @click.option(

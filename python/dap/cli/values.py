@@ -22,7 +22,7 @@ from dap.storage.files import check_writable
 
 __all__ = [
     "DTYPES", "METHODS", "NETWORKS", "PRIORS", "PROTOCOLS", "SAMPLINGS", "SCHEDULERS", "SPACINGS", "TRAINING_DTYPES",
-    "Method", "Name", "Number", "Out", "Prior", "Whole", "assignments_option",
+    "Method", "Name", "Network", "Number", "Out", "Prior", "Whole", "assignments_option",
 ]  # fmt: skip
 
 METHODS = (
@@ -36,7 +36,10 @@ DTYPES = ("float32", "bfloat16", "float16")
 TRAINING_DTYPES = ("float32", "bfloat16")
 PRIORS = ("fashion-dit",)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-NETWORKS = ("convnet3", "convnet4", "convnet5", "convnet6")
+NETWORKS = (
+    "convnet3", "convnet4", "convnet5", "convnet6", "resnet_ap10", "resnet18", "resnet50", "resnet101", "mobilenet_v2",
+    "efficientnet_b0", "swin_v2_t", "vit_b_16", "vgg11", "alexnet", "small_mlp", "small_resnet_ap10", "small_vit",
+)  # fmt: skip
 PROTOCOLS = ("small",)
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -95,6 +98,20 @@ class Method(click.ParamType):  # type: ignore[type-arg]
         """Return the value; raise OptionError unless it names a method of dap, or other packages have methods too."""
         if "dap.methods" not in sys.modules and not entry_points(group="dap.methods"):
             check_choice("method", str(value).partition(":")[0], METHODS)
+        return str(value)
+
+
+class Network(click.ParamType):  # type: ignore[type-arg]
+    """A network: a name of dap, or of a model of timm."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name; raise OptionError with the nearest one, unless timm knows it."""
+        if value not in NETWORKS:
+            from dap.nets import check_network
+
+            check_network(value)
         return str(value)
 
 

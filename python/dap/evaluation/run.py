@@ -15,7 +15,7 @@ from dap.errors import OptionError
 from dap.evaluation.result import EvaluationResult, Row
 from dap.evaluation.small import Outcome, Small
 from dap.evaluation.statistics import paired_difference
-from dap.nets import list_nets
+from dap.nets import check_network
 from dap.torch_state import own_torch_state
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def run_protocol(
         test_labels: Integers in [0, classes) with shape (M,).
         classes: Number of classes.
         protocol: Name of the protocol.
-        network: Name of the classifier, one of :func:`dap.nets.list_nets`.
+        network: Name of the classifier, one of :func:`dap.list_networks`, or of timm's.
         seed: Root seed. Together with the network's name and ``repeat`` it decides initial weights, order and
             augmentation, which are therefore the same for two sets of one size.
         repeat: Number of the repeat.
@@ -155,5 +155,5 @@ def check_options(protocol: str, networks: Sequence[str], repeats: int) -> None:
     if isinstance(networks, str) or not networks or len(set(networks)) < len(networks):
         raise OptionError(f"expected a list of different network names, got {networks!r}")
     for network in networks:
-        check_choice("network", network, list_nets())
+        check_network(network)
     check_whole("repeats", repeats)

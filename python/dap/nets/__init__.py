@@ -1,11 +1,14 @@
-"""Classifiers for small images, their augmentation and training loop, and a resumable loop for other trainings."""
+"""Classifiers, their augmentation and training loop, and a resumable loop for other trainings."""
 
 from __future__ import annotations
 
 from dap.nets.activations import activation_bytes, images_at_once
 from dap.nets.augmentation import AUGMENTATIONS, Augmentation, Draws, get_augmentation, shift_flip
-from dap.nets.convnet import ConvNet, Network, create_net, list_nets
+from dap.nets.convnet import ConvNet
+from dap.nets.network import Network
 from dap.nets.optimisation import Trained, optimise, steps_done
+from dap.nets.register import check_network, create_net, list_nets, list_networks
+from dap.nets.resnet_ap import ResNetAP
 from dap.nets.train import accuracy, one_cycle, predict, train_classifier
 
 __all__ = [
@@ -14,13 +17,16 @@ __all__ = [
     "ConvNet",
     "Draws",
     "Network",
+    "ResNetAP",
     "Trained",
     "accuracy",
     "activation_bytes",
+    "check_network",
     "create_net",
     "get_augmentation",
     "images_at_once",
     "list_nets",
+    "list_networks",
     "one_cycle",
     "optimise",
     "predict",

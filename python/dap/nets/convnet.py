@@ -1,37 +1,23 @@
-"""The ConvNet of the dataset-distillation literature, and the registry of networks.
+"""The ConvNet of the dataset-distillation literature.
 
 Architecture: Gidaris and Komodakis, "Dynamic Few-Shot Visual Learning without Forgetting", CVPR 2018, in the form that
 dataset distillation uses since Zhao, Mopuri and Bilen, "Dataset Condensation with Gradient Matching", ICLR 2021: depth
 times [3×3 convolution, padding 1 → GroupNorm(C, C), which is instance normalisation with an affine map → ReLU → 2×2
-average pooling], then one linear layer.
+average pooling], then one linear layer. RDED (arXiv 2312.03526) has batch normalisation instead. The first convolution
+of grey images has padding 3 in the code of IDC and Minimax (train_models/convnet.py, ``_make_layers``).
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from dap.errors import OptionError
-from dap.registry import Registry
+from dap.nets.network import Network
 
-__all__ = ["ConvNet", "Network", "create_net", "list_nets"]
-
-
-class Network(nn.Module, ABC):
-    """A classifier of square images. A subclass that lacks a part cannot be made: Python names the missing part."""
-
-    @abstractmethod
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits (B, classes) of float images in [-1, 1] with shape (B, channels, size, size)."""
-
-    @abstractmethod
-    def features(self, images: Tensor) -> Tensor:
-        """Return the input of the last layer, with shape (B, D), for images as in :meth:`forward`."""
+__all__ = ["ConvNet"]
 
 
 class ConvNet(Network):
@@ -47,6 +33,8 @@ class ConvNet(Network):
         classes: Number of classes.
         size: Side of the square images in pixels, at least ``2 ** depth``.
         generator: CPU generator of the initial weights.
+        norm: "instance" or "batch".
+        first_padding: Padding of the first convolution: 1, or 3 as in the references for grey images.
 
     Raises:
         OptionError: The images are too small for ``depth`` poolings.
@@ -58,10 +46,19 @@ class ConvNet(Network):
     """
 
     def __init__(
-        self, *, depth: int, width: int, channels: int, classes: int, size: int, generator: torch.Generator
+        self,
+        *,
+        depth: int,
+        width: int,
+        channels: int,
+        classes: int,
+        size: int,
+        generator: torch.Generator,
+        norm: str = "instance",
+        first_padding: int = 1,
     ) -> None:
         super().__init__()
-        side = size // 2**depth
+        side = (size + 2 * first_padding - 2) // 2**depth
         if side < 1:
             raise OptionError(
                 f"size: a ConvNet of depth {depth} needs images of at least {2**depth} pixels, got {size}"
@@ -70,8 +67,8 @@ class ConvNet(Network):
         with torch.device("meta"):  # without memory and random numbers for weights that are overwritten below
             for block in range(depth):
                 layers += [
-                    nn.Conv2d(channels if block == 0 else width, width, 3, padding=1),
-                    nn.GroupNorm(width, width),
+                    nn.Conv2d(width if block else channels, width, 3, padding=1 if block else first_padding),
+                    nn.BatchNorm2d(width) if norm == "batch" else nn.GroupNorm(width, width),
                     nn.ReLU(),
                     nn.AvgPool2d(2),
                 ]
@@ -89,7 +86,7 @@ class ConvNet(Network):
                 layer.weight.uniform_(-bound, bound, generator=generator)
                 assert layer.bias is not None
                 layer.bias.uniform_(-bound, bound, generator=generator)
-            elif isinstance(layer, nn.GroupNorm):
+            elif isinstance(layer, nn.GroupNorm | nn.BatchNorm2d):
                 layer.reset_parameters()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -101,45 +98,3 @@ class ConvNet(Network):
         """Return the input of the last layer, with shape (B, width · side²)."""
         hidden: Tensor = self.layers[:-1](images)
         return hidden
-
-
-class NetBuilder(Protocol):
-    """Builds a network; its initial weights are drawn from the generator alone."""
-
-    def __call__(
-        self, *, width: int, channels: int, classes: int, size: int, generator: torch.Generator
-    ) -> Network: ...
-
-
-_NETS: Registry[NetBuilder] = Registry("network")
-
-
-for _depth in (3, 4, 5, 6):  # as in the literature: for images of 32, 64, 128 and 256 pixels
-    _NETS.register(f"convnet{_depth}")(partial(ConvNet, depth=_depth))
-
-
-def create_net(name: str, *, width: int, channels: int, classes: int, size: int, generator: torch.Generator) -> Network:
-    """Build a network by name, on the CPU.
-
-    Args:
-        name: One of :func:`list_nets`; "convnet3" to "convnet6" have 3 to 6 blocks, each of which halves the side.
-        width: Channels of a block.
-        channels: Channels of the images.
-        classes: Number of classes.
-        size: Side of the square images in pixels.
-        generator: CPU generator of the initial weights.
-
-    Raises:
-        OptionError: The name is unknown, or the images are too small for the network.
-
-    Example:
-        >>> net = create_net("convnet3", width=32, channels=1, classes=10, size=32, generator=torch.Generator())
-        >>> sum(weights.numel() for weights in net.parameters())
-        24138
-    """
-    return _NETS[name](width=width, channels=channels, classes=classes, size=size, generator=generator)
-
-
-def list_nets() -> list[str]:
-    """Return the names that :func:`create_net` knows."""
-    return list(_NETS)
