@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         terms,
         training,
     )
-    from dap.api import build_index, distill, evaluate, load, open_index
+    from dap.api import build_index, distill, evaluate, load, measure, open_index
     from dap.data.open import open_source
     from dap.dataset import DistilledDataset
     from dap.kernels import list_kernels
@@ -47,13 +47,13 @@ __version__: str = build_info()["version"]
 
 __all__ = [
     "DistilledDataset", "__version__", "adapt_prior", "build_index", "data", "distill", "errors", "evaluate",
-    "evaluation", "features", "index", "kernels", "list_kernels", "list_methods", "list_networks", "load", "methods",
-    "metrics", "nets", "open_index", "open_source", "priors", "register_method", "rng", "sampling", "selection",
-    "terms", "train_prior", "training",
+    "evaluation", "features", "index", "kernels", "list_kernels", "list_methods", "list_networks", "load", "measure",
+    "methods", "metrics", "nets", "open_index", "open_source", "priors", "register_method", "rng", "sampling",
+    "selection", "terms", "train_prior", "training",
 ]  # fmt: skip
 
 _HOMES = {
-    "build_index": "dap.api", "distill": "dap.api", "evaluate": "dap.api", "load": "dap.api",
+    "build_index": "dap.api", "distill": "dap.api", "evaluate": "dap.api", "load": "dap.api", "measure": "dap.api",
     "open_index": "dap.index", "open_source": "dap.data.open", "list_kernels": "dap.kernels",
     "list_methods": "dap.methods", "list_networks": "dap.nets", "register_method": "dap.methods",
     "DistilledDataset": "dap.dataset", "adapt_prior": "dap.training", "train_prior": "dap.training",

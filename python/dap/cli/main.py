@@ -18,6 +18,7 @@ from dap.cli.group import Group, in_flags, usage_message
 from dap.cli.index import index
 from dap.cli.info import info
 from dap.cli.methods import methods
+from dap.cli.metrics import metrics
 from dap.cli.pack import pack
 from dap.cli.prior import prior
 from dap.errors import DapError
@@ -34,7 +35,7 @@ def dap(debug: bool) -> None:
     """Distils a labelled image dataset into a few images per class, with a diffusion model as prior."""
 
 
-for _command in (cache, distill, evaluate, index, info, methods, pack, prior):
+for _command in (cache, distill, evaluate, index, info, methods, metrics, pack, prior):
     dap.add_command(_command)
 
 

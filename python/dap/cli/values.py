@@ -1,7 +1,7 @@
 """Types of option values. They check while the command line is read, before torch is imported.
 
-The names of methods, schedulers, networks and protocols are written out here, because the modules that define them
-import torch; ``tests/test_cli.py`` compares them with the tables.
+The names of methods, metrics, schedulers, networks and protocols are written out here, because the modules that define
+them import torch; ``tests/test_cli.py`` compares them with the tables.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from dap.registry import nearest
 from dap.storage.files import check_writable
 
 __all__ = [
-    "DTYPES", "METHODS", "NETWORKS", "PRIORS", "PROTOCOLS", "SAMPLINGS", "SCHEDULERS", "SPACINGS", "TRAINING_DTYPES",
-    "Method", "Name", "Network", "Number", "Out", "Prior", "Whole", "assignments_option",
+    "DTYPES", "METHODS", "METRICS", "NETWORKS", "PRIORS", "PROTOCOLS", "SAMPLINGS", "SCHEDULERS", "SPACINGS",
+    "TRAINING_DTYPES", "Method", "Name", "Network", "Number", "Out", "Prior", "Whole", "assignments_option",
 ]  # fmt: skip
 
 METHODS = (
@@ -41,6 +41,11 @@ NETWORKS = (
     "efficientnet_b0", "swin_v2_t", "vit_b_16", "vgg11", "alexnet", "small_mlp", "small_resnet_ap10", "small_vit",
 )  # fmt: skip
 PROTOCOLS = ("small",)
+METRICS = (
+    "representativeness", "diversity", "mmd2", "energy_distance", "fid", "kid", "precision", "recall", "density",
+    "coverage", "vendi_score", "nearest_real", "authenticity", "minimax_representativeness", "minimax_diversity",
+    "mgd3_representativeness", "mgd3_diversity", "manifold_gd_representativeness", "manifold_gd_diversity",
+)  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dap.evaluation.judge import Recognition, recognised, train_judge
+from dap.evaluation.judge import Recognition, judge_source, recognised, train_judge
 from dap.evaluation.result import EvaluationResult, Row
 from dap.evaluation.run import PROTOCOLS, evaluate_sets, run_protocol
 from dap.evaluation.small import Outcome, Small
@@ -20,6 +20,7 @@ __all__ = [
     "Summary",
     "evaluate_sets",
     "evaluate_source",
+    "judge_source",
     "paired_difference",
     "recognised",
     "run_protocol",

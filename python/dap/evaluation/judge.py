@@ -7,8 +7,8 @@ with seed 0 on the CPU, it assigns 89.4 % of the 10,000 real test images to thei
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,10 @@ from dap.nets import predict
 from dap.rng import generator
 from dap.torch_state import own_torch_state
 
-__all__ = ["JUDGE", "Recognition", "recognised", "train_judge"]
+if TYPE_CHECKING:
+    from dap.data.source import Source
+
+__all__ = ["JUDGE", "Recognition", "judge_source", "recognised", "train_judge"]
 
 JUDGE = Small(width=64, few_steps=1200, many_steps=1200)
 
@@ -89,3 +92,29 @@ def recognised(
         share=float(correct.mean()),
         per_class={int(label): float(correct[labels == label].mean()) for label in np.unique(labels)},
     )
+
+
+def judge_source(
+    distilled: Source, real: Source, seed: int = 0, device: str | torch.device | None = None
+) -> Recognition:
+    """Return the share of a set's images that a judge recognises, which is trained on all real images of its classes.
+
+    Args:
+        distilled: The set; the judge sees images of the size and the channels of its first ones.
+        real: Real training images with the same class names.
+        seed: Seed of the judge.
+        device: Where to train; None: the GPU if there is one.
+
+    Raises:
+        OptionError: ``real`` lacks a class of the set.
+    """
+    names = distilled.class_names
+    judge = train_judge(*_labelled(real.subset(names), names, distilled), len(names), seed, device)
+    return recognised(judge, *_labelled(distilled, names, distilled), device)
+
+
+def _labelled(source: Source, names: Sequence[str], like: Source) -> tuple[np.ndarray, np.ndarray]:
+    """Return all images in the size of another source, and the places of their classes in ``names``."""
+    numbers = np.array([names.index(name) for name in source.class_names], np.int64)
+    size, channels = like.appearance.size, like.appearance.channels
+    return source.images(np.arange(len(source)), size=size, channels=channels), numbers[source.labels]

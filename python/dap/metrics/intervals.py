@@ -21,10 +21,10 @@ import numpy.typing as npt
 from dap.config import check_whole
 from dap.errors import OptionError
 
-__all__ = ["Interval", "bootstrap", "jackknife"]
+__all__ = ["Interval", "around", "bootstrap", "divided", "jackknife", "jackknife_variance"]
 
 _NORMAL = 1.959963984540054  # the quantile of 97.5 %
-_DRAWS = 1 << 24
+_DRAWS = 1 << 22  # numbers that are drawn together
 
 
 class Interval(NamedTuple):
@@ -34,11 +34,12 @@ class Interval(NamedTuple):
     high: float
 
 
-def bootstrap(values: npt.ArrayLike, *, repeats: int = 1000, seed: int = 0) -> Interval:
+def bootstrap(*values: npt.ArrayLike, repeats: int = 1000, seed: int = 0) -> Interval:
     """Return the 95 % bootstrap interval of the mean of some values, one for each image.
 
     Args:
-        values: Real numbers with shape (n,), n at least 1.
+        values: Real numbers with shape (n,), n at least 1. Several arrays, one for each class: the interval is that of
+            the mean of their means, and each class is drawn from itself.
         repeats: Number of bootstrap samples.
         seed: Seed of the samples.
 
@@ -50,17 +51,18 @@ def bootstrap(values: npt.ArrayLike, *, repeats: int = 1000, seed: int = 0) -> I
         >>> 42 < interval.low < 49.5 < interval.high < 57
         True
     """
-    array = np.asarray(values, np.float64)
     check_whole("repeats", repeats)
-    if array.ndim != 1 or not len(array):
-        raise OptionError(f"values: expected one number for each of at least one image, got shape {array.shape}")
     draw = np.random.default_rng(seed)
-    step = max(1, _DRAWS // len(array))
-    means = [
-        array[draw.integers(len(array), size=(min(step, repeats - start), len(array)))].mean(1)
-        for start in range(0, repeats, step)
-    ]
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
+    means = np.zeros(repeats)
+    for sample in values:
+        array = np.asarray(sample, np.float64)
+        if array.ndim != 1 or not len(array):
+            raise OptionError(f"values: expected one number for each of at least one image, got shape {array.shape}")
+        step = max(1, _DRAWS // len(array))
+        for start in range(0, repeats, step):
+            count = min(step, repeats - start)
+            means[start : start + count] += array[draw.integers(len(array), size=(count, len(array)))].mean(1)
+    low, high = np.percentile(means / len(values), [2.5, 97.5])
     return Interval(float(low), float(high))
 
 
@@ -86,8 +88,28 @@ def jackknife(
     """
     check_whole("count", count, 3)
     check_whole("groups", groups, 2)
-    parts = np.array_split(np.random.default_rng(seed).permutation(count), min(groups, count))
-    left = np.array([statistic(np.setdiff1d(np.arange(count), part)) for part in parts])
-    value = statistic(np.arange(count))
-    half = _NORMAL * float(np.sqrt((len(parts) - 1) / len(parts) * ((left - left.mean()) ** 2).sum()))
+    everything = np.arange(count)
+    parts = divided(count, groups, seed)
+    variance = jackknife_variance(np.array([statistic(np.setdiff1d(everything, part)) for part in parts]))
+    return around(statistic(everything), variance)
+
+
+def divided(count: int, groups: int = 20, seed: int = 0) -> list[npt.NDArray[np.int64]]:
+    """Return the groups of the jackknife: a random division of the numbers below ``count`` into equal parts.
+
+    Example:
+        >>> [len(part) for part in divided(5, 3)]
+        [2, 2, 1]
+    """
+    return np.array_split(np.random.default_rng(seed).permutation(count), min(groups, count))
+
+
+def jackknife_variance(left: npt.NDArray[np.float64]) -> float:
+    """Return s² for the values without one group each, (G,)."""
+    return float((len(left) - 1) / len(left) * ((left - left.mean()) ** 2).sum())
+
+
+def around(value: float, variance: float) -> Interval:
+    """Return the 95 % interval of a normal distribution."""
+    half = _NORMAL * float(np.sqrt(variance))
     return Interval(value - half, value + half)

@@ -22,7 +22,7 @@ from dap.metrics.rows import as_features
 
 __all__ = [
     "manifold_gd_diversity", "manifold_gd_representativeness", "mgd3_diversity", "mgd3_representativeness",
-    "minimax_diversity", "minimax_representativeness",
+    "minimax_diversity", "minimax_representativeness", "most_similar_other",
 ]  # fmt: skip
 
 _COSINE = Cosine()
@@ -49,7 +49,7 @@ def minimax_diversity(features: Array) -> float:
         >>> minimax_diversity(np.array([[1.0, 0.0], [0.0, 1.0]]))
         0.0
     """
-    return float(_most_similar_other(features).mean())
+    return float(most_similar_other(features).mean())
 
 
 def manifold_gd_representativeness(features: Array, real: Array) -> float:
@@ -76,7 +76,7 @@ def manifold_gd_diversity(features: Array) -> float:
         >>> manifold_gd_diversity(np.array([[1.0, 0.0], [0.0, 1.0]]))
         1.0
     """
-    return float(1 - _most_similar_other(features).max())
+    return float(1 - most_similar_other(features).max())
 
 
 def mgd3_representativeness(features: Array, real: Array, k: int = 50) -> float:
@@ -109,8 +109,8 @@ def mgd3_diversity(features: Array) -> float:
     return float(nearest(rows, rows, 2)[0][:, 1].mean())
 
 
-def _most_similar_other(features: Array) -> np.ndarray:
-    """Return the largest cosine of each row to another one."""
+def most_similar_other(features: Array) -> np.ndarray:
+    """Return the largest cosine of each row to another one, (n,), n at least 2."""
     rows, _ = as_features(features, least=2)
     values, indices = nearest(rows, rows, 2, _COSINE)
     itself = indices[:, 0] == np.arange(len(rows))  # rounding, or an equal row, may come first

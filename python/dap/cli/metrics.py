@@ -1,0 +1,75 @@
+"""``dap metrics``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dap.cli.classes import label_column_option
+from dap.cli.options import device_option
+from dap.cli.values import METRICS, Name, Prior, Whole, assignments_option
+
+__all__ = ["metrics"]
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--real", help="Real training images to compare with; a built-in source of the run is known.")
+@label_column_option
+@click.option(
+    "--features",
+    help='What is compared: "pixels", "vae", "prior", or a model of timm; if left out, "prior" with --prior, else '
+    '"pixels".',
+)
+@assignments_option(
+    "--features-set", "features_options", "Option of the features, such as size=16 or weights=FILE; repeatable."
+)
+@click.option("--prior", type=Prior(), help='Prior of the features "vae" and "prior"; fashion-dit if left out.')
+@click.option(
+    "--only", multiple=True, type=Name("metric", METRICS), help="Metric to compute; repeatable; all if left out."
+)
+@click.option("--against", help="Real test images: also find images that are in two of the three sets.")
+@click.option("--per-class", is_flag=True, help="Also show the values of each class.")
+@click.option(
+    "--judge", is_flag=True, help="Also report the share of images that a classifier trained on real images recognises."
+)
+@click.option("--seed", default=0, type=Whole(0), show_default=True, help="Seed of a prior's noise and of the judge.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the result to this file.")
+@device_option
+def metrics(
+    folder: Path,
+    real: str | None,
+    label_column: str | None,
+    features: str | None,
+    features_options: dict[str, object],
+    prior: str | None,
+    only: tuple[str, ...],
+    against: str | None,
+    per_class: bool,
+    judge: bool,
+    seed: int,
+    json_file: Path | None,
+    device: str | None,
+) -> None:
+    """Measures FOLDER (a distilled set, or any labelled images) against real images: FID, coverage and others."""
+    from dap.data.open import open_source
+    from dap.errors import OptionError
+    from dap.storage.files import write_atomic
+
+    if json_file and not json_file.absolute().parent.is_dir():
+        raise OptionError(f"--json {json_file}: there is no folder {json_file.absolute().parent}")
+    if not folder.exists():
+        open_source(folder)
+    real_images = None if real is None else open_source(real, label_column=label_column)
+    tests = None if against is None else open_source(against, split="test", label_column=label_column)
+
+    from dap.api import measure
+
+    result = measure(
+        folder, real_images, features=features, features_options=features_options or None, prior=prior,
+        only=only or None, against=tests, judge=judge, seed=seed, device=device,
+    )  # fmt: skip
+    if json_file:
+        write_atomic(json_file, f"{result.to_json()}\n".encode())
+    click.echo(result.table(per_class=per_class))
