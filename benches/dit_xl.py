@@ -79,7 +79,7 @@ def plan(keep: Path, methods: list[str]) -> None:
         ))  # fmt: skip
         found = footprint(job)
         slots = min(CLASSES, found.fit(device_memory(job.prior.device) // 2) or CLASSES)
-        plans[name] = {"peak": max(found.weights + found.encode, found.unit(slots)), "slots": slots}
+        plans[name] = {"peak": found.peak(slots), "slots": slots}
     print(json.dumps({"libraries": libraries, "plans": plans}))
 
 

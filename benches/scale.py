@@ -33,7 +33,7 @@ from dap.priors import Demand
 from dap.priors.dit import DiTPrior
 from dap.priors.memory import rehearse
 from dap.run.job import Request, resolve
-from dap.run.memory import Footprint, footprint
+from dap.run.memory import footprint
 from dap.sampling import SamplingSettings
 
 BATCHES = (1, 4, 16, 64)
@@ -120,14 +120,6 @@ def step_operations(prior: DiTPrior, name: str, demands: tuple[Demand, ...], giv
     return total
 
 
-def planned(prior: DiTPrior, demands: tuple[Demand, ...]) -> Footprint:
-    stages = tuple(prior.step_bytes(demand, guidance_scale=GUIDANCE) for demand in demands)
-    image, batches = prior.image_bytes, prior.batches
-    return Footprint(
-        prior.weight_bytes, stages, batches.encode * image.encode, image.decode, batches.decode, 0
-    )  # fmt: skip
-
-
 def table(sizes: list[int], methods: list[str]) -> None:
     for size in sizes:
         prior = DiTPrior(pipeline(size, shaped), name="DiT-XL/2")
@@ -143,10 +135,11 @@ def table(sizes: list[int], methods: list[str]) -> None:
         print("|---" * (3 + len(BATCHES)) + "|")
         for name in methods:
             demands = get_method(name, METHODS[name]).demands(given)
-            plan = planned(prior, demands)
-            memory = " | ".join(f"{(plan.step(batch) - plan.weights) / GB:.2f}" for batch in BATCHES)
+            stages = [prior.step_bytes(demand, guidance_scale=GUIDANCE) for demand in demands]
+            memory = " | ".join(f"{max(stage.of(batch) for stage in stages) / GB:.2f}" for batch in BATCHES)
             tera = step_operations(prior, name, demands, given) / 1e12
-            print(f"| `{name}` | {tera:.2f} | {memory} | {plan.fit(40 * 10**9):,} |", flush=True)
+            fit = min(stage.fit(40 * 10**9) for stage in stages)
+            print(f"| `{name}` | {tera:.2f} | {memory} | {fit:,} |", flush=True)
 
 
 def check(sizes: list[int], methods: list[str], batches: list[int]) -> None:

@@ -15,7 +15,8 @@ from test_dap import context
 import dap
 from dap.features import encode_images
 from dap.methods import IGD, LD3M, Slot, Unit, get_method
-from dap.methods.common.network_memory import network_bytes, rehearse_network
+from dap.methods.common.network_memory import network_bytes, rehearse_network, training_bytes
+from dap.methods.common.surrogate_training import train
 from dap.nets import create_net
 from dap.priors import Demand, NoPrior, StepBytes, batches, load_prior
 from dap.priors.batches import Batches, first_stage_bytes, fitting
@@ -311,7 +312,9 @@ def test_the_footprint_of_a_run_knows_its_method(tmp_path, make_pipeline):
         name: footprint(job(source, prior, name, 2))
         for name in ("random", "dit", "dap", "dap_set", "igd:fashion", "ld3m:tiny", "plug_and_play:paper")
     }
-    assert plans["random"].stages == () and plans["random"].fit(1) is None
+    assert plans["random"].stages == () and plans["random"].fit(1) is None and plans["random"].peak(4) == 0
+    assert plans["dit"].peak(4) == plans["dit"].unit(4) < plans["dap"].peak(4)
+    assert plans["dap"].peak(4) == plans["dap"].weights + plans["dap"].preparation
     steps = {name: plan.step(4) for name, plan in plans.items()}
     assert steps["dap_set"] == steps["dit"] < steps["dap"] < steps["plug_and_play:paper"]
     assert plans["dit"].disk == 0 and plans["ld3m:tiny"].disk == 12 * 4 * 64 * 4
@@ -333,6 +336,28 @@ def test_memory_of_a_network_is_what_autograd_keeps(tiny_pipeline):
     assert kept < network_bytes(given, "convnet3", 32) < 1.6 * kept  # with the tensors at work
     assert peak_bytes(lambda: rehearse_network(given, "convnet3", 32, second=True)) > 2 * kept
     assert LD3M().demands(given)[0].own > 3 * kept
+
+
+def test_memory_of_training_a_surrogate_is_what_it_takes(tiny_pipeline):
+    given = context(DiTPrior(tiny_pipeline))
+    net = create_net("convnet3", width=32, channels=1, classes=3, size=32, generator=torch.Generator())
+    weights, held = sum(tensor.nbytes for tensor in net.parameters()), 32 * 32 * len(given.source)
+    taken = peak_bytes(lambda: train(given, net, epochs=2)) + weights + held
+    assert abs(training_bytes(given, "convnet3", 32) / taken - 1) < 0.25
+
+
+def test_preparation_is_planned_by_method(tiny_pipeline):
+    given = context(DiTPrior(tiny_pipeline))
+    dit, mgd3, igd, classifier, both = (
+        get_method(name, options).preparation_bytes(given)
+        for name, options in (
+            ("dit", {}), ("mgd3", {}), ("igd:fashion", {}), ("plug_and_play", {"constraint": "classifier"}),
+            ("guided", {"terms": ({"name": "mode"}, {"name": "influence", "width": 32})}),
+        )
+    )  # fmt: skip
+    assert dit == 0 and mgd3 == given.prior.encoding_bytes >= 256 * given.prior.image_bytes.encode
+    assert igd == classifier == training_bytes(given, "convnet3", 32)
+    assert both == max(igd, mgd3) and NoPrior((3, 8, 8)).encoding_bytes == 0
 
 
 def test_priors_that_are_not_measured_take_their_slot_bytes():

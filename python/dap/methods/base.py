@@ -197,6 +197,13 @@ class Method(Seam, Generic[A]):
         """
         return (Demand(denoiser=True),) if "prior" in self.needs else ()
 
+    def preparation_bytes(self, context: Context) -> int:
+        """Return the memory of the preparation beside the weights, for the plan of memory.
+
+        The default is that of encoding real images and computing their features.
+        """
+        return context.prior.encoding_bytes if "labels" in self.needs else 0
+
     def disk(self, context: Context) -> int:
         """Return about how many bytes the preparation writes to the cache, if nothing of it is there; 0 by default."""
         return 0

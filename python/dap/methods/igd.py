@@ -49,7 +49,7 @@ from torch.nn import functional
 from dap.config import check_number, check_whole
 from dap.methods.base import Context, Couples, Presets, Record, Slot, Unit
 from dap.methods.common.guides import TERMS, Guide, SingleGuide
-from dap.methods.common.network_memory import gradient_bytes, surrogate_bytes
+from dap.methods.common.network_memory import gradient_bytes, surrogate_bytes, training_bytes
 from dap.methods.common.surrogate import Surrogate, SurrogateTraining, prepare_surrogate
 from dap.priors import Demand, Prior
 from dap.sampling import DeltaTerm, EnergyTerm, Needs, Place, StepState, Window
@@ -99,6 +99,10 @@ class Influence(SurrogateTraining, Guide[Surrogate]):
         return (
             Demand(denoiser=True, decoder=True, own=gradient_bytes(context, self._training)) if self.scale else Demand()
         )
+
+    def preparation_bytes(self, context: Context) -> int:
+        """Return the memory of training the surrogate."""
+        return training_bytes(context, self.network, self.width)
 
     def disk(self, context: Context) -> int:
         """Return the bytes of the surrogate."""

@@ -58,7 +58,7 @@ from dap.features import latents_bytes
 from dap.kernels.base import KernelLike, as_kernel
 from dap.methods.base import Context, Couples, Method, Presets, Record, Unit
 from dap.methods.common.constraints import ClassifierConstraint, Constraint, KernelConstraint
-from dap.methods.common.network_memory import network_bytes
+from dap.methods.common.network_memory import network_bytes, training_bytes
 from dap.methods.common.surrogate import SurrogateTraining
 from dap.priors import Demand
 from dap.priors.schedulers import denoiser_level
@@ -172,6 +172,12 @@ class PlugAndPlay(Method[Constraint | None]):
         if self.constraint != "classifier":
             return (Demand(denoiser=True),)
         return (Demand(denoiser=True, decoder=True, own=network_bytes(context, self.network, self.width)),)
+
+    def preparation_bytes(self, context: Context) -> int:
+        """Return the memory of training the classifier, or else of encoding real images."""
+        if self.constraint == "classifier":
+            return training_bytes(context, self.network, self.width)
+        return super().preparation_bytes(context)
 
     def disk(self, context: Context) -> int:
         """Return the bytes of the latents of all real images, if the constraint needs them."""

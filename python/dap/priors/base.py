@@ -111,6 +111,12 @@ class Prior(metaclass=_Checked):
         return Batches.of(self.image_bytes)
 
     @property
+    def encoding_bytes(self) -> int:
+        """The memory while real images are encoded, and while their features are computed, whichever is more."""
+        image, batches = self.image_bytes, self.batches
+        return max(batches.encode * image.encode, batches.features * image.features)
+
+    @property
     def weight_bytes(self) -> int:
         """The memory of the weights in bytes; 0 if it is not known."""
         return 0

@@ -26,6 +26,7 @@ class NoPrior(Prior):
     block_names: tuple[str, ...] = ()
     slot_bytes = 1  # no step is taken
     dtype = torch.float32
+    encoding_bytes = 0  # nothing is encoded by a prior
 
     def __init__(self, image_shape: tuple[int, int, int]) -> None:
         self.image_shape = image_shape

@@ -20,7 +20,7 @@ class Footprint:
     Attributes:
         weights: Memory of the prior's weights; 0 if it is not known.
         stages: Memory of each stage of a step, beside the weights; none for a method that takes no step.
-        encode: Memory while real images are encoded, and while their features are computed, whichever is more.
+        preparation: Memory of the preparation, beside the weights.
         decode: Memory of one latent while it is decoded.
         decoded: The most latents that are decoded at once.
         disk: Disk of the cache for the preparation, if nothing of it is there.
@@ -28,7 +28,7 @@ class Footprint:
 
     weights: int
     stages: tuple[StepBytes, ...]
-    encode: int
+    preparation: int
     decode: int
     decoded: int
     disk: int
@@ -41,6 +41,10 @@ class Footprint:
         """Return the most memory that making a unit takes if its slots are sampled at once, with the weights."""
         return max(self.step(slots), self.weights + min(slots, self.decoded) * self.decode)
 
+    def peak(self, slots: int) -> int:
+        """Return the most memory of a run whose units have some slots, with the weights, once the prior is loaded."""
+        return max(self.weights + self.preparation, self.unit(slots))
+
     def fit(self, available: int) -> int | None:
         """Return the most slots whose step fits some bytes beside the weights; None: any number."""
         return min((stage.fit(available) for stage in self.stages), default=None)
@@ -49,14 +53,14 @@ class Footprint:
 def footprint(job: Job) -> Footprint:
     """Return the memory and disk that a run needs; nothing of the run is computed."""
     context, prior = job.context(), job.prior
-    demands, image, batches = job.recipe.demands(context), prior.image_bytes, prior.batches
+    demands = job.recipe.demands(context)
     stages = tuple(prior.step_bytes(demand, guidance_scale=job.settings.guidance_scale) for demand in demands)
     return Footprint(
         weights=prior.weight_bytes,
         stages=stages,
-        encode=max(batches.encode * image.encode, batches.features * image.features) if job.samples else 0,
-        decode=image.decode if stages else 0,
-        decoded=batches.decode,
+        preparation=job.recipe.preparation_bytes(context),
+        decode=prior.image_bytes.decode if stages else 0,
+        decoded=prior.batches.decode,
         disk=job.recipe.disk(context),
     )
 

@@ -62,6 +62,10 @@ class Guide(Seam, Generic[A]):
         """Return what the term needs of the prior, for the plan of memory; the default is a graph through all of it."""
         return Demand(denoiser=True)
 
+    def preparation_bytes(self, context: Context) -> int:
+        """Return the memory of the preparation; see :meth:`dap.methods.Method.preparation_bytes`."""
+        return context.prior.encoding_bytes
+
     def disk(self, context: Context) -> int:
         """Return about how many bytes the preparation writes to the cache; see :meth:`dap.methods.Method.disk`."""
         return 0
@@ -155,6 +159,10 @@ class Guided(Method[tuple[object, ...]]):
     def demands(self, context: Context) -> tuple[Demand, ...]:
         """Return what the terms need of the prior, all at once."""
         return (reduce(or_, (guide.demand(context) for guide in self.terms)),)
+
+    def preparation_bytes(self, context: Context) -> int:
+        """Return the most memory that the preparation of a guide takes."""
+        return max(guide.preparation_bytes(context) for guide in self.terms)
 
     def disk(self, context: Context) -> int:
         """Return about how many bytes the preparation of all guides writes to the cache."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from dap.nets import Network, create_net
+from dap.methods.common.surrogate_training import BATCH_SIZE, HELD_BYTES
+from dap.nets import Network, create_net, images_at_once
 from dap.priors.memory import peak_bytes, without_data
 
 if TYPE_CHECKING:
     from dap.methods.base import Context
     from dap.methods.common.surrogate import SurrogateTraining
 
-__all__ = ["gradient_bytes", "network_bytes", "rehearse_network", "surrogate_bytes"]
+__all__ = ["gradient_bytes", "network_bytes", "rehearse_network", "surrogate_bytes", "training_bytes"]
 
 
 def network_bytes(context: Context, network: str, width: int) -> int:
@@ -55,6 +57,26 @@ def gradient_bytes(context: Context, training: SurrogateTraining) -> int:
     copies = training.checkpoints + 4  # real gradients; the image's own, joined, and the gradient of each
     images = peak_bytes(lambda: rehearse_network(context, training.network, training.width, second=True))
     return images + 4 * copies * parameters
+
+
+def training_bytes(context: Context, network: str, width: int) -> int:
+    """Return the memory of training a network on all real images of a run, as a surrogate is trained.
+
+    It is that of the images that are held, of the weights with their gradients and AdamW's two moments, of a batch as
+    floats, and of the graph of as many images as are trained on at once.
+    """
+    one, parameters = _small(context, network, width)
+    shape, count = (context.channels, context.size, context.size), len(context.source)
+    pixels, batch = math.prod(shape), min(count, BATCH_SIZE)
+    net = without_data(one).requires_grad_()
+
+    def step(images: int) -> None:
+        with torch.enable_grad():
+            torch.autograd.grad(net(torch.empty(images, *shape, device="meta")).sum(), list(net.parameters()))
+
+    image = peak_bytes(lambda: step(2)) - peak_bytes(lambda: step(1))
+    held = count * pixels if count * pixels <= HELD_BYTES else 0
+    return held + 4 * (4 * parameters + batch * pixels) + min(batch, images_at_once(one, shape)) * image
 
 
 def surrogate_bytes(context: Context, training: SurrogateTraining) -> int:
