@@ -255,7 +255,7 @@ def test_a_class_in_parts_makes_the_images_of_the_whole(make_pipeline, monkeypat
 
 
 def test_a_sequence_fills_the_batch_with_classes():
-    units = plan(5, (3,), 2, "sequence")
+    units = plan([(3,) * 5], 2, "sequence")
     assert [sorted({slot.class_index for slot in unit.slots}) for unit in units] == [[0, 1], [2, 3], [4]]
     assert [len(unit.slots) for unit in units] == [6, 6, 3]
 

@@ -342,7 +342,7 @@ def others(source, tiny_folder, tmp_path_factory):
         ({"scheduler": "ddim"}, "options.sampling.scheduler"),
         ({"dtype": torch.bfloat16}, "options.dtype"),
         ({"batch_size": 3}, "batch_size: there 2, now 3"),
-        ({"classes": ["Dress"]}, "class_map"),
+        ({"classes": ["Dress"]}, "holds class 'T-shirt/top' too"),
         ("source", "source.identity"),
         ("prior", "prior.sha256"),
     ],

@@ -34,29 +34,33 @@ STAGES = [(1,), (5,), (10,), (1, 3), (2, 3, 7)]
 CASES = list(itertools.product([1, 2, 7], STAGES, [1, 4, 100], ["slot", "class", "sequence"]))
 
 
+def counts(classes, stages):
+    return [(stage,) * classes for stage in stages]
+
+
 def slots(units):
     return [(slot.class_index, slot.number) for unit in units for slot in unit.slots]
 
 
 @pytest.mark.parametrize(("classes", "stages", "batch_size", "couples"), CASES)
 def test_plan_has_every_slot_once_in_numbered_units(classes, stages, batch_size, couples):
-    units = plan(classes, stages, batch_size, couples)
+    units = plan(counts(classes, stages), batch_size, couples)
     assert sorted(slots(units)) == list(itertools.product(range(classes), range(stages[-1])))
     assert [unit.index for unit in units] == list(range(len(units)))
 
 
 @pytest.mark.parametrize(("classes", "stages", "batch_size", "couples"), CASES)
 def test_plan_of_a_run_that_grew_starts_with_the_plan_before(classes, stages, batch_size, couples):
-    units = plan(classes, stages, batch_size, couples)
+    units = plan(counts(classes, stages), batch_size, couples)
     for kept in range(1, len(stages)):
-        before = plan(classes, stages[:kept], batch_size, couples)
+        before = plan(counts(classes, stages[:kept]), batch_size, couples)
         assert units[: len(before)] == list(before)
         assert all(number >= stages[kept - 1] for _, number in slots(units[len(before) :]))
 
 
 @pytest.mark.parametrize(("classes", "stages", "batch_size"), list(itertools.product([1, 3, 7], STAGES, [1, 4, 100])))
 def test_plan_of_coupled_slots_keeps_classes_whole_and_fills_the_batch_with_them(classes, stages, batch_size):
-    units = iter(plan(classes, stages, batch_size, "class"))
+    units = iter(plan(counts(classes, stages), batch_size, "class"))
     for low, high in itertools.pairwise((0, *stages)):
         left = list(range(classes))
         while left:
@@ -69,7 +73,7 @@ def test_plan_of_coupled_slots_keeps_classes_whole_and_fills_the_batch_with_them
 
 @pytest.mark.parametrize(("classes", "stages", "batch_size"), list(itertools.product([1, 2, 7], STAGES, [1, 4, 100])))
 def test_plan_fills_batches_and_leaves_a_short_one_only_at_the_end_of_a_stage(classes, stages, batch_size):
-    sizes = [len(unit.slots) for unit in plan(classes, stages, batch_size, "slot")]
+    sizes = [len(unit.slots) for unit in plan(counts(classes, stages), batch_size, "slot")]
     expected = []
     for low, high in itertools.pairwise((0, *stages)):
         full, rest = divmod(classes * (high - low), batch_size)
@@ -78,12 +82,12 @@ def test_plan_fills_batches_and_leaves_a_short_one_only_at_the_end_of_a_stage(cl
 
 
 def test_plan_of_a_small_run_is_this_one():
-    units = [[(slot.class_index, slot.number) for slot in unit.slots] for unit in plan(2, (1, 3), 3, "slot")]
+    units = [[(slot.class_index, slot.number) for slot in unit.slots] for unit in plan(counts(2, (1, 3)), 3, "slot")]
     assert units == [[(0, 0), (1, 0)], [(0, 1), (0, 2), (1, 1)], [(1, 2)]]
 
 
 def test_a_plan_of_a_billion_slots_takes_no_time():
-    units = plan(1000, (10**9,), 100, "slot")
+    units = plan(counts(1000, (10**9,)), 100, "slot")
     assert len(units) == 10**10
     assert slots([units[-1]])[-1] == (999, 10**9 - 1)
 

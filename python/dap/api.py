@@ -15,6 +15,7 @@ import torch
 from dap.config import check_path
 from dap.data.builtin import BUILTIN
 from dap.data.classmap import LabelMap
+from dap.data.ipc import Ipc
 from dap.data.label_order import LabelOrder, reorder_labels
 from dap.data.manifest import read_manifest
 from dap.data.names import escape
@@ -31,7 +32,7 @@ from dap.methods import AnyGuide, AnyMethod
 from dap.metrics import MetricsResult, measure_set, overlap
 from dap.metrics.sets import chosen_metrics
 from dap.priors import PriorLike
-from dap.run import SHEET, Request, RunFolder, execute, open_run, resolve
+from dap.run import SHEET, Request, RunFolder, execute, open_run, resolve, slots_to_remake
 from dap.storage.cache import cache_in_use
 from dap.storage.files import atomic_path, check_writable
 from dap.storage.lock import folder_lock
@@ -90,7 +91,7 @@ def distill(
     prior_options: Mapping[str, object] | None = None,
     method: str | AnyMethod | AnyGuide = "dap",
     method_options: Mapping[str, object] | None = None,
-    ipc: int = 10,
+    ipc: Ipc = 10,
     seed: int = 0,
     index: str | Path | Index | None = None,
     classes: Collection[str] | None = None,
@@ -109,6 +110,7 @@ def distill(
     features_options: Mapping[str, object] | None = None,
     size: int | None = None,
     channels: str | None = None,
+    remake: str | Collection[str] = (),
     callback_on_step_end: StepCallback | None = None,
     progress: bool = True,
 ) -> DistilledDataset:
@@ -116,7 +118,8 @@ def distill(
 
     Writes ``out/train/<class>/<slot>.png``, ``out/dap.json`` and ``out/contact_sheet.png``. The same call continues a
     run that was stopped, after checking the files that are there. With a larger ``ipc`` it adds images, if the method
-    makes each image by itself. The same source, prior, options and seed give the same bytes.
+    makes each image by itself; with more ``classes`` it adds these, if the method makes each class by itself. The same
+    source, prior, options and seed give the same bytes.
 
     Args:
         source: Real images: a class-per-folder tree, a built-in name ("fashion-mini"), a torch ``Dataset``, a Hugging
@@ -129,7 +132,7 @@ def distill(
         method: Name ("dap", "dit", "random"; see :func:`dap.list_methods`), preset ("dap:paper"), object
             (``dap.methods.DAP(scale=0.3)``), or terms (``dap.terms.SetEnergy() + dap.terms.KernelDistance()``).
         method_options: Options of the method by name; only if ``method`` is a name.
-        ipc: Images per class, at least 1.
+        ipc: Images per class, at least 1; or a mapping from the name of each class to its number.
         seed: Root of all randomness.
         index: A feature index (:func:`build_index`) with the features of the real images; guidance then acts at the
             steps that the index has. It has to fit the prior, the method's options, the schedule, and the source if one
@@ -159,6 +162,9 @@ def distill(
         features_options: Options of the features by name, such as "size", "pretrained" and "weights" of timm's models.
         size: Side in pixels to which real images are cropped; their own size if left out.
         channels: "grey" or "rgb": convert images. If left out, the prior has to make images of the source's channels.
+        remake: Images of a finished run to make again with other random numbers: "Bag/3" is number 3 of class "Bag",
+            "Bag" all of them. The others keep their bytes. Where a method couples the images of a class, the new one is
+            sampled together with the random numbers of the others. The manifest records what was made again.
         callback_on_step_end: As in diffusers: ``callback(prior, step, timestep, {"latents": x}) -> dict``.
         progress: Show a progress bar.
 
@@ -183,8 +189,9 @@ def distill(
     check_writable(out)
     check_outside(out, source)
     with folder_lock(out):
+        slots = slots_to_remake(out, remake)
         job = resolve(request)
-        folder = RunFolder(out, job, batch_size=batch_size)
+        folder = RunFolder(out, job, batch_size=batch_size, remake=slots)
         execute(job, folder, progress=progress, callback_on_step_end=callback_on_step_end)
         distilled = load(out)
         if not (out / SHEET).exists():

@@ -1,25 +1,41 @@
-"""The options ``--classes``, ``--label`` and ``--label-column``, which several commands have."""
+"""The options about classes: ``--classes``, ``--label``, ``--label-column``, and ``--ipc``, which may name classes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
 
-from dap.config import check_choice
+from dap.config import check_choice, check_whole
 from dap.data.class_list import NUMBER
 from dap.errors import OptionError
 
-__all__ = ["choose_classes", "classes_option", "label_column_option", "label_option", "parse_labels"]
+__all__ = [
+    "choose_classes", "choose_ipc", "classes_option", "ipc_option", "label_column_option", "label_option", "parse_ipc",
+    "parse_labels",
+]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+IPC = 10  # the default of --ipc
 
 
 def classes_option(purpose: str, default: str = "all") -> Callable[[F], F]:
     """Return the decorator that adds ``--classes`` to a command; :func:`choose_classes` reads its values."""
     text = f"Classes to {purpose}, separated by commas; repeatable; {default} if left out."
     return click.option("--classes", multiple=True, metavar="NAME,NAME", help=text)
+
+
+def ipc_option(command: F) -> F:
+    """Add ``--ipc`` to a command; it gets the numbers of :func:`parse_ipc`."""
+    text = f"Images per class; CLASS=N for a class with another number, repeatable; {IPC} if left out."
+
+    def read(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, int]:
+        return parse_ipc(texts)
+
+    return click.option("--ipc", multiple=True, metavar="N|CLASS=N", callback=read, help=text)(command)
 
 
 def label_option(command: F) -> F:
@@ -87,3 +103,42 @@ def parse_labels(texts: Sequence[str]) -> dict[str, str | int | None]:
             raise OptionError(f"--label: expected CLASS=LABEL, each class once, got {text!r}")
         labels[name] = int(label) if NUMBER.fullmatch(label) else label or None
     return labels
+
+
+def parse_ipc(texts: Sequence[str]) -> dict[str, int]:
+    """The numbers of images that ``--ipc`` gives: by class, and under "" for all others.
+
+    Raises:
+        OptionError: There is no whole number of at least 1, or something is given twice.
+
+    Example:
+        >>> parse_ipc(["5", "dog=3"])
+        {'': 5, 'dog': 3}
+    """
+    numbers: dict[str, int] = {}
+    for text in texts:
+        name, _, digits = text.rpartition("=")
+        if name in numbers:
+            raise OptionError(f"--ipc: expected a number, and CLASS=NUMBER, each class once, got {text!r}")
+        numbers[name] = check_whole("--ipc", int(digits) if re.fullmatch(r"-?\d{1,18}", digits) else text)
+    return numbers
+
+
+def choose_ipc(numbers: Mapping[str, int], names: Sequence[str]) -> int | dict[str, int]:
+    """The number of images per class, or of each class if ``--ipc`` names some.
+
+    Args:
+        numbers: Those of :func:`parse_ipc`.
+        names: Names of the classes of the run.
+
+    Raises:
+        OptionError: A class is unknown.
+
+    Example:
+        >>> choose_ipc({"": 5}, ["cat", "dog"]), choose_ipc({"dog": 3}, ["cat", "dog"])
+        (5, {'cat': 10, 'dog': 3})
+    """
+    for name in numbers.keys() - {""}:
+        check_choice("class in --ipc", name, names)
+    others = numbers.get("", IPC)
+    return {name: numbers.get(name, others) for name in names} if numbers.keys() - {""} else others

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import click
 
-from dap.cli.classes import choose_classes, classes_option, label_column_option, label_option, parse_labels
+from dap.cli.classes import (
+    choose_classes,
+    choose_ipc,
+    classes_option,
+    ipc_option,
+    label_column_option,
+    label_option,
+    parse_labels,
+)
 from dap.cli.options import channels_option, device_option, precision_options, prior_options, sampling_options
 from dap.cli.values import Method, Number, Out, Whole, assignments_option
 
@@ -19,7 +27,7 @@ __all__ = ["distill"]
 @click.option(
     "--method", default="dap", type=Method(), show_default=True, help='Method, or a preset such as "dap:paper".'
 )
-@click.option("--ipc", default=10, type=Whole(), show_default=True, help="Images per class.")
+@ipc_option
 @click.option("--seed", default=0, type=Whole(0), show_default=True, help="Root seed of all random numbers.")
 @prior_options
 @click.option(
@@ -56,11 +64,17 @@ __all__ = ["distill"]
 )
 @channels_option
 @assignments_option("--set", "method_options", "Option of the method, such as scale=0.3; repeatable.")
+@click.option(
+    "--remake",
+    multiple=True,
+    metavar="CLASS/NUMBER",
+    help="Make an image of a finished run again with other random numbers, or all of a CLASS; repeatable.",
+)
 def distill(
     source: str | None,
     out: Path,
     method: str,
-    ipc: int,
+    ipc: dict[str, int],
     seed: int,
     prior: str,
     prior_options: dict[str, object],
@@ -83,6 +97,7 @@ def distill(
     size: int | None,
     channels: str | None,
     method_options: dict[str, object],
+    remake: tuple[str, ...],
 ) -> None:
     """Distils SOURCE (a class-per-folder tree, a built-in name, or a Hugging Face id) into --ipc images per class."""
     from dap.cli.rerun import finished_images, remember
@@ -99,10 +114,11 @@ def distill(
     else:
         raise click.UsageError("Missing argument 'SOURCE': real images to distil, or --index with an index of them.")
     chosen = choose_classes(classes, known)
+    numbers = choose_ipc(ipc, [name for name in known if chosen is None or name in chosen])
     parameters = click.get_current_context().params
-    options = {name: parameters[name] for name in parameters.keys() - {"source", "out", "index"}}
+    options = {name: parameters[name] for name in parameters.keys() - {"source", "out", "index", "remake"}}
     identities = ["" if images is None else images.identity(), "" if indexed is None else indexed.hash]
-    done = finished_images(out, options, identities)
+    done = None if remake else finished_images(out, options, identities)
     if done is not None:
         click.echo(f"{done} images in {out}/train, complete already; see {out}/contact_sheet.png and {out}/dap.json")
         return
@@ -111,11 +127,11 @@ def distill(
 
     distilled = run(
         images, out=out, prior=prior, prior_options=prior_options or None, method=method,
-        method_options=method_options, ipc=ipc, seed=seed, index=indexed, classes=chosen, label_map=label_map,
+        method_options=method_options, ipc=numbers, seed=seed, index=indexed, classes=chosen, label_map=label_map,
         batch_size=batch_size, sampling=sampling,
         num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, scheduler=scheduler,
         timestep_spacing=timestep_spacing, eta=eta, device=device, dtype=dtype, tf32=tf32, features=features,
-        features_options=features_options or None, size=size, channels=channels,
+        features_options=features_options or None, size=size, channels=channels, remake=remake,
     )  # fmt: skip
     remember(out, options, identities)
     spent = sum(distilled.manifest["seconds"].values())

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import dap
 from dap.cli.values import METHODS, PRIORS
-from dap.data.manifest import MANIFEST, read_manifest, verify_files
+from dap.data.manifest import MANIFEST, counts_in, read_manifest, verify_files
 from dap.errors import DapError
 from dap.storage.cache import RUNS, CacheEntry
 from dap.storage.files import sha256_file
@@ -38,7 +38,7 @@ def finished_images(out: Path, options: Mapping[str, object], identities: list[s
             return None
         manifest = read_manifest(out)
         if manifest is not None and len(verify_files(out, manifest["files"])) == len(manifest["files"]):
-            return int(manifest["ipc"]) * len(manifest["class_map"])
+            return sum(counts_in(manifest))
     return None
 
 

@@ -70,6 +70,7 @@ def open_folder(path: str | Path, *, tree: Path | None = None) -> Source:
         ids=names,
         load=partial(_load, path, names),
         digest=partial(_digest, path, tree, names),
+        digest_of=lambda numbers: _digest(path, tree, [names[number] for number in numbers]),
         read=partial(_read, path, names),
         skipped=skipped,
     )

@@ -55,7 +55,14 @@ def reorder_labels(source: Source, class_map: LabelOrder) -> Source:
     labels = np.array([label_of[name] for name in source.class_names], np.int64)
     if len(set(labels.tolist())) < len(labels):
         raise ClassMapError(f"{source.name}: two of the folders {some(source.class_names)} are the same number")
-    return replace(source, class_names=tuple(names), source_ids=tuple(names), labels=labels[source.labels], digest=None)
+    return replace(
+        source,
+        class_names=tuple(names),
+        source_ids=tuple(names),
+        labels=labels[source.labels],
+        digest=None,
+        digest_of=None,
+    )
 
 
 def _read(path: Path) -> object:

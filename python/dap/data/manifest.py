@@ -7,11 +7,13 @@ manifest and ledger.
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dap.data.classmap import CLASS_MAP
+from dap.data.ipc import numbers_of_classes
 from dap.errors import FormatError, RunMismatchError, SourceError
 from dap.storage.checked_json import (
     ANYTHING,
@@ -38,6 +40,7 @@ __all__ = [
     "append_ledger",
     "check_finished",
     "check_same_run",
+    "counts_in",
     "images_of",
     "read_ledger",
     "read_manifest",
@@ -48,16 +51,17 @@ __all__ = [
 
 MANIFEST, LEDGER, SCHEMA = "dap.json", ".dap-ledger.jsonl", 1
 FILES = mapping(SHA256, keys=BELOW)
+IPC = either(mapping(whole(1)), whole(1))
 SHAPE = fields(
     {
         "schema": choice(SCHEMA), "status": choice("running", "complete"), "options": mapping(ANYTHING),
         "source": fields({"name": TEXT, "identity": TEXT}, more=True), "prior": either(NOTHING, mapping(ANYTHING)),
-        "class_map": CLASS_MAP, "ipc": whole(1), "ipc_stages": items(whole(1), least=1), "batch_size": whole(1),
+        "class_map": CLASS_MAP, "ipc": IPC, "ipc_stages": items(IPC, least=1), "batch_size": whole(1),
         "files": FILES, "seconds": mapping(NUMBER),
     },
     optional={
         "index": either(NOTHING, mapping(ANYTHING)), "pass_size": whole(1), "rank": mapping(items(whole())),
-        "versions": mapping(ANYTHING), "licenses": mapping(TEXT),
+        "versions": mapping(ANYTHING), "licenses": mapping(TEXT), "remade": items(mapping(items(whole(), least=1))),
     },
     more=True,
 )  # fmt: skip
@@ -85,22 +89,39 @@ def read_manifest(out: Path) -> dict[str, Any] | None:
         manifest: dict[str, Any] = read_json(path, SHAPE, advice=ADVICE)
     except FileNotFoundError:
         return None
-    stages, names = manifest["ipc_stages"], [entry["name"] for entry in manifest["class_map"]]
+    names = [entry["name"] for entry in manifest["class_map"]]
+    stages, counts = [numbers_of_classes(stage, names) for stage in manifest["ipc_stages"]], counts_in(manifest)
+    mappings = [ipc for ipc in (manifest["ipc"], *manifest["ipc_stages"]) if isinstance(ipc, dict)]
+    made = dict(zip(names, counts, strict=True))
+    remade = [(name, number) for slots in manifest.get("remade", ()) for name in slots for number in slots[name]]
     for field, fits in (
-        ("class_map: expected no name twice", len(set(names)) == len(names)),
-        ("ipc_stages: expected rising numbers", stages == sorted(set(stages))),
-        ("ipc: expected the last of ipc_stages", manifest["ipc"] == stages[-1]),
+        ("class_map: expected no name twice", len(made) == len(names)),
+        ("ipc: expected classes of class_map", all(ipc.keys() <= made.keys() for ipc in mappings)),
+        ("ipc: expected a number of every class", all(counts)),
+        ("ipc_stages: expected rising numbers", all(map(_rises, stages, stages[1:]))),
+        ("ipc: expected the last of ipc_stages", counts == stages[-1]),
         ("ipc: expected as many images in files", manifest["status"] == "running" or _has_all_images(manifest)),
+        ("remade: expected slots of the run", all(number < made.get(name, 0) for name, number in remade)),
     ):
         if not fits:
             raise FormatError(f"{path}: {field}; {ADVICE}")
     return manifest
 
 
+def _rises(before: tuple[int, ...], now: tuple[int, ...]) -> bool:
+    return before != now and all(map(operator.le, before, now))
+
+
+def counts_in(manifest: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the number of images of each class of a run, in the order of its class map."""
+    return numbers_of_classes(manifest["ipc"], [entry["name"] for entry in manifest["class_map"]])
+
+
 def images_of(manifest: Mapping[str, Any]) -> list[str]:
     """Return the paths of a run's images, in order of class and slot."""
     folders = [entry["folder"] for entry in manifest["class_map"]]
-    return [slot_path(folder, number) for folder in folders for number in range(manifest["ipc"])]
+    counts = counts_in(manifest)
+    return [slot_path(folder, n) for folder, count in zip(folders, counts, strict=True) for n in range(count)]
 
 
 def check_finished(out: Path, manifest: Mapping[str, Any]) -> None:
@@ -120,7 +141,7 @@ def check_finished(out: Path, manifest: Mapping[str, Any]) -> None:
 
 def _has_all_images(manifest: Mapping[str, Any]) -> bool:
     files = manifest["files"]
-    few_enough = manifest["ipc"] * len(manifest["class_map"]) <= len(files)  # so that a huge number makes no huge list
+    few_enough = sum(counts_in(manifest)) <= len(files)  # so that a huge number makes no huge list
     return few_enough and all(path in files for path in images_of(manifest))
 
 

@@ -46,6 +46,8 @@ class Source:
         read: Returns the encoded bytes of image number i, from any thread; None: the source has no encoded files.
         skipped: (name, reason) of each file that looks like an image, and of each folder, that is not read.
         license: The images' licence, such as "mit"; None: it is not known.
+        digest_of: Returns the hash that some of the images would have as a source of their own, by their numbers; None:
+            it is not known.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Source:
     read: Callable[[int], bytes] | None = None
     skipped: Sequence[tuple[str, str]] = ()
     license: str | None = None
+    digest_of: Callable[[np.ndarray], str] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", readable(self.name))
@@ -154,7 +157,7 @@ class Source:
             raise OptionError("classes= is empty; name at least one class, or leave it out for all")
         for name in sorted(wanted.difference(self.class_names)):
             check_choice("class", name, self.class_names)
-        class_labels = [label for label, name in enumerate(self.class_names) if name in wanted]
+        class_labels = self._labels(wanted)
         names = tuple(self.class_names[label] for label in class_labels)
         if names == self.class_names:
             return self
@@ -166,6 +169,9 @@ class Source:
             labels=np.searchsorted(class_labels, self.labels[indices]).astype(np.int64),
             digest=partial(_selection_digest, self, list(names)),
         )
+
+    def _labels(self, classes: Collection[str]) -> list[int]:
+        return [label for label, name in enumerate(self.class_names) if name in classes]
 
     def shard(self, index: int, count: int) -> Source:
         """Part ``index`` (from 0 to ``count`` - 1) of ``count``: every ``count``-th image, from number ``index`` on.
@@ -190,6 +196,7 @@ class Source:
             ids=[self.ids[number] for number in numbers],
             load=partial(_call_at, self.load, numbers),
             digest=partial(_selection_digest, self, numbers),
+            digest_of=None,
             read=None if self.read is None else partial(_call_at, self.read, numbers),
         )
 
@@ -231,6 +238,13 @@ class Source:
         over the source. Computed once, at the first call.
         """
         return self._identity
+
+    def identities_of(self, classes: Collection[str]) -> list[str]:
+        """Identities that some classes may have had: as a part of this source, or before others were added to it."""
+        identities = [self.subset(classes).identity()]
+        if self.digest_of is not None:
+            identities.append(self.digest_of(np.flatnonzero(np.isin(self.labels, self._labels(classes)))))
+        return identities
 
     @cached_property
     def _identity(self) -> str:

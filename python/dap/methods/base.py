@@ -24,21 +24,34 @@ if TYPE_CHECKING:
     from dap.features import Encoder
     from dap.index import Index
 
-__all__ = ["AnyMethod", "Context", "Couples", "Method", "Presets", "Record", "Slot", "Unit"]
+__all__ = ["AnyMethod", "Context", "Couples", "Method", "Presets", "Record", "Remakes", "Slot", "Unit"]
 
 A = TypeVar("A")
 
 Couples: TypeAlias = Literal["slot", "class", "sequence"]
+Remakes: TypeAlias = Literal["slot", "class", "nothing"]
 Presets: TypeAlias = Mapping[str, Mapping[str, object]]
 Record: TypeAlias = Mapping[str, object]
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One image to make: its number, from 0, in the class at position ``class_index`` of the class map."""
+    """One image to make.
+
+    Attributes:
+        class_index: Position of its class in the class map.
+        number: Its number in the class, from 0.
+        again: How often it was made again, each time with other random numbers.
+    """
 
     class_index: int
     number: int
+    again: int = 0
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """What its random numbers are seeded by, beside the run's seed and the class's name."""
+        return (self.number, self.again) if self.again else (self.number,)
 
 
 @dataclass(frozen=True)
@@ -59,7 +72,7 @@ class Context:
         prior: The frozen diffusion model; a :class:`dap.priors.NoPrior` if the method needs none.
         settings: How to sample.
         seed: The root seed.
-        ipc: Images per class.
+        ipc: Images per class; the most of a class if ``counts`` differ.
         size: Side of the images in pixels; if they keep their own sizes, the short side of the source's first one.
         channels: 1 (grey) or 3 (RGB).
         callback_on_step_end: The callback of the denoising loop; see :func:`dap.sampling.sample`.
@@ -68,6 +81,7 @@ class Context:
         encoder: What turns real images into the features by which they are chosen; None: the prior's own features.
         own_size: Whether real images keep their own sizes, which may differ.
         pass_size: The most slots in one evaluation of the denoiser; None: all slots of a unit.
+        counts: Images of each class, if they are not the same number; see :meth:`ipc_of`.
     """
 
     source: Source
@@ -84,6 +98,11 @@ class Context:
     encoder: Encoder | None = None
     own_size: bool = False
     pass_size: int | None = None
+    counts: tuple[int, ...] | None = None
+
+    def ipc_of(self, class_index: int) -> int:
+        """Return the number of images of a class."""
+        return self.ipc if self.counts is None else self.counts[class_index]
 
     def num_steps(self, strength: float = 1.0) -> int:
         """Return the denoiser steps of the run's schedule, or of its last share; Heun has 2n − 1 of n steps."""
@@ -110,9 +129,9 @@ class Context:
         return torch.tensor([self.classes[slot.class_index].label for slot in unit.slots])
 
     def generators(self, unit: Unit) -> list[torch.Generator]:
-        """Return a generator for each slot, seeded by (seed, class name, slot)."""
+        """Return a generator for each slot, seeded by (seed, class name, slot number)."""
         slots = unit.slots
-        return [rng.generator(self.seed, "slot", self.classes[slot.class_index].name, slot.number) for slot in slots]
+        return [rng.generator(self.seed, "slot", self.classes[slot.class_index].name, *slot.key) for slot in slots]
 
     def classes_of(self, unit: Unit) -> list[tuple[int, Tensor]]:
         """Return the index of each class in a unit with the positions of its slots in the unit, int64 (m,)."""
@@ -182,9 +201,20 @@ class Method(Seam, Generic[A]):
             context: The run.
             artefact: What :meth:`prepare` returned.
             class_index: Position of the class in the class map.
-            images: Its finished images in slot order, uint8 (ipc, channels, H, W).
+            images: Its finished images in slot order, uint8 (n, channels, H, W).
         """
         return None
+
+    def shared(self) -> str | None:
+        """Return what all classes of a run share, such as "a classifier of all classes"; None if they share nothing.
+
+        Classes can be added to a finished run only if they share nothing: else they would change the images of others.
+        """
+        return "a classifier of all classes" if "classifier" in self.needs else None
+
+    def remakes(self) -> Remakes:
+        """Return what can be made again with other random numbers: a "slot", only a whole "class", or "nothing"."""
+        return "slot"
 
     def slots_at_once(self, ipc: int) -> int:
         """Return how many slots of a class are sampled together, where the slots of a class are coupled."""

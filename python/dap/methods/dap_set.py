@@ -38,7 +38,7 @@ from dap.errors import OptionError
 from dap.features import Tap
 from dap.kernels.base import KernelLike, as_kernel
 from dap.kernels.linear import LINEAR
-from dap.methods.base import Context, Couples, Presets, Slot, Unit
+from dap.methods.base import Context, Couples, Presets, Remakes, Slot, Unit
 from dap.methods.common.feature_guide import FeatureGuide
 from dap.methods.common.guides import TERMS, SingleGuide
 from dap.methods.common.references import References
@@ -127,7 +127,7 @@ class SetEnergy(FeatureGuide):
         """Return weights (m, N): equal shares for the references in a slot's cluster, 0 for the others."""
         name = context.classes[index].name
         latents = _latents(artefact, name).numpy()
-        count = min(context.ipc, len(latents))
+        count = min(context.ipc_of(index), len(latents))
         labels = k_means(latents, count, n_init=4, seed=derive_seed(context.seed, "pairs", name)).labels
         by_size = np.argsort(-np.bincount(labels, minlength=count), kind="stable")
         members = labels[None] == by_size[np.array(numbers) % count][:, None]
@@ -176,6 +176,10 @@ class DAPSet(SetEnergy, SingleGuide[References]):
         for option in ("candidates", "recurrences"):
             check_whole(option, getattr(self, option))
 
+    def remakes(self) -> Remakes:
+        """Return that with candidates the images of a class are chosen together."""
+        return "slot" if self.candidates == 1 else "class"
+
     def slots_at_once(self, ipc: int) -> int:
         """Return the number of candidates of a class."""
         return ipc * self.candidates
@@ -194,12 +198,13 @@ class DAPSet(SetEnergy, SingleGuide[References]):
         if self.candidates == 1 or not artefact.steps:
             return self._sample(context, unit, artefact)
         medoids: dict[Slot, Tensor] = {}
-        for index, _ in context.classes_of(unit):  # one class at a time, since its candidates fill the batch
-            slots = tuple(Slot(index, number) for number in range(context.ipc * self.candidates))
+        for index, places in context.classes_of(unit):  # one class at a time, since its candidates fill the batch
+            ipc, again = context.ipc_of(index), unit.slots[int(places[0])].again  # a class is made again as a whole
+            slots = tuple(Slot(index, number, again) for number in range(ipc * self.candidates))
             latents = self._sample(context, Unit(unit.index, slots), artefact)
             samples, real, weights = self.finished(context, artefact, index, latents)
-            chosen = medoids_towards(samples, real, context.ipc, weights=weights)
-            medoids |= {Slot(index, number): latents[row] for number, row in enumerate(chosen)}
+            chosen = medoids_towards(samples, real, ipc, weights=weights)
+            medoids |= {slots[number]: latents[row] for number, row in enumerate(chosen)}
         return torch.stack([medoids[slot] for slot in unit.slots])
 
     def _sample(self, context: Context, unit: Unit, artefact: References) -> Tensor:

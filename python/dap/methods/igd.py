@@ -104,6 +104,10 @@ class Influence(SurrogateTraining, Guide[Surrogate]):
         """Return the memory of training the surrogate."""
         return training_bytes(context, self.network, self.width)
 
+    def shared(self) -> str | None:
+        """Return the surrogate, which tells all classes of the run apart."""
+        return "a surrogate, which is trained on all classes"
+
     def disk(self, context: Context) -> int:
         """Return the bytes of the surrogate."""
         return surrogate_bytes(context, self._training)

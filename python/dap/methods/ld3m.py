@@ -153,6 +153,10 @@ class LD3M(Method[RealLatents]):
         with torch.no_grad():
             return chain(prior, z, noise, labels, condition)
 
+    def shared(self) -> str | None:
+        """Return that gradients of networks depend on their number of outputs; features do not."""
+        return "the outputs of the networks whose gradients it matches" if self.matching == "gradient" else None
+
     def steps_per_slot(self, context: Context) -> int:
         """Return the number of iterations."""
         return self.steps
@@ -161,8 +165,8 @@ class LD3M(Method[RealLatents]):
         """Return the source id of the real image at which each slot starts, by class."""
         return {
             "started": {
-                name: [ids[row] for row in _rows(context, name, len(ids), range(context.ipc))]
-                for name, ids in artefact.ids.items()
+                name: [ids[row] for row in _rows(context, name, len(ids), range(context.ipc_of(index)))]
+                for index, (name, ids) in enumerate(artefact.ids.items())
             }
         }
 

@@ -128,9 +128,9 @@ class ManifoldMode(Guide[Modes]):
 
     def term(self, context: Context, unit: Unit, artefact: Modes) -> ManifoldModeTerm:
         """Return the term that guides each slot, with random points for each slot."""
-        names = [(context.classes[slot.class_index].name, slot.number) for slot in unit.slots]
+        keys = [(context.classes[slot.class_index].name, slot.key) for slot in unit.slots]
         modes = artefact.of(context, unit)
-        generators = [rng.generator(context.seed, "manifold", name, number) for name, number in names]
+        generators = [rng.generator(context.seed, "manifold", name, *key) for name, key in keys]
         return ManifoldModeTerm(
             modes=modes, cloud=Cloud.draw(modes[0].numel(), generators, modes.device), radius=self.radius,
             bandwidth=self.bandwidth, window=Window(self.start, self.stop), scale=self.scale,

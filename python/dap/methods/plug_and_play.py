@@ -155,6 +155,10 @@ class PlugAndPlay(Method[Constraint | None]):
         check_number("weight", self.weight, 0)
         SurrogateTraining(self.network, self.width, self.epochs)  # raises for values that it does not have
 
+    def shared(self) -> str | None:
+        """Return the classifier, if that is the constraint."""
+        return "a classifier of all classes" if self.constraint == "classifier" and self.weight else None
+
     def steps_per_slot(self, context: Context) -> int:
         """Return the number of Adam's steps plus the sampler's steps that follow."""
         return self.steps + (context.num_steps(self.refine) if self.refine else 0)

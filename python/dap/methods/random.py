@@ -40,7 +40,8 @@ class Random(RealImages):
             FormatError: A chosen image cannot be decoded.
         """
         rows_of_classes(context)
-        chosen = random_of_each_class(context.source, context.ipc, context.seed)
+        counts = {entry.name: context.ipc_of(class_index) for class_index, entry in enumerate(context.classes)}
+        chosen = random_of_each_class(context.source, counts, context.seed)
         slots = ChosenImages()
         for class_index, class_rows in enumerate(chosen.values()):
             slots |= {(class_index, number): index for number, index in enumerate(class_rows.tolist())}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from dap.data import classmap
 from dap.data.image_files import read_image
-from dap.data.manifest import check_finished, images_of, read_manifest
+from dap.data.manifest import check_finished, counts_in, images_of, read_manifest
 from dap.data.source import Source
 from dap.errors import FormatError
 
@@ -46,19 +47,19 @@ def open_run(path: str | Path) -> OpenedRun | None:
         return None
     check_finished(path, manifest)
     entries = classmap.from_json(manifest["class_map"])
-    ipc = manifest["ipc"]
+    counts = counts_in(manifest)
     files = images_of(manifest)
-    best_first = []
-    for label, entry in enumerate(entries):
-        rank = manifest.get("rank", {}).get(entry.name, list(range(ipc)))
-        if sorted(rank) != list(range(ipc)):
-            raise FormatError(f"{path}: expected ranks 0 to {ipc - 1} of {entry.name!r}, got {rank}")
-        best_first.append(label * ipc + np.argsort(rank))
+    best_first: list[np.ndarray] = []
+    for entry, count, first in zip(entries, counts, accumulate(counts, initial=0), strict=False):
+        rank = manifest.get("rank", {}).get(entry.name, list(range(count)))
+        if sorted(rank) != list(range(count)):
+            raise FormatError(f"{path}: expected ranks 0 to {count - 1} of {entry.name!r}, got {rank}")
+        best_first.append(first + np.argsort(rank))
     source = Source(
         name=str(path),
         class_names=tuple(entry.name for entry in entries),
         source_ids=tuple(entry.source_id for entry in entries),
-        labels=np.repeat(np.arange(len(entries), dtype=np.int64), ipc),
+        labels=np.repeat(np.arange(len(entries), dtype=np.int64), counts),
         ids=files,
         load=lambda index: read_image(path / files[index]),
         read=lambda index: (path / files[index]).read_bytes(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -12,7 +12,6 @@ from dap.data.image_files import encode_png
 from dap.data.manifest import (
     LEDGER,
     append_ledger,
-    check_same_run,
     read_ledger,
     read_manifest,
     slot_path,
@@ -21,6 +20,7 @@ from dap.data.manifest import (
 )
 from dap.errors import RunMismatchError
 from dap.methods import Slot, Unit
+from dap.run.history import history_of
 from dap.run.job import Job
 from dap.run.memory import device_memory, footprint
 from dap.run.plan import plan
@@ -29,7 +29,6 @@ from dap.storage.space import check_space
 
 __all__ = ["SHEET", "RunFolder"]
 
-IDENTITY = ("options", "source", "prior", "class_map", "index")  # what has to be the same for a run to be continued
 MAX_BATCH = 100
 MIN_FILE = 512  # bytes that a file takes at least on a disk
 SHEET = "contact_sheet.png"  # drawn when the run has been finished
@@ -42,9 +41,10 @@ class RunFolder:
 
     Args:
         out: The output folder; made when the first file is written.
-        job: The run; :data:`IDENTITY` names the parts of its header that must agree with a manifest that is there
-            already, except ``ipc``, which may grow where slots are independent.
+        job: The run; it must agree with a manifest that is there already, but it may add to it what
+            :func:`dap.run.history.history_of` allows.
         batch_size: Slots made at once; None takes that of the run that is continued, or as many as fit the memory.
+        remake: Slots that are made again, of :func:`dap.run.history.slots_to_remake`.
 
     Attributes:
         out: The output folder.
@@ -54,34 +54,25 @@ class RunFolder:
 
     Raises:
         OptionError: ``batch_size`` is no whole number of at least 1.
-        RunMismatchError: The folder holds other options, other files, or a larger or coupled ipc.
+        RunMismatchError: The folder holds other options or other files, or cannot grow as the job asks.
     """
 
-    def __init__(self, out: Path, job: Job, *, batch_size: int | None = None) -> None:
+    def __init__(
+        self, out: Path, job: Job, *, batch_size: int | None = None, remake: Mapping[str, Sequence[int]] | None = None
+    ) -> None:
         if batch_size is not None:
             batch_size = check_whole("batch_size", batch_size)
         before = read_manifest(out)
         if before is None and not is_vacant(out):
             raise RunMismatchError(f"{out} is not empty and holds no dap.json: choose an empty or a new folder")
         self.out = out
-        header, ipc, couples = job.header(), job.request.ipc, job.recipe.couples
-        stages = list(before["ipc_stages"]) if before else []
+        couples, self._counts = job.recipe.couples, job.counts
         limit = batch_size or (None if before else _most_slots(job))  # slots in one evaluation of the denoiser
         size = before["batch_size"] if before and not batch_size else batch_size or min(MAX_BATCH, limit or MAX_BATCH)
-        if before:
-            identity = {key: header[key] for key in IDENTITY} | {"batch_size": size}
-            check_same_run(out, {key: before.get(key) for key in identity}, identity)
-            if ipc < stages[-1]:
-                raise RunMismatchError(
-                    f"{out} holds {stages[-1]} images per class, more than ipc={ipc}: choose another folder"
-                )
-            if ipc > stages[-1] and couples != "slot":
-                raise RunMismatchError(
-                    f"{out}: this method makes the images of a class together; ipc={stages[-1]} cannot grow to {ipc}"
-                )
-        if not stages or ipc > stages[-1]:
-            stages.append(ipc)
-            images = len(job.classes) * (ipc - (stages[-2] if len(stages) > 1 else 0))
+        history = history_of(out, before, job, size, remake or {})
+        stages = history.stages
+        if history.grows:
+            images = sum(stages[-1]) - (sum(stages[-2]) if len(stages) > 1 else 0)
             check_space(
                 out, images * MIN_FILE, f"ipc: {images} images take at least",
                 "choose a smaller ipc, fewer classes, or another disk",
@@ -89,21 +80,33 @@ class RunFolder:
         parts = before.get("pass_size") if before else _pass_size(job, size, limit)
         if couples == "sequence" and parts is None:
             couples = "class"  # in which older versions made such runs
-        self.units, self.pass_size = plan(len(job.classes), stages, size, couples), parts
-        self._ipc = ipc
+        self.units, self.pass_size = plan(stages, size, couples, history.rounds), parts
         self._class_folders = [entry.folder for entry in job.classes]
         recorded = (before["files"] if before else {}) | (read_ledger(out) if before else {})
+        self._remakes = history.remakes
+        if history.remakes:
+            for slot in (Slot(index, number) for index, numbers in history.rounds[-1].items() for number in numbers):
+                recorded.pop(self._path(slot), None)
         self._files = verify_files(out, recorded)
         self._lost = recorded.keys() - self._files.keys()
-        self._manifest = header | {"ipc": ipc, "ipc_stages": stages, "batch_size": size}
+        names = [entry.name for entry in job.classes]
+        self._manifest = job.header() | history.to_json(names) | {"batch_size": size}
         if parts is not None:
             self._manifest["pass_size"] = parts
         self._seconds = dict(before["seconds"]) if before else {}
-        self._finished = before is not None and before["status"] == "complete" and before["ipc"] == ipc
+        self._finished = before is not None and before["status"] == "complete" and not history.grows
+
+    @property
+    def in_words(self) -> str:
+        """How many images the run has."""
+        counts = self._counts
+        equal = len(set(counts)) == 1
+        return f"{counts[0]} x {len(counts)}" if equal else f"{sum(counts)} images of {len(counts)} classes"
 
     def missing(self) -> Iterator[Unit]:
         """Yield the units of which a file is missing; a unit is looked at when it is its turn."""
-        return (unit for unit in self.units if any(self._path(slot) not in self._files for slot in unit.slots))
+        units = self.units
+        return (unit for unit in units if any(self._path(slot) not in self._files for slot in units.written(unit)))
 
     @property
     def complete(self) -> bool:
@@ -124,20 +127,23 @@ class RunFolder:
         for path, data in files.items():
             self._files[path] = self._write_file(path, data)
         self._finished, self._lost = False, set()
+        if self._remakes:
+            (self.out / LEDGER).unlink(missing_ok=True)  # it may have the images that are made again
         self._write_manifest("running")
 
     def add(self, unit: Unit, images: Iterable[Tensor]) -> None:
         """Write the images of a unit, each uint8 (channels, H, W), and enter them in the ledger."""
-        files = {}
+        files, written = {}, set(self.units.written(unit))
         for slot, image in zip(unit.slots, images, strict=True):
-            path = self._path(slot)
-            files[path] = self._write_file(path, encode_png(image.numpy()))
+            if slot in written:
+                path = self._path(slot)
+                files[path] = self._write_file(path, encode_png(image.numpy()))
         append_ledger(self.out, files)
         self._files |= files
 
     def paths_of(self, class_index: int) -> list[Path]:
         """Return the image files of a class in slot order."""
-        slots = (Slot(class_index, number) for number in range(self._ipc))
+        slots = (Slot(class_index, number) for number in range(self._counts[class_index]))
         return [self.out / self._path(slot) for slot in slots]
 
     def set_ranks(self, ranks: Mapping[str, list[int]]) -> None:
@@ -183,10 +189,12 @@ def _pass_size(job: Job, batch_size: int, limit: int | None) -> int | None:
 
     None where the units are those of versions without it, which is what their manifests say.
     """
-    ipc, classes = job.request.ipc, len(job.classes)
+    ipc, classes = max(job.counts), len(job.classes)
     if job.recipe.couples == "class":
         return limit if limit is not None and job.recipe.slots_at_once(ipc) > limit else None
     if job.recipe.couples == "sequence":
+        if min(job.counts) < ipc:
+            return batch_size  # older versions had no such runs
         before = max(1, batch_size // ipc)  # classes in a unit of the older plan
         return None if min(before, classes) == min(batch_size, classes) else batch_size
     return None

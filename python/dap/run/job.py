@@ -13,9 +13,10 @@ import torch
 
 from dap._core import build_info
 from dap.bar import NO_BARS, Bars
-from dap.config import check_seed, check_whole, plain, to_json
+from dap.config import check_seed, plain, to_json
 from dap.data import classmap
 from dap.data.classmap import ClassEntry, LabelMap
+from dap.data.ipc import Ipc, check_ipc, counts_of
 from dap.data.manifest import SCHEMA
 from dap.data.open import SourceLike, open_source
 from dap.data.source import Source
@@ -51,7 +52,7 @@ class Request:
     prior_options: Mapping[str, object] | None = None
     method: str | AnyMethod | AnyGuide = "dap"
     method_options: Mapping[str, object] | None = None
-    ipc: int = 10
+    ipc: Ipc = 10
     seed: int = 0
     index: str | Path | Index | None = None
     classes: Collection[str] | None = None
@@ -71,7 +72,7 @@ class Request:
     channels: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ipc", check_whole("ipc", self.ipc))
+        object.__setattr__(self, "ipc", check_ipc(self.ipc))
         object.__setattr__(self, "seed", check_seed(self.seed))
         check_channels(self.channels)
         for option in ("method", "size", "num_inference_steps", "guidance_scale", "eta"):
@@ -91,6 +92,8 @@ class Job:
         classes: The class map; labels of ``source`` are positions in it.
         index: The feature index that was given, or None.
         shape: Size and channels of the images.
+        counts: Number of images of each class.
+        whole: The source with all of its classes; None: there is only an index.
         encoder: What turns real images into the features by which they are chosen; None: the prior, or nothing.
     """
 
@@ -102,6 +105,8 @@ class Job:
     classes: tuple[ClassEntry, ...]
     index: Index | None
     shape: Shape
+    counts: tuple[int, ...]
+    whole: Source | None = None
     encoder: Encoder | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -125,10 +130,11 @@ class Job:
         pass_size: int | None = None,
     ) -> Context:
         """Return the run as its method sees it; ``pass_size`` is that of the run's folder."""
+        most, different = max(self.counts), len(set(self.counts)) > 1
         return Context(
-            self.source, self.classes, self.prior, self.settings, self.request.seed, self.request.ipc, self.shape.size,
+            self.source, self.classes, self.prior, self.settings, self.request.seed, most, self.shape.size,
             self.shape.channels, callback_on_step_end=callback_on_step_end, index=self.index, encoder=self.encoder,
-            own_size=self.shape.own, bars=bars, pass_size=pass_size,
+            own_size=self.shape.own, bars=bars, pass_size=pass_size, counts=self.counts if different else None,
         )  # fmt: skip
 
     def header(self) -> dict[str, object]:
@@ -149,7 +155,7 @@ class Job:
                 **(sampled | more if self.samples else dict.fromkeys(sampled)),
                 **({} if self.encoder is None else {"features": dict(self.encoder.describe())}),
             },
-            "source": self._described_source(),
+            "source": self.described_sources()[0],
             "index": None if self.index is None else {"sha256": self.index.hash, **self.index.spec.to_json()},
             "prior": self.prior.describe() if self.samples else None,
             "class_map": classmap.to_json(self.classes),
@@ -163,11 +169,18 @@ class Job:
         known = {name: license for name, license in licenses.items() if license}
         return {"licenses": known} if known else {}
 
-    def _described_source(self) -> dict[str, object]:
-        if self.index is None:
-            return {"name": self.source.name, "identity": self.source.identity(), "images": len(self.source)}
-        rows = sum(self.index.of_class(entry.name).rows for entry in self.classes)
-        return {**self.index.spec.source, "images": rows}
+    def described_sources(self, names: Collection[str] | None = None) -> list[dict[str, object]]:
+        """Return what the manifest of a run of some of the classes may say of the source; by default of all of them."""
+        if self.index is not None:
+            rows = sum(
+                self.index.of_class(entry.name).rows for entry in self.classes if names is None or entry.name in names
+            )
+            return [{**self.index.spec.source, "images": rows}]
+        if names is None or self.whole is None:
+            return [{"name": self.source.name, "identity": self.source.identity(), "images": len(self.source)}]
+        images = len(self.source.subset(names))
+        identities = self.whole.identities_of(names)
+        return [{"name": self.source.name, "identity": identity, "images": images} for identity in identities]
 
 
 def resolve(request: Request) -> Job:
@@ -177,15 +190,18 @@ def resolve(request: Request) -> Job:
         DapError: One of its kinds, for an option, source, index or prior that is not usable.
     """
     recipe = get_method(request.method, request.method_options)
+    index, whole = None, None
     if request.index is not None:
         index, source = open_index_and_source(request.index, request.source, request.classes)
     elif request.source is not None:
-        index, source = None, open_source(request.source, classes=request.classes)
+        whole = open_source(request.source)
+        source = whole if request.classes is None else whole.subset(request.classes)
     else:
         raise OptionError("source: expected real images to distil, or an index of them (index=), got neither")
     if index is not None and request.label_map:
         raise OptionError("label_map: the index has the labels that it was made with; give it to build_index instead")
-    check_request(request, source, recipe)
+    counts = counts_of(request.ipc, source.class_names)
+    check_request(request, source, recipe, counts)
     prior, encoder = _prior_and_encoder(request, recipe, source)
     settings = SamplingSettings.choose(
         prior.recommended, request.sampling, num_inference_steps=request.num_inference_steps,
@@ -196,7 +212,7 @@ def resolve(request: Request) -> Job:
     if isinstance(prior, NoPrior):
         _warn_of_unused(request, recipe)
     shape = _shape(request, recipe, source, prior)
-    job = Job(request, recipe, source, prior, settings, classes, index, shape, encoder)
+    job = Job(request, recipe, source, prior, settings, classes, index, shape, counts, whole, encoder)
     if job.samples:
         check_settings(prior, settings)
         _warn_of_sampling(job)

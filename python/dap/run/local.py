@@ -48,7 +48,7 @@ def _execute(recipe: Method[A], job: Job, folder: RunFolder, progress: bool, cal
     folder.add_seconds("prepare", time.monotonic() - start)
     folder.begin(recipe.record(context, artefact), recipe.files(context, artefact))
     start = time.monotonic()
-    title = f"{recipe.name}, {context.ipc} x {len(context.classes)}"
+    title = f"{recipe.name}, {folder.in_words}"
     total = sum(len(unit.slots) for unit in folder.missing()) * recipe.steps_per_slot(context)
     with bars.making(title, total) as on_step:
         context = job.context(bars, on_step, pass_size=folder.pass_size)
@@ -71,6 +71,6 @@ def _rank(recipe: Method[A], context: Context, artefact: A, folder: RunFolder) -
         images = torch.from_numpy(pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2).copy())
         order = recipe.order(context, artefact, index, images)
         if order is not None:
-            ranks[entry.name] = [order.index(number) for number in range(context.ipc)]
+            ranks[entry.name] = [order.index(number) for number in range(context.ipc_of(index))]
     if ranks:
         folder.set_ranks(ranks)

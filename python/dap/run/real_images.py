@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dap.config import check_whole
@@ -38,7 +38,7 @@ class Shape(NamedTuple):
     own: bool
 
 
-def check_request(request: Request, source: Source, recipe: AnyMethod) -> None:
+def check_request(request: Request, source: Source, recipe: AnyMethod, counts: Sequence[int]) -> None:
     """Raise unless the options for real images are ones that the method has, and its classes have enough images.
 
     Raises:
@@ -60,7 +60,7 @@ def check_request(request: Request, source: Source, recipe: AnyMethod) -> None:
     if request.size is not None:
         check_whole("size", request.size)
     if isinstance(recipe, RealImages):
-        check_enough(source, request.ipc)
+        check_enough(source, counts)
 
 
 def shape_of_run(request: Request, source: Source, recipe: AnyMethod) -> Shape:

@@ -74,6 +74,10 @@ class Guide(Seam, Generic[A]):
         """Return the slot numbers of a class, best first, or None; see :meth:`dap.methods.Method.order`."""
         return None
 
+    def shared(self) -> str | None:
+        """Return what all classes of a run share, or None; see :meth:`dap.methods.Method.shared`."""
+        return None
+
     def __add__(self, other: AnyGuide | Guided) -> Guided:
         return Guided((*_guides_of(self), *_guides_of(other)))
 
@@ -172,6 +176,10 @@ class Guided(Method[tuple[object, ...]]):
         """Return the record of each guide, in order."""
         pairs = zip(self.terms, artefact, strict=True)
         return {"terms": [guide.record(context, prepared) for guide, prepared in pairs]}
+
+    def shared(self) -> str | None:
+        """Return what the classes share in the first guide that shares something."""
+        return next((shared for guide in self.terms if (shared := guide.shared())), None)
 
     def order(
         self, context: Context, artefact: tuple[object, ...], class_index: int, images: Tensor

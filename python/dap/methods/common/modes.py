@@ -29,7 +29,7 @@ class Clusters:
     """The clusters of a class, in the order of its slots.
 
     Attributes:
-        centers: The centre of each cluster, (ipc, D).
+        centers: The centre of each cluster, (k, D).
         labels: The cluster of each row, int64 (N,); −1 for a row in no cluster.
     """
 
@@ -46,7 +46,7 @@ class Modes:
     """The modes of each class, by its name.
 
     Attributes:
-        latents: The mode of each slot, float32 (ipc, C, h, w) on the CPU.
+        latents: The mode of each slot, float32 (n, C, h, w) on the CPU.
         sizes: The number of real images in the cluster of each mode.
         nearest: The source id of the real image nearest to each mode.
     """
@@ -73,24 +73,25 @@ def find_modes(context: Context, cluster: Callable[[npt.NDArray[np.float32], int
         cluster: Takes latents (N, D), the number of clusters and a seed; returns clusters in the order of the slots.
 
     Raises:
-        OptionError: A class has fewer than ``ipc`` images.
+        OptionError: A class has fewer images than are wanted.
     """
     prior, modes = context.prior, Modes({}, {}, {})
     real = real_latents(context.source, context.classes, prior, index=context.index, bars=context.bars)
-    for name, ids in real.ids.items():
-        if len(ids) < context.ipc:
+    for index, (name, ids) in enumerate(real.ids.items()):
+        if len(ids) < context.ipc_of(index):
             raise OptionError(
-                f"class {name!r} has {len(ids)} images, fewer than the modes that ipc={context.ipc} needs: lower ipc"
+                f"class {name!r} has {len(ids)} images, fewer than the modes that ipc={context.ipc_of(index)} needs: "
+                "lower ipc"
             )
     real.prepare()
     kept = "the latents are kept in the cache; the same command finds the modes again"
     with context.bars.stage("modes", total=len(real.ids), unit="class", kept=kept) as bar:
-        for name, ids in real.ids.items():
-            rows = real.of_class(name).flatten(1).numpy()
-            clusters = cluster(rows, context.ipc, derive_seed(context.seed, "modes", name))
+        for index, (name, ids) in enumerate(real.ids.items()):
+            rows, count = real.of_class(name).flatten(1).numpy(), context.ipc_of(index)
+            clusters = cluster(rows, count, derive_seed(context.seed, "modes", name))
             centers = clusters.centers.astype(np.float32)
             modes.latents[name] = torch.from_numpy(centers).reshape(-1, *prior.latent_shape)
-            modes.sizes[name] = np.bincount(clusters.labels[clusters.labels >= 0], minlength=context.ipc).tolist()
+            modes.sizes[name] = np.bincount(clusters.labels[clusters.labels >= 0], minlength=count).tolist()
             modes.nearest[name] = [ids[row] for row in np.asarray(nearest(centers, rows)[1])[:, 0]]
             bar.update()
     return modes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
@@ -17,7 +17,7 @@ from dap.data.source import Source
 from dap.errors import OptionError
 from dap.features import Encoder, check_block
 from dap.features.encoders import PriorEncoder
-from dap.methods.base import Context, Couples, Method, Presets, Record, Unit
+from dap.methods.base import Context, Couples, Method, Presets, Record, Remakes, Unit
 from dap.priors import Demand
 
 __all__ = ["ChosenImages", "RealImages", "RealImagesByFeatures", "check_enough", "rows_of_classes"]
@@ -52,27 +52,32 @@ class RealImages(Method[ChosenImages]):
 
     def record(self, context: Context, artefact: ChosenImages) -> Record:
         """Return the source id of each image, by class and in slot order."""
+        ids, classes = context.source.ids, enumerate(context.classes)
         return {
             "images": {
-                entry.name: [context.source.ids[artefact[class_index, number]] for number in range(context.ipc)]
-                for class_index, entry in enumerate(context.classes)
+                entry.name: [ids[artefact[index, number]] for number in range(context.ipc_of(index))]
+                for index, entry in classes
             }
         }
+
+    def remakes(self) -> Remakes:
+        """Return that no image can be made again: there is only one choice."""
+        return "nothing"
 
     def steps_per_slot(self, context: Context) -> int:
         """Return 0: no denoiser step is run."""
         return 0
 
 
-def check_enough(source: Source, ipc: int) -> None:
-    """Raise OptionError if a class of a source has fewer than ``ipc`` images."""
+def check_enough(source: Source, wanted: Sequence[int]) -> None:
+    """Raise OptionError if a class of a source has fewer images than are wanted of it."""
     counts = np.bincount(source.labels, minlength=len(source.class_names)).tolist()
-    few = next((number for number, count in enumerate(counts) if count < ipc), None)
+    few = next((number for number, count in enumerate(counts) if count < wanted[number]), None)
     if few is not None:
         images = "1 image" if counts[few] == 1 else f"{counts[few]} images"
         raise OptionError(
-            f"class {source.class_names[few]!r} has {images}, fewer than ipc={ipc}: choose an ipc of at most "
-            f"{min(counts)}, which every class has, or leave such classes out (classes=)"
+            f"class {source.class_names[few]!r} has {images}, fewer than ipc={wanted[few]}: choose an ipc of at most "
+            f"{min(counts)}, which every class has, give such classes a smaller ipc, or leave them out (classes=)"
         )
 
 
@@ -80,9 +85,9 @@ def rows_of_classes(context: Context) -> list[npt.NDArray[np.int64]]:
     """Return the source indices of each class.
 
     Raises:
-        OptionError: A class has fewer than ``ipc`` images.
+        OptionError: A class has fewer images than are wanted.
     """
-    check_enough(context.source, context.ipc)
+    check_enough(context.source, [context.ipc_of(class_index) for class_index in range(len(context.classes))])
     return [context.source.of_class(class_index) for class_index in range(len(context.classes))]
 
 
@@ -132,7 +137,7 @@ class RealImagesByFeatures(RealImages):
         with context.bars.stage("features", total=sum(map(len, classes)), unit=" images", kept=kept) as bar:
             for class_index, (entry, indices) in enumerate(zip(context.classes, classes, strict=True)):
                 features = encoder.rows(context.source, indices, label=entry.label, on_batch=bar.update)
-                rows = self.choose(features, context.ipc, context.seed, entry.name)
+                rows = self.choose(features, context.ipc_of(class_index), context.seed, entry.name)
                 chosen |= {(class_index, number): int(indices[row]) for number, row in enumerate(rows)}
         return chosen
 

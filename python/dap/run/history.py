@@ -1,0 +1,170 @@
+"""The history of a run: how it grew, by images or by classes, and which slots were made again.
+
+The manifest keeps it, and the plan follows from it: the same calls in the same order make the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dap.data.ipc import ipc_of, numbers_of_classes
+from dap.data.manifest import check_same_run, counts_in, read_manifest
+from dap.data.names import some
+from dap.errors import OptionError, RunMismatchError
+from dap.run.job import Job
+from dap.run.plan import Round
+
+__all__ = ["IDENTITY", "History", "history_of", "slots_to_remake"]
+
+IDENTITY = ("options", "source", "prior", "class_map", "index")  # what has to be the same for a run to be continued
+BY_CLASS = ("prompts", "concepts")  # entries of a text prior's description
+
+
+class History(NamedTuple):
+    """What has been asked of a folder, with what is asked now.
+
+    Attributes:
+        stages: For each time that images were added, the number of images of each class after it.
+        rounds: The slots that were made again at one time, the earliest first.
+        grows: Whether the last stage is new.
+        remakes: Whether the last round is new.
+    """
+
+    stages: list[tuple[int, ...]]
+    rounds: list[Round]
+    grows: bool
+    remakes: bool
+
+    def to_json(self, names: Sequence[str]) -> dict[str, object]:
+        """Return the entries of the manifest, for the names of the run's classes."""
+        stages = [ipc_of(stage, names) for stage in self.stages]
+        rounds = [{names[index]: list(numbers) for index, numbers in slots.items()} for slots in self.rounds]
+        return {"ipc": stages[-1], "ipc_stages": stages} | ({"remade": rounds} if rounds else {})
+
+
+def slots_to_remake(out: Path, wanted: str | Collection[str]) -> dict[str, list[int]]:
+    """Return the slots that ``remake`` names, by class.
+
+    Args:
+        out: The folder of the run.
+        wanted: "CLASS/NUMBER" for one slot, "CLASS" for all of a class.
+
+    Raises:
+        OptionError: There is no run, or it has no such class or slot.
+        FormatError: The manifest is damaged.
+    """
+    texts = [wanted] if isinstance(wanted, str) else list(wanted)
+    if not texts:
+        return {}
+    manifest = read_manifest(out)
+    if manifest is None:
+        raise OptionError(f"remake: {out} holds no run whose images could be made again; leave it out")
+    names = [entry["name"] for entry in manifest["class_map"]]
+    counts = dict(zip(names, counts_in(manifest), strict=True))
+    slots: dict[str, set[int]] = {}
+    for text in texts:
+        name, _, digits = text.rpartition("/") if isinstance(text, str) else ("", "", "")
+        single = name in counts and digits.isdecimal() and len(digits) < 10
+        if single == (text in counts):  # neither, or a class is called as a slot of another is
+            raise OptionError(
+                f"remake: expected CLASS/NUMBER, such as {names[0] + '/0'!r}, or CLASS, of the classes {some(names)}, "
+                f"got {text!r}"
+            )
+        if single and int(digits) >= counts[name]:
+            raise OptionError(f"remake: class {name!r} has images 0 to {counts[name] - 1}, got {text!r}")
+        slots.setdefault(name if single else text, set()).update([int(digits)] if single else range(counts[text]))
+    return {name: sorted(slots[name]) for name in names if name in slots}
+
+
+def history_of(
+    out: Path, before: Mapping[str, Any] | None, job: Job, batch_size: int, remake: Mapping[str, Sequence[int]]
+) -> History:
+    """Return the history of a folder with what a job adds to it.
+
+    Args:
+        out: The folder.
+        before: Its manifest; None: there is none.
+        job: The run.
+        batch_size: Its batch size.
+        remake: The slots that are to be made again, of :func:`slots_to_remake`.
+
+    Raises:
+        RunMismatchError: The folder holds other options; or more images or classes than the job asks for; or the method
+            can add none, or cannot make these slots again.
+    """
+    if before is None:
+        return History([job.counts], [], grows=True, remakes=False)
+    names, old_names = [entry.name for entry in job.classes], [entry["name"] for entry in before["class_map"]]
+    if set(names) < set(old_names):
+        left_out = [name for name in old_names if name not in names]
+        raise RunMismatchError(f"{out} holds class {some(left_out)} too: name it (classes=), or choose another folder")
+    added = [name for name in names if name not in old_names] if set(names) > set(old_names) else []
+    identity = _identity(job, before, added) | {"batch_size": batch_size}
+    check_same_run(out, {key: before.get(key) for key in identity}, identity)
+    shared = job.recipe.shared()
+    if added and shared is not None:
+        raise RunMismatchError(
+            f"{out}: class {some(added)} cannot be added, since the classes of this method share {shared}: choose "
+            "another folder, and make all classes there"
+        )
+    stages = [
+        numbers_of_classes(ipc if isinstance(ipc, dict) else dict.fromkeys(old_names, ipc), names)
+        for ipc in before["ipc_stages"]
+    ]
+    for name, had, has in zip(names, stages[-1], job.counts, strict=True):
+        if has < had:
+            raise RunMismatchError(
+                f"{out} holds {had} images {_of(name, job)}, more than ipc={has}: choose another folder"
+            )
+        if has > had > 0 and job.recipe.couples != "slot":
+            raise RunMismatchError(
+                f"{out}: this method makes the images of a class together; ipc={had} cannot grow to {has}"
+            )
+    grows = stages[-1] != job.counts
+    _check_remakes(job, remake)
+    rounds: list[Round] = [_by_index(slots, names) for slots in before.get("remade", ())]
+    again = _by_index(remake, names)
+    # an unfinished run with these slots as the last ones is continued
+    remakes = bool(again) and (before["status"] == "complete" or rounds[-1:] != [again])
+    return History([*stages, job.counts] if grows else stages, [*rounds, again] if remakes else rounds, grows, remakes)
+
+
+def _by_index(slots: Mapping[str, Sequence[int]], names: Sequence[str]) -> Round:
+    return {names.index(name): list(numbers) for name, numbers in slots.items()}
+
+
+def _of(name: str, job: Job) -> str:
+    return "per class" if len(set(job.counts)) == 1 else f"of class {name!r}"
+
+
+def _check_remakes(job: Job, remake: Mapping[str, Sequence[int]]) -> None:
+    """Raise unless the method can make these slots again."""
+    recipe, counts = job.recipe, {entry.name: count for entry, count in zip(job.classes, job.counts, strict=True)}
+    if remake and recipe.remakes() == "nothing":
+        raise OptionError(
+            f"remake: method {recipe.name!r} chooses real images, so the same ones would come again: leave the image "
+            "out of the source, or choose another seed"
+        )
+    parts = [name for name, numbers in remake.items() if len(numbers) < counts[name]]
+    if parts and recipe.remakes() == "class":
+        raise OptionError(
+            f"remake: with these options method {recipe.name!r} chooses the images of a class together: make the whole "
+            f"class again, {parts[0]!r}"
+        )
+
+
+def _identity(job: Job, before: Mapping[str, Any], added: Collection[str]) -> dict[str, object]:
+    """Return the identity of a job as it is without the classes that were added."""
+    header: dict[str, Any] = {key: value for key, value in job.header().items() if key in IDENTITY}
+    if not added:
+        return header
+    header["class_map"] = [entry for entry in header["class_map"] if entry["name"] not in added]
+    sources = job.described_sources([entry["name"] for entry in header["class_map"]])
+    header["source"] = before["source"] if before["source"] in sources else sources[0]
+    if header["prior"] is not None:
+        for key in header["prior"].keys() & set(BY_CLASS):
+            values = header["prior"][key]
+            header["prior"] |= {key: {name: value for name, value in values.items() if name not in added}}
+    return header
