@@ -17,7 +17,7 @@ from dap.priors import pipeline_folder
 from dap.priors.base import Prediction, Prior
 from dap.priors.batches import ImageBytes, first_stage_bytes
 from dap.priors.demand import Demand, StepBytes
-from dap.priors.fingerprint import fingerprint
+from dap.priors.fingerprint import Origin, fingerprint
 from dap.priors.first_stage import decode_latents, encode_pixels, image_scale
 from dap.priors.hub import Files
 from dap.priors.memory import measure_step, tensor_bytes, without_data
@@ -103,6 +103,8 @@ class PipelinePrior(Prior):
         self.vae_dtype = None if first_stage is None else first_stage.dtype
         self.license = pipeline_folder.licence_of(pipeline.name_or_path)
         self._sha256: str | None = None  # of weights that were converted: their hash before
+        self._origin: Origin | None = None
+        self._hashed: tuple[str, str] | None = None  # a probe of the weights, and their hash
         self._set_sampling(learned_variance, guided_channels)
 
     @classmethod
@@ -149,8 +151,11 @@ class PipelinePrior(Prior):
         kind = pipeline_folder.pipeline_type(files)
         if kind not in cls.pipeline_types:
             raise SourceError(f"prior {str(id_or_path)!r}: holds a {kind}, expected {' or '.join(cls.pipeline_types)}")
-        pipeline, recommended = pipeline_folder.load_pipeline(files, kind, cls.components)
+        pipeline, recommended, states = pipeline_folder.load_pipeline(files, kind, cls.components)
         prior = cls(pipeline.to(device), name=name or str(id_or_path), recommended=recommended, **options)
+        loading = [cls.__module__, cls.__qualname__, kind, files.variant, files.use_safetensors]
+        if not prior._learned_tensors():
+            prior._origin = Origin(states, loading, prior._fingerprint(probe=True))
         prior.convert(dtype, vae_dtype)
         return prior
 
@@ -196,8 +201,19 @@ class PipelinePrior(Prior):
             "name": self.name,
             "learned_variance": self.learned_variance,
             "guided_channels": self.guided_channels,
-            "sha256": self._sha256 or fingerprint(self._scheduler, self._networks(), self._learned_tensors()),
+            "sha256": self._sha256 or self._hash(),
         }
+
+    def _hash(self) -> str:
+        """Return the hash of the weights, which is computed again only if they were changed."""
+        probe = self._fingerprint(probe=True)
+        if self._hashed is None or self._hashed[0] != probe:
+            origin = self._origin
+            self._hashed = probe, origin.hash(probe, self._fingerprint) if origin else self._fingerprint()
+        return self._hashed[1]
+
+    def _fingerprint(self, *, probe: bool = False) -> str:
+        return fingerprint(self._scheduler, self._networks(), self._learned_tensors(), probe=probe)
 
     @property
     def image_bytes(self) -> ImageBytes:

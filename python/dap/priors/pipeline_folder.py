@@ -32,6 +32,7 @@ from dap.storage.checked_json import (
     read_json,
     whole,
 )
+from dap.storage.file_states import FileStates
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -93,8 +94,8 @@ def pipeline_type(files: Files) -> str:
 
 def load_pipeline(
     files: Files, kind: str, components: Mapping[str, object]
-) -> tuple[DiffusionPipeline, Mapping[str, object]]:
-    """Return a pipeline on the CPU, if its folder holds nothing but data, and its recommended settings.
+) -> tuple[DiffusionPipeline, Mapping[str, object], FileStates]:
+    """Return a pipeline on the CPU, if its folder holds nothing but data, its recommended settings, and its files.
 
     Args:
         files: Those for which :func:`pipeline_type` returned ``kind``.
@@ -109,6 +110,7 @@ def load_pipeline(
         if folder is None:
             folder = download(files, kind, components)
             pipeline_type(Files(folder))  # what was downloaded may be newer than what was checked
+        states = FileStates.of(folder)
         _check_files(folder, str(files.name))
         recommended = read_recommended(folder)
         # diffusers reads pickled shards only if no safetensors are asked for, and both kinds only if nothing is said
@@ -126,7 +128,7 @@ def load_pipeline(
                     "them; to read them, give the prior's option use_safetensors=false"
                 ) from error
             raise unreadable(files.name, kind, error) from error
-    return pipeline, recommended
+    return pipeline, recommended, states
 
 
 def _check_files(folder: Path, name: str) -> None:

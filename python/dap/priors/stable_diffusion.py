@@ -151,7 +151,7 @@ class StableDiffusionPrior(PipelinePrior, TextPrior):
             self.pipeline, template=self._template, prompts=self._prompts, negative_prompt=self._negative,
             concepts=concepts, name=self.name, recommended=self.recommended,
         )  # fmt: skip
-        prior._sha256 = self._sha256
+        prior._sha256, prior._origin, prior._hashed = self._sha256, self._origin, self._hashed
         return prior
 
     def describe(self) -> dict[str, object]:

@@ -25,6 +25,7 @@ from dap.storage.space import check_space
 __all__ = [
     "CONCEPTS",
     "FEATURES",
+    "HASHED",
     "INDEXES",
     "LATENTS",
     "RUNS",
@@ -37,9 +38,10 @@ __all__ = [
     "clear_cache",
 ]
 
-CONCEPTS, FEATURES, INDEXES, LATENTS, RUNS, SHARDS, SURROGATES = (
+CONCEPTS, FEATURES, HASHED, INDEXES, LATENTS, RUNS, SHARDS, SURROGATES = (
     "concepts",
     "features",
+    "hashed",
     "indexes",
     "latents",
     "runs",
@@ -255,7 +257,7 @@ def clear_cache() -> int:
 
 def _delete_entries() -> int:
     before = cache_size()
-    for kind in (HASHES, CONCEPTS, FEATURES, INDEXES, LATENTS, RUNS, SHARDS, SURROGATES):
+    for kind in (HASHES, CONCEPTS, FEATURES, HASHED, INDEXES, LATENTS, RUNS, SHARDS, SURROGATES):
         shutil.rmtree(cache_folder() / kind, ignore_errors=True)
     return before - cache_size()
 
