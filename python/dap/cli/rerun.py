@@ -2,7 +2,8 @@
 
 When a run is complete, the cache gets an empty entry, whose name is a hash of all that decided that: the options, the
 source's identity, sizes and times of dap's and the prior's files, and the manifest. If the entry is there again, a full
-check would find the run complete. A run with a prior that is not a folder of its own (a hub id, an adapter), or with an
+check would find the run complete. The images are read again, unless an entry has the states that their files had when
+they were read. A run with a prior that is not a folder of its own (a hub id, an adapter), or with an
 option that names a file, is always checked in full.
 """
 
@@ -16,9 +17,10 @@ from pathlib import Path
 
 import dap
 from dap.cli.values import METHODS, PRIORS
-from dap.data.manifest import MANIFEST, counts_in, read_manifest, verify_files
+from dap.data.manifest import MANIFEST, TRAIN, counts_in, read_manifest, verify_files
 from dap.errors import DapError
 from dap.storage.cache import RUNS, CacheEntry
+from dap.storage.file_states import FileStates
 from dap.storage.files import sha256_file
 
 __all__ = ["finished_images", "remember"]
@@ -37,9 +39,22 @@ def finished_images(out: Path, options: Mapping[str, object], identities: list[s
         if entry is None or not entry.exists():
             return None
         manifest = read_manifest(out)
-        if manifest is not None and len(verify_files(out, manifest["files"])) == len(manifest["files"]):
+        if manifest is not None and _is_whole(out, manifest["files"], entry):
             return sum(counts_in(manifest))
     return None
+
+
+def _is_whole(out: Path, files: Mapping[str, str], run: CacheEntry) -> bool:
+    """Whether all files of a run have their bytes; images that were read once are known by their states."""
+    states = FileStates.of(out / TRAIN)
+    verified = CacheEntry.of(RUNS, [run.path.name, states.files])
+    known = verified.exists()
+    to_read = {path: sha256 for path, sha256 in files.items() if not (known and path.startswith(f"{TRAIN}/"))}
+    if len(verify_files(out, to_read)) < len(to_read):
+        return False
+    if states.settled and not known:
+        verified.write(b"")
+    return True
 
 
 def remember(out: Path, options: Mapping[str, object], identities: list[str]) -> None:

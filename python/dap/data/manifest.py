@@ -37,6 +37,7 @@ __all__ = [
     "LEDGER",
     "MANIFEST",
     "SCHEMA",
+    "TRAIN",
     "append_ledger",
     "check_finished",
     "check_same_run",
@@ -50,6 +51,7 @@ __all__ = [
 ]
 
 MANIFEST, LEDGER, SCHEMA = "dap.json", ".dap-ledger.jsonl", 1
+TRAIN = "train"  # the folder of the images
 FILES = mapping(SHA256, keys=BELOW)
 IPC = either(mapping(whole(1)), whole(1))
 SHAPE = fields(
@@ -70,7 +72,7 @@ ADVICE = "it is damaged, or written by something else or a newer dap: restore it
 
 def slot_path(folder: str, number: int) -> str:
     """Return the path of a slot's image below the output folder."""
-    return f"train/{folder}/{number:05d}.png"
+    return f"{TRAIN}/{folder}/{number:05d}.png"
 
 
 def write_manifest(out: Path, manifest: Mapping[str, object]) -> None:
