@@ -6,14 +6,14 @@
 
 The transformer is in bfloat16, the VAE in float32, the weights are random. A step is one of sampling, with
 classifier-free guidance, in which the method guides. Operations are those of torch's counter, two for a multiplication
-and an addition. With --check each method makes one unit in a process of its own, in two steps; what is
-compared is by how much its resident memory rose above what it held before the unit.
+and an addition. With --check each method makes one unit in two steps, and the parts of a run are done by themselves. By
+how much the resident memory rises meanwhile is compared with the plan. The networks have run once before: their first
+calls compile kernels and read code of the libraries from disk, 20 to 60 MB that stay.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -32,7 +32,7 @@ from dap.methods.common.network_memory import rehearse_network
 from dap.priors import Demand
 from dap.priors.dit import DiTPrior
 from dap.priors.memory import rehearse
-from dap.run.job import Request, resolve
+from dap.run.job import Job, Request, resolve
 from dap.run.memory import footprint
 from dap.sampling import SamplingSettings
 
@@ -46,6 +46,7 @@ METHODS: dict[str, dict[str, object]] = {
     "plug_and_play": {"steps": 2, "refine": 0.0, "references": 4},
     "ld3m": {"steps": 2, "chain": 2, "batch": 4, "width": 32}, "igd": {"start": 0.0, "stop": 1.0, **SURROGATE},
 }  # fmt: skip
+PARTS = ("encode", "decode", "decode with a graph", "train the surrogate of `igd`")
 GB = 1e9
 RETURNED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 """Makes glibc give freed memory back, which it else keeps: the resident memory is then what is used."""
@@ -77,14 +78,18 @@ def shaped(kind: Any, dtype: torch.dtype, **config: Any) -> Any:
 
 
 def filled(kind: Any, dtype: torch.dtype, **config: Any) -> Any:
-    """A network of diffusers with small random weights."""
-    network, generator = shaped(kind, dtype, **config).to_empty(device="cpu"), torch.Generator().manual_seed(0)
+    """A network of diffusers with small random weights, which repeat: drawing them all takes longer than a step."""
+    network = shaped(kind, dtype, **config).to_empty(device="cpu")
+    draws = torch.randn(2**20 - 3, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         for name, values in (*network.named_parameters(), *network.named_buffers()):
             if values.dim() < 2:
                 values.fill_(float(name.endswith("norm.weight") or ("norm" in name and name.endswith("weight"))))
-            else:
-                values.normal_(std=0.5 * values[0].numel() ** -0.5, generator=generator)
+                continue
+            std, flat = 0.5 * values[0].numel() ** -0.5, values.view(-1)
+            for start in range(0, len(flat), len(draws)):
+                part = flat[start : start + len(draws)]
+                part.copy_(std * draws[: len(part)])
     return network.eval()
 
 
@@ -142,49 +147,78 @@ def table(sizes: list[int], methods: list[str]) -> None:
             print(f"| `{name}` | {tera:.2f} | {memory} | {fit:,} |", flush=True)
 
 
-def check(sizes: list[int], methods: list[str], batches: list[int]) -> None:
-    print("\n| method | pixels | slots | planned GB | really GB | really / planned |\n|---|---|---|---|---|---|")
-    for size in sizes:
-        for name in methods:
+def check(size: int, methods: list[str], batches: list[int]) -> None:
+    """Print a row for each part of a run and each method: by how much the resident memory rises, and the plan."""
+    prior = DiTPrior(pipeline(size, filled), name="DiT-XL/2")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["DAP_CACHE"] = str(Path(folder) / "cache")
+        for label in range(max(batches)):
+            (Path(folder) / "images" / f"class {label}").mkdir(parents=True)
+            for number in range(4):
+                pixels = np.random.default_rng((label, number)).integers(0, 256, (size, size, 3), np.uint8)
+                Image.fromarray(pixels).save(Path(folder) / "images" / f"class {label}" / f"{number}.png")
+        for name in (*PARTS, *methods):
             for batch in batches:
-                command = [sys.executable, __file__, "--child", name, "--sizes", str(size), "--check", str(batch)]
-                done = subprocess.run(command, capture_output=True, text=True, env=os.environ | RETURNED)
-                row = f"| `{name}` | {size} | {batch} |"
-                if done.returncode:
-                    print(f"{row} failed: {done.stderr.strip().splitlines()[-1]} |", flush=True)
-                    continue
-                plan, real = json.loads(done.stdout.splitlines()[-1])
-                print(f"{row} {plan / GB:.2f} | {real / GB:.2f} | {real / plan:.2f} |", flush=True)
+                measure = part if name in PARTS else unit
+                planned, real = measure(prior, name, batch, Path(folder) / "images")
+                title = name if name in PARTS else f"`{name}`"
+                print(
+                    f"| {title} | {size} | {batch} | {planned / GB:.3f} | {real / GB:.3f} | {real / planned:.2f} |",
+                    flush=True,
+                )
+
+
+def part(prior: DiTPrior, name: str, count: int, images: Path) -> tuple[int, int]:
+    """Return the bytes that a part of a run takes for some images, as planned and as measured."""
+    image, side = prior.image_bytes, prior.image_shape[1]
+    pixels = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8)
+    latents = torch.randn(count, *prior.latent_shape)
+    prior.decode(latents[:1, :, :8, :8]), prior.encode(pixels[:1, :, :64, :64])  # reads the libraries' code
+    if name == "encode":
+        return count * image.encode, risen(lambda: prior.encode(pixels))
+    if name == "decode":
+        return count * image.decode, risen(lambda: prior.decode(latents))
+    if name == "decode with a graph":
+        latents.requires_grad_()
+        planned = min(count, prior.batches.decode_graph) * image.decode_graph
+        return planned, risen(lambda: torch.autograd.grad(prior.decode_with_graph(latents).sum(), latents))
+    job = request(prior, "igd", images, 1, classes=count)
+    given = job.context()
+    return job.recipe.preparation_bytes(given), risen(lambda: job.recipe.prepare(given))
+
+
+def unit(prior: DiTPrior, name: str, count: int, images: Path) -> tuple[int, int]:
+    """Return the bytes beside the weights that a unit with some slots takes, as planned and as measured.
+
+    The slots are of one class, or one of each class where the slots of a class wait for each other.
+    """
+    sequence = name == "igd"
+    job = request(prior, name, images, 1 if sequence else count, classes=count if sequence else 1)
+    given, plan = job.context(), footprint(job)
+    artefact = job.recipe.prepare(given)
+    with torch.no_grad():  # the first call at a shape compiles kernels, which stay
+        prior.denoise(torch.randn(count, *prior.latent_shape), torch.tensor(500), torch.zeros(count, dtype=torch.int64))
+    slots = tuple(Slot(number, 0) if sequence else Slot(0, number) for number in range(count))
+    return plan.step(count) - plan.weights, risen(lambda: job.recipe.make(given, Unit(0, slots), artefact))
+
+
+def request(prior: DiTPrior, name: str, images: Path, ipc: int, classes: int = 1) -> Job:
+    return resolve(Request(
+        source=images, classes=[f"class {number}" for number in range(classes)], prior=prior, method=name,
+        method_options=METHODS[name], ipc=ipc, num_inference_steps=2, guidance_scale=GUIDANCE,
+    ))  # fmt: skip
 
 
 def resident(entry: str) -> int:
     return int(Path("/proc/self/status").read_text().split(f"{entry}:")[1].split()[0]) * 1024
 
 
-def child(name: str, size: int, batch: int) -> None:
-    """Make one unit with as many slots, one of each class where slots of a class wait for each other."""
-    os.environ["DAP_CACHE"] = tempfile.mkdtemp()
-    sequence = name == "igd"
-    with tempfile.TemporaryDirectory() as folder:
-        for label in range(batch if sequence else 1):
-            (Path(folder) / f"class {label}").mkdir()
-            for number in range(4):
-                pixels = np.random.default_rng((label, number)).integers(0, 256, (size, size, 3), np.uint8)
-                Image.fromarray(pixels).save(Path(folder) / f"class {label}" / f"{number}.png")
-        job = resolve(Request(
-            source=folder, prior=DiTPrior(pipeline(size, filled), name="DiT-XL/2"), method=name,
-            method_options=METHODS[name], ipc=1 if sequence else batch, num_inference_steps=2, guidance_scale=GUIDANCE,
-        ))  # fmt: skip
-        given = job.context()
-        artefact = job.recipe.prepare(given)
-        slots = [Slot(label, 0) for label in range(batch)] if sequence else [Slot(0, n) for n in range(batch)]
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins again from what is resident now
-        before = resident("VmRSS")
-        made = job.recipe.make(given, Unit(0, tuple(slots)), artefact)
-        real = resident("VmHWM") - before
-        assert torch.isfinite(made).all()
-        plan = footprint(job)
-        print(json.dumps([plan.step(batch) - plan.weights, real]))
+def risen(run: Callable[[], object]) -> int:
+    """Run a function; return by how many bytes the resident memory rose meanwhile."""
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins again from what is resident now
+    before = resident("VmRSS")
+    run()
+    return resident("VmHWM") - before
 
 
 def main() -> None:
@@ -192,14 +226,18 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--check", type=int, nargs="*", metavar="SLOTS", help="also measure with this many slots")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        child(args.child, args.sizes[0], args.check[0])
-        return
+        return check(args.sizes[0], args.methods, args.check)
     table(args.sizes, args.methods)
     if args.check:
-        check(args.sizes, args.methods, args.check)
+        print(
+            "\n| | pixels | images | planned GB | really GB | really / planned |\n|---|---|---|---|---|---|", flush=True
+        )
+        for size in args.sizes:  # in a process of its own for each size, whose allocator gives memory back
+            options = ["--sizes", str(size), "--check", *map(str, args.check), "--methods", *args.methods]
+            subprocess.run([sys.executable, __file__, "--child", *options], check=True, env=os.environ | RETURNED)
 
 
 if __name__ == "__main__":

@@ -171,15 +171,14 @@ class Cloud:
     @classmethod
     def draw(cls, columns: int, generators: list[torch.Generator], device: torch.device) -> Cloud:
         """Draw the points of each slot, in D columns, from its CPU generator."""
-        draws = [
-            (
-                torch.randn(POINTS, columns, generator=generator),
-                torch.rand(POINTS // 2, generator=generator),
-                torch.randn(POINTS, columns, generator=generator),
-            )
-            for generator in generators
-        ]
-        directions, shares, noise = (torch.stack(parts).to(device) for parts in zip(*draws, strict=True))
+        slots = len(generators)
+        shapes = ((slots, POINTS, columns), (slots, POINTS // 2), (slots, POINTS, columns))
+        directions, shares, noise = (torch.empty(shape) for shape in shapes)
+        for slot, generator in enumerate(generators):  # filled slot by slot: a stack would hold all of it twice
+            directions[slot] = torch.randn(POINTS, columns, generator=generator)
+            shares[slot] = torch.rand(POINTS // 2, generator=generator)
+            noise[slot] = torch.randn(POINTS, columns, generator=generator)
+        directions, shares, noise = (values.to(device) for values in (directions, shares, noise))
         directions /= directions.norm(dim=2, keepdim=True)
         return cls(directions, shares, noise, (directions * noise).sum(2), (noise * noise).sum(2))
 
