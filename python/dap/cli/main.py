@@ -12,6 +12,7 @@ import click
 
 from dap._core import build_info
 from dap.cli.cache import cache
+from dap.cli.compare import compare
 from dap.cli.distill import distill
 from dap.cli.evaluate import evaluate
 from dap.cli.group import Group, in_flags, usage_message
@@ -35,7 +36,7 @@ def dap(debug: bool) -> None:
     """Distils a labelled image dataset into a few images per class, with a diffusion model as prior."""
 
 
-for _command in (cache, distill, evaluate, index, info, methods, metrics, pack, prior):
+for _command in (cache, compare, distill, evaluate, index, info, methods, metrics, pack, prior):
     dap.add_command(_command)
 
 

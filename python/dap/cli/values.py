@@ -22,7 +22,7 @@ from dap.storage.files import check_writable
 
 __all__ = [
     "DTYPES", "METHODS", "METRICS", "NETWORKS", "PRIORS", "PROTOCOLS", "SAMPLINGS", "SCHEDULERS", "SPACINGS",
-    "TRAINING_DTYPES", "Method", "Name", "Network", "Number", "Out", "Prior", "Whole", "assignments_option",
+    "TABLES", "TRAINING_DTYPES", "Method", "Name", "Network", "Number", "Out", "Prior", "Whole", "assignments_option",
 ]  # fmt: skip
 
 METHODS = (
@@ -41,6 +41,7 @@ NETWORKS = (
     "efficientnet_b0", "swin_v2_t", "vit_b_16", "vgg11", "alexnet", "small_mlp", "small_resnet_ap10", "small_vit",
 )  # fmt: skip
 PROTOCOLS = ("small",)
+TABLES = ("text", "markdown", "latex", "csv", "json")
 METRICS = (
     "representativeness", "diversity", "mmd2", "energy_distance", "fid", "kid", "precision", "recall", "density",
     "coverage", "vendi_score", "nearest_real", "authenticity", "minimax_representativeness", "minimax_diversity",

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from dap.evaluation.compare import compare
+from dap.evaluation.comparison import ComparedRow, Comparison
+from dap.evaluation.dd_ranking import (
+    augmentation_robust_score,
+    hard_label_recovery,
+    improvement_over_random,
+    label_robust_score,
+)
+from dap.evaluation.error_parts import ErrorParts, crossed_difference, error_parts
 from dap.evaluation.judge import Recognition, judge_source, recognised, train_judge
 from dap.evaluation.result import EvaluationResult, Row
 from dap.evaluation.run import PROTOCOLS, evaluate_sets, run_protocol
@@ -11,16 +20,26 @@ from dap.evaluation.statistics import Difference, Summary, paired_difference, su
 
 __all__ = [
     "PROTOCOLS",
+    "ComparedRow",
+    "Comparison",
     "Difference",
+    "ErrorParts",
     "EvaluationResult",
     "Outcome",
     "Recognition",
     "Row",
     "Small",
     "Summary",
+    "augmentation_robust_score",
+    "compare",
+    "crossed_difference",
+    "error_parts",
     "evaluate_sets",
     "evaluate_source",
+    "hard_label_recovery",
+    "improvement_over_random",
     "judge_source",
+    "label_robust_score",
     "paired_difference",
     "recognised",
     "run_protocol",

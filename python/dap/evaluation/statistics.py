@@ -37,6 +37,11 @@ class Difference:
     high: float
     n: int
 
+    @property
+    def in_noise(self) -> bool:
+        """Whether the interval contains zero."""
+        return self.low <= 0 <= self.high
+
 
 def summary(values: Sequence[float]) -> Summary:
     """The mean and its standard error, which is NaN for a single value.

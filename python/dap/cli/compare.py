@@ -1,0 +1,32 @@
+"""``dap compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dap.cli.values import TABLES, Name
+
+__all__ = ["compare"]
+
+
+@click.command()
+@click.argument("results", nargs=-1, required=True, metavar="[NAME=]RESULT...")
+@click.option("--format", "form", default="text", type=Name("format", TABLES), show_default=True,
+              help='"text", "markdown", "latex", "csv" or "json".')  # fmt: skip
+def compare(results: tuple[str, ...], form: str) -> None:
+    """Compares results that dap evaluate --json has written, with the first one and with random real images.
+
+    A name that is given to several files is one method, whose sets were generated with different seeds; a file without
+    a name has its own. Differences are paired by training seed.
+    """
+    named: dict[str, list[str | Path]] = {}
+    for text in results:
+        name, equals, file = text.partition("=")
+        whole = not equals or Path(text).is_file()
+        named.setdefault(Path(text).stem if whole else name, []).append(Path(text if whole else file))
+
+    from dap.evaluation import compare as run
+
+    click.echo(run(named).table(form))
