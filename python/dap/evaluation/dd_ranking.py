@@ -1,7 +1,8 @@
 """The four scores of DD-Ranking, by their formulas.
 
 Li et al., "DD-Ranking: Rethinking the Evaluation of Dataset Distillation", 2025, arXiv 2505.13300; formulas and
-defaults as in the authors' package, https://github.com/NUS-HPC-AI-Lab/DD-Ranking, version 0.2.0. Accuracies are in per cent:
+defaults as in the authors' package, https://github.com/NUS-HPC-AI-Lab/DD-Ranking, version 0.2.0. Accuracies are in per
+cent:
 
     HLR = acc(real, hard labels) − acc(distilled, hard labels)                     lower is better
     IOR = acc(distilled, any labels) − acc(random real, any labels)                higher is better
@@ -81,7 +82,7 @@ def augmentation_robust_score(
 
     Example:
         >>> round(augmentation_robust_score(10, 4, unit="fractions"), 3)
-        0.299
+        0.3
     """
     check_number("weight", weight, 0, 1)
     return _score(weight * ior_augmented + (1 - weight) * ior_plain, unit)
