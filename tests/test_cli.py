@@ -23,19 +23,20 @@ from PIL import Image
 import dap
 from dap import api, device
 from dap.bar import progress_bar
-from dap.cli import values
+from dap.cli import rerun, values
 from dap.cli.classes import choose_classes
 from dap.cli.distill import distill
 from dap.cli.evaluate import evaluate
 from dap.cli.main import main
 from dap.cli.pack import FORMATS
 from dap.data import packing
-from dap.data.manifest import LEDGER
+from dap.data.manifest import LEDGER, verify_files
 from dap.evaluation import EvaluationResult, Row, Small, paired_difference
 from dap.evaluation.run import PROTOCOLS
 from dap.priors.schedulers import SCHEDULERS
 from dap.sampling.named import SAMPLINGS
 from dap.sampling.settings import SPACINGS
+from dap.storage import file_states
 
 # a shell's background job ignores SIGINT, and its children with it
 COMMAND = (
@@ -303,6 +304,34 @@ def test_distill_does_what_the_function_does(run, tree, tiny_folder, tmp_path):
     assert {**found, "seconds": 0} == {**expected.manifest, "seconds": 0}
     assert found["options"]["method"]["kernel"] == {"name": "rbf", "bandwidth": 3.0}
     assert found["options"]["sampling"]["eta"] == 0.5
+
+
+def test_ipc_may_name_classes_and_an_image_is_made_again(run, monkeypatch, tree, tiny_folder, tmp_path):
+    command = ["distill", tree, "--ipc", 2, "--ipc", "Dress=1", "--method", "dit", "--num-inference-steps", 1]
+    command += ["--prior", tiny_folder, "--device", "cpu", "--out", tmp_path / "out"]
+    assert run(*command)[1].startswith(f"3 images in {tmp_path}/out/train, ")
+    assert dap.load(tmp_path / "out").manifest["ipc"] == {"Bag": 2, "Dress": 1}
+    image = tmp_path / "out" / "train" / "Bag" / "00001.png"
+    found = {image.read_bytes()}
+    for made in (2, 3):  # each time another
+        assert run(*command, "--remake", "Bag/1")[1].startswith(f"3 images in {tmp_path}/out/train, ")
+        found.add(image.read_bytes())
+        assert len(found) == made
+    monkeypatch.setattr(api, "distill", lambda *_, **__: 1 / 0)
+    assert run(*command)[1].startswith(f"3 images in {tmp_path}/out/train, complete already; ")
+
+
+def test_images_are_known_by_the_states_of_their_files(run, monkeypatch, tree, tmp_path):
+    command = ["distill", tree, "--method", "random", "--ipc", 1, "--out", tmp_path / "out"]
+    monkeypatch.setattr(file_states, "YOUNG", -(10**12))
+    read = []
+    monkeypatch.setattr(rerun, "verify_files", lambda out, files: read.append(len(files)) or verify_files(out, files))
+    for _ in range(3):
+        run(*command)
+    assert read == [2, 0]  # the first call made them
+    os.utime(tmp_path / "out" / "train" / "Bag" / "00000.png")
+    run(*command)
+    assert read == [2, 0, 2]
 
 
 def test_evaluate_prints_a_table_and_writes_json(run, tree, tmp_path, quick):

@@ -20,6 +20,7 @@ from dap.data.label_order import LabelOrder, reorder_labels
 from dap.data.manifest import read_manifest
 from dap.data.names import escape
 from dap.data.open import SourceLike, check_outside, open_source
+from dap.data.remake import slots_to_remake
 from dap.data.sidecar import read_sidecar
 from dap.data.source import Source
 from dap.dataset import DistilledDataset
@@ -32,7 +33,7 @@ from dap.methods import AnyGuide, AnyMethod
 from dap.metrics import MetricsResult, measure_set, overlap
 from dap.metrics.sets import chosen_metrics
 from dap.priors import PriorLike
-from dap.run import SHEET, Request, RunFolder, execute, open_run, resolve, slots_to_remake
+from dap.run import SHEET, Request, RunFolder, execute, open_run, resolve
 from dap.storage.cache import cache_in_use
 from dap.storage.files import atomic_path, check_writable
 from dap.storage.lock import folder_lock

@@ -102,8 +102,10 @@ def distill(
     """Distils SOURCE (a class-per-folder tree, a built-in name, or a Hugging Face id) into --ipc images per class."""
     from dap.cli.rerun import finished_images, remember
     from dap.data.open import open_source
+    from dap.data.remake import slots_to_remake
     from dap.index import open_index
 
+    slots_to_remake(out, remake)  # raises for what is not there, before torch is imported
     label_map = parse_labels(labels)
     indexed = None if index is None else open_index(index)
     images = None if source is None else open_source(source, label_column=label_column)

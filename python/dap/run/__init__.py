@@ -2,12 +2,11 @@
 
 from dap.run.finished import OpenedRun, open_run
 from dap.run.folder import SHEET, RunFolder
-from dap.run.history import slots_to_remake
 from dap.run.job import Job, Request, resolve
 from dap.run.local import execute
 from dap.run.plan import plan
 
 __all__ = [
     "SHEET", "Job", "OpenedRun", "Request", "RunFolder", "execute", "open_run",
-    "plan", "resolve", "slots_to_remake",
+    "plan", "resolve",
 ]  # fmt: skip

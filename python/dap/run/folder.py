@@ -44,7 +44,7 @@ class RunFolder:
         job: The run; it must agree with a manifest that is there already, but it may add to it what
             :func:`dap.run.history.history_of` allows.
         batch_size: Slots made at once; None takes that of the run that is continued, or as many as fit the memory.
-        remake: Slots that are made again, of :func:`dap.run.history.slots_to_remake`.
+        remake: Slots that are made again, of :func:`dap.data.remake.slots_to_remake`.
 
     Attributes:
         out: The output folder.

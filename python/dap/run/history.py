@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dap.data.ipc import ipc_of, numbers_of_classes
-from dap.data.manifest import check_same_run, counts_in, read_manifest
+from dap.data.manifest import check_same_run
 from dap.data.names import some
 from dap.errors import OptionError, RunMismatchError
 from dap.run.job import Job
 from dap.run.plan import Round
 
-__all__ = ["IDENTITY", "History", "history_of", "slots_to_remake"]
+__all__ = ["IDENTITY", "History", "history_of"]
 
 IDENTITY = ("options", "source", "prior", "class_map", "index")  # what has to be the same for a run to be continued
 BY_CLASS = ("prompts", "concepts")  # entries of a text prior's description
@@ -44,40 +44,6 @@ class History(NamedTuple):
         return {"ipc": stages[-1], "ipc_stages": stages} | ({"remade": rounds} if rounds else {})
 
 
-def slots_to_remake(out: Path, wanted: str | Collection[str]) -> dict[str, list[int]]:
-    """Return the slots that ``remake`` names, by class.
-
-    Args:
-        out: The folder of the run.
-        wanted: "CLASS/NUMBER" for one slot, "CLASS" for all of a class.
-
-    Raises:
-        OptionError: There is no run, or it has no such class or slot.
-        FormatError: The manifest is damaged.
-    """
-    texts = [wanted] if isinstance(wanted, str) else list(wanted)
-    if not texts:
-        return {}
-    manifest = read_manifest(out)
-    if manifest is None:
-        raise OptionError(f"remake: {out} holds no run whose images could be made again; leave it out")
-    names = [entry["name"] for entry in manifest["class_map"]]
-    counts = dict(zip(names, counts_in(manifest), strict=True))
-    slots: dict[str, set[int]] = {}
-    for text in texts:
-        name, _, digits = text.rpartition("/") if isinstance(text, str) else ("", "", "")
-        single = name in counts and digits.isdecimal() and len(digits) < 10
-        if single == (text in counts):  # neither, or a class is called as a slot of another is
-            raise OptionError(
-                f"remake: expected CLASS/NUMBER, such as {names[0] + '/0'!r}, or CLASS, of the classes {some(names)}, "
-                f"got {text!r}"
-            )
-        if single and int(digits) >= counts[name]:
-            raise OptionError(f"remake: class {name!r} has images 0 to {counts[name] - 1}, got {text!r}")
-        slots.setdefault(name if single else text, set()).update([int(digits)] if single else range(counts[text]))
-    return {name: sorted(slots[name]) for name in names if name in slots}
-
-
 def history_of(
     out: Path, before: Mapping[str, Any] | None, job: Job, batch_size: int, remake: Mapping[str, Sequence[int]]
 ) -> History:
@@ -88,7 +54,7 @@ def history_of(
         before: Its manifest; None: there is none.
         job: The run.
         batch_size: Its batch size.
-        remake: The slots that are to be made again, of :func:`slots_to_remake`.
+        remake: The slots that are to be made again, of :func:`dap.data.remake.slots_to_remake`.
 
     Raises:
         RunMismatchError: The folder holds other options; or more images or classes than the job asks for; or the method
