@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_resume import contents, kept, stamps
+from test_resume import contents, fixture_of_kill_at, kept, stamps  # noqa: F401 - a fixture
 
 import dap
-from dap.data.manifest import LEDGER
+from dap.data.manifest import LEDGER, read_manifest
 from dap.errors import OptionError, RunMismatchError
 from dap.run import plan
 
@@ -195,6 +195,56 @@ def test_an_image_is_made_again_each_time_that_it_is_asked_for_and_always_the_sa
             found.append(contents(out))
         assert changed(*found) == {"train/Dress/00000.png"}
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_a_remake_that_was_killed_at_any_change_of_the_disk_ends_the_same(run, tmp_path, kill_at):
+    options = {"num_inference_steps": 1, "batch_size": 2, "classes": ["Bag", "Dress"]}
+    start, expected = tmp_path / "start", tmp_path / "expected"
+    run(start, "dit", **options)
+    shutil.copytree(start, expected)
+    made = run(expected, "dit", **options, remake=["Bag/1", "Dress/0"])
+    at, going = 0, True
+    while going:
+        at += 1
+        out = Path(shutil.copytree(start, tmp_path / f"killed-{at}"))
+        going = kill_at(
+            at, source=made.manifest["source"]["name"], prior=made.manifest["prior"]["name"], method="dit", ipc=2,
+            out=out, progress=False, remake=["Bag/1", "Dress/0"], **options,
+        )  # fmt: skip
+        manifest = read_manifest(out)
+        done = manifest["status"] == "complete" and "remade" in manifest  # asked again, it would make others
+        run(out, "dit", **options, remake=() if done else ["Bag/1", "Dress/0"])
+        assert contents(out) == contents(expected), at
+    assert at > 15
+
+
+def test_prompts_of_added_classes_are_added(source, tmp_path):
+    import tiny
+
+    from dap.priors.stable_diffusion import StableDiffusionPrior
+
+    pipeline = tiny.stable_diffusion()
+    options = {
+        "source": source,
+        "method": "dit",
+        "ipc": 1,
+        "num_inference_steps": 1,
+        "progress": False,
+        "channels": "rgb",
+    }
+    bag, dress = {"Bag": "a bag"}, {"Dress": "a long dress"}
+
+    def grow(prompts, classes):
+        prior = StableDiffusionPrior(pipeline, prompts=prompts)
+        return dap.distill(prior=prior, classes=classes, out=tmp_path / "out", **options)
+
+    grow(bag, ["Bag"])
+    before = stamps(tmp_path / "out", "train/*/*.png")
+    grown = grow(bag | dress, ["Bag", "Dress"])
+    assert grown.manifest["prior"]["prompts"] == bag | dress
+    assert kept(before, stamps(tmp_path / "out", "train/*/*.png"))
+    with pytest.raises(RunMismatchError, match=r"prior\.prompts\.Bag"):
+        grow({"Bag": "a sack"} | dress, ["Bag", "Dress", "T-shirt/top"])
 
 
 def test_a_remake_that_was_stopped_is_continued_by_the_same_call(run, tmp_path):

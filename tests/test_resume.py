@@ -160,8 +160,8 @@ class Killed(BaseException):
     """Nothing of dap's may catch this."""
 
 
-@pytest.fixture
-def kill_at(monkeypatch):
+@pytest.fixture(name="kill_at")
+def fixture_of_kill_at(monkeypatch):
     """Stops a run at its n-th change of the disk as SIGKILL would: it and all that follow, cleaning up too, fail."""
 
     def arm(patch, at):

@@ -29,6 +29,7 @@ from dap.methods.common.registry import METHODS as METHOD_TABLE
 from dap.priors import NoPrior, load_prior
 from dap.priors.dit import DiTPrior
 from dap.run import Request, local, resolve
+from dap.run.header import header_of
 from dap.run.progress import Progress
 from dap.sampling import DeltaTerm, EnergyTerm, Needs, Place, SamplingSettings, Term, Window, steps_taken
 
@@ -277,8 +278,9 @@ def tree(tmp_path_factory):
 
 REBUILD = """
 import json, pickle, sys
+from dap.run.header import header_of
 for job in pickle.load(sys.stdin.buffer):
-    print(json.dumps(job.header()))
+    print(json.dumps(header_of(job)))
 """
 
 
@@ -293,14 +295,14 @@ def test_a_job_travels_to_a_fresh_process_with_the_same_header(tree, tiny_folder
         Request(index=str(tmp_path / "index"), source=tree, prior=prior, num_inference_steps=4),
     ]  # fmt: skip
     jobs = [resolve(request) for request in requests]
-    headers = [json.loads(json.dumps(job.header())) for job in jobs]
+    headers = [json.loads(json.dumps(header_of(job))) for job in jobs]
     assert headers[0]["options"]["sampling"]["eta"] == 0.5 and headers[0]["options"]["dtype"] == "torch.bfloat16"
     assert headers[1]["prior"] is headers[1]["index"] is None
     assert headers[2]["index"]["sha256"] == headers[3]["index"]["sha256"] == index.hash
     data = pickle.dumps(jobs)
     assert len(data) < 10_000, "options travel, neither images nor weights"
     for job, again in zip(jobs, pickle.loads(data), strict=True):
-        assert again.header() == job.header()
+        assert header_of(again) == header_of(job)
         assert (again.recipe, again.settings, again.classes) == (job.recipe, job.settings, job.classes)
     ended = subprocess.run(
         [sys.executable, "-c", REBUILD], input=data, capture_output=True, timeout=500, check=False,

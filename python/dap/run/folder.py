@@ -20,6 +20,7 @@ from dap.data.manifest import (
 )
 from dap.errors import RunMismatchError
 from dap.methods import Slot, Unit
+from dap.run.header import header_of
 from dap.run.history import history_of
 from dap.run.job import Job
 from dap.run.memory import device_memory, footprint
@@ -90,7 +91,7 @@ class RunFolder:
         self._files = verify_files(out, recorded)
         self._lost = recorded.keys() - self._files.keys()
         names = [entry.name for entry in job.classes]
-        self._manifest = job.header() | history.to_json(names) | {"batch_size": size}
+        self._manifest = header_of(job) | history.to_json(names) | {"batch_size": size}
         if parts is not None:
             self._manifest["pass_size"] = parts
         self._seconds = dict(before["seconds"]) if before else {}

@@ -13,6 +13,7 @@ from dap.data.ipc import ipc_of, numbers_of_classes
 from dap.data.manifest import check_same_run
 from dap.data.names import some
 from dap.errors import OptionError, RunMismatchError
+from dap.run.header import described_sources, header_of
 from dap.run.job import Job
 from dap.run.plan import Round
 
@@ -123,11 +124,11 @@ def _check_remakes(job: Job, remake: Mapping[str, Sequence[int]]) -> None:
 
 def _identity(job: Job, before: Mapping[str, Any], added: Collection[str]) -> dict[str, object]:
     """Return the identity of a job as it is without the classes that were added."""
-    header: dict[str, Any] = {key: value for key, value in job.header().items() if key in IDENTITY}
+    header: dict[str, Any] = {key: value for key, value in header_of(job).items() if key in IDENTITY}
     if not added:
         return header
     header["class_map"] = [entry for entry in header["class_map"] if entry["name"] not in added]
-    sources = job.described_sources([entry["name"] for entry in header["class_map"]])
+    sources = described_sources(job, [entry["name"] for entry in header["class_map"]])
     header["source"] = before["source"] if before["source"] in sources else sources[0]
     if header["prior"] is not None:
         for key in header["prior"].keys() & set(BY_CLASS):

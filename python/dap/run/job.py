@@ -1,23 +1,18 @@
-"""A job: a run whose options are all resolved, and what its manifest says before anything is made."""
+"""A job: a run whose options are all resolved."""
 
 from __future__ import annotations
 
 import logging
-import platform
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from dap._core import build_info
 from dap.bar import NO_BARS, Bars
-from dap.config import check_seed, plain, to_json
-from dap.data import classmap
+from dap.config import check_seed, plain
 from dap.data.classmap import ClassEntry, LabelMap
 from dap.data.ipc import Ipc, check_ipc, counts_of
-from dap.data.manifest import SCHEMA
 from dap.data.open import SourceLike, open_source
 from dap.data.source import Source
 from dap.errors import OptionError
@@ -137,51 +132,6 @@ class Job:
             own_size=self.shape.own, bars=bars, pass_size=pass_size, counts=self.counts if different else None,
         )  # fmt: skip
 
-    def header(self) -> dict[str, object]:
-        """Return what the manifest records before anything is made."""
-        prior = self.prior
-        sampled: dict[str, object] = {
-            "sampling": self.settings.to_json(), "device": prior.device.type, "dtype": str(prior.dtype),
-        }  # fmt: skip
-        # said where they are not the usual, so that a run of a version without them is continued
-        more: dict[str, object] = {} if prior.vae_dtype in (None, prior.dtype) else {"vae_dtype": str(prior.vae_dtype)}
-        if self.tf32:
-            more["tf32"] = True
-        return {
-            "schema": SCHEMA,
-            "options": {
-                "method": to_json(self.recipe), "seed": self.request.seed,
-                "size": None if self.shape.own else self.shape.size, "channels": self.shape.channels,
-                **(sampled | more if self.samples else dict.fromkeys(sampled)),
-                **({} if self.encoder is None else {"features": dict(self.encoder.describe())}),
-            },
-            "source": self.described_sources()[0],
-            "index": None if self.index is None else {"sha256": self.index.hash, **self.index.spec.to_json()},
-            "prior": self.prior.describe() if self.samples else None,
-            "class_map": classmap.to_json(self.classes),
-            "versions": _versions(),
-            **self._licenses(),
-        }  # fmt: skip
-
-    def _licenses(self) -> dict[str, object]:
-        """Return an entry with the licences that are known, of the prior and of the source."""
-        licenses = {"prior": self.prior.license if self.samples else None, "source": self.source.license}
-        known = {name: license for name, license in licenses.items() if license}
-        return {"licenses": known} if known else {}
-
-    def described_sources(self, names: Collection[str] | None = None) -> list[dict[str, object]]:
-        """Return what the manifest of a run of some of the classes may say of the source; by default of all of them."""
-        if self.index is not None:
-            rows = sum(
-                self.index.of_class(entry.name).rows for entry in self.classes if names is None or entry.name in names
-            )
-            return [{**self.index.spec.source, "images": rows}]
-        if names is None or self.whole is None:
-            return [{"name": self.source.name, "identity": self.source.identity(), "images": len(self.source)}]
-        images = len(self.source.subset(names))
-        identities = self.whole.identities_of(names)
-        return [{"name": self.source.name, "identity": identity, "images": images} for identity in identities]
-
 
 def resolve(request: Request) -> Job:
     """Open the source, load the prior and check every option, before anything is computed.
@@ -267,8 +217,3 @@ def _warn_of_unused(request: Request, recipe: AnyMethod) -> None:
     given = [name for name in options if getattr(request, name) not in (getattr(Request, name), None, {})]
     if given:
         logger.warning("method %r uses no prior, so these options change nothing: %s", recipe.name, ", ".join(given))
-
-
-def _versions() -> dict[str, str]:
-    packages = {name: version(name) for name in ("torch", "diffusers", "numpy", "Pillow")}
-    return {"dap": build_info()["version"], "python": platform.python_version(), **packages}
