@@ -31,6 +31,7 @@ METHODS: dict[str, dict[str, object]] = {
     "dap": {"references": 4}, "dap_set": {"references": 4},
     "igd": {"epochs": 2, "width": 32}, "ld3m": {"steps": 2, "chain": 2, "width": 32, "batch": 8},
 }  # fmt: skip
+AT_ONCE = {"igd": 4}  # by default as many as fit half of the machine's memory
 GB = 1e9
 
 
@@ -78,7 +79,8 @@ def plan(keep: Path, methods: list[str]) -> None:
             num_inference_steps=STEPS,
         ))  # fmt: skip
         found = footprint(job)
-        slots = min(CLASSES, found.fit(device_memory(job.prior.device) // 2) or CLASSES)
+        fit = found.fit(device_memory(job.prior.device) // 2) or CLASSES
+        slots = min(CLASSES, AT_ONCE.get(name, fit))
         plans[name] = {"peak": found.peak(slots), "slots": slots}
     print(json.dumps({"libraries": libraries, "plans": plans}))
 
@@ -86,6 +88,8 @@ def plan(keep: Path, methods: list[str]) -> None:
 def command(keep: Path, name: str) -> list[str]:
     """Return the command line of a method's run."""
     options = [part for key, value in METHODS[name].items() for part in ("--set", f"{key}={value}")]
+    if name in AT_ONCE:
+        options += ["--batch-size", str(AT_ONCE[name])]
     return [
         "dap", "distill", str(keep / "crops"), "--out", str(keep / "out" / name), "--method", name, *options,
         "--prior", str(keep / "prior"), "--dtype", "bfloat16", "--device", "cpu", "--ipc", "1",
