@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dap.priors import load_prior
+from dap.priors.adapter import write_adapter
 from dap.storage import file_states
 from dap.storage.cache import cache_folder
 from dap.storage.file_states import FileStates, kept_hash
@@ -150,3 +151,17 @@ def test_changed_weights_are_another_prior(cache, tiny_folder, hashes, through):
         (parameter if through == "parameter" else parameter.data).mul_(1.5)
     assert sha256(prior) not in (before, sha256(load_prior(tiny_folder)))
     assert sha256(load_prior(tiny_folder)) == before
+
+
+def test_an_adapted_prior_is_hashed_once_too(cache, tiny_folder, tmp_path, hashes):
+    base = load_prior(tiny_folder)
+    row = base.condition(torch.tensor([0]))[0]
+    folder = tmp_path / "adapted"
+    folder.mkdir()
+    found = []
+    for values in (row, row, row + 1):
+        write_adapter(folder, str(tiny_folder), sha256(base), {"new": values}, {}, 0)
+        found += [sha256(load_prior(folder)), sha256(load_prior(folder))]
+        hashes.append("next")
+    assert len(set(found)) == 2 and found[0] == found[3] != found[4]
+    assert [place for place, call in enumerate(hashes) if call == "next"] == [2, 4, 6]  # the base, and one for each

@@ -12,6 +12,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,9 @@ from torch import Tensor
 
 from dap.errors import FormatError, OptionError
 from dap.priors.capabilities import ClassEmbeddingPrior
+from dap.priors.pipeline import PipelinePrior
 from dap.storage.checked_json import SHA256, TEXT, fields, items, read_json, read_regular, whole
+from dap.storage.file_states import FileStates
 from dap.storage.files import write_atomic, write_json
 
 if TYPE_CHECKING:
@@ -91,6 +94,7 @@ def load_adapted(
     folder = Path(folder)
     name, sha256, classes, rank = _record(folder)
     _check_chain(folder)
+    states = FileStates.of(folder)
     try:
         tensors = load(read_regular(folder / WEIGHTS, MAX_WEIGHTS))
         learned = {label: tensors[CLASS + label] for label in classes}
@@ -114,6 +118,8 @@ def load_adapted(
             parameter.data.copy_(low_rank[key])
         merge_low_rank(base.denoiser)
     prior = base.with_learned(learned, name=str(folder))
+    if isinstance(prior, PipelinePrior):
+        prior.loaded_from(states, ["adapter", sha256, version("peft") if low_rank else None])
     prior.convert(dtype or torch.float32, vae_dtype)
     return prior
 

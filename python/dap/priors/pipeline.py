@@ -29,6 +29,8 @@ from dap.torch_state import own_torch_state
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 
+    from dap.storage.file_states import FileStates
+
 __all__ = ["PipelinePrior"]
 
 
@@ -155,9 +157,18 @@ class PipelinePrior(Prior):
         prior = cls(pipeline.to(device), name=name or str(id_or_path), recommended=recommended, **options)
         loading = [cls.__module__, cls.__qualname__, kind, files.variant, files.use_safetensors]
         if not prior._learned_tensors():
-            prior._origin = Origin(states, loading, prior._fingerprint(probe=True))
+            prior.loaded_from(states, loading)
         prior.convert(dtype, vae_dtype)
         return prior
+
+    def loaded_from(self, files: FileStates, loading: Sequence[object]) -> None:
+        """Keep the hash of the weights in the cache, beside the states of the files that they were loaded from.
+
+        Args:
+            files: The states from before they were read.
+            loading: What else the weights depend on, as JSON.
+        """
+        self._origin = Origin(files, loading, self._fingerprint(probe=True))
 
     def convert(self, dtype: torch.dtype, vae_dtype: torch.dtype) -> None:
         """Convert the networks, in place; the prior's hash stays that of its weights before.
