@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import dap
+from dap.cli.values import METRICS
 
 GUIDES = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
 MODULES = [module.name for module in pkgutil.walk_packages(dap.__path__, "dap.") if module.name != "dap._core"]
@@ -55,3 +56,8 @@ def test_the_guide_of_kernels_has_every_kernel_and_function():
 def test_the_guide_of_selection_has_every_function():
     text = Path(__file__).parents[1].joinpath("docs/selection.md").read_text()
     assert [name for name in dap.selection.__all__ if name not in text] == []
+
+
+def test_the_guide_of_metrics_has_every_metric():
+    text = Path(__file__).parents[1].joinpath("docs/metrics.md").read_text()
+    assert [name for name in METRICS if f"`{name}`" not in text] == []

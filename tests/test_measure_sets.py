@@ -115,6 +115,15 @@ def test_blank_images_copies_and_few_images_are_named(real: Source) -> None:
     assert "\nprecision                       –  " in copies.table()
 
 
+def test_a_computation_of_hours_is_told(own: Source, real: Source, monkeypatch, caplog) -> None:
+    chosen = {"features_options": {"size": 8}, "only": ["fid", "precision", "coverage"]}
+    dap.measure(own, real, **chosen)
+    assert not caplog.records
+    monkeypatch.setattr("dap.metrics.sets._LONG", 120**2 * 192 - 1)
+    dap.measure(own, real, **chosen)
+    assert caplog.messages == ["precision, coverage compare all pairs of 120 real images, which takes hours"]
+
+
 def write(kind: str, source: Source, folder: Path) -> str | datasets.Dataset:
     """Write a set as others do."""
     pictures = [Image.fromarray(source.pixels(i)[0]) for i in range(len(source))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,7 +26,12 @@ if TYPE_CHECKING:
 
 __all__ = ["chosen_metrics", "measure_set"]
 
+logger = logging.getLogger(__name__)
+
 Rows = npt.NDArray[np.float32]
+
+_ALL_PAIRS = ("precision", "recall", "density", "coverage")
+_LONG = 1e14  # products: hours of two cores
 
 _NO_INTERVAL = Interval(math.nan, math.nan)
 
@@ -77,6 +83,8 @@ def measure_set(
     with progress_bar("features", total=len(distilled) + len(real), unit="image") as bar:
         x = _features(distilled, classes, encoder, labels, bar.update)
         y = _features(real, classes, encoder, labels, bar.update, cached=True)
+    if len(y.rows) ** 2 * y.rows.shape[1] > _LONG and (slow := [name for name in names if name in _ALL_PAIRS]):
+        logger.warning("%s compare all pairs of %d real images, which takes hours", ", ".join(slow), len(y.rows))
     metrics: dict[str, Measured] = {}
     for family in FAMILIES:
         if any(name in names for name in family.names):
