@@ -40,6 +40,8 @@ from dap.storage.lock import folder_lock
 from dap.torch_state import own_torch_state
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from dap.features import Encoder
     from dap.sampling import StepCallback
 
@@ -213,6 +215,9 @@ def evaluate(
     seed: int = 0,
     judge: bool = False,
     device: str | torch.device | None = None,
+    protocol_options: Mapping[str, object] | None = None,
+    teacher: nn.Module | None = None,
+    checkpoints: str | Path | None = None,
 ) -> EvaluationResult:
     """Trains classifiers on a distilled set and tests them on real images.
 
@@ -225,13 +230,18 @@ def evaluate(
             that :func:`dap.open_source` opens.
         test: Real images to test on, for example "fashion-mini" (its test split is taken) or "path/to/val".
         real: Real training images to compare with.
-        protocol: Name of an evaluation protocol; "small" is defined in :mod:`dap.evaluation.small`.
-        networks: Names of networks.
+        protocol: Name of an evaluation protocol: "small", which is dap's own, or a published one, "hard", "hard:idc",
+            "hard:mgd3", "hard:igd" or "rded" (``docs/evaluation.md``).
+        networks: Names of networks (:func:`dap.list_networks`), or of models of timm.
         repeats: Number of training seeds.
         seed: Root seed of the trainings.
         judge: Also train the judge, a classifier, on all real training images, and report the share of distilled images
             that it assigns to their own class (:mod:`dap.evaluation.judge`).
         device: Where to train; the GPU if there is one.
+        protocol_options: Other constants of the protocol by name, such as ``{"epochs": 100, "size": 64}``; the result
+            has them.
+        teacher: A network that maps normalised images to logits of the set's classes, for protocol "rded".
+        checkpoints: A folder from which the same call continues after a stop, with the same numbers.
 
     Returns:
         Accuracies in per cent with mean, standard error and n; ``table()`` and ``to_json()`` show them.
@@ -250,6 +260,8 @@ def evaluate(
         train, open_source(test, split="test"),
         real=None if real is None else open_source(real, classes=train.class_names),
         protocol=protocol, networks=networks, repeats=repeats, seed=seed, judge=judge, device=device,
+        protocol_options=protocol_options, teacher=teacher,
+        checkpoints=None if checkpoints is None else check_path("checkpoints", checkpoints),
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import click
 
 from dap.cli.classes import label_column_option
 from dap.cli.options import device_option
-from dap.cli.values import NETWORKS, PROTOCOLS, Name, Network, Whole
+from dap.cli.values import NETWORKS, PROTOCOLS, Name, Network, Out, Whole, assignments_option
 
 __all__ = ["evaluate"]
 
@@ -19,7 +19,11 @@ __all__ = ["evaluate"]
 @label_column_option
 @click.option("--real", help="Real training images to compare with; a built-in source of the run is known.")
 @click.option(
-    "--protocol", default="small", type=Name("protocol", PROTOCOLS), show_default=True, help="Evaluation protocol."
+    "--protocol", default="small", type=Name("protocol", PROTOCOLS), show_default=True,
+    help=f"Evaluation protocol: {', '.join(PROTOCOLS)}.",
+)  # fmt: skip
+@assignments_option(
+    "--protocol-set", "protocol_options", "Another constant of the protocol, such as epochs=100; repeatable."
 )
 @click.option(
     "--network", "networks", multiple=True, default=("convnet3",), type=Network(), show_default=True,
@@ -30,6 +34,7 @@ __all__ = ["evaluate"]
 @click.option(
     "--judge", is_flag=True, help="Also report the share of images that a classifier trained on real images recognises."
 )
+@click.option("--checkpoints", type=Out(), help="Folder from which the same command continues after a stop.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the result to this file.")
 @device_option
 def evaluate(
@@ -38,10 +43,12 @@ def evaluate(
     real: str | None,
     label_column: str | None,
     protocol: str,
+    protocol_options: dict[str, object],
     networks: tuple[str, ...],
     repeats: int,
     seed: int,
     judge: bool,
+    checkpoints: Path | None,
     json_file: Path | None,
     device: str | None,
 ) -> None:
@@ -64,10 +71,12 @@ def evaluate(
         test_images,
         real=real_images,
         protocol=protocol,
+        protocol_options=protocol_options,
         networks=networks,
         repeats=repeats,
         seed=seed,
         judge=judge,
+        checkpoints=checkpoints,
         device=device,
     )
     if json_file:

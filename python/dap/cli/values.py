@@ -40,8 +40,8 @@ NETWORKS = (
     "convnet3", "convnet4", "convnet5", "convnet6", "resnet_ap10", "resnet18", "resnet50", "resnet101", "mobilenet_v2",
     "efficientnet_b0", "swin_v2_t", "vit_b_16", "vgg11", "alexnet", "small_mlp", "small_resnet_ap10", "small_vit",
 )  # fmt: skip
-PROTOCOLS = ("small",)
 TABLES = ("text", "markdown", "latex", "csv", "json")
+PROTOCOLS = ("small", "hard", "hard:idc", "hard:mgd3", "hard:igd", "rded")
 METRICS = (
     "representativeness", "diversity", "mmd2", "energy_distance", "fid", "kid", "precision", "recall", "density",
     "coverage", "vendi_score", "nearest_real", "authenticity", "minimax_representativeness", "minimax_diversity",

@@ -12,9 +12,11 @@ from dap.evaluation.dd_ranking import (
 )
 from dap.evaluation.error_parts import ErrorParts, crossed_difference, error_parts
 from dap.evaluation.judge import Recognition, judge_source, recognised, train_judge
+from dap.evaluation.protocol import Outcome, Protocol, Published
+from dap.evaluation.recipe import Recipe
 from dap.evaluation.result import EvaluationResult, Row
-from dap.evaluation.run import PROTOCOLS, evaluate_sets, run_protocol
-from dap.evaluation.small import Outcome, Small
+from dap.evaluation.run import PROTOCOLS, evaluate_sets, named_protocol, run_protocol
+from dap.evaluation.small import Small
 from dap.evaluation.source import evaluate_source
 from dap.evaluation.statistics import Difference, Summary, paired_difference, summary
 
@@ -26,6 +28,9 @@ __all__ = [
     "ErrorParts",
     "EvaluationResult",
     "Outcome",
+    "Protocol",
+    "Published",
+    "Recipe",
     "Recognition",
     "Row",
     "Small",
@@ -40,6 +45,7 @@ __all__ = [
     "improvement_over_random",
     "judge_source",
     "label_robust_score",
+    "named_protocol",
     "paired_difference",
     "recognised",
     "run_protocol",

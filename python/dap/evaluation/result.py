@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from dap.evaluation.statistics import Difference, Summary, summary
 
@@ -22,6 +22,8 @@ class Row:
         last: Test accuracy at the end of each repeat: the number to report.
         best: The best test accuracy measured during each repeat.
         difference: ``last`` minus ``last`` of the first set, paired by repeat; None for the first set.
+        checks: Number of test accuracies that ``best`` is the best of; None for protocol "small", where it is 10.
+        constants: All constants of the trainings by name; None for protocol "small".
     """
 
     set_name: str
@@ -30,6 +32,8 @@ class Row:
     last: tuple[float, ...]
     best: tuple[float, ...]
     difference: Difference | None
+    checks: int | None = None
+    constants: dict[str, object] | None = None
 
     @property
     def last_summary(self) -> Summary:
@@ -55,6 +59,7 @@ class EvaluationResult:
         rows: One per set and network.
         recognised: Share of the set's images, in [0, 1], that the judge assigns to their class; None without a judge.
         recognised_per_class: The same share of each class, by its name.
+        protocol_options: The constants of the protocol that were changed, by name.
     """
 
     protocol: str
@@ -65,6 +70,7 @@ class EvaluationResult:
     rows: tuple[Row, ...]
     recognised: float | None = None
     recognised_per_class: dict[str, float] | None = None
+    protocol_options: dict[str, object] = field(default_factory=dict)
 
     def row(self, set_name: str, network: str = "convnet3") -> Row:
         """The row of a set and a network.
@@ -92,16 +98,17 @@ class EvaluationResult:
                     row.network,
                     str(row.images),
                     _with_error(row.last_summary),
-                    _with_error(row.best_summary),
+                    _with_error(row.best_summary) + ("" if row.checks is None else f" of {row.checks}"),
                     "" if difference is None else _with_interval(difference),
                 ]
             )
         if all(row.difference is None for row in self.rows):
             lines = [line[:-1] for line in lines]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        changes = "".join(f", {name}={value}" for name, value in self.protocol_options.items())
         text = [
-            f"protocol {self.protocol}: accuracy in % on {self.test_images} test images of {len(self.class_names)} "
-            f"classes, mean ± standard error, n = {self.repeats}, seed {self.seed}"
+            f"protocol {self.protocol}{changes}: accuracy in % on {self.test_images} test images of "
+            f"{len(self.class_names)} classes, mean ± standard error, n = {self.repeats}, seed {self.seed}"
         ]
         for line in lines:
             text.append("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
@@ -115,6 +122,10 @@ class EvaluationResult:
         for row, row_values in zip(self.rows, values["rows"], strict=True):
             row_values["last_summary"] = asdict(row.last_summary)
             row_values["best_summary"] = asdict(row.best_summary)
+            if row.checks is None:
+                del row_values["checks"], row_values["constants"]
+        if not self.protocol_options:
+            del values["protocol_options"]
         return {name: _finite(value) for name, value in values.items()}
 
     def to_json(self) -> str:

@@ -8,29 +8,25 @@ on a CPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dap.config import from_options
 from dap.errors import OptionError
-from dap.nets import accuracy, create_net, train_classifier
+from dap.evaluation.protocol import LabelledImages, Outcome, Protocol, TestImages, Training
+from dap.evaluation.recipe import Case
+from dap.nets import accuracy, create_net, list_nets, train_classifier
 
-__all__ = ["Outcome", "Small", "image_tensors"]
-
-
-class Outcome(NamedTuple):
-    """Test accuracies of one training in per cent: at its end, and the best of those measured on the way."""
-
-    last: float
-    best: float
+__all__ = ["Small", "image_tensors"]
 
 
 @dataclass(frozen=True)
-class Small:
+class Small(Protocol):
     """The constants of protocol ``small``, and its training and testing.
 
     Accuracy on the test images is measured ten times at even intervals. The result to report is ``last``, measured
@@ -38,7 +34,7 @@ class Small:
     and is therefore too high.
 
     Attributes:
-        width: Channels of each block.
+        width: Channels of each block of a ConvNet; other networks have their own.
         peak_lr: Largest learning rate of the one-cycle schedule (PyTorch's defaults otherwise).
         weight_decay: Weight decay of AdamW.
         few_steps: Optimiser steps for sets with less than ``many`` images a class on average.
@@ -80,56 +76,72 @@ class Small:
         pixels, targets = image_tensors(images, labels, classes, device)
         net = create_net(
             network,
-            width=self.width,
+            width=self.width if network in list_nets() else None,
             channels=pixels.shape[1],
             classes=classes,
             size=pixels.shape[2],
             generator=generator,
         )
-        train_classifier(
-            net,
-            pixels,
-            targets,
-            steps=self.steps(len(pixels), classes),
-            batch_size=min(len(pixels), self.batch_size),
-            peak_lr=self.peak_lr,
-            weight_decay=self.weight_decay,
-            generator=generator,
-            device=device,
-            max_shift=self.max_shift,
-            after_step=after_step,
-        )
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            if network not in list_nets():  # dropout and stochastic depth draw from torch's own generators
+                torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            train_classifier(
+                net,
+                pixels,
+                targets,
+                steps=self.steps(len(pixels), classes),
+                batch_size=min(len(pixels), self.batch_size),
+                peak_lr=self.peak_lr,
+                weight_decay=self.weight_decay,
+                generator=generator,
+                device=device,
+                max_shift=self.max_shift,
+                after_step=after_step,
+            )
         return net
 
-    def run(
-        self,
-        train_images: np.ndarray,
-        train_labels: np.ndarray,
-        test_images: np.ndarray,
-        test_labels: np.ndarray,
-        *,
-        classes: int,
-        network: str,
-        generator: torch.Generator,
-        device: torch.device,
-    ) -> Outcome:
-        """Trains one network on one set and tests it; arguments as for :func:`dap.evaluation.run_protocol`."""
-        pixels, targets = image_tensors(test_images, test_labels, classes, device)
-        steps = self.steps(len(train_images), classes)
+    def with_options(self, options: Mapping[str, object]) -> Small:
+        """Return the protocol with other constants."""
+        return from_options(Small, asdict(self) | dict(options), "protocol 'small'")
+
+    def sides(self, case: Case, *, uniform: bool) -> tuple[int, int]:
+        """Return the side of the set's images, for training and for testing."""
+        return case.side, case.side
+
+    def number_of_checks(self, case: Case) -> int:
+        """Return how many accuracies ``best`` is the best of."""
+        return self.checks
+
+    def constants(self, case: Case) -> dict[str, object]:
+        """Return all constants by name."""
+        return asdict(self)
+
+    def check(self, teacher: nn.Module | None) -> None:
+        """Raise OptionError if there is a teacher."""
+        if teacher is not None:
+            raise OptionError("protocol 'small' trains on hard labels: leave teacher= out, or take protocol 'rded'")
+
+    def run(self, train: LabelledImages, test: TestImages, training: Training) -> Outcome:
+        """Train one network on one set and test it."""
+        images, labels = train
+        test_images, test_labels = test
+        everything = test_images(np.arange(len(test_labels))) if callable(test_images) else test_images
+        pixels, targets = image_tensors(everything, test_labels, training.classes, training.device)
+        steps = self.steps(len(images), training.classes)
         moments = {steps * check // self.checks for check in range(1, self.checks + 1)}
         accuracies: list[float] = []
 
         def check(net: nn.Module, step: int) -> None:
             if step in moments:
-                accuracies.append(100 * accuracy(net, pixels, targets, device))
+                accuracies.append(100 * accuracy(net, pixels, targets, training.device))
 
         self.fit(
-            train_images,
-            train_labels,
-            classes=classes,
-            network=network,
-            generator=generator,
-            device=device,
+            images,
+            labels,
+            classes=training.classes,
+            network=training.network,
+            generator=training.generator,
+            device=training.device,
             after_step=check,
         )
         return Outcome(last=accuracies[-1], best=max(accuracies))

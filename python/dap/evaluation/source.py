@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,18 +15,24 @@ from dap import rng
 from dap.data.names import some
 from dap.errors import OptionError, SourceError
 from dap.evaluation.judge import recognised, train_judge
+from dap.evaluation.protocol import ImagesOf, LabelledImages
+from dap.evaluation.recipe import Case
 from dap.evaluation.result import EvaluationResult
-from dap.evaluation.run import LabelledImages, check_options, evaluate_sets
+from dap.evaluation.run import check_options, evaluate_sets
 from dap.selection import random_per_class
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from dap.data.source import Source
 
-__all__ = ["evaluate_source"]
+__all__ = ["check_not_blank", "evaluate_source"]
 
 logger = logging.getLogger(__name__)
+
+
+STREAMED = 2**31  # bytes of test images; more are decoded again for each test
 
 
 def evaluate_source(
@@ -34,11 +41,14 @@ def evaluate_source(
     *,
     real: Source | None = None,
     protocol: str = "small",
+    protocol_options: Mapping[str, object] | None = None,
     networks: Sequence[str] = ("convnet3",),
     repeats: int = 3,
     seed: int = 0,
     device: str | torch.device | None = None,
     judge: bool = False,
+    teacher: nn.Module | None = None,
+    checkpoints: str | Path | None = None,
     size: int | None = None,
     channels: int | None = None,
 ) -> EvaluationResult:
@@ -46,60 +56,114 @@ def evaluate_source(
 
     Args:
         train: The set to evaluate, in the row "distilled".
-        test: Real test images. Classes that ``train`` does not have are left out, with a warning in the log.
+        test: Real test images. Classes that ``train`` does not have are left out, with a warning in the log. More than
+            2 GiB of pixels are not kept in memory, but decoded for each test.
         real: Real training images. In each repeat a random subset is drawn from them with as many images of each class
             as ``train`` has, or all if there are fewer. It is the first row, "random real", with which the set is
             compared.
         protocol: Name of the protocol.
+        protocol_options: Other constants of the protocol by name.
         networks: Names of the classifiers.
         repeats: Trainings of each network on each set, at least 1.
         seed: Root seed of all repeats.
         device: Where to train; None: the GPU if there is one.
         judge: Whether to train the judge on all of ``real``, and report the share of ``train`` that it recognises.
-        size: Side in pixels to which all images are resized; None: the short side of the first image of ``train``.
+        teacher: Maps normalised images to logits, for protocols with a teacher's labels.
+        checkpoints: A folder from which an evaluation that was stopped continues (:func:`evaluate_sets`).
+        size: Side in pixels to which images are resized where the protocol has no size of its own; None: the short
+            side of the first image of ``train``.
         channels: 1 for grey, 3 for RGB; None: RGB if images of ``train`` are in colour, otherwise grey.
 
     Raises:
         OptionError: A name is unknown, a value is out of range, or ``judge`` is set without ``real``.
-        SourceError: ``test`` or ``real`` lacks a class of ``train``, or a source is empty.
+        SourceError: ``test`` or ``real`` lacks a class of ``train``, a source is empty, or all its images are blank.
         FormatError: An image cannot be read.
+        DivergedError: A loss is not finite.
     """
-    check_options(protocol, networks, repeats)
+    changed = check_options(protocol, networks, repeats, protocol_options, teacher)
     if judge and real is None:
         raise OptionError("the judge is trained on real images: give real=, or leave judge=False")
     names = _shared_classes(train, test)
-    load = partial(
-        _load,
-        names=names,
-        size=train.appearance.size if size is None else size,
-        channels=train.appearance.channels if channels is None else channels,
-    )
-    distilled = load(train)
-    sets: dict[str, LabelledImages | Callable[[int], LabelledImages]] = {"distilled": distilled}
     if real is not None:
         _require_classes(real, names)
-        counts = {name: len(train.of_class(label)) for label, name in enumerate(train.class_names)}
-        source = real  # mypy does not narrow ``real`` inside the function
-
-        def random_real(repeat: int) -> LabelledImages:
-            return load(source, random_per_class(source, counts, rng.derive_seed(seed, "evaluate", "real", repeat)))
-
-        sets = {"random real": random_real, "distilled": distilled}
-    result = evaluate_sets(
-        sets,
-        load(test),
-        class_names=names,
-        protocol=protocol,
-        networks=networks,
-        repeats=repeats,
-        seed=seed,
-        device=device,
-    )
+    side = train.appearance.size if size is None else size
+    load = partial(_load, names=names, channels=train.appearance.channels if channels is None else channels)
+    ipc = -(-len(train) // len(names))
+    uniform = train.appearance.uniform and size is None
+    sides = {network: changed.sides(Case(network, ipc, len(names), side), uniform=uniform) for network in networks}
+    results = []
+    for train_side, test_side in dict.fromkeys(sides.values()):
+        distilled = load(train, size=train_side)
+        check_not_blank(train, distilled[0])
+        sets: dict[str, LabelledImages | Callable[[int], LabelledImages]] = {"distilled": distilled}
+        if real is not None:
+            sets = {"random real": partial(_random_real, train, real, load, train_side, seed), "distilled": distilled}
+        results.append(
+            evaluate_sets(
+                sets,
+                _test_images(test, names, test_side, load),
+                class_names=names,
+                protocol=protocol,
+                protocol_options=protocol_options,
+                networks=[network for network in networks if sides[network] == (train_side, test_side)],
+                repeats=repeats,
+                seed=seed,
+                device=device,
+                teacher=teacher,
+                checkpoints=checkpoints,
+            )
+        )
+    rows = sorted((row for result in results for row in result.rows), key=lambda row: networks.index(row.network))
+    result = replace(results[0], rows=tuple(rows))
     if real is None or not judge:
         return result
-    recognition = recognised(train_judge(*load(real), len(names), seed, device), *distilled, device)
+    trained = train_judge(*load(real, size=side), len(names), seed, device)
+    recognition = recognised(trained, *load(train, size=side), device)
     per_class = {names[label]: share for label, share in recognition.per_class.items()}
     return replace(result, recognised=recognition.share, recognised_per_class=per_class)
+
+
+def check_not_blank(source: Source, images: np.ndarray) -> None:
+    """Raise SourceError if every image of a source has a single colour; warn in the log if some have.
+
+    Args:
+        source: The images' source.
+        images: Its images, (N, C, S, S).
+    """
+    flat = images.reshape(*images.shape[:2], -1)
+    blank = np.flatnonzero((flat == flat[:, :, :1]).all((1, 2)))
+    if len(blank) and len(blank) == len(images):
+        raise SourceError(
+            f"{source.name}: every image has a single colour ({source.ids[0]}, …), so that there is nothing to learn"
+        )
+    if len(blank):
+        blank_ids = some([source.ids[index] for index in blank.tolist()])
+        logger.warning("%s: %d of %d images have a single colour: %s", source.name, len(blank), len(images), blank_ids)
+
+
+def _random_real(
+    train: Source, real: Source, load: Callable[..., LabelledImages], side: int, seed: int, repeat: int
+) -> LabelledImages:
+    counts = {name: len(train.of_class(label)) for label, name in enumerate(train.class_names)}
+    return load(real, random_per_class(real, counts, rng.derive_seed(seed, "evaluate", "real", repeat)), size=side)
+
+
+def _test_images(
+    test: Source, names: Sequence[str], side: int, load: partial[LabelledImages]
+) -> tuple[np.ndarray | ImagesOf, np.ndarray]:
+    """Test images and labels: the images, or if they are many, a function that decodes some of them."""
+    channels = load.keywords["channels"]
+    if len(test) * channels * side * side <= STREAMED:
+        images, labels = load(test, size=side)
+        check_not_blank(test, images)
+        return images, labels
+    labels = _labels(test, names)
+    indices = np.flatnonzero(labels >= 0)
+    return partial(_decoded, test, indices, side, channels), labels[indices]
+
+
+def _decoded(source: Source, indices: np.ndarray, side: int, channels: int, rows: np.ndarray) -> np.ndarray:
+    return source.images(indices[rows], size=side, channels=channels)
 
 
 def _require_classes(source: Source, names: Sequence[str]) -> None:
@@ -117,12 +181,18 @@ def _shared_classes(train: Source, test: Source) -> tuple[str, ...]:
     return train.class_names
 
 
+def _labels(source: Source, names: Sequence[str]) -> np.ndarray:
+    """The position in ``names`` of each image's class; -1 if it is not there."""
+    numbers = {name: number for number, name in enumerate(names)}
+    renumbered: np.ndarray = np.array([numbers.get(name, -1) for name in source.class_names], np.int64)[source.labels]
+    return renumbered
+
+
 def _load(
     source: Source, indices: np.ndarray | None = None, *, names: Sequence[str], size: int, channels: int
 ) -> LabelledImages:
     """Images of the named classes, labelled by their position in ``names``: all, or those with the given indices."""
-    numbers = {name: number for number, name in enumerate(names)}
-    renumber = np.array([numbers.get(name, -1) for name in source.class_names], np.int64)
+    labels = _labels(source, names)
     if indices is None:
-        indices = np.flatnonzero(renumber[source.labels] >= 0)
-    return source.images(indices, size=size, channels=channels), renumber[source.labels[indices]]
+        indices = np.flatnonzero(labels >= 0)
+    return source.images(indices, size=size, channels=channels), labels[indices]

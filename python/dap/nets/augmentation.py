@@ -23,7 +23,7 @@ from dap import _core
 from dap.config import check_choice, check_number
 from dap.errors import OptionError
 
-__all__ = ["AUGMENTATIONS", "Augmentation", "Draws", "get_augmentation", "shift_flip"]
+__all__ = ["AUGMENTATIONS", "Augmentation", "Draws", "crop_boxes", "get_augmentation", "shift_flip"]
 
 LUMA, RATIO, TRIES = (0.2989, 0.587, 0.114), (3 / 4, 4 / 3), 10
 
@@ -122,7 +122,7 @@ class Augmentation:
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Draws:
         """Draw for ``count`` images of ``height`` × ``width`` pixels from a CPU generator."""
         if self.scale is not None:
-            boxes = _boxes(count, height, width, self.scale, generator)
+            boxes = crop_boxes(count, height, width, self.scale, generator)
         else:
             most = torch.tensor([round(self.shift * height), round(self.shift * width)])
             corners = torch.floor(torch.rand(count, 2, generator=generator) * (2 * most + 1)).long() - most
@@ -172,8 +172,18 @@ def _by_torch(images: Tensor, draws: Draws, factors: Tensor | None, normal: Tens
     return out.sub_(centre).div_(spread)
 
 
-def _boxes(count: int, height: int, width: int, scale: tuple[float, float], generator: torch.Generator) -> Tensor:
-    """Return the first of ten draws whose box fits into the image, or the largest allowed box in the middle."""
+def crop_boxes(count: int, height: int, width: int, scale: tuple[float, float], generator: torch.Generator) -> Tensor:
+    """Return the boxes of torchvision's ``RandomResizedCrop``: top, left, height and width, int64 (count, 4).
+
+    Each is the first of ten draws that fits into the image, or else the largest allowed box in the middle.
+
+    Args:
+        count: Number of boxes.
+        height: Of the image.
+        width: Of the image.
+        scale: Smallest and largest share of the image's area; the aspect ratio is from 3/4 to 4/3.
+        generator: CPU generator.
+    """
     areas = height * width * (scale[0] + torch.rand(count, TRIES, generator=generator) * (scale[1] - scale[0]))
     low, high = math.log(RATIO[0]), math.log(RATIO[1])
     ratios = torch.exp(low + torch.rand(count, TRIES, generator=generator) * (high - low))

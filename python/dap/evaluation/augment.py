@@ -1,0 +1,156 @@
+"""The augmentation of published protocols, on batches of uint8 images on the device.
+
+The references change one image at a time, on the CPU. Here the same random numbers give the same pixels, but for
+rounding: a random part of the image is resized by torchvision's own operation, and all that follows is one affine map
+of the three colours. Sources, with x an image in [0, 1] and α uniform on [−a, a]:
+
+- RandomResizedCrop, RandomHorizontalFlip: torchvision, on tensors (Minimax, data.py, ``transform_imagenet``).
+- Colour jitter (Minimax, misc/utils.py 236-289): brightness (1 − α) x, contrast (1 − α) x + α m with m the mean of the
+  grey image, saturation (1 − α) x + α g with the grey image g = 0.299 R + 0.587 G + 0.114 B, in random order. Nothing
+  is clamped, so that the three commute: the order need not be drawn. With the three α named b, c and s
+
+      x' = (1 − b) ((1 − c) ((1 − s) x + s g) + c m).
+
+- Lighting (Krizhevsky et al., NeurIPS 2012; Minimax, misc/utils.py 207-234): x + V (λ ∘ n), n normal with deviation
+  0.1.
+- Shuffled strips (RDED, validation/utils.py 150-182): columns in random order, then rows.
+- CutMix (Yun et al., ICCV 2019; Minimax, train.py 184-196): λ uniform, one box and one permutation for the batch.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dap.evaluation.recipe import Recipe
+from dap.nets.augmentation import crop_boxes
+
+__all__ = ["Draws", "apply", "centre", "cutmix", "draw", "normalised"]
+
+GREY = (0.299, 0.587, 0.114)  # Minimax, misc/utils.py 240
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # Minimax, data.py 15-16; RDED, validation/main.py 111-113
+GREY_MEAN, GREY_STD = 0.449, 0.226  # of grey images, which the references do not have at this size: the averages
+EIGENVALUES = (0.2175, 0.0188, 0.0045)  # Minimax, data.py, transform_imagenet
+EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
+
+
+class Draws(NamedTuple):
+    """The random numbers of B images, on the CPU.
+
+    Attributes:
+        strips: Order of the columns and of the rows of strips; int64 (B, 2, strips).
+        boxes: Top, left, height and width of the part that is shown; int64 (B, 4).
+        flips: Whether it is mirrored; bool (B,).
+        jitter: α of brightness, contrast and saturation; float32 (B, 3).
+        lighting: The normal numbers of the lighting; float32 (B, 3).
+    """
+
+    strips: Tensor
+    boxes: Tensor
+    flips: Tensor
+    jitter: Tensor
+    lighting: Tensor
+
+
+def draw(recipe: Recipe, count: int, side: int, generator: torch.Generator) -> Draws:
+    """Draw for ``count`` images of ``side`` × ``side`` pixels from a CPU generator."""
+    smallest = 1 / recipe.strips if recipe.crop is None else recipe.crop
+    return Draws(
+        strips=torch.rand(count, 2, recipe.strips, generator=generator).argsort(2),
+        boxes=crop_boxes(count, side, side, (smallest, 1.0), generator),
+        flips=torch.rand(count, generator=generator) < (0.5 if recipe.flip else 0.0),
+        jitter=recipe.jitter * (2 * torch.rand(count, 3, generator=generator) - 1),
+        lighting=recipe.lighting * torch.randn(count, 3, generator=generator),
+    )
+
+
+def apply(images: Tensor, draws: Draws, recipe: Recipe) -> Tensor:
+    """Return augmented and normalised images.
+
+    Args:
+        images: uint8 with shape (B, C, S, S), C = 1 or 3. Grey images have neither saturation nor lighting.
+        draws: The draws for B images.
+        recipe: The training.
+
+    Returns:
+        float32 with shape (B, C, size, size), on the images' device.
+    """
+    size = (recipe.size, recipe.size)
+    cropped = torch.empty(*images.shape[:2], *size, device=images.device)
+    items = zip(images, draws.strips.tolist(), draws.boxes.tolist(), draws.flips.tolist(), strict=True)
+    for target, (image, (columns, rows), (top, left, height, width), flip) in zip(cropped, items, strict=True):
+        if recipe.strips > 1:
+            image = _shuffled(_shuffled(image, columns, 2), rows, 1)
+        part = image[:, top : top + height, left : left + width].float()
+        if part.shape[1:] != size:
+            part = functional.interpolate(part[None], size, mode="bilinear", antialias=True)[0]
+        target.copy_(part.flip(2) if flip else part)
+    matrix, shift = _colours(cropped, draws)
+    return torch.baddbmm(shift[:, :, None], matrix, cropped.flatten(2)).view_as(cropped)
+
+
+def normalised(images: Tensor) -> Tensor:
+    """Return uint8 images (B, C, H, W) as normalised float32."""
+    mean, std = _normal(images)
+    return (images.float() / 255 - mean[:, None, None]) / std[:, None, None]
+
+
+def centre(images: Tensor, size: int) -> Tensor:
+    """Return the middle of images, with shape (B, C, size, size)."""
+    top = (images.shape[2] - size) // 2
+    return images[:, :, top : top + size, top : top + size]
+
+
+def cutmix(images: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
+    """Paste a box of other images of the batch into each image, in place.
+
+    Args:
+        images: Float images (B, C, S, S).
+        generator: CPU generator.
+
+    Returns:
+        The number of the image that each box comes from, int64 (B,) on the CPU; and the share of the area that stays.
+        It is the share of the box as it was clipped to the image, not λ.
+    """
+    partners = torch.randperm(len(images), generator=generator)
+    side = images.shape[2]
+    cut = int(side * (1 - torch.rand((), generator=generator).item()) ** 0.5)
+    middle = torch.randint(side, (2,), generator=generator)
+    (top, left), (bottom, right) = ((middle + sign * (cut // 2)).clamp(0, side).tolist() for sign in (-1, 1))
+    images[:, :, top:bottom, left:right] = images[partners.to(images.device), :, top:bottom, left:right]
+    return partners, 1 - (bottom - top) * (right - left) / side**2
+
+
+def _shuffled(image: Tensor, order: list[int], axis: int) -> Tensor:
+    """Return an image (C, H, W) whose strips along an axis are in another order; the last one has the rest."""
+    length, side = image.shape[axis] // len(order), image.shape[axis]
+    ends = [*range(length, length * len(order), length), side]
+    strips = [image.narrow(axis, start, end - start) for start, end in zip([0, *ends], ends, strict=False)]
+    return torch.cat([strips[number] for number in order], axis)
+
+
+def _colours(images: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    """Return the affine map of the colours from float images in [0, 255] to normalised ones: (B, C, C) and (B, C)."""
+    channels, device = images.shape[1], images.device
+    grey = torch.tensor(GREY if channels == 3 else (1.0,), device=device)
+    b, c, s = draws.jitter.to(device)[:, :, None].unbind(1)
+    means = images.mean((2, 3)) @ grey / 255
+    identity = torch.eye(channels, device=device)
+    mixed = (1 - s)[:, :, None] * identity + s[:, :, None] * grey.expand(channels, channels)
+    matrix = ((1 - b) * (1 - c))[:, :, None] * mixed
+    shift = (c * (1 - b) * means[:, None]).expand(-1, channels)
+    if channels == 3:
+        light = torch.tensor(EIGENVECTORS) @ (torch.tensor(EIGENVALUES) * draws.lighting)[:, :, None]
+        shift = shift + light[:, :, 0].to(device)
+    mean, std = _normal(images)
+    return matrix / (255 * std[:, None]), (shift - mean) / std
+
+
+def _normal(images: Tensor) -> tuple[Tensor, Tensor]:
+    colour = images.shape[1] == 3
+    values = (MEAN, STD) if colour else ((GREY_MEAN,), (GREY_STD,))
+    mean, std = torch.tensor(values, device=images.device)
+    return mean, std

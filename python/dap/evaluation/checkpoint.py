@@ -1,0 +1,61 @@
+"""The checkpoint of a training: weights, the optimiser's state, the generator's state and the accuracies so far."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from dap.errors import FormatError
+from dap.storage.files import write_atomic
+
+__all__ = ["read_checkpoint", "write_checkpoint"]
+
+
+def write_checkpoint(
+    path: Path,
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    epochs: int,
+    accuracies: list[float],
+) -> None:
+    """Write the checkpoint after ``epochs`` epochs."""
+    tensors = {f"net {name}": value for name, value in net.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimiser {number} {key}": value for key, value in state.items()}
+    tensors["generator"] = generator.get_state()
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    write_atomic(path, save(tensors, metadata={"epochs": str(epochs), "accuracies": json.dumps(accuracies)}))
+
+
+def read_checkpoint(
+    path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
+) -> tuple[int, list[float]]:
+    """Restore a checkpoint in place.
+
+    Returns:
+        The number of epochs, and the accuracies so far.
+
+    Raises:
+        FormatError: It is damaged, or of another training.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors, notes = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name in [name for name in tensors if name.startswith("optimiser ")]:
+            _, number, key = name.split(" ", 2)
+            state.setdefault(int(number), {})[key] = tensors.pop(name)
+        random_state = tensors.pop("generator")
+        net.load_state_dict({name.removeprefix("net "): value for name, value in tensors.items()})
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        generator.set_state(random_state)
+        return int(notes["epochs"]), json.loads(notes["accuracies"])
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FormatError(f"{path}: not a checkpoint of this training ({reason}); delete it to start anew") from error

@@ -1,0 +1,186 @@
+"""The training loop of published protocols: by epochs, resumable, with the test accuracies on the way."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dap.errors import DivergedError, OptionError
+from dap.evaluation.augment import apply, centre, cutmix, draw, normalised
+from dap.evaluation.checkpoint import read_checkpoint, write_checkpoint
+from dap.evaluation.protocol import Outcome, TestImages, Training
+from dap.evaluation.recipe import Recipe
+from dap.evaluation.small import image_tensors
+from dap.nets import create_net, images_at_once
+from dap.nets.train import PREDICT_BATCH
+
+__all__ = ["SAVE_SECONDS", "accuracy_on", "parameter_groups", "train_and_test"]
+
+SAVE_SECONDS = 60.0
+"""Seconds between two checkpoints."""
+
+
+def train_and_test(
+    recipe: Recipe, images: np.ndarray, labels: np.ndarray, test: TestImages, training: Training
+) -> Outcome:
+    """Train one network on a set, and test it as often as the recipe says.
+
+    A training that was stopped continues from its last checkpoint with the same numbers: epochs are whole, and the
+    state of the generator is in the checkpoint.
+
+    Args:
+        recipe: The constants.
+        images: uint8 with shape (N, C, S, S).
+        labels: Integers in [0, classes) with shape (N,).
+        test: Test images with the side ``recipe.test_side``, and labels.
+        training: The rest.
+
+    Raises:
+        OptionError: Images or labels have another shape or dtype, or the network does not take images of this size.
+        DivergedError: A loss is not finite.
+        FormatError: The checkpoint is damaged, or of another training.
+    """
+    pixels, targets = image_tensors(images, labels, training.classes, training.device)
+    _check_test(test, recipe, training.classes, pixels.shape[1])
+    generator, device = training.generator, training.device
+    net = create_net(
+        training.network, channels=pixels.shape[1], classes=training.classes, size=recipe.size, generator=generator,
+        width=recipe.width, norm=recipe.norm, first_padding=recipe.grey_padding if pixels.shape[1] == 1 else 1,
+    )  # fmt: skip
+    shape = (pixels.shape[1], recipe.size, recipe.size)
+    batch_size = min(recipe.batch_size, len(pixels))
+    has_statistics = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in net.modules())
+    at_once = batch_size if has_statistics else min(batch_size, images_at_once(net, shape))
+    net.to(device).to(memory_format=torch.channels_last).train()
+    optimizer = _optimiser(net, recipe)
+    done, accuracies = 0, list[float]()
+    if training.checkpoint is not None and training.checkpoint.is_file():
+        done, accuracies = read_checkpoint(training.checkpoint, net, optimizer, generator)
+    saved = time.monotonic()
+    kept = (
+        "nothing is kept of a training that is stopped, unless a folder for checkpoints is given"
+        if training.checkpoint is None
+        else f"{training.title}: the epochs up to a minute ago are kept; the same command continues after them"
+    )
+    bar = training.bars.stage(training.title, total=recipe.epochs, done=done, unit="epoch", kept=kept, leave=False)
+    with bar as progress:
+        for epoch in range(done, recipe.epochs):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate(epoch)
+            loss = _epoch(net, optimizer, recipe, pixels, targets, training, at_once)
+            if not np.isfinite(loss):
+                raise DivergedError(
+                    f"{training.title}: the loss of epoch {epoch + 1} of {recipe.epochs} is {loss} (network "
+                    f"{training.network}, learning rate {recipe.rate(epoch):g}); lower the option lr"
+                )
+            if recipe.is_tested(epoch):
+                accuracies.append(100 * accuracy_on(net, test, recipe, device))
+                progress.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracies[-1]:.1f}", refresh=False)
+            progress.update()
+            late = time.monotonic() - saved > SAVE_SECONDS or epoch == recipe.epochs - 1
+            if training.checkpoint is not None and late:
+                write_checkpoint(training.checkpoint, net, optimizer, generator, epoch + 1, accuracies)
+                saved = time.monotonic()
+    return Outcome(last=accuracies[-1], best=max(accuracies))
+
+
+@torch.no_grad()
+def accuracy_on(net: nn.Module, test: TestImages, recipe: Recipe, device: torch.device) -> float:
+    """Return the share of test images, in [0, 1], whose likeliest class is their label; then the network trains on."""
+    images, labels = test
+    net.eval()
+    correct = 0
+    for rows in np.split(np.arange(len(labels)), range(PREDICT_BATCH, len(labels), PREDICT_BATCH)):
+        batch = torch.from_numpy(images(rows) if callable(images) else images[rows]).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            classes = net(normalised(centre(batch, recipe.size))).argmax(1)
+        correct += int((classes.cpu().numpy() == labels[rows]).sum())
+    net.train()
+    return correct / len(labels)
+
+
+def parameter_groups(net: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
+    """Return the parameters for an optimiser: with weight decay, and without, if the recipe spares norms and biases.
+
+    As in RDED's ``get_parameters``, those without decay have one dimension or no "weight" in their name.
+    """
+    named = list(net.named_parameters())
+    if recipe.decay_all:
+        return [{"params": [value for _, value in named]}]
+    decayed = {name for name, value in named if "weight" in name and value.ndim > 1}
+    return [
+        {"params": [value for name, value in named if name in decayed]},
+        {"params": [value for name, value in named if name not in decayed], "weight_decay": 0.0},
+    ]
+
+
+def _optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    groups = parameter_groups(net, recipe)
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
+
+
+def _epoch(
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    recipe: Recipe,
+    images: Tensor,
+    labels: Tensor,
+    training: Training,
+    at_once: int,
+) -> float:
+    """Train for one epoch and return the mean loss. Dropout and stochastic depth draw from torch's own generators."""
+    generator, device = training.generator, images.device
+    seed = int(torch.randint(2**62, (), generator=generator))
+    total = torch.zeros((), device=device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for rows in torch.randperm(len(images), generator=generator).split(recipe.batch_size):
+            inputs = apply(images[rows], draw(recipe, len(rows), images.shape[2], generator), recipe)
+            partners, share = torch.arange(len(rows)), 1.0
+            if recipe.cutmix and torch.rand((), generator=generator) < recipe.cutmix:
+                partners, share = cutmix(inputs, generator)
+            optimizer.zero_grad()
+            targets = labels[rows]
+            for part in torch.arange(len(rows)).split(at_once):
+                weight = len(part) / len(rows)
+                with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+                    loss = _loss(net, inputs[part], targets[part], targets[partners[part]], share, recipe, training)
+                (weight * loss).backward()
+                total += weight * len(rows) / len(images) * loss.detach()
+            optimizer.step()
+    return float(total)
+
+
+def _loss(
+    net: nn.Module, inputs: Tensor, targets: Tensor, others: Tensor, share: float, recipe: Recipe, training: Training
+) -> Tensor:
+    """Return the mean loss of mixed images: by their two labels, or by the teacher's probabilities."""
+    inputs = inputs.contiguous(memory_format=torch.channels_last)
+    if recipe.labels == "hard":
+        logits = net(inputs).float()
+        own, pasted = functional.cross_entropy(logits, targets), functional.cross_entropy(logits, others)
+        return share * own + (1 - share) * pasted
+    if training.teacher is None:
+        raise OptionError("the labels are a teacher's: give teacher=")
+    with torch.no_grad():
+        if recipe.second_forward:
+            net(inputs)
+        probabilities = functional.softmax(training.teacher(inputs).float() / recipe.temperature, 1)
+    logits = functional.log_softmax(net(inputs).float() / recipe.temperature, 1)
+    return functional.kl_div(logits, probabilities, reduction="batchmean")
+
+
+def _check_test(test: TestImages, recipe: Recipe, classes: int, channels: int) -> None:
+    images, labels = test
+    if not callable(images):
+        shape = (len(labels), channels, recipe.test_side, recipe.test_side)
+        if images.shape != shape or images.dtype != np.uint8 or not len(labels):
+            raise OptionError(f"expected uint8 test images with shape {shape}, got {images.dtype} {images.shape}")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise OptionError(f"expected test labels in 0 … {classes - 1}, got {labels.min()} … {labels.max()}")
