@@ -48,6 +48,7 @@ class Entry:
             return None
         try:
             values = json.loads(self._file.read_bytes())
+            self.checkpoint.unlink(missing_ok=True)  # there is one if the process was killed before it removed it
             return Outcome(last=float(values["last"]), best=float(values["best"]))
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{self._file}: damaged ({error}); delete it to train again") from error
