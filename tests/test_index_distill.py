@@ -369,7 +369,7 @@ def test_command_line(tree, index, tiny_folder, tmp_path, monkeypatch, capsys):
     assert (code, out) == (2, "") and "or --index with an index of them" in err
     assert command("distill", tree, *common, "--out", tmp_path / "b")[0] == 0
     size = f"{cache_size() / 1e6:.1f} MB"
-    assert command("cache", "info")[1] == f"{size} in {cache_folder()}\n"
+    assert command("cache", "info")[1].startswith(f"{size} in {cache_folder()}\n  indexes ")
     assert f"{size} in {cache_folder()}" in command("info")[1]
     assert command("cache", "clear")[1] == f"{size} deleted from {cache_folder()}\n"
     assert command("cache", "info")[1] == f"0.0 MB in {cache_folder()}\n"

@@ -317,7 +317,7 @@ def test_the_footprint_of_a_run_knows_its_method(tmp_path, make_pipeline):
     assert plans["dap"].peak(4) == plans["dap"].weights + plans["dap"].preparation
     steps = {name: plan.step(4) for name, plan in plans.items()}
     assert steps["dap_set"] == steps["dit"] < steps["dap"] < steps["plug_and_play:paper"]
-    assert plans["dit"].disk == 0 and plans["ld3m:tiny"].disk == 12 * 4 * 64 * 4
+    assert plans["dit"].disk == 0 and plans["ld3m:tiny"].disk == 12 * 4 * 64 * 2
     assert len(plans["ld3m:tiny"].stages) == 2
     # twelve references of 256 numbers (a sketch keeps shorter tokens as they are) at two steps, and their latents
     assert plans["dap"].disk == 4 * 12 * (2 * 256 + 4 * 64)

@@ -52,7 +52,9 @@ def context(prior, ipc=3, channels=1, **settings):
     source = source_from_labels("alike", labels, NAMES, lambda index: Image.fromarray(pixels[index]))
     settings = SamplingSettings(**{"num_inference_steps": 3, "guidance_scale": 3.0, **settings})
     entries = build_class_map(source, prior.labels)
-    return Context(source, entries, prior, settings, seed=SEED, ipc=ipc, size=32, channels=channels)
+    return Context(
+        source, entries, prior, settings, seed=SEED, ipc=ipc, size=32, channels=channels, latent_dtype="float32"
+    )
 
 
 def make(method, context, unit=UNIT):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +25,8 @@ from dap.nets import (
     train_classifier,
 )
 from dap.nets.convnet import ConvNet
-from dap.nets.train import _batches
+from dap.nets.train import ClassifierTraining, _next_batch
+from dap.nets.train_state import read_state, write_state
 from dap.rng import generator
 
 
@@ -234,11 +237,38 @@ class TestTraining:
         np.testing.assert_allclose(found, np.where(step <= 119, rise, fall), rtol=1e-6)
 
     def test_batches_use_every_image_equally_often(self) -> None:
-        batches = list(_batches(10, 4, 5, generator("order")))
+        draw, order, batches = generator("order"), torch.empty(0, dtype=torch.int64), []
+        for _ in range(5):
+            batch, order = _next_batch(order, 10, 4, draw)
+            batches.append(batch)
         assert [len(batch) for batch in batches] == [4] * 5
         order = torch.cat(batches)
         assert sorted(order[:10].tolist()) == sorted(order[10:].tolist()) == list(range(10))
         assert order[:10].tolist() != order[10:].tolist()
+
+    def test_a_saved_state_continues_to_the_same_bits(self, tmp_path: Path) -> None:
+        images, labels = toy(40, 0)
+
+        def begin() -> ClassifierTraining:
+            return ClassifierTraining(
+                net_of(), images, labels, steps=9, batch_size=16, peak_lr=3e-3, weight_decay=0.1,
+                generator=generator("train"), device="cpu",
+            )  # fmt: skip
+
+        whole = begin()
+        while whole.done < 9:
+            whole.step()
+            if whole.done == 4:  # within a permutation
+                write_state(tmp_path / "state", whole.state())
+        again = begin()
+        again.restore(read_state(tmp_path / "state"))
+        assert again.done == 4
+        while again.done < 9:
+            again.step()
+        for ours, expected in zip(again.net.parameters(), whole.net.parameters(), strict=True):
+            assert torch.equal(ours, expected)
+        (tmp_path / "state").write_bytes((tmp_path / "state").read_bytes()[:-100])
+        assert read_state(tmp_path / "state") is None and read_state(tmp_path / "none") is None
 
     def test_threads_are_left_as_they_were(self) -> None:
         before = torch.get_num_threads()

@@ -34,7 +34,7 @@ from dap.storage.files import (
 )
 from dap.storage.ledger import Ledger
 from dap.storage.lock import lock
-from dap.storage.tensors import write_tensors
+from dap.storage.tensors import continue_tensors
 
 
 def names(folder: Path) -> list[str]:
@@ -395,11 +395,15 @@ def test_an_error_of_who_fills_an_entry_is_not_one_of_the_cache(cache: Path) -> 
 # Tensors
 
 
-def test_tensors_in_blocks_are_the_file_that_the_package_reads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_tensors_in_blocks_are_the_file_that_the_package_reads(tmp_path: Path, dtype: str) -> None:
     rng = np.random.default_rng(0)
-    tensors = {"a": rng.random((5, 3), np.float32), "é": np.zeros((0, 2), np.float32), "0": rng.random(7, np.float32)}
+    tensors = {"a": rng.random((5, 3)), "é": np.zeros((0, 2)), "0": rng.random(7)}
+    tensors = {name: array.astype(dtype) for name, array in tensors.items()}
     blocks = [tensors["a"][:2], tensors["a"][2:], tensors["0"].astype(np.float64)]
-    write_tensors(tmp_path / "x", {name: array.shape for name, array in tensors.items()}, blocks)
+    shapes = {name: array.shape for name, array in tensors.items()}
+    written = continue_tensors(tmp_path / "x", shapes, [6, 9, 7], blocks.__getitem__, dtype)
+    assert list(written) == [0, 1, 2, 3]
     read = load_file(tmp_path / "x")
     assert list(read.keys() ^ tensors.keys()) == []
     for name, array in tensors.items():
@@ -408,14 +412,8 @@ def test_tensors_in_blocks_are_the_file_that_the_package_reads(tmp_path: Path) -
     assert length % 8 == 0
 
 
-@pytest.mark.parametrize("rows", [1, 3])
-def test_blocks_that_do_not_fill_the_shapes_are_refused(tmp_path: Path, rows: int) -> None:
-    with pytest.raises(ValueError, match=f"expected values of 16 bytes by the shapes, got {8 * rows}"):
-        write_tensors(tmp_path / "x", {"a": (2, 2)}, [np.zeros((rows, 2), np.float32)])
-
-
-def test_writing_tensors_does_not_replace_a_file(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(b"mine")
-    with pytest.raises(FileExistsError):
-        write_tensors(tmp_path / "x", {}, [])
-    assert (tmp_path / "x").read_bytes() == b"mine"
+@pytest.mark.parametrize("there", [b"mine", b"another file, and longer than the header is: " + bytes(100)])
+def test_a_file_of_something_else_is_written_anew(tmp_path: Path, there: bytes) -> None:
+    (tmp_path / "x").write_bytes(there)
+    assert list(continue_tensors(tmp_path / "x", {"a": (2,)}, [1, 1], lambda block: np.float32(block))) == [0, 1, 2]
+    np.testing.assert_array_equal(load_file(tmp_path / "x")["a"], np.array([0, 1], np.float32))

@@ -38,13 +38,13 @@ def cache(tmp_path, monkeypatch):
 def trainings(monkeypatch):
     """The options of each training."""
     counted = []
-    train = module.train_classifier
+    train = module.ClassifierTraining
 
     def counting(*args, **options):
         counted.append(options)
-        train(*args, **options)
+        return train(*args, **options)
 
-    monkeypatch.setattr(module, "train_classifier", counting)
+    monkeypatch.setattr(module, "ClassifierTraining", counting)
     return counted
 
 

@@ -11,15 +11,28 @@ __all__ = ["cache"]
 
 @click.group(cls=Group)
 def cache() -> None:
-    """Shows or clears the cache: feature indexes, latents and downloads that dap can make again."""
+    """Shows or clears the cache: what dap has computed or downloaded and can make again.
+
+    DAP_CACHE names its folder. DAP_CACHE_SIZE, such as 50GB, bounds it: what was not used for the longest time is
+    removed, but nothing that a run uses. Without it nothing is removed.
+    """
 
 
 @cache.command()
 def info() -> None:
-    """Shows the cache's folder and size."""
+    """Shows the cache's folder and size, and what takes it."""
     from dap.storage.cache import cache_folder, cache_size
+    from dap.storage.cache_bound import cache_limit, cached_paths
 
-    click.echo(f"{cache_size() / 1e6:.1f} MB in {cache_folder()}")
+    limit = cache_limit()
+    bound = "" if limit is None else f", DAP_CACHE_SIZE allows {limit / 1e6:.1f} MB"
+    click.echo(f"{cache_size() / 1e6:.1f} MB in {cache_folder()}{bound}")
+    sizes: dict[str, list[int]] = {}
+    for cached in cached_paths():
+        kind = "not finished" if cached.being_made else cached.path.relative_to(cache_folder()).parts[0]
+        sizes.setdefault(kind, []).append(cached.bytes)
+    for kind, counts in sorted(sizes.items()):
+        click.echo(f"  {kind:<14}{sum(counts) / 1e6:>10.1f} MB{len(counts):>8}")
 
 
 @cache.command()

@@ -64,6 +64,7 @@ SHAPE = fields(
     optional={
         "index": either(NOTHING, mapping(ANYTHING)), "pass_size": whole(1), "rank": mapping(items(whole())),
         "versions": mapping(ANYTHING), "licenses": mapping(TEXT), "remade": items(mapping(items(whole(), least=1))),
+        "latent_dtype": choice("float16", "float32"),
     },
     more=True,
 )  # fmt: skip

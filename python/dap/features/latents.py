@@ -2,6 +2,8 @@
 
 An entry of the cache is one safetensors file, written in groups of rows: memory holds one group of images at a time. A
 process that was stopped is continued by the next one after its last group.
+
+They are stored in float16, which rounds a latent by up to 1 part in 2,048; runs that older versions began read float32.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -22,9 +25,9 @@ from dap.errors import FormatError, OptionError
 from dap.features.build import computed_by, prior_hash, source_latents
 from dap.features.index_checks import check_prior
 from dap.index import row_groups
-from dap.storage.cache import LATENTS, CacheEntry
+from dap.storage.cache import LATENTS, RESULT, CacheEntry
 from dap.storage.tensors import continue_tensors
-from dap.storage.unfinished import continued_file, unfinished_bytes
+from dap.storage.unfinished import continued, unfinished_bytes
 
 if TYPE_CHECKING:
     from dap.data.classmap import ClassEntry
@@ -45,11 +48,13 @@ class RealLatents:
         ids: The source's image ids by class name, in the order of the rows.
         of_class: Returns the latents of a class by its name, float32 (N, C, h, w) on the CPU.
         prepare: Encodes the images, unless the cache has their latents; otherwise the first ``of_class`` does.
+        identity: What the latents depend on, JSON-able.
     """
 
     ids: Mapping[str, Sequence[str]]
     of_class: Callable[[str], Tensor]
     prepare: Callable[[], None]
+    identity: object
 
 
 def real_latents(
@@ -59,6 +64,7 @@ def real_latents(
     *,
     index: Index | None = None,
     bars: Bars = NO_BARS,
+    dtype: str = "float16",
 ) -> RealLatents:
     """Return the latents of all images of a source, or those of an index.
 
@@ -70,6 +76,7 @@ def real_latents(
         prior: The prior whose VAE encodes them.
         index: A feature index whose latents are returned instead; no image is then read.
         bars: Opens the bar of the encoding.
+        dtype: In which they are stored, "float16" or "float32".
 
     Returns:
         Ids, and functions that encode and return latents. They raise OptionError if the cache cannot be written or has
@@ -93,11 +100,15 @@ def real_latents(
             part, parts = index.spec.shard
             raise OptionError(f"index {index.path} is part {part} of {parts}: join them with dap index merge first")
         ids: dict[str, Sequence[str]] = {entry.name: index.ids(entry.name) for entry in classes}
-        return RealLatents(ids, lambda name: torch.from_numpy(np.array(index.latents(name), np.float32)), lambda: None)
+        return RealLatents(
+            ids, lambda name: torch.from_numpy(np.array(index.latents(name), np.float32)), lambda: None, index.hash
+        )  # fmt: skip
 
     indices = {entry.name: source.of_class(position) for position, entry in enumerate(classes)}
     ids = {name: [source.ids[i] for i in rows] for name, rows in indices.items()}
     content = [source.identity(), prior_hash(prior), list(prior.image_shape), ids, [RULE, *computed_by(prior)]]
+    if dtype != "float32":
+        content.append(dtype)
     entry = CacheEntry.of(LATENTS, content, ".safetensors")
     numbers = {name: str(number) for number, name in enumerate(ids)}  # names of tensors: a class may have any name
 
@@ -108,14 +119,18 @@ def real_latents(
         if not (verified and entry.exists()) and not entry.is_whole():
             shapes = {numbers[name]: (len(rows), *prior.latent_shape) for name, rows in ids.items()}
             count = sum(len(rows) for rows in ids.values())
-            need = count * math.prod(prior.latent_shape) * 4 - unfinished_bytes(entry)
+            need = count * math.prod(prior.latent_shape) * np.dtype(dtype).itemsize - unfinished_bytes(entry)
             entry.check_space(need, f"the latents of {count} images take", "choose fewer images or classes")
             groups = [(name, start, stop) for name, rows in indices.items() for start, stop in row_groups(len(rows))]
             ends = [0, *accumulate(stop - start for _, start, stop in groups)]
             values = [(stop - start) * math.prod(prior.latent_shape) for _, start, stop in groups]
             latents_of = source_latents(source, prior, indices)
-            with continued_file(entry) as path:
-                written = continue_tensors(path, shapes, values, lambda group: latents_of(*groups[group]).numpy())
+
+            def stored(group: int) -> npt.NDArray[np.floating]:
+                return _rounded(latents_of(*groups[group]).numpy(), dtype)
+
+            with continued(entry) as folder:
+                written = continue_tensors(folder / RESULT, shapes, values, stored, dtype)
                 before = ends[next(written)]
                 kept = "the latents that are encoded are kept; the same command continues after them"
                 with bars.stage("latents", total=count, done=before, unit=" images", kept=kept) as bar:
@@ -127,14 +142,25 @@ def real_latents(
         prepare()
         try:
             with safe_open(entry.path, framework="pt") as file:
-                latents: Tensor = file.get_tensor(numbers[name])
+                latents: Tensor = file.get_tensor(numbers[name]).float()
         except SafetensorError as error:
             raise FormatError(f"{entry.path}: damaged ({error}); delete it, it is made again") from error
         return latents
 
-    return RealLatents(ids, of_class, prepare)
+    return RealLatents(ids, of_class, prepare, content)
 
 
 def latents_bytes(source: Source, prior: Prior, *, index: Index | None = None) -> int:
     """Return how many bytes the latents of all images of a source take in the cache; 0 with an index that has them."""
-    return 0 if index is not None else 4 * len(source) * math.prod(prior.latent_shape)
+    return 0 if index is not None else 2 * len(source) * math.prod(prior.latent_shape)
+
+
+def _rounded(latents: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.floating]:
+    with np.errstate(over="ignore"):
+        rounded: npt.NDArray[np.floating] = latents.astype(dtype)
+    if not np.isfinite(rounded).all():
+        raise OptionError(
+            f"the prior's latents are not finite in {dtype}, in which the cache keeps them: set the scaling_factor of "
+            "its VAE so that latents have a standard deviation of about 1"
+        )
+    return rounded

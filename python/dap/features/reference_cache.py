@@ -1,4 +1,7 @@
-"""The references of a run as an index in the cache: made once, and read by every run that needs the same ones."""
+"""The references of a run as an index in the cache: made once, and read by every run that needs the same ones.
+
+A process that was stopped is continued by the next one after its last group of rows.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from dap.errors import FormatError
 from dap.features.build import computed_by, fill_index, index_spec, source_latents
 from dap.features.pooling import Tap
 from dap.index import ClassRows, Index, IndexSpec, IndexWriter, index_bytes, open_index
-from dap.storage.cache import INDEXES, CacheEntry
+from dap.storage.cache import INDEXES, RESULT, CacheEntry
+from dap.storage.unfinished import continued, unfinished_bytes
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -71,6 +75,7 @@ def reference_index(
     ]
     content = [spec.to_json(), [(entry.name, entry.label, entry.ids) for entry in rows], [RULE, *computed_by(prior)]]
     cached = CacheEntry.of(INDEXES, content)
+    cached.use()
     if cached.exists() and not _is_whole(cached, spec, rows):
         cached.remove()
     if not cached.exists():
@@ -79,14 +84,14 @@ def reference_index(
         )
         count = sum(len(entry.ids) for entry in rows)
         cached.check_space(
-            index_bytes(spec, [len(entry.ids) for entry in rows]),
+            index_bytes(spec, [len(entry.ids) for entry in rows]) - unfinished_bytes(cached),
             f"the features of {count} references at {len(spec.timesteps)} timesteps take",
             "choose fewer references or guided steps (start, stop)",
         )
-        with cached.new_folder() as temporary:
+        with continued(cached, hashed=False) as folder:
             fill_index(
-                IndexWriter(temporary, spec, rows), prior, scheduler, latents_of, bars=bars, title="references",
-                kept="nothing of the references' features is kept; the same command computes them again",
+                IndexWriter(folder / RESULT, spec, rows), prior, scheduler, latents_of, bars=bars, title="references",
+                kept="the features that are computed are kept; the same command continues after them",
             )  # fmt: skip
         logger.info("references kept in %s", cached.path)
     return open_index(cached.path)

@@ -82,6 +82,8 @@ class Context:
         own_size: Whether real images keep their own sizes, which may differ.
         pass_size: The most slots in one evaluation of the denoiser; None: all slots of a unit.
         counts: Images of each class, if they are not the same number; see :meth:`ipc_of`.
+        latent_dtype: In which the cache keeps latents of real images: "float16", or "float32" in a run that a version
+            began which kept them so.
     """
 
     source: Source
@@ -99,6 +101,7 @@ class Context:
     own_size: bool = False
     pass_size: int | None = None
     counts: tuple[int, ...] | None = None
+    latent_dtype: str = "float16"
 
     def ipc_of(self, class_index: int) -> int:
         """Return the number of images of a class."""

@@ -46,16 +46,16 @@ The defaults, which are also the preset "fashion", had the best accuracy in a gr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from dap.config import check_number, check_whole
-from dap.features import latents_bytes
 from dap.methods.base import Context, Couples, Presets, Record, Unit
 from dap.methods.common.guides import TERMS, Guide, SingleGuide
-from dap.methods.common.modes import Clusters, Modes, ModeTerm, find_modes
+from dap.methods.common.modes import Clusters, Modes, ModeTerm, find_modes, modes_bytes
 from dap.priors import Demand
 from dap.rng import derive_seed
 from dap.sampling import Window
@@ -103,7 +103,9 @@ class Representative(Guide[Modes]):
     def prepare(self, context: Context) -> Modes:
         """Return the representatives of each class as modes; the largest cluster comes first."""
         load_libraries()  # a missing library is reported before anything is encoded
-        return find_modes(context, self._discover)
+        options = [self.n_components, self.n_neighbors, self.min_cluster_size, self.min_samples]
+        versions = [version(name) for name in ("umap-learn", "scikit-learn", "numba", "scipy", "numpy")]
+        return find_modes(context, self._discover, ["UMAP and HDBSCAN", options, versions])
 
     def _discover(self, rows: npt.NDArray[np.float32], count: int, seed: int) -> Clusters:
         clusters = density_clusters(
@@ -123,8 +125,8 @@ class Representative(Guide[Modes]):
         return Demand()
 
     def disk(self, context: Context) -> int:
-        """Return the bytes of the latents of all real images."""
-        return latents_bytes(context.source, context.prior, index=context.index)
+        """Return the bytes of the latents of all real images, and of the modes."""
+        return modes_bytes(context)
 
     def record(self, context: Context, artefact: Modes) -> Record:
         """Return the sizes of the clusters and the source id of each representative, by class."""

@@ -96,7 +96,10 @@ class D3M(Method[TextPrior]):
                 f"method 'd3m' learns words, and {prior.name} reads none: use a text prior such as Stable Diffusion, "
                 "or dap prior adapt for one with class labels"
             )
-        real = real_latents(context.source, context.classes, prior, index=context.index, bars=context.bars)
+        real = real_latents(
+            context.source, context.classes, prior, index=context.index, bars=context.bars,
+            dtype=context.latent_dtype,
+        )  # fmt: skip
         real.prepare()
         words = {}
         kept = "the words that are learned, and the steps of the next one up to a minute ago, are kept in the cache"

@@ -30,9 +30,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from dap.config import check_number
-from dap.features import latents_bytes
 from dap.methods.base import Context, Couples, Method, Presets, Record, Unit
-from dap.methods.common.modes import Modes, find_modes, largest_first
+from dap.methods.common.modes import Modes, find_modes, largest_first, modes_bytes
 from dap.priors import Demand
 
 __all__ = ["D4M"]
@@ -69,15 +68,15 @@ class D4M(Method[Modes]):
 
     def prepare(self, context: Context) -> Modes:
         """Return the prototypes of each class; the largest cluster comes first."""
-        return find_modes(context, largest_first)
+        return find_modes(context, largest_first, "k-means, largest first")
 
     def demands(self, context: Context) -> tuple[Demand, ...]:
         """Return that noise estimates are all that is needed."""
         return (Demand(),)
 
     def disk(self, context: Context) -> int:
-        """Return the bytes of the latents of all real images."""
-        return latents_bytes(context.source, context.prior, index=context.index)
+        """Return the bytes of the latents of all real images, and of the modes."""
+        return modes_bytes(context)
 
     def make(self, context: Context, unit: Unit, artefact: Modes) -> Tensor:
         """Return latents of the unit's slots."""

@@ -111,7 +111,8 @@ class LD3M(Method[RealLatents]):
     def prepare(self, context: Context) -> RealLatents:
         """Return the latents of all real images, which are encoded or found in the cache."""
         real = real_latents(
-            context.source, context.classes, context.prior, index=context.index, bars=context.bars
+            context.source, context.classes, context.prior, index=context.index, bars=context.bars,
+            dtype=context.latent_dtype,
         )  # fmt: skip
         real.prepare()
         return real

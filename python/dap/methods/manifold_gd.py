@@ -49,10 +49,9 @@ from torch import Tensor
 
 from dap import rng
 from dap.config import check_number, check_whole
-from dap.features import latents_bytes
 from dap.methods.base import Context, Couples, Presets, Record, Unit
 from dap.methods.common.guides import TERMS, Guide, SingleGuide
-from dap.methods.common.modes import Clusters, Modes, find_modes
+from dap.methods.common.modes import Clusters, Modes, find_modes, modes_bytes
 from dap.priors import Demand
 from dap.sampling import DeltaTerm, Place, StepState, Window
 from dap.selection.bisecting import bisecting_k_means
@@ -119,7 +118,7 @@ class ManifoldMode(Guide[Modes]):
 
     def prepare(self, context: Context) -> Modes:
         """Return the modes of each class, the leaves of bisecting k-means, in the order of :func:`by_level`."""
-        return find_modes(context, self._leaves)
+        return find_modes(context, self._leaves, ["bisecting k-means", self.start_level])
 
     def _leaves(self, rows: npt.NDArray[np.float32], count: int, seed: int) -> Clusters:
         tree = bisecting_k_means(rows, count, seed=seed)
@@ -142,8 +141,8 @@ class ManifoldMode(Guide[Modes]):
         return Demand(own=4 * values * (2 * POINTS + 4 * NEIGHBOURS))
 
     def disk(self, context: Context) -> int:
-        """Return the bytes of the latents of all real images."""
-        return latents_bytes(context.source, context.prior, index=context.index)
+        """Return the bytes of the latents of all real images, and of the modes."""
+        return modes_bytes(context)
 
     def record(self, context: Context, artefact: Modes) -> Record:
         """Return the sizes of the clusters and the source id nearest to each mode, by class."""

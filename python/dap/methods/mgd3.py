@@ -32,10 +32,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dap.config import check_choice, check_number
-from dap.features import latents_bytes
 from dap.methods.base import Context, Couples, Presets, Record, Unit
 from dap.methods.common.guides import TERMS, Guide, SingleGuide
-from dap.methods.common.modes import Modes, ModeTerm, find_modes, largest_first
+from dap.methods.common.modes import Modes, ModeTerm, find_modes, largest_first, modes_bytes
 from dap.priors import Demand
 from dap.sampling import Place, Window
 
@@ -72,7 +71,7 @@ class Mode(Guide[Modes]):
 
     def prepare(self, context: Context) -> Modes:
         """Return the modes of each class, by k-means; the largest cluster comes first."""
-        return find_modes(context, largest_first)
+        return find_modes(context, largest_first, "k-means, largest first")
 
     def term(self, context: Context, unit: Unit, artefact: Modes) -> ModeTerm:
         """Return the term that pulls each slot to its mode."""
@@ -84,8 +83,8 @@ class Mode(Guide[Modes]):
         return Demand()
 
     def disk(self, context: Context) -> int:
-        """Return the bytes of the latents of all real images."""
-        return latents_bytes(context.source, context.prior, index=context.index)
+        """Return the bytes of the latents of all real images, and of the modes."""
+        return modes_bytes(context)
 
     def record(self, context: Context, artefact: Modes) -> Record:
         """Return the sizes of the clusters and the source id nearest to each mode, by class."""

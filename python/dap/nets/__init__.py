@@ -9,11 +9,12 @@ from dap.nets.network import Network
 from dap.nets.optimisation import Trained, optimise, steps_done
 from dap.nets.register import check_network, create_net, list_nets, list_networks
 from dap.nets.resnet_ap import ResNetAP
-from dap.nets.train import accuracy, one_cycle, predict, train_classifier
+from dap.nets.train import ClassifierTraining, accuracy, one_cycle, predict, train_classifier
 
 __all__ = [
     "AUGMENTATIONS",
     "Augmentation",
+    "ClassifierTraining",
     "ConvNet",
     "Draws",
     "Network",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from dap.device import resolve_device
 from dap.nets.augmentation import shift_flip
 
-__all__ = ["accuracy", "one_cycle", "predict", "train_classifier"]
+__all__ = ["ClassifierTraining", "accuracy", "one_cycle", "predict", "train_classifier"]
 
 PREDICT_BATCH = 64
 """Few images, whose activations stay in a CPU's cache: more than twice as quick as 250."""
@@ -67,21 +68,76 @@ def train_classifier(
         at_once: Images in a forward and backward pass; the gradients of a step are summed over them. None: all.
         after_step: Called as ``after_step(net, step)`` after each step, counted from 1.
     """
-    device = resolve_device(device)
-    net.to(device).train()
-    images_of = images.to(device).__getitem__ if isinstance(images, Tensor) else images
-    labels, at_once = labels.to(device), at_once or batch_size
-    optimizer, schedule = one_cycle(net, peak_lr=peak_lr, weight_decay=weight_decay, steps=steps)
-    for step, batch in enumerate(_batches(len(labels), batch_size, steps, generator), start=1):
-        inputs = shift_flip(_to_float(images_of(batch).to(device)), generator, max_shift)
-        optimizer.zero_grad()
-        for part, targets in zip(inputs.split(at_once), labels[batch].split(at_once), strict=True):
-            share = len(part) / batch_size  # 1 if there is one part, which then has the same gradient
-            (share * functional.cross_entropy(net(part), targets)).backward()
-        optimizer.step()
-        schedule.step()
+    training = ClassifierTraining(
+        net, images, labels, steps=steps, batch_size=batch_size, peak_lr=peak_lr, weight_decay=weight_decay,
+        generator=generator, device=device, max_shift=max_shift, at_once=at_once,
+    )  # fmt: skip
+    while training.done < steps:
+        training.step()
         if after_step is not None:
-            after_step(net, step)
+            after_step(net, training.done)
+
+
+class ClassifierTraining:
+    """The training of :func:`train_classifier` step by step; its state can be saved and restored.
+
+    Attributes:
+        net: The network.
+        done: The number of steps that were taken.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        images: Tensor | Callable[[Tensor], Tensor],
+        labels: Tensor,
+        *,
+        steps: int,
+        batch_size: int,
+        peak_lr: float,
+        weight_decay: float,
+        generator: torch.Generator,
+        device: str | torch.device | None = None,
+        max_shift: int = 3,
+        at_once: int | None = None,
+    ) -> None:
+        """Begin a training; the arguments are those of :func:`train_classifier`."""
+        self._device = resolve_device(device)
+        net.to(self._device).train()
+        self.net, self.done = net, 0
+        self._images_of = images.to(self._device).__getitem__ if isinstance(images, Tensor) else images
+        self._labels, self._batch_size, self._max_shift = labels.to(self._device), batch_size, max_shift
+        self._at_once, self._generator = at_once or batch_size, generator
+        self._order = torch.empty(0, dtype=torch.int64)
+        self._optimizer, self._schedule = one_cycle(net, peak_lr=peak_lr, weight_decay=weight_decay, steps=steps)
+
+    def step(self) -> None:
+        """Take a step."""
+        batch, self._order = _next_batch(self._order, len(self._labels), self._batch_size, self._generator)
+        inputs = shift_flip(_to_float(self._images_of(batch).to(self._device)), self._generator, self._max_shift)
+        self._optimizer.zero_grad()
+        for part, targets in zip(inputs.split(self._at_once), self._labels[batch].split(self._at_once), strict=True):
+            share = len(part) / self._batch_size  # 1 if there is one part, which then has the same gradient
+            (share * functional.cross_entropy(self.net(part), targets)).backward()
+        self._optimizer.step()
+        self._schedule.step()
+        self.done += 1
+
+    def state(self) -> dict[str, object]:
+        """Return all that the next steps depend on, for :meth:`restore` of the same training."""
+        return {
+            "done": self.done, "net": self.net.state_dict(), "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(), "generator": self._generator.get_state(),
+            "order": self._order.clone(),  # without the storage of the whole permutation
+        }  # fmt: skip
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a :meth:`state`."""
+        self.done, self._order = state["done"], state["order"]
+        self.net.load_state_dict(state["net"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._generator.set_state(state["generator"])
 
 
 @torch.no_grad()
@@ -113,10 +169,8 @@ def _to_float(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def _batches(count: int, batch_size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
-    order = torch.empty(0, dtype=torch.int64)
-    for _ in range(steps):
-        while len(order) < batch_size:
-            order = torch.cat([order, torch.randperm(count, generator=generator)])
-        yield order[:batch_size]
-        order = order[batch_size:]
+def _next_batch(order: Tensor, count: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return the indices of a batch and those after it, from ``order`` and then new permutations."""
+    while len(order) < size:
+        order = torch.cat([order, torch.randperm(count, generator=generator)])
+    return order[:size], order[size:]

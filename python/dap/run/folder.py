@@ -52,6 +52,8 @@ class RunFolder:
         units: The plan.
         pass_size: The most slots in one evaluation of the denoiser; None: all slots of a unit. It only differs from the
             batch size where a class of more slots is made together.
+        latent_dtype: In which the cache keeps latents of real images; "float32" if a version began the run that kept
+            them so.
 
     Raises:
         OptionError: ``batch_size`` is no whole number of at least 1.
@@ -94,6 +96,9 @@ class RunFolder:
         self._manifest = header_of(job) | history.to_json(names) | {"batch_size": size}
         if parts is not None:
             self._manifest["pass_size"] = parts
+        self.latent_dtype = str(before.get("latent_dtype", "float32")) if before else "float16"
+        if job.samples and self.latent_dtype != "float32":
+            self._manifest["latent_dtype"] = self.latent_dtype
         self._seconds = dict(before["seconds"]) if before else {}
         self._finished = before is not None and before["status"] == "complete" and not history.grows
 

@@ -43,7 +43,7 @@ def execute(
 
 def _execute(recipe: Method[A], job: Job, folder: RunFolder, progress: bool, callback: StepCallback | None) -> None:
     bars = Progress(shown=progress, callback=callback)
-    context, start = job.context(bars), time.monotonic()
+    context, start = job.context(bars, latent_dtype=folder.latent_dtype), time.monotonic()
     artefact = recipe.prepare(context)
     folder.add_seconds("prepare", time.monotonic() - start)
     folder.begin(recipe.record(context, artefact), recipe.files(context, artefact))
@@ -51,7 +51,7 @@ def _execute(recipe: Method[A], job: Job, folder: RunFolder, progress: bool, cal
     title = f"{recipe.name}, {folder.in_words}"
     total = sum(len(unit.slots) for unit in folder.missing()) * recipe.steps_per_slot(context)
     with bars.making(title, total) as on_step:
-        context = job.context(bars, on_step, pass_size=folder.pass_size)
+        context = job.context(bars, on_step, pass_size=folder.pass_size, latent_dtype=folder.latent_dtype)
         for unit in folder.missing():
             made = recipe.make(context, unit, artefact)
             if isinstance(made, torch.Tensor) and made.is_floating_point():

@@ -1,6 +1,7 @@
 """The cache: a folder of files that can be made again, which users may delete at any time.
 
-``$DAP_CACHE`` names the folder; the default is ``dap`` in the platform's folder for caches.
+``$DAP_CACHE`` names the folder (:mod:`dap.storage.cache_folder`), ``$DAP_CACHE_SIZE`` bounds it
+(:mod:`dap.storage.cache_bound`).
 """
 
 from __future__ import annotations
@@ -8,18 +9,31 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dap.config import check_path
-from dap.errors import OptionError, StorageError
-from dap.storage.files import atomic_folder, atomic_path, sha256_file, write_atomic
-from dap.storage.lock import Hold, lock
+from dap.errors import StorageError
+from dap.storage.cache_bound import cache_in_use, make_room, record_of, remove
+from dap.storage.cache_folder import (
+    CONCEPTS,
+    FEATURES,
+    HASHED,
+    INDEXES,
+    LATENTS,
+    MODES,
+    RUNS,
+    SHARDS,
+    SURROGATES,
+    cache_folder,
+    cache_size,
+    unwritable,
+    writing,
+)
+from dap.storage.cache_use import clear_cache, use
+from dap.storage.files import naming, sha256_file, sync_file, sync_folder
+from dap.storage.lock import new_locked_folder
 from dap.storage.space import check_space
 
 __all__ = [
@@ -28,6 +42,8 @@ __all__ = [
     "HASHED",
     "INDEXES",
     "LATENTS",
+    "MODES",
+    "RESULT",
     "RUNS",
     "SHARDS",
     "SURROGATES",
@@ -38,18 +54,7 @@ __all__ = [
     "clear_cache",
 ]
 
-CONCEPTS, FEATURES, HASHED, INDEXES, LATENTS, RUNS, SHARDS, SURROGATES = (
-    "concepts",
-    "features",
-    "hashed",
-    "indexes",
-    "latents",
-    "runs",
-    "shards",
-    "surrogates",
-)  # the folders in the cache that dap fills
-
-HASHES = "hashes"  # of the files in the other folders
+RESULT = "result"  # in the folder in which an entry is made, what becomes the entry
 
 
 @dataclass(frozen=True)
@@ -81,31 +86,26 @@ class CacheEntry:
         key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
         return cls(cache_folder() / kind / f"{key}{suffix}")
 
-    @property
-    def _record(self) -> Path:
-        return self.path.parents[1] / HASHES / f"{self.path.parent.name}-{self.path.name}"
-
     def is_whole(self) -> bool:
         """Return whether the entry is there with the bytes that it was written with; a changed entry is removed."""
+        self.use()
         if not self.exists():
             return False  # nothing is removed: another process may be about to publish it
         try:
-            whole = self._record.read_text(encoding="ascii") == _hash(self.path)
+            whole = record_of(self.path).read_text(encoding="ascii") == _hash(self.path)
         except (OSError, ValueError):
             whole = False
         if not whole:
             self.remove()
         return whole
 
+    def use(self) -> None:
+        """Keep the entry, and what there is of it, in the cache until the run ends that is going on."""
+        use(self.path)
+
     def remove(self) -> None:
         """Delete the entry if it is there, to make it again."""
-        if self.path.is_dir() and not self.path.is_symlink():
-            shutil.rmtree(self.path, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                self.path.unlink()
-        with suppress(OSError):
-            self._record.unlink()
+        remove(self.path)
 
     def exists(self) -> bool:
         """Return whether it is in the cache."""
@@ -117,11 +117,13 @@ class CacheEntry:
         Raises:
             OptionError: The cache cannot be written.
         """
-        with _writing():
+        with writing():
             self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def check_space(self, need: int, subject: str, advice: str) -> None:
-        """Raise OptionError if the disk of the cache has fewer than ``need`` bytes free.
+        """Raise OptionError if ``need`` bytes do not fit the disk of the cache or its bound.
+
+        Entries that no run uses are removed if the bound asks for it.
 
         Args:
             need: The bytes that will be written.
@@ -129,6 +131,7 @@ class CacheEntry:
             advice: What to do about it, besides another cache.
         """
         check_space(cache_folder(), need, subject, f"{advice}, or set DAP_CACHE to a folder on another disk")
+        make_room(need, subject, advice)
 
     def write(self, data: bytes) -> None:
         """Put a file of these bytes into the cache.
@@ -136,7 +139,7 @@ class CacheEntry:
         Raises:
             OptionError: The cache cannot be written.
         """
-        with _writing(), self.new_file() as temporary:
+        with writing(), self.new_file() as temporary:
             temporary.write_bytes(data)
 
     @contextmanager
@@ -150,19 +153,9 @@ class CacheEntry:
         Raises:
             OptionError: The cache cannot be written.
         """
-        self.make_parent()
-        with _full(), atomic_path(self.path, replace=False) as temporary:
-            yield temporary
-            if hashed:
-                self.record_hash(temporary)
-
-    def record_hash(self, temporary: Path) -> None:
-        """Record the hash of what is about to become the entry, for :meth:`is_whole`, unless the entry is there."""
-        if self.exists():
-            return  # that of the first process stays, with its hash
-        with _writing():
-            self._record.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(self._record, _hash(temporary).encode())
+        with self._new() as folder:
+            yield folder / RESULT
+            self.publish(folder, hashed=hashed)
 
     @contextmanager
     def new_folder(self, *, hashed: bool = False) -> Iterator[Path]:
@@ -174,92 +167,43 @@ class CacheEntry:
         Raises:
             OptionError: The cache cannot be written.
         """
-        with _full(), ExitStack() as stack:
-            with _writing():
-                temporary = stack.enter_context(atomic_folder(self.path))
-            yield temporary
-            if hashed:
-                self.record_hash(temporary)
+        with self._new() as folder:
+            (folder / RESULT).mkdir()
+            yield folder / RESULT
+            self.publish(folder, hashed=hashed)
 
+    @contextmanager
+    def _new(self) -> Iterator[Path]:
+        """Yield a folder in which the entry is made."""
+        self.make_parent()
+        with _full(), naming(self.path), new_locked_folder(self.path.parent) as folder:
+            yield folder
 
-def cache_folder() -> Path:
-    """Return the folder of the cache, which may not exist yet.
+    def publish(self, folder: Path, *, hashed: bool) -> None:
+        """Make the entry of the file or folder ``RESULT`` in a folder, unless it is there already.
 
-    Example:
-        >>> import os
-        >>> os.environ["DAP_CACHE"] = "/tmp/somewhere"  # doctest: +SKIP
-        >>> cache_folder()  # doctest: +SKIP
-        PosixPath('/tmp/somewhere')
-    """
-    if named := os.environ.get("DAP_CACHE"):
-        return check_path("DAP_CACHE", named)
-    try:
-        home = Path.home()
-    except RuntimeError as error:  # no HOME, and the user has no entry in passwd
-        if any(os.environ.get(name) for name in ("XDG_CACHE_HOME", "LOCALAPPDATA")):
-            home = Path()
-        else:
-            raise OptionError("the cache has no place, as this user has no home: set DAP_CACHE to a folder") from error
-    if sys.platform == "darwin":
-        return home / "Library" / "Caches" / "dap"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "dap"
-    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "dap"
-
-
-def cache_size() -> int:
-    """Return the bytes of all files in the cache."""
-    total = 0
-    for folder, _, files in os.walk(cache_folder()):
-        for file in files:
+        Args:
+            folder: A folder of this process alone, beside the entry.
+            hashed: Record the hash, before the entry appears, so that no process sees one without the other.
+        """
+        result, hashes = folder / RESULT, folder / "hash"
+        self.use()
+        if result.is_file():
+            sync_file(result)
+        if hashed and not self.exists():  # that of the first process stays, with its hash
+            with writing():
+                record_of(self.path).parent.mkdir(parents=True, exist_ok=True)
+                hashes.write_text(_hash(result), encoding="ascii")
+                sync_file(hashes)
+                os.replace(hashes, record_of(self.path))
+        if not self.exists():
             try:
-                total += os.lstat(os.path.join(folder, file)).st_size
-            except FileNotFoundError:  # another process has just removed it
-                continue
-    return total
-
-
-@contextmanager
-def cache_in_use() -> Iterator[None]:
-    """Keep :func:`clear_cache` from deleting anything until the block ends."""
-    with ExitStack() as stack:
-        with suppress(OSError, OptionError):  # an error where the cache is needed, not for runs that do without
-            cache_folder().mkdir(parents=True, exist_ok=True)
-            if hold := _share(cache_folder()):
-                stack.callback(hold.close)
-        yield
-
-
-def _share(folder: Path) -> Hold | None:
-    """Return a shared lock on the cache, when a process that is clearing it has ended."""
-    while True:
-        try:
-            return lock(folder, shared=True)
-        except BlockingIOError:
-            time.sleep(0.02)
-
-
-def clear_cache() -> int:
-    """Delete all entries of the cache, and nothing else; return the bytes that were freed.
-
-    Raises:
-        StorageError: A run uses the cache.
-    """
-    if not cache_folder().is_dir():
-        return 0
-    try:
-        hold = lock(cache_folder())
-    except BlockingIOError as error:
-        raise StorageError(f"the cache {cache_folder()} is used by a run: clear it when the run has ended") from error
-    with closing(hold) if hold else nullcontext():
-        return _delete_entries()
-
-
-def _delete_entries() -> int:
-    before = cache_size()
-    for kind in (HASHES, CONCEPTS, FEATURES, HASHED, INDEXES, LATENTS, RUNS, SHARDS, SURROGATES):
-        shutil.rmtree(cache_folder() / kind, ignore_errors=True)
-    return before - cache_size()
+                os.replace(result, self.path)
+            except OSError:
+                if not self.path.is_dir():  # that of another process, which was quicker
+                    raise
+        sync_folder(self.path.parent)
+        make_room(keep=self.path)
 
 
 def _hash(path: Path) -> str:
@@ -276,17 +220,4 @@ def _full() -> Iterator[None]:
     try:
         yield
     except StorageError as error:
-        raise _unwritable(error) from error
-
-
-def _unwritable(error: OSError) -> OptionError:
-    return OptionError(f"the cache {cache_folder()} cannot be written ({error}): set DAP_CACHE to a folder that can")
-
-
-@contextmanager
-def _writing() -> Iterator[None]:
-    """Turn every OSError into one error that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise _unwritable(error) from error
+        raise unwritable(error) from error

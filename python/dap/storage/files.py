@@ -30,6 +30,8 @@ __all__ = [
     "process_is_alive",
     "sha256_file",
     "sweep",
+    "sync_file",
+    "sync_folder",
     "temporary_owner",
     "write_atomic",
     "write_json",
@@ -95,8 +97,7 @@ def atomic_path(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
     try:
         with naming(path):
             yield temporary
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
+            sync_file(temporary)
             if replace or not path.exists():
                 os.replace(temporary, path)
             else:
@@ -104,7 +105,7 @@ def atomic_path(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 @contextmanager
@@ -140,7 +141,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                     raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 @contextmanager
@@ -227,7 +228,13 @@ def process_is_alive(process: int) -> bool:
     return True
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Wait until the bytes of a file are on disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
     """Make a rename durable, where the file system can: CIFS and some FUSE file systems do not sync folders."""
     if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is durable without it
         with suppress(OSError):

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
+import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from dap.errors import StorageError
@@ -21,8 +23,9 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Hold", "folder_lock", "lock"]
+__all__ = ["NEW", "Hold", "folder_lock", "lock", "new_locked_folder"]
 
+NEW = ".new-"  # how the names of the folders of new_locked_folder begin
 BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
@@ -73,6 +76,27 @@ def lock(path: Path, *, shared: bool = False) -> Hold | None:
             if isinstance(error, FileNotFoundError):
                 raise
             return None
+
+
+@contextmanager
+def new_locked_folder(parent: Path) -> Iterator[Path]:
+    """Yield a new folder, which is removed when the block ends.
+
+    While its process is alive it is locked, where there are locks: one that is not may be removed by others.
+    """
+    while True:
+        path = parent / f"{NEW}{secrets.token_hex(8)}"
+        path.mkdir()
+        try:
+            hold = lock(path)
+        except (BlockingIOError, FileNotFoundError):  # another process took it for that of a dead one
+            continue
+        break
+    with closing(hold) if hold else nullcontext():
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

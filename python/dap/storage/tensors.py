@@ -10,71 +10,55 @@ import json
 import math
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["continue_tensors", "write_tensors"]
+__all__ = ["continue_tensors"]
 
-
-def write_tensors(path: Path, shapes: Mapping[str, Sequence[int]], blocks: Iterable[npt.NDArray[np.float32]]) -> None:
-    """Write and sync a safetensors file of float32 tensors, holding one block of values in memory at a time.
-
-    Args:
-        path: The file, which does not exist.
-        shapes: The shape of each tensor by its name, in the order of the file.
-        blocks: The values of all tensors in that order, in blocks of any shape.
-
-    Raises:
-        ValueError: The blocks have more or fewer values than the shapes.
-        OSError: The file exists or cannot be written, or the disk is full.
-
-    Example:
-        >>> import tempfile
-        >>> from safetensors.numpy import load_file
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_tensors(Path(folder, "x"), {"a": (2, 2), "b": (1,)}, [np.ones((2, 2)), np.zeros(1)])
-        ...     load_file(Path(folder, "x"))["a"]
-        array([[1., 1.],
-               [1., 1.]], dtype=float32)
-    """
-    header, end = _header(shapes)
-    written = 0
-    with path.open("xb") as file:
-        file.write(header)
-        for block in blocks:
-            written += file.write(np.asarray(block, "<f4").tobytes())
-        file.flush()
-        os.fsync(file.fileno())
-    if written != end:
-        raise ValueError(f"{path}: expected values of {end} bytes by the shapes, got {written}")
+NAMES = {"float16": "F16", "float32": "F32"}
 
 
 def continue_tensors(
     path: Path,
     shapes: Mapping[str, Sequence[int]],
     rows: Sequence[int],
-    block: Callable[[int], npt.NDArray[np.float32]],
+    block: Callable[[int], npt.NDArray[np.floating]],
+    dtype: str = "float32",
 ) -> Iterator[int]:
-    """Write a safetensors file of float32 tensors block by block, after the whole blocks that it has already.
+    """Write a safetensors file block by block, after the whole blocks that it has already.
 
     Args:
-        path: The file, which exists: empty, or left by this function with the same shapes and blocks.
-        shapes: As in :func:`write_tensors`.
-        rows: The number of values of each block.
-        block: Returns a block by its number, which is written and synced.
+        path: The file: missing, or left by this function with the same shapes, blocks and dtype.
+        shapes: The shape of each tensor by its name, in the order of the file.
+        rows: The number of values of each block; together the tensors, in their order.
+        block: Returns a block by its number, in any shape; it is written and synced.
+        dtype: "float32" or "float16"; values are rounded to it.
 
     Yields:
         First the number of blocks that the file had, then the number that it has, after each block.
 
     Raises:
         OSError: The file cannot be written, or the disk is full.
+
+    Example:
+        >>> import tempfile
+        >>> from safetensors.numpy import load_file
+        >>> blocks = [np.ones((2, 2)), np.zeros(1)]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     list(continue_tensors(Path(folder, "x"), {"a": (2, 2), "b": (1,)}, [4, 1], blocks.__getitem__))
+        ...     load_file(Path(folder, "x"))["a"]
+        [0, 1, 2]
+        array([[1., 1.],
+               [1., 1.]], dtype=float32)
     """
-    header, _ = _header(shapes)
-    ends = [len(header), *(len(header) + 4 * end for end in accumulate(rows))]
+    stored = np.dtype(dtype).newbyteorder("<")
+    header = _header(shapes, NAMES[dtype], stored.itemsize)
+    ends = [len(header), *(len(header) + stored.itemsize * end for end in accumulate(rows))]
+    path.touch()
     with path.open("rb+") as file:
         if file.read(len(header)) != header:
             file.truncate(0)
@@ -85,18 +69,18 @@ def continue_tensors(
         file.seek(ends[done])
         yield done
         for number in range(done, len(rows)):
-            file.write(np.asarray(block(number), "<f4").tobytes())
+            file.write(np.asarray(block(number), stored).tobytes())
             file.flush()
             os.fsync(file.fileno())
             yield number + 1
 
 
-def _header(shapes: Mapping[str, Sequence[int]]) -> tuple[bytes, int]:
-    """Return the length and header of a file, and the number of bytes of the values."""
+def _header(shapes: Mapping[str, Sequence[int]], dtype: str, width: int) -> bytes:
+    """Return the length and header of a file."""
     layout, end = {}, 0
     for name, shape in shapes.items():
-        begin, end = end, end + math.prod(shape) * 4
-        layout[name] = {"dtype": "F32", "shape": [*shape], "data_offsets": [begin, end]}
+        begin, end = end, end + math.prod(shape) * width
+        layout[name] = {"dtype": dtype, "shape": [*shape], "data_offsets": [begin, end]}
     header = json.dumps(layout).encode()
     header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header, end
+    return len(header).to_bytes(8, "little") + header

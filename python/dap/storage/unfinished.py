@@ -1,35 +1,42 @@
-"""A file of the cache that takes long to make: the process after a killed one continues it.
+"""An entry of the cache that takes long to make: the process after a killed one continues it.
 
-Until it is finished, it is ``<entry>.unfinished`` beside the entry. Its one writer holds the system's lock on it.
+Until it is finished, what there is of it lies in ``<entry>.unfinished/`` beside the entry. Its one writer holds the
+system's lock on that folder.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from dap.errors import DapError
+from dap.errors import DapError, StorageError
 from dap.storage.cache import CacheEntry
-from dap.storage.files import naming
-from dap.storage.lock import Hold, lock
+from dap.storage.cache_bound import UNFINISHED
+from dap.storage.files import naming, sweep
+from dap.storage.lock import Hold, lock, new_locked_folder
 
-__all__ = ["continued_file", "unfinished_bytes"]
+__all__ = ["continued", "unfinished_bytes"]
 
 
 def unfinished_bytes(entry: CacheEntry) -> int:
-    """Return the size of what an earlier process has left of an entry that it did not finish."""
-    path = _unfinished(entry)
-    return path.stat().st_size if path.is_file() else 0
+    """Return how many bytes on disk an earlier process has left of an entry that it did not finish."""
+    files = [Path(folder, file) for folder, _, names in os.walk(_unfinished(entry)) for file in names]
+    return sum(getattr(file.stat(), "st_blocks", 0) * 512 for file in files)  # Windows has no st_blocks
 
 
 @contextmanager
-def continued_file(entry: CacheEntry) -> Iterator[Path]:
-    """Yield the name of a file, which becomes the entry, with its hash, when the block ends without an error.
+def continued(entry: CacheEntry, *, hashed: bool = True) -> Iterator[Path]:
+    """Yield a folder whose file or folder ``RESULT`` becomes the entry when the block ends without an error.
 
-    The file may have what an earlier block has written before it was stopped. The caller checks that, continues it, and
-    syncs what it writes. If another process is at it, or the file system has no locks, the file is a new one.
+    The folder may have what an earlier block has written before it was stopped. The caller checks that, continues it,
+    and syncs what it writes. If another process is at it, or the file system has no locks, the folder is a new one.
+
+    Args:
+        entry: The entry.
+        hashed: Record its hash for :meth:`CacheEntry.is_whole`.
 
     Raises:
         OptionError: The cache cannot be written.
@@ -38,30 +45,36 @@ def continued_file(entry: CacheEntry) -> Iterator[Path]:
     path = _unfinished(entry)
     hold = _locked(path)
     if hold is None:
-        with entry.new_file() as temporary:
-            temporary.touch()
-            yield temporary
+        with naming(entry.path), new_locked_folder(entry.path.parent) as folder:
+            yield folder
+            entry.publish(folder, hashed=hashed)
         return
     with closing(hold), naming(path):
+        sweep(path)  # temporary files of the killed process
         try:
             yield path
-        except DapError:  # the same call would end in it again
-            path.unlink()
+            entry.publish(path, hashed=hashed)
+        except StorageError:
             raise
-        entry.record_hash(path)
-        os.replace(path, entry.path)
+        except DapError:  # the same call would end in it again
+            shutil.rmtree(path, ignore_errors=True)
+            raise
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _unfinished(entry: CacheEntry) -> Path:
-    return entry.path.with_name(f"{entry.path.name}.unfinished")
+    return entry.path.with_name(f"{entry.path.name}{UNFINISHED}")
 
 
 def _locked(path: Path) -> Hold | None:
+    """Return the lock on the folder, which is made if it is missing; None if another has it or there are no locks."""
     try:
-        path.touch()
+        if path.is_file():
+            path.unlink()  # of an older version
+        path.mkdir(exist_ok=True)
         hold = lock(path)
     except OSError:  # another process holds it, or has just finished it; or it cannot be written, as others find too
         return None
     if hold is None:
-        path.unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
     return hold

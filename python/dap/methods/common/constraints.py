@@ -89,7 +89,8 @@ class KernelConstraint(Constraint):
     def prepare(cls, context: Context, kernel: Kernel, references: int) -> KernelConstraint:
         """Encode the real images, or find their latents in the cache, and draw the references of each class."""
         real = real_latents(
-            context.source, context.classes, context.prior, index=context.index, bars=context.bars
+            context.source, context.classes, context.prior, index=context.index, bars=context.bars,
+            dtype=context.latent_dtype,
         )  # fmt: skip
         real.prepare()  # so that a corrupt file fails before anything is written
         rows = {}

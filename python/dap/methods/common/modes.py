@@ -5,23 +5,30 @@ mgd3 and manifold_gd guide by them; the modes of coda are real latents; d4m star
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from dap.errors import OptionError
-from dap.features import real_latents
+from dap.features import RealLatents, latents_bytes, real_latents
 from dap.kernels import nearest
 from dap.methods.base import Context, Record, Unit
 from dap.rng import derive_seed
 from dap.sampling import DeltaTerm, StepState
 from dap.selection import k_means
+from dap.storage.cache import MODES, RESULT, CacheEntry
+from dap.storage.tensors import continue_tensors
+from dap.storage.unfinished import continued
 
-__all__ = ["Clusters", "ModeTerm", "Modes", "find_modes", "largest_first"]
+__all__ = ["Clusters", "ModeTerm", "Modes", "find_modes", "largest_first", "modes_bytes"]
+
+RULE = 1  # raise it with every change of the found bits, so that entries of older versions are not read
 
 
 @dataclass(frozen=True)
@@ -65,35 +72,73 @@ class Modes:
         return {"sizes": self.sizes, "nearest": self.nearest}
 
 
-def find_modes(context: Context, cluster: Callable[[npt.NDArray[np.float32], int, int], Clusters]) -> Modes:
-    """Cluster the latents of all real images of each class.
+def find_modes(
+    context: Context, cluster: Callable[[npt.NDArray[np.float32], int, int], Clusters], rule: object
+) -> Modes:
+    """Cluster the latents of all real images of each class, or find the modes in the cache.
+
+    A search that was stopped is continued after its last class.
 
     Args:
         context: The run; if it has an index, the latents are read from there.
         cluster: Takes latents (N, D), the number of clusters and a seed; returns clusters in the order of the slots.
+        rule: Everything besides these that its result depends on, as JSON: its name, options and versions.
 
     Raises:
         OptionError: A class has fewer images than are wanted.
     """
-    prior, modes = context.prior, Modes({}, {}, {})
-    real = real_latents(context.source, context.classes, prior, index=context.index, bars=context.bars)
-    for index, (name, ids) in enumerate(real.ids.items()):
-        if len(ids) < context.ipc_of(index):
+    prior = context.prior
+    real = real_latents(
+        context.source, context.classes, prior, index=context.index, bars=context.bars, dtype=context.latent_dtype
+    )  # fmt: skip
+    names, counts = list(real.ids), [context.ipc_of(index) for index in range(len(real.ids))]
+    for (name, ids), count in zip(real.ids.items(), counts, strict=True):
+        if len(ids) < count:
             raise OptionError(
-                f"class {name!r} has {len(ids)} images, fewer than the modes that ipc={context.ipc_of(index)} needs: "
-                "lower ipc"
+                f"class {name!r} has {len(ids)} images, fewer than the modes that ipc={count} needs: lower ipc"
             )
-    real.prepare()
-    kept = "the latents are kept in the cache; the same command finds the modes again"
-    with context.bars.stage("modes", total=len(real.ids), unit="class", kept=kept) as bar:
-        for index, (name, ids) in enumerate(real.ids.items()):
-            rows, count = real.of_class(name).flatten(1).numpy(), context.ipc_of(index)
-            clusters = cluster(rows, count, derive_seed(context.seed, "modes", name))
-            centers = clusters.centers.astype(np.float32)
-            modes.latents[name] = torch.from_numpy(centers).reshape(-1, *prior.latent_shape)
-            modes.sizes[name] = np.bincount(clusters.labels[clusters.labels >= 0], minlength=count).tolist()
-            modes.nearest[name] = [ids[row] for row in np.asarray(nearest(centers, rows)[1])[:, 0]]
-            bar.update()
+    entry = CacheEntry.of(MODES, [RULE, real.identity, rule, counts, context.seed], ".safetensors")
+
+    def modes_of(number: int) -> npt.NDArray[np.float32]:
+        name, count = names[number], counts[number]
+        rows = real.of_class(name).flatten(1).numpy()
+        clusters = cluster(rows, count, derive_seed(context.seed, "modes", name))
+        centers = clusters.centers.astype(np.float32)
+        sizes = np.bincount(clusters.labels[clusters.labels >= 0], minlength=count)
+        rows_of_modes = np.asarray(nearest(centers, rows)[1])[:, 0]
+        return np.concatenate([part.astype(np.float32).ravel() for part in (centers, sizes, rows_of_modes)])
+
+    if not entry.is_whole():
+        real.prepare()
+        shapes: dict[str, tuple[int, ...]] = {}
+        for number, count in enumerate(counts):
+            shapes[f"latents {number}"] = (count, *prior.latent_shape)
+            shapes |= {f"sizes {number}": (count,), f"nearest {number}": (count,)}
+        values = [count * (math.prod(prior.latent_shape) + 2) for count in counts]
+        kept = "the modes that are found are kept; the same command continues after them"
+        with continued(entry) as folder:
+            written = continue_tensors(folder / RESULT, shapes, values, modes_of)
+            with context.bars.stage("modes", total=len(names), done=next(written), unit="class", kept=kept) as bar:
+                for _ in written:
+                    bar.update()
+    return _read(entry, real)
+
+
+def modes_bytes(context: Context) -> int:
+    """Return how many bytes the modes take in the cache, with the latents of all real images."""
+    slots = sum(context.ipc_of(index) for index in range(len(context.classes)))
+    modes = 4 * slots * (math.prod(context.prior.latent_shape) + 2)
+    return modes + latents_bytes(context.source, context.prior, index=context.index)
+
+
+def _read(entry: CacheEntry, real: RealLatents) -> Modes:
+    """Return the modes of an entry; sizes and rows are whole numbers below 2²⁴, which float32 holds."""
+    modes = Modes({}, {}, {})
+    with safe_open(entry.path, framework="pt") as file:
+        for number, (name, ids) in enumerate(real.ids.items()):
+            modes.latents[name] = file.get_tensor(f"latents {number}")
+            modes.sizes[name] = file.get_tensor(f"sizes {number}").long().tolist()
+            modes.nearest[name] = [ids[row] for row in file.get_tensor(f"nearest {number}").long().tolist()]
     return modes
 
 

@@ -42,8 +42,9 @@ from dap.methods.common.network_memory import surrogate_bytes
 from dap.methods.common.surrogate_training import gradient_file, train, train_with_gradients
 from dap.nets import create_net, list_nets
 from dap.rng import generator
-from dap.storage.cache import SURROGATES, CacheEntry
+from dap.storage.cache import RESULT, SURROGATES, CacheEntry
 from dap.storage.files import write_atomic
+from dap.storage.unfinished import continued, unfinished_bytes
 from dap.torch_state import tf32_on
 
 if TYPE_CHECKING:
@@ -154,18 +155,18 @@ def prepare_surrogate(context: Context, training: SurrogateTraining) -> Surrogat
     if not entry.is_whole():
         parameters, classes = sum(weights.numel() for weights in net.parameters()), len(context.classes)
         entry.check_space(
-            surrogate_bytes(context, training),
+            surrogate_bytes(context, training) - unfinished_bytes(entry),
             f"the surrogate's gradients ({training.checkpoints} checkpoints, {classes:,} classes, {training.network} "
             f"of width {training.width} with {parameters:,} parameters) take up to",
             "choose a deeper network for large images (network=convnet6 for 256 pixels), a smaller width, fewer "
             "checkpoints or classes",
         )
-        with entry.new_folder(hashed=True) as folder:
+        with continued(entry) as folder:
             epochs, weights = train_with_gradients(
                 context, net, folder, epochs=training.epochs, checkpoints=training.checkpoints,
                 similarity=training.similarity, references=training.references,
             )  # fmt: skip
-            write_atomic(folder / STATES, save({"epochs": torch.tensor(epochs), "weights": weights}))
+            write_atomic(folder / RESULT / STATES, save({"epochs": torch.tensor(epochs), "weights": weights}))
     states = _read(entry.path / STATES)
     epochs = states["epochs"].tolist()
     files = tuple(gradient_file(entry.path, number) for number in range(len(epochs)))
@@ -188,7 +189,9 @@ def prepare_classifier(context: Context, network: str, width: int, epochs: int) 
     net = _new_net(context, network, width)
     entry = CacheEntry.of(SURROGATES, _content(context, ["classifier", network, width, epochs]), ".safetensors")
     if not entry.is_whole():
-        entry.write(save({"weights": train(context, net, epochs=epochs)}))
+        with continued(entry) as folder:
+            weights = train(context, net, folder, epochs=epochs)
+            (folder / RESULT).write_bytes(save({"weights": weights}))
     vector_to_parameters(_read(entry.path)["weights"].to(context.prior.device), net.parameters())
     return net.eval().requires_grad_(False)
 

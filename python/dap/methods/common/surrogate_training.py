@@ -1,13 +1,19 @@
 """Trains the network of a surrogate and computes its real gradients; see :mod:`dap.methods.common.surrogate`.
 
 Images that take up to 4 GiB are decoded once and held in memory; of a larger source, each batch is decoded when it is
-used. Gradients are computed and written class by class, so memory holds those of one class.
+used. Gradients are computed and written in blocks of classes of 16 MiB, or class by class.
+
+A training that was stopped is continued with the same bytes on a CPU: its state is saved every minute, and before the
+gradients after an epoch, which continue after their last block.
 """
 
 from __future__ import annotations
 
 import math
+import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dap.data.stack import read_images
-from dap.nets import images_at_once, train_classifier
+from dap.nets import ClassifierTraining, images_at_once
+from dap.nets.optimisation import SAVE_SECONDS
+from dap.nets.train_state import read_state, write_state
 from dap.rng import generator
 from dap.selection import random_of_each_class
-from dap.storage.tensors import write_tensors
+from dap.storage.cache import RESULT
+from dap.storage.tensors import continue_tensors
 
 if TYPE_CHECKING:
     from dap.methods.base import Context
@@ -32,7 +41,9 @@ __all__ = ["gradient_file", "mean_gradient", "train", "train_with_gradients"]
 BATCH_SIZE, PEAK_LR, WEIGHT_DECAY, MAX_SHIFT = 128, 3e-3, 5e-4, 3  # as protocol "small" trains
 GRADIENT_BATCH = 50
 HELD_BYTES = 2**32
-KEPT = "nothing of the surrogate is kept; the same command trains it again"
+BLOCK_VALUES = 2**22  # numbers of a file of gradients that are written at once, unless a gradient has more
+STATE = "training.pt"
+KEPT = "the surrogate's training up to a minute ago is kept; the same command continues after it"
 
 
 def gradient_file(folder: Path, number: int) -> Path:
@@ -66,9 +77,12 @@ def mean_gradient(net: nn.Module, batches: Iterator[Tensor], target: int) -> Ten
     return total / count
 
 
-def train(context: Context, net: nn.Module, *, epochs: int) -> Tensor:
-    """Train a network in place on all real images of a run; return its weights, (P,) on the CPU."""
-    _train(context, net, _images_of(context), epochs, lambda net, epoch: None)
+def train(context: Context, net: nn.Module, folder: Path, *, epochs: int) -> Tensor:
+    """Train a network in place on all real images of a run; return its weights, (P,) on the CPU.
+
+    ``folder`` keeps the state of the training, which is continued if it is there.
+    """
+    _train(context, net, _images_of(context), folder, _Checkpoints(), epochs, None)
     return _flat(net.parameters()).cpu()
 
 
@@ -87,7 +101,8 @@ def train_with_gradients(
     Args:
         context: The run.
         net: The network, on its device.
-        folder: Where the files of :func:`gradient_file` are written.
+        folder: Its ``RESULT`` is the folder of the files of :func:`gradient_file`; the state of the training lies
+            beside it. Both are continued if they are there.
         epochs: See :class:`dap.methods.common.surrogate.SurrogateTraining`, as for the other options.
         checkpoints: Largest number of states.
         similarity: The threshold of the cosine.
@@ -96,65 +111,127 @@ def train_with_gradients(
     Returns:
         The epochs after which states were kept, and their weights, (E, P) on the CPU.
     """
-    images_of, source = _images_of(context), context.source
+    images_of, source, kept = _images_of(context), context.source, _Checkpoints()
     rows = [*random_of_each_class(source, references, context.seed).values()]
     batch = min(GRADIENT_BATCH, images_at_once(net, (context.channels, context.size, context.size)))
-    kept_epochs: list[int] = []
-    weights: list[Tensor] = []
 
-    def keep(net: nn.Module, epoch: int) -> None:
-        if len(kept_epochs) == checkpoints:
-            return
-        path, cosines = gradient_file(folder, len(kept_epochs)), []
-        before = gradient_file(folder, len(kept_epochs) - 1) if kept_epochs else None
+    def keep(epoch: int) -> None:
+        """Keep the state after an epoch if its gradients have turned.
 
-        def gradients() -> Iterator[npt.NDArray[np.float32]]:
-            title = f"gradients after epoch {epoch}"
-            with context.bars.stage(title, total=len(rows), unit="class", kept=KEPT, leave=False) as bar:
-                for target, class_rows in enumerate(rows):
-                    batches = (images_of(part) for part in torch.from_numpy(class_rows).split(batch))
-                    gradient = mean_gradient(net, batches, target).cpu()
-                    if before is not None:
-                        cosines.append(functional.cosine_similarity(_gradient(before, target), gradient, dim=0))
-                    bar.update()
-                    yield gradient.numpy()
-
-        count = sum(parameter.numel() for parameter in net.parameters())
-        write_tensors(path, {str(target): (count,) for target in range(len(rows))}, gradients())
-        if before is None or torch.stack(cosines).mean() < similarity:
-            kept_epochs.append(epoch)
-            weights.append(_flat(net.parameters()).cpu())
+        A file that is there is one of this state, as the training was saved before it was begun.
+        """
+        number, files = len(kept.epochs), folder / RESULT
+        path, batches = gradient_file(files, number), [torch.from_numpy(part).split(batch) for part in rows]
+        _write_gradients(context, net, path, f"gradients after epoch {epoch}", batches, images_of)
+        if number == 0 or _mean_cosine(gradient_file(files, number - 1), path, len(rows)) < similarity:
+            kept.epochs.append(epoch)
+            kept.weights.append(_flat(net.parameters()).cpu())
         else:
             path.unlink()
 
-    _train(context, net, images_of, epochs, keep)
-    return kept_epochs, torch.stack(weights)
+    def after_epoch(epoch: int, save: Callable[[], None]) -> None:
+        if len(kept.epochs) < checkpoints:
+            save()  # after a kill among the gradients, the weights are these to the bit
+            keep(epoch)
+
+    _train(context, net, images_of, folder, kept, epochs, after_epoch)
+    return kept.epochs, torch.stack(kept.weights)
+
+
+@dataclass
+class _Checkpoints:
+    """What is known so far: the last epoch that was looked at, the epochs that were kept, and their weights."""
+
+    last: int = 0
+    epochs: list[int] = field(default_factory=list)
+    weights: list[Tensor] = field(default_factory=list)
+
+
+def _write_gradients(
+    context: Context,
+    net: nn.Module,
+    path: Path,
+    title: str,
+    batches: Sequence[Sequence[Tensor]],
+    images_of: Callable[[Tensor], Tensor],
+) -> None:
+    """Write the mean gradient of each class to a file, or continue it; ``batches`` has image indices by class."""
+    count = sum(parameter.numel() for parameter in net.parameters())
+    at_once = max(1, BLOCK_VALUES // count)
+    blocks = [range(len(batches))[start : start + at_once] for start in range(0, len(batches), at_once)]
+    with context.bars.stage(title, total=len(batches), unit="class", kept=KEPT, leave=False) as bar:
+
+        def gradients(number: int) -> npt.NDArray[np.float32]:
+            means = []
+            for target in blocks[number]:
+                means.append(mean_gradient(net, map(images_of, batches[target]), target).cpu().numpy())
+                bar.update()
+            return np.concatenate(means)
+
+        shapes = {str(target): (count,) for target in range(len(batches))}
+        written = continue_tensors(path, shapes, [count * len(block) for block in blocks], gradients)
+        bar.update(sum(map(len, blocks[: next(written)])))
+        for _ in written:
+            pass
+
+
+def _mean_cosine(before: Path, after: Path, classes: int) -> Tensor:
+    """Return the mean over classes of the cosine between the gradients of two files."""
+    with safe_open(before, framework="pt") as old, safe_open(after, framework="pt") as new:
+        cosines = [
+            functional.cosine_similarity(old.get_tensor(str(target)), new.get_tensor(str(target)), dim=0)
+            for target in range(classes)
+        ]
+    return torch.stack(cosines).mean()
 
 
 def _train(
     context: Context,
     net: nn.Module,
     images_of: Callable[[Tensor], Tensor],
+    folder: Path,
+    kept: _Checkpoints,
     epochs: int,
-    after_epoch: Callable[[nn.Module, int], None],
+    after_epoch: Callable[[int, Callable[[], None]], None] | None,
 ) -> None:
-    """Train a network on all real images; ``after_epoch`` is called with the number of the epoch, from 1."""
-    source = context.source
+    """Train a network on all real images, from the state in ``folder`` on, which is saved every minute.
+
+    ``after_epoch`` is called with the number of the epoch, from 1, and a function that saves the state.
+    """
+    source, path, saved = context.source, folder / STATE, time.monotonic()
     batch_size = min(len(source), BATCH_SIZE)
     epoch = math.ceil(len(source) / batch_size)
-    with context.bars.stage("surrogate", total=epochs * epoch, unit="step", kept=KEPT) as bar:
+    training = ClassifierTraining(
+        net, images_of, torch.tensor(source.labels), steps=epochs * epoch, batch_size=batch_size, peak_lr=PEAK_LR,
+        weight_decay=WEIGHT_DECAY, max_shift=MAX_SHIFT, generator=generator(context.seed, "surrogate", "training"),
+        device=context.prior.device, at_once=images_at_once(net, (context.channels, context.size, context.size)),
+    )  # fmt: skip
+    state = read_state(path)
+    if state is None:
+        shutil.rmtree(folder / RESULT, ignore_errors=True)  # gradients at states that are lost
+    else:
+        training.restore(state["training"])
+        kept.last, kept.epochs, kept.weights = state["last"], state["epochs"], state["weights"]
 
-        def after_step(net: nn.Module, step: int) -> None:
+    def save() -> None:
+        nonlocal saved
+        write_state(path, {"training": training.state(), **vars(kept)})
+        saved = time.monotonic()
+
+    if after_epoch is not None:
+        (folder / RESULT).mkdir(exist_ok=True)
+    with context.bars.stage("surrogate", total=epochs * epoch, done=training.done, unit="step", kept=KEPT) as bar:
+        while True:
+            number, rest = divmod(training.done, epoch)
+            if rest == 0 and number > kept.last and after_epoch is not None:
+                after_epoch(number, save)
+                kept.last = number
+            if time.monotonic() - saved > SAVE_SECONDS:
+                save()
+            if training.done == epochs * epoch:
+                return
+            training.step()
             bar.update()
-            if step % epoch == 0:
-                after_epoch(net, step // epoch)
-
-        train_classifier(
-            net, images_of, torch.tensor(source.labels), steps=epochs * epoch, batch_size=batch_size,
-            peak_lr=PEAK_LR, weight_decay=WEIGHT_DECAY, max_shift=MAX_SHIFT,
-            generator=generator(context.seed, "surrogate", "training"), device=context.prior.device,
-            at_once=images_at_once(net, (context.channels, context.size, context.size)), after_step=after_step,
-        )  # fmt: skip
 
 
 def _images_of(context: Context) -> Callable[[Tensor], Tensor]:
@@ -166,12 +243,6 @@ def _images_of(context: Context) -> Callable[[Tensor], Tensor]:
         context.source, np.arange(count), size=context.size, channels=context.channels, bars=context.bars, kept=KEPT
     )  # fmt: skip
     return torch.from_numpy(images).__getitem__
-
-
-def _gradient(path: Path, target: int) -> Tensor:
-    with safe_open(path, framework="pt") as file:
-        gradient: Tensor = file.get_tensor(str(target))
-    return gradient
 
 
 def _flat(tensors: Sequence[Tensor] | Iterator[Tensor]) -> Tensor:
