@@ -312,16 +312,17 @@ def test_the_classifier_constraint_and_its_gradient(classified, tiny_pipeline):
 
 
 def test_the_classifier_is_the_end_of_its_training(classified, monkeypatch):
-    from dap.methods.common import surrogate, surrogate_training
+    from dap.methods.common import surrogate
 
     given, method, artefact = classified
-    states, train = [], surrogate_training.train_classifier
+    states, train = [], surrogate.train
 
-    def watched(net, *rest, **more):
-        train(net, *rest, **more)
+    def watched(context, net, *rest, **more):
+        weights = train(context, net, *rest, **more)
         states.append([each.detach().clone() for each in net.parameters()])
+        return weights
 
-    monkeypatch.setattr(surrogate_training, "train_classifier", watched)
+    monkeypatch.setattr(surrogate, "train", watched)
     monkeypatch.setattr(surrogate, "RULE", -1)  # so that nothing is found in the cache
     trained, read = method.prepare(given), method.prepare(given)
     assert len(states) == 1 and trained.epochs == artefact.epochs == 3
