@@ -338,11 +338,11 @@ def test_memory_of_a_network_is_what_autograd_keeps(tiny_pipeline):
     assert LD3M().demands(given)[0].own > 3 * kept
 
 
-def test_memory_of_training_a_surrogate_is_what_it_takes(tiny_pipeline):
+def test_memory_of_training_a_surrogate_is_what_it_takes(tiny_pipeline, tmp_path):
     given = context(DiTPrior(tiny_pipeline))
     net = create_net("convnet3", width=32, channels=1, classes=3, size=32, generator=torch.Generator())
     weights, held = sum(tensor.nbytes for tensor in net.parameters()), 32 * 32 * len(given.source)
-    taken = peak_bytes(lambda: train(given, net, epochs=2)) + weights + held
+    taken = peak_bytes(lambda: train(given, net, tmp_path, epochs=2)) + weights + held
     assert abs(training_bytes(given, "convnet3", 32) / taken - 1) < 0.25
 
 
