@@ -56,12 +56,12 @@ def index(folder: Path) -> Made:
     writer = IndexWriter(folder, spec, [ClassRows("cat", 0, ("0.png", "1.png"))])
     writer.write("cat", 0, np.zeros((2, 1, 2, 2), np.float32), {500: np.zeros((2, 4), np.float32)})
     writer.finish()
-    return "index.json", "import dap, dap.api", "dap.open_index(folder)"
+    return "index.json", "import dap, dap.index", "dap.open_index(folder)"
 
 
 def ids(folder: Path) -> Made:
     index(folder)
-    return "cat/ids.json", "import dap, dap.api", "dap.open_index(folder).ids('cat')"
+    return "cat/ids.json", "import dap, dap.index", "dap.open_index(folder).ids('cat')"
 
 
 def pipeline(folder: Path) -> Made:

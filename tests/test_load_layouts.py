@@ -239,7 +239,7 @@ def test_a_loader_of_a_run(distilled: dap.DistilledDataset) -> None:
 
 
 def test_evaluate_takes_a_loaded_set(distilled: dap.DistilledDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dap.api.evaluate_source", lambda train, test, **options: train)
+    monkeypatch.setattr("dap.evaluating.evaluate_source", lambda train, test, **options: train)
     foreign = dap.load(distilled.path / "train", class_map=["T-shirt/top", "Dress", "Bag"])
     train = dap.evaluate(foreign, "fashion-mini")  # a class without images is no class of the evaluation
     assert train.class_names == ("T-shirt/top", "Bag") and sorted(train.labels) == [0, 0, 0, 1, 1, 1]

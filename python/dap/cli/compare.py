@@ -21,11 +21,17 @@ def compare(results: tuple[str, ...], form: str) -> None:
     A name that is given to several files is one method, whose sets were generated with different seeds; a file without
     a name has its own. Differences are paired by training seed.
     """
+    from dap.errors import SourceError
+
     named: dict[str, list[str | Path]] = {}
     for text in results:
         name, equals, file = text.partition("=")
         whole = not equals or Path(text).is_file()
         named.setdefault(Path(text).stem if whole else name, []).append(Path(text if whole else file))
+
+    for path in (path for paths in named.values() for path in paths):
+        if not Path(path).is_file():
+            raise SourceError(f"there is no file {str(path)!r}; expected one that dap evaluate --json writes")
 
     from dap.evaluation import compare as run
 

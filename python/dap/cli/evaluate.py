@@ -27,7 +27,7 @@ __all__ = ["evaluate"]
 )
 @click.option(
     "--network", "networks", multiple=True, default=("convnet3",), type=Network(), show_default=True,
-    help=f"Network to train: {', '.join(NETWORKS)}, or a model of timm; repeatable.",
+    help=f"Network to train: {', '.join(NETWORKS)}, or timm/NAME for a model of timm; repeatable.",
 )  # fmt: skip
 @click.option("--repeats", default=3, type=Whole(), show_default=True, help="Trainings of each network on each set.")
 @click.option("--seed", default=0, type=Whole(0), show_default=True, help="Root seed of the trainings.")
@@ -64,7 +64,7 @@ def evaluate(
     test_images = open_source(test, split="test", label_column=label_column)
     real_images = None if real is None else open_source(real, label_column=label_column)
 
-    from dap.api import evaluate as run
+    from dap.evaluating import evaluate as run
 
     result = run(
         folder,

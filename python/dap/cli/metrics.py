@@ -53,6 +53,8 @@ def metrics(
     device: str | None,
 ) -> None:
     """Measures FOLDER (a distilled set, or any labelled images) against real images: FID, coverage and others."""
+    from dap.data.builtin import recorded_builtin
+    from dap.data.manifest import read_manifest
     from dap.data.open import open_source
     from dap.errors import OptionError
     from dap.storage.files import write_atomic
@@ -61,10 +63,12 @@ def metrics(
         raise OptionError(f"--json {json_file}: there is no folder {json_file.absolute().parent}")
     if not folder.exists():
         open_source(folder)
+    if real is None and recorded_builtin(read_manifest(folder) or {}) is None:
+        raise OptionError("metrics compare with real images: give the real training images, --real")
     real_images = None if real is None else open_source(real, label_column=label_column)
     tests = None if against is None else open_source(against, split="test", label_column=label_column)
 
-    from dap.api import measure
+    from dap.evaluating import measure
 
     result = measure(
         folder, real_images, features=features, features_options=features_options or None, prior=prior,

@@ -108,13 +108,15 @@ class Method(click.ParamType):  # type: ignore[type-arg]
 
 
 class Network(click.ParamType):  # type: ignore[type-arg]
-    """A network: a name of dap, or of a model of timm."""
+    """A network: a name of dap, or "timm/" and the name of a model of timm."""
 
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the name; raise OptionError with the nearest one, unless timm knows it."""
-        if value not in NETWORKS:
+        """Return the name, or raise OptionError with the nearest one."""
+        if not str(value).startswith("timm/"):
+            check_choice("network", value, (*NETWORKS, "timm/NAME"))
+        else:
             from dap.nets import check_network
 
             check_network(value)

@@ -8,10 +8,11 @@ set, if Debian's package is installed. Images of 28×28 are padded with 2 black 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,7 +25,7 @@ from dap.data.source import Source
 from dap.data.splits import split_order
 from dap.errors import FormatError, SourceError
 
-__all__ = ["BUILTIN", "FASHION_CLASSES", "open_builtin", "open_idx_folder"]
+__all__ = ["BUILTIN", "FASHION_CLASSES", "open_builtin", "open_idx_folder", "recorded_builtin"]
 
 BUILTIN = ("fashion-mini", "fashion-mnist")
 FASHION_CLASSES = (
@@ -37,6 +38,15 @@ FASHION_LABELS = {  # sha256 of the label arrays: Fashion-MNIST's files are name
     "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
     "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9",
 }
+
+
+def recorded_builtin(manifest: Mapping[str, Any]) -> str | None:
+    """Return the built-in source that a run's manifest names, if it names one.
+
+    A folder that it names is not opened unless the user says so: somebody else may have written the manifest.
+    """
+    name = manifest["source"]["name"] if manifest else None
+    return name if name in BUILTIN else None
 
 
 def open_builtin(name: str, *, split: str = "train") -> Source:

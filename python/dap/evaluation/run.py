@@ -77,7 +77,7 @@ def run_protocol(
         classes: Number of classes.
         protocol: Name of the protocol, or the protocol itself.
         protocol_options: Other constants by name.
-        network: Name of the classifier, one of :func:`dap.list_networks`, or of timm's.
+        network: Name of the classifier, one of :func:`dap.list_networks`, or timm/NAME.
         seed: Root seed. Together with the network's name and ``repeat`` it decides initial weights, order and
             augmentation, which are therefore the same for two sets of one size.
         repeat: Number of the repeat.

@@ -16,7 +16,6 @@ from dap.nets.library import HEADS, is_timm_model, small_vit, timm_models, timm_
 from dap.nets.network import LibraryNetwork, Network
 from dap.nets.resnet_ap import ResNetAP
 from dap.nets.seeded import SeededMode
-from dap.registry import unknown_name_error
 
 __all__ = ["check_network", "create_net", "list_nets", "list_networks"]
 
@@ -49,13 +48,13 @@ def list_nets() -> list[str]:
 
 
 def check_network(name: object) -> None:
-    """Raise OptionError unless ``name`` is one of :func:`list_networks`, or of a model of timm."""
-    known = list_networks()
-    if name in known:
-        return
-    if not isinstance(name, str) or not is_timm_model(name.removeprefix(TIMM)):
-        names = list_networks(TIMM + "*") if str(name).startswith(TIMM) else known
-        raise unknown_name_error("network", name, names)
+    """Raise OptionError unless ``name`` is one of :func:`list_networks`, or "timm/" and the name of a model of timm."""
+    names = [*list_networks(), f"{TIMM}NAME"]
+    if isinstance(name, str) and name.startswith(TIMM):
+        if is_timm_model(name.removeprefix(TIMM)):
+            return
+        names = list_networks(TIMM + "*")
+    check_choice("network", name, names)
 
 
 def create_net(
@@ -75,7 +74,7 @@ def create_net(
         name: One of :func:`list_networks`: "convnet3" to "convnet6", of 3 to 6 blocks, each of which halves the side;
             "resnet_ap10"; a network of torchvision; one for images of 28 to 64 pixels, "small_mlp" (two hidden layers
             of 256), "small_resnet_ap10" (of width 16) or "small_vit" (4 blocks of 64); or a model of timm,
-            "timm/vit_tiny_patch16_224", where "timm/" may be left out unless torchvision's has the same name.
+            "timm/vit_tiny_patch16_224".
         channels: Channels of the images, 1 or 3.
         classes: Number of classes.
         size: Side of the square images in pixels.

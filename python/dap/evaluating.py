@@ -1,0 +1,200 @@
+"""``dap.evaluate`` and ``dap.measure``: what a distilled set is worth, by training on it and without."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from dap.config import check_path
+from dap.data.builtin import recorded_builtin
+from dap.data.label_order import reorder_labels
+from dap.data.manifest import read_manifest
+from dap.data.names import escape
+from dap.data.open import SourceLike, open_source
+from dap.data.source import Source
+from dap.dataset import DistilledDataset
+from dap.errors import OptionError
+from dap.evaluation import EvaluationResult, evaluate_source, judge_source
+from dap.features import encoder_by_name
+from dap.metrics import MetricsResult, measure_set, overlap
+from dap.metrics.sets import chosen_metrics
+from dap.priors import PriorLike
+from dap.torch_state import own_torch_state
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dap.features import Encoder
+
+__all__ = ["evaluate", "measure"]
+
+logger = logging.getLogger(__name__)
+
+
+@own_torch_state()
+def evaluate(
+    distilled: DistilledDataset | SourceLike,
+    test: SourceLike,
+    *,
+    real: SourceLike | None = None,
+    protocol: str = "small",
+    networks: Sequence[str] = ("convnet3",),
+    repeats: int = 3,
+    seed: int = 0,
+    judge: bool = False,
+    device: str | torch.device | None = None,
+    protocol_options: Mapping[str, object] | None = None,
+    teacher: nn.Module | None = None,
+    checkpoints: str | Path | None = None,
+) -> EvaluationResult:
+    """Trains classifiers on a distilled set and tests them on real images.
+
+    Classifiers are also trained on random real subsets of the same size, with the same seeds, if the real training
+    images are known: from ``real``, or from a manifest that names a built-in source. A folder that a manifest names is
+    not opened unless ``real`` names it, because somebody else may have written the manifest.
+
+    Args:
+        distilled: A distilled dataset or a part of it (``distilled.take(10)``), the folder of a run, or anything else
+            that :func:`dap.open_source` opens.
+        test: Real images to test on, for example "fashion-mini" (its test split is taken) or "path/to/val".
+        real: Real training images to compare with.
+        protocol: Name of an evaluation protocol: "small", which is dap's own, or a published one, "hard", "hard:idc",
+            "hard:mgd3", "hard:igd" or "rded" (``docs/evaluation.md``).
+        networks: Names of networks (:func:`dap.list_networks`), or "timm/" and the name of a model of timm.
+        repeats: Number of training seeds.
+        seed: Root seed of the trainings.
+        judge: Also train the judge, a classifier, on all real training images, and report the share of distilled images
+            that it assigns to their own class (:mod:`dap.evaluation.judge`).
+        device: Where to train; the GPU if there is one.
+        protocol_options: Other constants of the protocol by name, such as ``{"epochs": 100, "size": 64}``; the result
+            has them.
+        teacher: A network that maps normalised images to logits of the set's classes, for protocol "rded".
+        checkpoints: A folder from which the same call continues after a stop, with the same numbers.
+
+    Returns:
+        Accuracies in per cent with mean, standard error and n; ``table()`` and ``to_json()`` show them.
+
+    Raises:
+        DapError: A subclass of it, for an unknown source, protocol or network, or classes that do not match.
+
+    Example:
+        >>> import dap
+        >>> dap.evaluate("distilled", "fashion-mini", repeats=3).table()  # doctest: +SKIP
+    """
+    train, manifest = _evaluated(distilled)
+    if real is None:
+        real, name = recorded_builtin(manifest), manifest["source"]["name"] if manifest else ""
+        if real is None and name:
+            logger.warning("not compared with random real images: give the real training images, real=%r", name)
+    return evaluate_source(
+        train, open_source(test, split="test"),
+        real=None if real is None else open_source(real, classes=train.class_names),
+        protocol=protocol, networks=networks, repeats=repeats, seed=seed, judge=judge, device=device,
+        protocol_options=protocol_options, teacher=teacher,
+        checkpoints=None if checkpoints is None else check_path("checkpoints", checkpoints),
+    )  # fmt: skip
+
+
+@own_torch_state()
+def measure(
+    distilled: DistilledDataset | SourceLike,
+    real: SourceLike | None = None,
+    *,
+    features: str | Encoder | None = None,
+    features_options: Mapping[str, object] | None = None,
+    prior: PriorLike | None = None,
+    only: Collection[str] | None = None,
+    against: SourceLike | None = None,
+    judge: bool = False,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+) -> MetricsResult:
+    """Measure a distilled set without training a classifier on it.
+
+    ``docs/metrics.md`` has the formula and the source of each metric. Classes are matched by name.
+
+    Args:
+        distilled: A distilled dataset or a part of it (``distilled.take(10)``), the folder of a run, or anything else
+            that :func:`dap.open_source` opens: images of any method.
+        real: Real training images; if left out, those that a run's manifest names, where they are built in.
+        features: What the metrics compare: "pixels", "vae", "prior", a model of timm by name, or a
+            :class:`dap.features.Encoder`. If left out, "prior" if a prior is given, else "pixels". Only values of the
+            same features can be compared.
+        features_options: Options of the features by name, such as "size", "pretrained" and "weights" of timm's models.
+        prior: The prior of "vae" and "prior"; "fashion-dit" if left out.
+        only: Names of metrics to compute, such as ["fid", "kid"]; all if left out.
+        against: Real test images. Those that are also training images, and distilled images that are also test or
+            training images, are reported in ``overlaps``.
+        judge: Also train the judge, a classifier, on the real images, and report the share of distilled images that it
+            assigns to their own class (:mod:`dap.evaluation.judge`).
+        seed: Seed of the noise of a prior's features, and of the judge.
+        device: Where networks run; the GPU if there is one.
+
+    Returns:
+        Values with 95 % intervals, values of each class, and notes; ``table()`` and ``to_json()`` show them.
+
+    Raises:
+        DapError: A subclass of it, for an unknown source, metric or encoder, or classes that do not match.
+
+    Example:
+        >>> import dap
+        >>> images = dap.open_source("fashion-mini", classes=["Bag", "Dress"])
+        >>> chosen = images.select([*range(5), *range(1500, 1505)])
+        >>> result = dap.measure(chosen, images, only=["nearest_real", "coverage"])
+        >>> result["nearest_real"].value
+        0.0
+    """
+    chosen_metrics(only)
+    train, manifest = _evaluated(distilled)
+    real = recorded_builtin(manifest) if real is None else real
+    if real is None:
+        raise OptionError("metrics compare with real images: give the real training images, real=")
+    train = train.subset([train.class_names[label] for label in np.unique(train.labels)])
+    training = open_source(real, classes=train.class_names)
+    tests = None if against is None else open_source(against, split="test")
+    if features is None:
+        features = "pixels" if prior is None else "prior"
+    if isinstance(features, str):
+        prior = "fashion-dit" if prior is None and features in ("prior", "vae") else prior
+        options = {"seed": seed} if features == "prior" else {}
+        features = encoder_by_name(features, prior=prior, device=device, **options, **(features_options or {}))
+    elif features_options or prior is not None:
+        raise OptionError("features_options and prior belong to features by name; an Encoder has its own")
+    result = measure_set(train, training, features, only=only)
+    if tests is not None:
+        sets = {"the distilled set": train, "the test set": tests, "the training set": training}
+        pairs = itertools.combinations(sets.items(), 2)
+        overlaps = (replace(overlap(a, b), first=name, second=other) for (name, a), (other, b) in pairs)
+        result = replace(result, overlaps=tuple(overlaps))
+    if not judge:
+        return result
+    recognition = judge_source(train, training, seed, device)
+    shares = {train.class_names[label]: share for label, share in recognition.per_class.items()}
+    return replace(result, recognised=recognition.share, recognised_per_class=shares)
+
+
+def _evaluated(distilled: DistilledDataset | SourceLike) -> tuple[Source, Mapping[str, Any]]:
+    """The images to evaluate, and the manifest of their run, which is empty for images without one."""
+    if isinstance(distilled, DistilledDataset):
+        return _as_evaluated(distilled), distilled.manifest
+    manifest = read_manifest(Path(distilled)) if isinstance(distilled, str | Path) else None
+    return open_source(distilled), manifest or {}
+
+
+def _as_evaluated(distilled: DistilledDataset) -> Source:
+    """The set's images without classes that have none.
+
+    A run's images are sorted as in its folder, so that ``evaluate`` returns the same numbers for the set and its path.
+    """
+    source = distilled.source
+    if not distilled.manifest:
+        return source.subset([source.class_names[label] for label in np.unique(source.labels)])
+    source = reorder_labels(source, sorted(source.class_names, key=escape))
+    return source.select(sorted(range(len(source)), key=lambda index: (source.labels[index], source.ids[index])))
