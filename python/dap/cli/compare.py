@@ -31,7 +31,7 @@ def compare(results: tuple[str, ...], form: str) -> None:
 
     for path in (path for paths in named.values() for path in paths):
         if not Path(path).is_file():
-            raise SourceError(f"there is no file {str(path)!r}; expected one that dap evaluate --json writes")
+            raise SourceError(f"{path}: there is no such file; expected a file that dap evaluate --json writes")
 
     from dap.evaluation import compare as run
 
