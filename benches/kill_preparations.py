@@ -163,13 +163,16 @@ def hashes(folder: Path) -> dict[str, str]:
     return found
 
 
-def run_killed(place: Place, method: str, whole_seconds: float, kills: int, folder: Path) -> int:
+def run_killed(
+    place: Place, method: str, whole_seconds: float, kills: int, folder: Path, draw: np.random.Generator
+) -> int:
     """Kill a run at random moments of its preparation and continue it to the end; return the number of kills.
 
-    The moments are shares of the work of the whole preparation; a process continues about where the last one was.
+    The moments are shares of the work of the whole preparation; a process continues about where the last one was. If
+    one is quicker, there are fewer kills.
     """
     context = multiprocessing.get_context("forkserver")
-    moments = np.sort(np.random.default_rng(list(method.encode())).random(kills)) * whole_seconds
+    moments = np.sort(draw.random(kills)) * whole_seconds
     waits, done = iter(np.diff(moments, prepend=0.0)), 0
     while True:
         ours, theirs = context.Pipe()
@@ -202,20 +205,23 @@ def measure(place: Place, method: str, kills: int) -> dict[str, object]:
     ours.recv()
     seconds = time.monotonic() - began
     process.join()
-    count = run_killed(place, method, seconds, kills, killed)
-    caches = [hashes(folder / "cache") for folder in (whole, killed)]
-    runs = [hashes(folder / "out") for folder in (whole, killed)]
+    draw, count = np.random.default_rng(list(method.encode())), 0
+    differing: list[set[str]] = [set(), set()]
+    while count < kills:
+        shutil.rmtree(killed, ignore_errors=True)
+        count += run_killed(place, method, seconds, kills - count, killed, draw)
+        compared = [(hashes(whole / name), hashes(killed / name)) for name in ("cache", "out")]
+        for names, (first, second) in zip(differing, compared, strict=True):
+            names |= {name for name in first.keys() | second.keys() if first.get(name) != second.get(name)}
     held = sum(path.stat().st_size for path in (whole / "cache").rglob("*") if path.is_file())
     ours, theirs = context.Pipe()
     process = context.Process(target=second_seed, args=(place, method, whole / "cache", theirs))
     process.start()
     answer = ours.recv()
     process.join()
-    differing = [sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
-                 for first, second in (caches, runs)]  # fmt: skip
     return {
-        "seconds": seconds, "kills": count, "cache_files": len(caches[0]), "run_files": len(runs[0]), "held": held,
-        "cache_differs": differing[0], "run_differs": differing[1], **answer,
+        "seconds": seconds, "kills": count, "cache_files": len(compared[0][0]), "run_files": len(compared[1][0]),
+        "held": held, "cache_differs": sorted(differing[0]), "run_differs": sorted(differing[1]), **answer,
     }  # fmt: skip
 
 
