@@ -77,7 +77,7 @@ def test_what_a_run_uses_is_kept_and_what_does_not_fit_beside_it_is_refused(monk
     with cache_in_use():
         assert used.is_whole()
         with pytest.raises(
-            OptionError, match=r"latents take 0\.0 GB, and DAP_CACHE_SIZE allows .*: fewer, or set DAP_C"
+            OptionError, match=r"latents take 0\.0 MB, and DAP_CACHE_SIZE allows .*: fewer, or set DAP_C"
         ):
             CacheEntry.of(LATENTS, 5).check_space(1600, "latents take", "fewer")
         assert other.exists(), "what cannot be met removes nothing"

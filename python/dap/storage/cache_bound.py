@@ -130,8 +130,8 @@ def make_room(need: int = 0, subject: str = "", advice: str = "", *, keep: Path 
     held = sum(one.bytes for one in cached if _is_used(one, used))
     if need and need + held > limit:
         raise OptionError(
-            f"{subject} {need / 1e9:,.1f} GB, and DAP_CACHE_SIZE allows {limit / 1e9:,.1f} GB, of which runs use "
-            f"{held / 1e9:,.1f} GB now: {advice}, or set DAP_CACHE_SIZE to more"
+            f"{subject} {need / 1e6:,.1f} MB, and DAP_CACHE_SIZE allows {limit / 1e6:,.1f} MB, of which runs use "
+            f"{held / 1e6:,.1f} MB now: {advice}, or set DAP_CACHE_SIZE to more"
         )
     removed, freed = 0, 0
     for one in cached:
