@@ -287,7 +287,10 @@ def test_representatives_are_real_latents_of_their_class(tiny_pipeline):
         assert sum(record["sizes"][name]) <= (10, 6, 8)[position]
 
 
-def test_seeds_are_the_runs_and_the_classes_and_what_is_in_no_cluster_counts_for_none(tiny_pipeline, monkeypatch):
+def test_seeds_are_the_runs_and_the_classes_and_what_is_in_no_cluster_counts_for_none(
+    tiny_pipeline, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("DAP_CACHE", str(tmp_path))  # where no other test has left modes
     given, seen = context(DiTPrior(tiny_pipeline)), []
 
     def spy(rows, count, **options):

@@ -55,8 +55,8 @@ def test_labels_are_those_of_the_data() -> None:
     assert [(entry.name, entry.prior_label) for entry in entries] == list(zip(FASHION_CLASSES, range(10), strict=True))
 
 
-@pytest.mark.parametrize("method", ["dit", "dap"])
-def test_a_classifier_of_real_images_recognises_the_images(method: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def classifier() -> ConvNet:
     """A net of half the judge's width and a sixth of its steps keeps this quick; the README has the judge's figure."""
     source = open_source("fashion-mini")
     chosen = np.concatenate([source.of_class(label)[:200] for label in range(10)])
@@ -66,6 +66,11 @@ def test_a_classifier_of_real_images_recognises_the_images(method: str, tmp_path
         net, real, torch.from_numpy(source.labels[chosen]), steps=200, batch_size=128, peak_lr=3e-3, weight_decay=5e-4,
         generator=generator(0, "train"),
     )  # fmt: skip
+    return net
+
+
+@pytest.mark.parametrize("method", ["dit", "dap"])
+def test_a_classifier_of_real_images_recognises_the_images(classifier: ConvNet, method: str, tmp_path: Path) -> None:
     images, labels = dap.distill("fashion-mini", method=method, ipc=5, out=tmp_path / "out", progress=False).to_torch()
-    assert accuracy(net, images, labels) > 0.7
+    assert accuracy(classifier, images, labels) > 0.7
     assert len({image.numpy().tobytes() for image in images}) == len(images)

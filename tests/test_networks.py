@@ -161,9 +161,9 @@ def test_the_stem_of_resnets_depends_on_the_size() -> None:
 
 
 def test_a_model_of_timm_is_timms() -> None:
-    with pytest.raises(OptionError, match=r"unknown network 'vit_tiny_patch16_22'"):
-        build("vit_tiny_patch16_22")
-    net = build("vit_tiny_patch16_224", channels=1, size=48, classes=3).eval()
+    with pytest.raises(OptionError, match=r"unknown network 'vit_tiny_patch16_224'.*timm/NAME"):
+        build("vit_tiny_patch16_224")
+    net = build("timm/vit_tiny_patch16_224", channels=1, size=48, classes=3).eval()
     other = timm.create_model("vit_tiny_patch16_224", num_classes=3, in_chans=1, img_size=48)
     other.load_state_dict(net.net.state_dict())
     images = torch.randn(2, 1, 48, 48, generator=generator("images"))

@@ -334,7 +334,7 @@ def test_the_classifier_is_the_end_of_its_training(classified, monkeypatch):
 
 def test_steps_under_a_constraint_equal_the_oracle(classified, tiny_pipeline):
     """The constraint's weight falls to zero with the steps, and grows with the number of values."""
-    given = classified[0]
+    given = dataclasses.replace(classified[0], latent_dtype="float32")
     method = PlugAndPlay(**SHORT | {"constraint": "kernel", "kernel": "linear", "weight": 0.5})
     real = real_latents(tiny_pipeline)
 
