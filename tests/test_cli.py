@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 import dap
-from dap import api, device, evaluating
+from dap import api, device
 from dap.bar import progress_bar
 from dap.cli import rerun, values
 from dap.cli.classes import choose_classes
@@ -120,7 +120,7 @@ def test_help_names_every_option(run, arguments, words):
 
 
 def test_defaults_are_those_of_the_function():
-    for command, function in ((distill, api.distill), (evaluate, evaluating.evaluate)):
+    for command, function in ((distill, api.distill), (evaluate, api.evaluate)):
         ours = {parameter.name: parameter.default for parameter in command.params}
         theirs = {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
         shared = [name for name in ours if name in theirs and theirs[name] is not inspect.Parameter.empty]
@@ -265,9 +265,7 @@ ROWS = (
 
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "cp437", "utf-8"])
 def test_any_console_takes_the_table(monkeypatch, tree, tmp_path, encoding):
-    monkeypatch.setattr(
-        evaluating, "evaluate", lambda *_, **__: EvaluationResult("small", 0, 2, 9, ("−", "日本"), ROWS)
-    )
+    monkeypatch.setattr(api, "evaluate", lambda *_, **__: EvaluationResult("small", 0, 2, 9, ("−", "日本"), ROWS))
     console = io.TextIOWrapper(io.BytesIO(), encoding)
     monkeypatch.setattr(sys, "stdout", console)
     arguments = ["evaluate", tree, "--test", tree, "--json", tmp_path / "result.json"]
@@ -281,7 +279,7 @@ def test_any_console_takes_the_table(monkeypatch, tree, tmp_path, encoding):
 
 
 def test_a_result_is_written_before_it_is_shown(monkeypatch, command_line, tree, tmp_path):
-    monkeypatch.setattr(evaluating, "evaluate", lambda *_, **__: EvaluationResult("small", 0, 2, 9, ("a", "b"), ROWS))
+    monkeypatch.setattr(api, "evaluate", lambda *_, **__: EvaluationResult("small", 0, 2, 9, ("a", "b"), ROWS))
     monkeypatch.setattr(EvaluationResult, "table", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         command_line("evaluate", tree, "--test", tree, "--json", tmp_path / "result.json")
@@ -351,9 +349,7 @@ def test_evaluate_prints_a_table_and_writes_json(run, tree, tmp_path, quick):
         assert len(row["last"]) == 2
         assert row["images"] == 4
         assert f"{row['last_summary']['mean']:.1f}" in next(line for line in out.splitlines() if line.startswith(name))
-    assert result == json.loads(
-        evaluating.evaluate(tmp_path / "out", tree, real=tree, repeats=2, device="cpu").to_json()
-    )
+    assert result == json.loads(api.evaluate(tmp_path / "out", tree, real=tree, repeats=2, device="cpu").to_json())
 
 
 def test_evaluate_takes_any_folder_of_classes(run, tree, quick):

@@ -35,12 +35,9 @@ if TYPE_CHECKING:
         terms,
         training,
     )
-    from dap.api import distill, load
+    from dap.api import build_index, distill, evaluate, load, measure, open_index
     from dap.data.open import open_source
     from dap.dataset import DistilledDataset
-    from dap.evaluating import evaluate, measure
-    from dap.index import open_index
-    from dap.indexing import build_index
     from dap.kernels import list_kernels
     from dap.methods import list_methods, register_method
     from dap.nets import list_networks
@@ -56,8 +53,7 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "build_index": "dap.indexing", "distill": "dap.api", "evaluate": "dap.evaluating", "load": "dap.api",
-    "measure": "dap.evaluating",
+    "build_index": "dap.api", "distill": "dap.api", "evaluate": "dap.api", "load": "dap.api", "measure": "dap.api",
     "open_index": "dap.index", "open_source": "dap.data.open", "list_kernels": "dap.kernels",
     "list_methods": "dap.methods", "list_networks": "dap.nets", "register_method": "dap.methods",
     "DistilledDataset": "dap.dataset", "adapt_prior": "dap.training", "train_prior": "dap.training",

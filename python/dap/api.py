@@ -1,4 +1,4 @@
-"""``dap.distill`` and ``dap.load``."""
+"""The public functions: distill and load, and from their own modules evaluate, measure, build_index and open_index."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from dap.data.remake import slots_to_remake
 from dap.data.sidecar import read_sidecar
 from dap.dataset import DistilledDataset
 from dap.errors import OptionError, SourceError
-from dap.index import Index
+from dap.evaluating import evaluate, measure
+from dap.index import Index, open_index
+from dap.indexing import build_index
 from dap.methods import AnyGuide, AnyMethod
 from dap.priors import PriorLike
 from dap.run import SHEET, Request, RunFolder, execute, open_run, resolve
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from dap.features import Encoder
     from dap.sampling import StepCallback
 
-__all__ = ["distill", "load"]
+__all__ = ["build_index", "distill", "evaluate", "load", "measure", "open_index"]
 
 
 def load(path: SourceLike, *, class_map: LabelOrder | None = None) -> DistilledDataset:
@@ -120,7 +122,7 @@ def distill(
         method_options: Options of the method by name; only if ``method`` is a name.
         ipc: Images per class, at least 1; or a mapping from the name of each class to its number.
         seed: Root of all randomness.
-        index: A feature index (:func:`dap.build_index`) with the features of the real images; guidance then acts at the
+        index: A feature index (:func:`build_index`) with the features of the real images; guidance then acts at the
             steps that the index has. It has to fit the prior, the method's options, the schedule, and the source if one
             is given. If left out, a method that needs one makes its own in the cache (``$DAP_CACHE``).
         classes: Names of the classes to distil; all, or those of the index, if left out.

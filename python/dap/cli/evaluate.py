@@ -64,7 +64,7 @@ def evaluate(
     test_images = open_source(test, split="test", label_column=label_column)
     real_images = None if real is None else open_source(real, label_column=label_column)
 
-    from dap.evaluating import evaluate as run
+    from dap.api import evaluate as run
 
     result = run(
         folder,

@@ -99,7 +99,7 @@ def build(
     images = open_source(source, label_column=label_column)
     chosen = choose_classes(classes, images.class_names)
 
-    from dap.indexing import build_index
+    from dap.api import build_index
 
     logging.getLogger("dap").setLevel(logging.INFO)
     built = build_index(

@@ -68,7 +68,7 @@ def metrics(
     real_images = None if real is None else open_source(real, label_column=label_column)
     tests = None if against is None else open_source(against, split="test", label_column=label_column)
 
-    from dap.evaluating import measure
+    from dap.api import measure
 
     result = measure(
         folder, real_images, features=features, features_options=features_options or None, prior=prior,
