@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_resume import contents, fixture_of_kill_at, kept, stamps  # noqa: F401 - a fixture
+from test_resume import CLASSES, contents, fixture_of_kill_at, grey_tree, kept, stamps  # noqa: F401 - a fixture
 
 import dap
 from dap.data.manifest import LEDGER, read_manifest
 from dap.errors import OptionError, RunMismatchError
 from dap.run import plan
 
-CLASSES = ("Bag", "Dress", "T-shirt%2Ftop")
 SURROGATE = {"width": 4, "epochs": 2, "checkpoints": 1}
 METHODS = {
     "random": {}, "k_medoids": {"features": "pixels"}, "dit": {}, "dap": {"method_options": {"references": 3}},
@@ -28,13 +27,7 @@ METHODS = {
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """Three classes of five grey 32 x 32 images."""
-    folder = tmp_path_factory.mktemp("source")
-    draw = np.random.default_rng(0)
-    for name in CLASSES:
-        (folder / name).mkdir()
-        for number in range(5):
-            Image.fromarray(draw.integers(0, 256, (32, 32), np.uint8)).save(folder / name / f"{number}.png")
-    return folder
+    return grey_tree(tmp_path_factory.mktemp("source"), 5)
 
 
 @pytest.fixture(scope="module")

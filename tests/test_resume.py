@@ -23,16 +23,20 @@ PNGS = "train/*/*.png"
 CLASSES = ("Bag", "Dress", "T-shirt%2Ftop")
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    """Three classes of four grey 32 x 32 images."""
-    folder = tmp_path_factory.mktemp("source")
+def grey_tree(folder: Path, count: int) -> Path:
+    """Write a folder of random grey 32 x 32 images for each of the three classes."""
     draw = np.random.default_rng(0)
     for name in CLASSES:
         (folder / name).mkdir()
-        for number in range(4):
+        for number in range(count):
             Image.fromarray(draw.integers(0, 256, (32, 32), np.uint8)).save(folder / name / f"{number}.png")
     return folder
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Three classes of four grey 32 x 32 images."""
+    return grey_tree(tmp_path_factory.mktemp("source"), 4)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from dap.cli.classes import label_column_option
-from dap.cli.options import device_option
+from dap.cli.options import device_option, json_option
 from dap.cli.values import NETWORKS, PROTOCOLS, Name, Network, Out, Whole, assignments_option
 
 __all__ = ["evaluate"]
@@ -35,7 +35,7 @@ __all__ = ["evaluate"]
     "--judge", is_flag=True, help="Also report the share of images that a classifier trained on real images recognises."
 )
 @click.option("--checkpoints", type=Out(), help="Folder from which the same command continues after a stop.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the result to this file.")
+@json_option
 @device_option
 def evaluate(
     folder: Path,
@@ -54,11 +54,8 @@ def evaluate(
 ) -> None:
     """Trains classifiers on FOLDER (a distilled set or any class-per-folder tree) and tests them on real images."""
     from dap.data.open import open_source
-    from dap.errors import OptionError
     from dap.storage.files import write_atomic
 
-    if json_file and not json_file.absolute().parent.is_dir():
-        raise OptionError(f"--json {json_file}: there is no folder {json_file.absolute().parent}")
     if not folder.exists():
         open_source(folder)
     test_images = open_source(test, split="test", label_column=label_column)

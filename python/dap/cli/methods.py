@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-from collections.abc import Sequence
 
 import click
 
 from dap.cli.values import Method
+from dap.result_text import columns
 
 __all__ = ["methods"]
 
@@ -26,12 +26,14 @@ def methods(name: str | None) -> None:
             lists = [" ".join(words) or "-" for words in (method_info.needs, method_info.presets)]
             year = str(method_info.year or "-")
             rows.append([method_info.name, year, method_info.couples, *lists, method_info.paper])
-        _table(rows)
+        for line in columns(rows):
+            click.echo(line)
         return
     method = METHODS[name]
     click.echo(f"{name}: {(inspect.getdoc(method) or '').partition(chr(10))[0]}")
     click.echo(method.paper)
-    _table([(f"--set {field.name}=", _text(_default(field))) for field in dataclasses.fields(method)])
+    for line in columns([(f"--set {field.name}=", _text(_default(field))) for field in dataclasses.fields(method)]):
+        click.echo(line)
     for preset, options in method.presets.items():
         click.echo(f"{name}:{preset}  " + " ".join(f"{option}={_text(value)}" for option, value in options.items()))
 
@@ -45,10 +47,3 @@ def _text(value: object) -> str:
     from dap.config import to_json
 
     return value if isinstance(value, str) else json.dumps(value, default=to_json)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> None:
-    """Prints rows in columns as wide as their widest cell."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from dap.cli.classes import label_column_option
-from dap.cli.options import device_option
+from dap.cli.options import device_option, json_option
 from dap.cli.values import METRICS, Name, Prior, Whole, assignments_option
 
 __all__ = ["metrics"]
@@ -35,7 +35,7 @@ __all__ = ["metrics"]
     "--judge", is_flag=True, help="Also report the share of images that a classifier trained on real images recognises."
 )
 @click.option("--seed", default=0, type=Whole(0), show_default=True, help="Seed of a prior's noise and of the judge.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the result to this file.")
+@json_option
 @device_option
 def metrics(
     folder: Path,
@@ -59,8 +59,6 @@ def metrics(
     from dap.errors import OptionError
     from dap.storage.files import write_atomic
 
-    if json_file and not json_file.absolute().parent.is_dir():
-        raise OptionError(f"--json {json_file}: there is no folder {json_file.absolute().parent}")
     if not folder.exists():
         open_source(folder)
     if real is None and recorded_builtin(read_manifest(folder) or {}) is None:

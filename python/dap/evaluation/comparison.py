@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from dataclasses import asdict, dataclass
 
 from dap.evaluation.error_parts import ErrorParts
 from dap.evaluation.statistics import Difference
+from dap.result_text import columns, json_text
 
 __all__ = ["FORMATS", "ComparedRow", "Comparison"]
 
@@ -97,12 +97,7 @@ class Comparison:
         return [list(line) for line in zip(*used, strict=True)]
 
     def _text(self) -> str:
-        lines = self._cells()
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        rows = [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-        ]
-        return "\n".join([self.caption, *rows])
+        return "\n".join([self.caption, *columns(self._cells())])
 
     def _markdown(self) -> str:
         head, *lines = [[cell.replace("|", "\\|") for cell in line] for line in self._cells()]
@@ -150,7 +145,7 @@ class Comparison:
             for name, difference in (("minus_first", row.minus_first), ("minus_random", row.minus_random)):
                 if difference is not None:
                     stored[name]["in_noise"] = difference.in_noise
-        return json.dumps(_finite(values), indent=2, ensure_ascii=False, allow_nan=False)
+        return json_text(values)
 
 
 def _number(value: float) -> str:
@@ -174,11 +169,3 @@ def _in_latex(text: str) -> str:
     for character in "&%$#_{}":
         text = text.replace(character, f"\\{character}")
     return text.replace("±", "$\\pm$").replace("–", "--")
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

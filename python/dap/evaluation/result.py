@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, field
 
 from dap.evaluation.statistics import Difference, Summary, summary
+from dap.result_text import columns, json_text, without_nan
 
 __all__ = ["EvaluationResult", "Row"]
 
@@ -104,14 +104,12 @@ class EvaluationResult:
             )
         if all(row.difference is None for row in self.rows):
             lines = [line[:-1] for line in lines]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         changes = "".join(f", {name}={value}" for name, value in self.protocol_options.items())
         text = [
             f"protocol {self.protocol}{changes}: accuracy in % on {self.test_images} test images of "
-            f"{len(self.class_names)} classes, mean ± standard error, n = {self.repeats}, seed {self.seed}"
+            f"{len(self.class_names)} classes, mean ± standard error, n = {self.repeats}, seed {self.seed}",
+            *columns(lines),
         ]
-        for line in lines:
-            text.append("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
         if self.recognised is not None:
             text.append(f"recognised by the judge: {100 * self.recognised:.1f} %")
         return "\n".join(text)
@@ -126,11 +124,11 @@ class EvaluationResult:
                 del row_values["checks"], row_values["constants"]
         if not self.protocol_options:
             del values["protocol_options"]
-        return {name: _finite(value) for name, value in values.items()}
+        return {name: without_nan(value) for name, value in values.items()}
 
     def to_json(self) -> str:
         """:meth:`to_dict` as text."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        return json_text(self.to_dict())
 
 
 def _with_error(accuracy: Summary) -> str:
@@ -141,11 +139,3 @@ def _with_error(accuracy: Summary) -> str:
 def _with_interval(difference: Difference) -> str:
     interval = f" [{difference.low:+.1f}, {difference.high:+.1f}]" if math.isfinite(difference.high) else ""
     return f"{difference.mean:+.1f}{interval}"
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from dap.metrics.overlap import Overlap
+from dap.result_text import columns, json_text, without_nan
 
 __all__ = ["DIRECTIONS", "Measured", "MetricsResult"]
 
@@ -81,15 +81,15 @@ class MetricsResult:
         text = [
             f"{self.images} images of {len(self.class_names)} classes against {self.real_images} real images, "
             f"features: {named}",
-            *_aligned(lines),
+            *columns(lines),
         ]
         if per_class:
-            columns = {name: metric.per_class for name, metric in self.metrics.items()}
+            measured = {name: metric.per_class for name, metric in self.metrics.items()}
             if self.recognised_per_class is not None:
-                columns["recognised"] = self.recognised_per_class
-            cells = [[_number(column[own]) for column in columns.values()] for own in self.class_names]
+                measured["recognised"] = self.recognised_per_class
+            cells = [[_number(column[own]) for column in measured.values()] for own in self.class_names]
             rows = [[own, *row] for own, row in zip(self.class_names, cells, strict=True)]
-            text += ["", *_aligned([["class", *columns], *rows])]
+            text += ["", *columns([["class", *measured], *rows])]
         text += [str(overlap) for overlap in self.overlaps]
         return "\n".join([*text, *(f"note: {note}" for note in self.notes)])
 
@@ -97,27 +97,12 @@ class MetricsResult:
         """Return the result in JSON's types; NaN becomes None."""
         values = asdict(self)
         values["overlaps"] = [overlap.to_dict() for overlap in self.overlaps]
-        finite = _finite(values)
-        assert isinstance(finite, dict)
-        return finite
+        return {name: without_nan(value) for name, value in values.items()}
 
     def to_json(self) -> str:
         """Return :meth:`to_dict` as text."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        return json_text(self.to_dict())
 
 
 def _number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.4g}"
-
-
-def _aligned(lines: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
