@@ -165,3 +165,15 @@ def test_an_adapted_prior_is_hashed_once_too(cache, tiny_folder, tmp_path, hashe
         hashes.append("next")
     assert len(set(found)) == 2 and found[0] == found[3] != found[4]
     assert [place for place, call in enumerate(hashes) if call == "next"] == [2, 4, 6]  # the base, and one for each
+
+
+def test_a_user_without_a_home_has_no_cache_and_gets_the_hash(ask, monkeypatch):
+    for name in ("DAP_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setattr(file_states, "YOUNG", -(10**12))
+    assert [ask()[1], ask()[1]] == [True, True]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dap.errors import FormatError
 from dap.evaluation.protocol import Outcome, TestImages
+from dap.storage.checked_json import NUMBER, fields, read_json
 from dap.storage.files import write_atomic
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Entry", "Kept"]
 
 HASHED = 256  # test images at a time
+_OUTCOME = fields({"last": NUMBER, "best": NUMBER})
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,9 @@ class Entry:
         """
         if not self._file.is_file():
             return None
-        try:
-            values = json.loads(self._file.read_bytes())
-            self.checkpoint.unlink(missing_ok=True)  # there is one if the process was killed before it removed it
-            return Outcome(last=float(values["last"]), best=float(values["best"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"{self._file}: damaged ({error}); delete it to train again") from error
+        values = read_json(self._file, _OUTCOME, advice="delete it to train again")
+        self.checkpoint.unlink(missing_ok=True)  # there is one if the process was killed before it removed it
+        return Outcome(last=float(values["last"]), best=float(values["best"]))
 
     def finish(self, outcome: Outcome) -> None:
         """Keep the outcome, and remove the checkpoint."""

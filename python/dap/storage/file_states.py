@@ -59,8 +59,11 @@ def kept_hash(states: FileStates, content: object, compute: Callable[[], str]) -
         content: What else the hash depends on, as JSON.
         compute: Returns the hash of what was read.
     """
-    with suppress(OSError, OptionError):  # without a cache the hash is computed each time
+    try:
         entry = CacheEntry.of(HASHED, [content, states.folder, states.files])
+    except OptionError:  # the cache has no place
+        return compute()
+    with suppress(OSError, OptionError):  # without a cache the hash is computed each time
         if entry.is_whole():
             return entry.path.read_text(encoding="ascii")
     computed = compute()
