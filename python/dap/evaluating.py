@@ -21,7 +21,8 @@ from dap.data.open import SourceLike, open_source
 from dap.data.source import Source
 from dap.dataset import DistilledDataset
 from dap.errors import OptionError
-from dap.evaluation import EvaluationResult, evaluate_source, judge_source
+from dap.evaluation import EvaluationResult, evaluate_source, judge_source, teacher_from_options
+from dap.evaluation.run import check_options
 from dap.features import encoder_by_name
 from dap.metrics import MetricsResult, measure_set, overlap
 from dap.metrics.sets import chosen_metrics
@@ -51,7 +52,9 @@ def evaluate(
     judge: bool = False,
     device: str | torch.device | None = None,
     protocol_options: Mapping[str, object] | None = None,
-    teacher: nn.Module | None = None,
+    teacher: nn.Module | str | Path | None = None,
+    teacher_options: Mapping[str, object] | None = None,
+    soft_labels: str | Path | None = None,
     checkpoints: str | Path | None = None,
 ) -> EvaluationResult:
     """Trains classifiers on a distilled set and tests them on real images.
@@ -66,7 +69,7 @@ def evaluate(
         test: Real images to test on, for example "fashion-mini" (its test split is taken) or "path/to/val".
         real: Real training images to compare with.
         protocol: Name of an evaluation protocol: "small", which is dap's own, or a published one, "hard", "hard:idc",
-            "hard:mgd3", "hard:igd" or "rded" (``docs/evaluation.md``).
+            "hard:mgd3", "hard:igd", "rded", "fkd" or "fkd:d4m" (``docs/evaluation.md``).
         networks: Names of networks (:func:`dap.list_networks`), or "timm/" and the name of a model of timm.
         repeats: Number of training seeds.
         seed: Root seed of the trainings.
@@ -75,7 +78,13 @@ def evaluate(
         device: Where to train; the GPU if there is one.
         protocol_options: Other constants of the protocol by name, such as ``{"epochs": 100, "size": 64}``; the result
             has them.
-        teacher: A network that maps normalised images to logits of the set's classes, for protocol "rded".
+        teacher: For protocols whose labels are a teacher's: a file or a name that :func:`dap.open_teacher` opens, or a
+            network that maps normalised images to logits of the set's classes. It is measured on the test images first,
+            and refused if its classes are in another order.
+        teacher_options: Options of :func:`dap.open_teacher`, such as ``{"network": "resnet18"}``.
+        soft_labels: A folder in which protocol "fkd" keeps the soft labels of each set; later evaluations, also of
+            other networks, take them from there, without a teacher if all are there. Without a folder they are computed
+            in each training.
         checkpoints: A folder from which the same call continues after a stop, with the same numbers.
 
     Returns:
@@ -88,6 +97,13 @@ def evaluate(
         >>> import dap
         >>> dap.evaluate("distilled", "fashion-mini", repeats=3).table()  # doctest: +SKIP
     """
+    check_options(
+        protocol, networks, repeats, protocol_options, teacher=teacher is not None, soft_labels=soft_labels is not None
+    )
+    if isinstance(teacher, str | Path):
+        teacher = teacher_from_options(teacher, teacher_options or {})
+    elif teacher_options:
+        raise OptionError("teacher_options belong to a teacher by name or file; leave them out")
     train, manifest = _evaluated(distilled)
     if real is None:
         real, name = recorded_builtin(manifest), manifest["source"]["name"] if manifest else ""
@@ -98,6 +114,7 @@ def evaluate(
         real=None if real is None else open_source(real, classes=train.class_names),
         protocol=protocol, networks=networks, repeats=repeats, seed=seed, judge=judge, device=device,
         protocol_options=protocol_options, teacher=teacher,
+        soft_labels=None if soft_labels is None else check_path("soft_labels", soft_labels),
         checkpoints=None if checkpoints is None else check_path("checkpoints", checkpoints),
     )  # fmt: skip
 

@@ -34,6 +34,14 @@ __all__ = ["evaluate"]
 @click.option(
     "--judge", is_flag=True, help="Also report the share of images that a classifier trained on real images recognises."
 )
+@click.option(
+    "--teacher",
+    help="Teacher of the labels of rded and fkd: a file of dap teacher train, timm/NAME or torchvision/NAME.",
+)
+@assignments_option(
+    "--teacher-set", "teacher_options", "Option of the teacher, such as network=resnet18 or weights=FILE; repeatable."
+)
+@click.option("--soft-labels", type=Out(), help="Folder in which fkd keeps its soft labels, to use them again.")
 @click.option("--checkpoints", type=Out(), help="Folder from which the same command continues after a stop.")
 @json_option
 @device_option
@@ -48,6 +56,9 @@ def evaluate(
     repeats: int,
     seed: int,
     judge: bool,
+    teacher: str | None,
+    teacher_options: dict[str, object],
+    soft_labels: Path | None,
     checkpoints: Path | None,
     json_file: Path | None,
     device: str | None,
@@ -73,6 +84,9 @@ def evaluate(
         repeats=repeats,
         seed=seed,
         judge=judge,
+        teacher=teacher,
+        teacher_options=teacher_options or None,
+        soft_labels=soft_labels,
         checkpoints=checkpoints,
         device=device,
     )

@@ -41,7 +41,7 @@ NETWORKS = (
     "efficientnet_b0", "swin_v2_t", "vit_b_16", "vgg11", "alexnet", "small_mlp", "small_resnet_ap10", "small_vit",
 )  # fmt: skip
 TABLES = ("text", "markdown", "latex", "csv", "json")
-PROTOCOLS = ("small", "hard", "hard:idc", "hard:mgd3", "hard:igd", "rded")
+PROTOCOLS = ("small", "hard", "hard:idc", "hard:mgd3", "hard:igd", "rded", "fkd", "fkd:d4m")
 METRICS = (
     "representativeness", "diversity", "mmd2", "energy_distance", "fid", "kid", "precision", "recall", "density",
     "coverage", "vendi_score", "nearest_real", "authenticity", "minimax_representativeness", "minimax_diversity",

@@ -21,7 +21,7 @@ from dap.data.names import some
 from dap.data.source import Source
 from dap.errors import ClassMapError, FormatError
 
-__all__ = ["LabelOrder", "reorder_labels"]
+__all__ = ["LabelOrder", "class_order", "reorder_labels"]
 
 LabelOrder: TypeAlias = Sequence[str] | Mapping[str, int] | Mapping[int, str] | str | Path
 
@@ -44,7 +44,7 @@ def reorder_labels(source: Source, class_map: LabelOrder) -> Source:
         >>> reorder_labels(dap.open_source("fashion-mini", classes=["Dress", "Bag"]), ["Bag", "Dress"]).class_names
         ('Bag', 'Dress')
     """
-    names = _names(_read(Path(class_map)) if isinstance(class_map, str | Path) else class_map)
+    names = class_order(class_map)
     label_of: Mapping[str, int] = {name: label for label, name in enumerate(names)}
     if not label_of.keys() & set(source.class_names) and all(name.isdecimal() for name in source.class_names):
         label_of = {name: int(name) for name in source.class_names if int(name) < len(names)}
@@ -63,6 +63,19 @@ def reorder_labels(source: Source, class_map: LabelOrder) -> Source:
         digest=None,
         digest_of=None,
     )
+
+
+def class_order(class_map: LabelOrder) -> list[str]:
+    """Return the names of classes in the order of their labels.
+
+    Args:
+        class_map: As for :func:`reorder_labels`.
+
+    Raises:
+        ClassMapError: It does not give each label its own name.
+        FormatError: The file has another form.
+    """
+    return _names(_read(Path(class_map)) if isinstance(class_map, str | Path) else class_map)
 
 
 def _read(path: Path) -> object:

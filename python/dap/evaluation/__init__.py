@@ -19,6 +19,9 @@ from dap.evaluation.run import PROTOCOLS, evaluate_sets, named_protocol, run_pro
 from dap.evaluation.small import Small
 from dap.evaluation.source import evaluate_source
 from dap.evaluation.statistics import Difference, Summary, paired_difference, summary
+from dap.evaluation.teacher import Teacher
+from dap.evaluation.teacher_check import TeacherCheck, measure_teacher
+from dap.evaluation.teacher_file import open_teacher, teacher_from_options
 
 __all__ = [
     "PROTOCOLS",
@@ -35,6 +38,8 @@ __all__ = [
     "Row",
     "Small",
     "Summary",
+    "Teacher",
+    "TeacherCheck",
     "augmentation_robust_score",
     "compare",
     "crossed_difference",
@@ -45,10 +50,13 @@ __all__ = [
     "improvement_over_random",
     "judge_source",
     "label_robust_score",
+    "measure_teacher",
     "named_protocol",
+    "open_teacher",
     "paired_difference",
     "recognised",
     "run_protocol",
     "summary",
+    "teacher_from_options",
     "train_judge",
 ]

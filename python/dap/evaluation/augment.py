@@ -28,7 +28,7 @@ from torch.nn import functional
 from dap.evaluation.recipe import Recipe
 from dap.nets.augmentation import crop_boxes
 
-__all__ = ["Draws", "apply", "centre", "cutmix", "draw", "normalised"]
+__all__ = ["Draws", "apply", "centre", "cutmix", "draw", "draw_mix", "normal_values", "normalised", "paste"]
 
 GREY = (0.299, 0.587, 0.114)  # Minimax, misc/utils.py 240
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # Minimax, data.py 15-16; RDED, validation/main.py 111-113
@@ -115,13 +115,23 @@ def cutmix(images: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
         The number of the image that each box comes from, int64 (B,) on the CPU; and the share of the area that stays.
         It is the share of the box as it was clipped to the image, not λ.
     """
-    partners = torch.randperm(len(images), generator=generator)
-    side = images.shape[2]
+    partners, box = draw_mix(len(images), images.shape[2], generator)
+    return partners, paste(images, partners, box)
+
+
+def draw_mix(count: int, side: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw a CutMix: the image that each box comes from, int64 (B,), and the box: top, left, bottom and right."""
+    partners = torch.randperm(count, generator=generator)
     cut = int(side * (1 - torch.rand((), generator=generator).item()) ** 0.5)
     middle = torch.randint(side, (2,), generator=generator)
-    (top, left), (bottom, right) = ((middle + sign * (cut // 2)).clamp(0, side).tolist() for sign in (-1, 1))
+    return partners, torch.cat([(middle + sign * (cut // 2)).clamp(0, side) for sign in (-1, 1)])
+
+
+def paste(images: Tensor, partners: Tensor, box: Tensor) -> float:
+    """Paste a box of other images of the batch into each image, in place; return the share of the area that stays."""
+    top, left, bottom, right = map(int, box.tolist())
     images[:, :, top:bottom, left:right] = images[partners.to(images.device), :, top:bottom, left:right]
-    return partners, 1 - (bottom - top) * (right - left) / side**2
+    return 1 - (bottom - top) * (right - left) / int(images.shape[2]) ** 2
 
 
 def _shuffled(image: Tensor, order: list[int], axis: int) -> Tensor:
@@ -149,8 +159,11 @@ def _colours(images: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     return matrix / (255 * std[:, None]), (shift - mean) / std
 
 
+def normal_values(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and the deviation of each channel, of values in [0, 1], by which images are normalised."""
+    return (MEAN, STD) if channels == 3 else ((GREY_MEAN,), (GREY_STD,))
+
+
 def _normal(images: Tensor) -> tuple[Tensor, Tensor]:
-    colour = images.shape[1] == 3
-    values = (MEAN, STD) if colour else ((GREY_MEAN,), (GREY_STD,))
-    mean, std = torch.tensor(values, device=images.device)
+    mean, std = torch.tensor(normal_values(images.shape[1]), device=images.device)
     return mean, std

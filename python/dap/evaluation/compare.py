@@ -49,7 +49,7 @@ _RESULT = fields(
         "protocol": TEXT, "seed": whole(), "repeats": whole(1), "test_images": whole(1), "class_names": items(TEXT, 1),
         "rows": items(_ROW, 1),
     },
-    {"protocol_options": mapping(ANYTHING)},
+    {"protocol_options": mapping(ANYTHING), "teacher": either(NOTHING, mapping(ANYTHING))},
     more=True,
 )  # fmt: skip
 _ADVICE = "expected a file that dap evaluate --json writes"
@@ -71,6 +71,7 @@ class _Record(TypedDict):
 
     protocol: str
     protocol_options: NotRequired[dict[str, object]]
+    teacher: NotRequired[dict[str, object] | None]
     seed: int
     repeats: int
     test_images: int
@@ -169,6 +170,7 @@ def _check_same(first_name: str, first: _Record, name: str, record: _Record) -> 
             first.get("protocol_options") or {},
             record.get("protocol_options") or {},
         ),
+        ("teacher", (first.get("teacher") or {}).get("sha256"), (record.get("teacher") or {}).get("sha256")),
         ("classes", sorted(first["class_names"]), sorted(record["class_names"])),
         ("number of test images", first["test_images"], record["test_images"]),
         ("seed", first["seed"], record["seed"]),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dap.evaluation.protocol import Outcome, TestImages
+from dap.evaluation.soft_labels import update_state_hash
 from dap.storage.checked_json import NUMBER, fields, read_json
 from dap.storage.files import write_atomic
 
@@ -77,8 +78,7 @@ class Kept:
             rows = np.arange(start, min(start + HASHED, len(labels)))
             digest.update((images(rows) if callable(images) else images[rows]).tobytes())
         if teacher is not None:
-            for name, value in teacher.state_dict().items():
-                digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+            update_state_hash(digest, teacher)
         self._test = digest.hexdigest()
 
     def entry(self, key: tuple[object, ...], images: np.ndarray, labels: np.ndarray) -> Entry:

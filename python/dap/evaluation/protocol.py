@@ -44,6 +44,7 @@ class Training:
         generator: CPU generator of the initial weights, the order and the augmentation.
         device: Where to train.
         teacher: Maps normalised images to logits; None: there is none.
+        soft_labels: A folder of stored soft labels; None: protocols that store them compute them anew.
         checkpoint: A file from which a training that was stopped continues; None: it starts anew.
         title: Of the progress bar.
         bars: Opens the progress bar.
@@ -54,6 +55,7 @@ class Training:
     generator: torch.Generator
     device: torch.device
     teacher: nn.Module | None = None
+    soft_labels: Path | None = None
     checkpoint: Path | None = None
     title: str = "training"
     bars: Bars = NO_BARS
@@ -85,9 +87,18 @@ class Protocol(Seam):
     def constants(self, case: Case) -> dict[str, object]:
         """Return the constants of a training, with the changes of :meth:`with_options`."""
 
+    def label_bytes(self, case: Case, images: int) -> int | None:
+        """Return the bytes of the soft labels of a set of ``images`` images; None if they are not stored."""
+        return None
+
     @abstractmethod
-    def check(self, teacher: nn.Module | None) -> None:
-        """Raise OptionError if the protocol needs a teacher and there is none, or the other way round."""
+    def check(self, *, teacher: bool, soft_labels: bool) -> None:
+        """Raise OptionError if the protocol needs a teacher and there is none, or the other way round.
+
+        Args:
+            teacher: Whether there is a teacher.
+            soft_labels: Whether there is a folder of stored soft labels.
+        """
 
     @abstractmethod
     def run(self, train: LabelledImages, test: TestImages, training: Training) -> Outcome:
@@ -139,19 +150,28 @@ class Published(Protocol):
         return self.recipe(case).checks
 
     def constants(self, case: Case) -> dict[str, object]:
-        """Return all constants by name."""
-        return asdict(self.recipe(case))
+        """Return all constants by name; the accumulation only if a step has several parts."""
+        constants = asdict(self.recipe(case))
+        if constants["accumulation"] == 1:
+            del constants["accumulation"]
+        return constants
 
-    def check(self, teacher: nn.Module | None) -> None:
+    def label_bytes(self, case: Case, images: int) -> int | None:
+        """Return the bytes of the soft labels of a set of ``images`` images; None if they are not stored."""
+        return self.recipe(case).label_bytes(images, case.classes)
+
+    def check(self, *, teacher: bool, soft_labels: bool) -> None:
         """Raise OptionError unless there is a teacher exactly if the labels are a teacher's."""
-        soft = self.recipe(Case("convnet3", 10, 10, 32)).labels == "teacher"
-        if soft and teacher is None:
-            raise OptionError(
-                f"protocol {self.name!r} trains on the labels of a teacher: give teacher=, a network in eval mode that "
-                "maps normalised images to logits; or the option labels='hard'"
-            )
-        if teacher is not None and not soft:
+        labels = self.recipe(Case("convnet3", 10, 10, 32)).labels
+        if labels == "hard" and teacher:
             raise OptionError(f"protocol {self.name!r} trains on hard labels: leave teacher= out, or take 'rded'")
+        if soft_labels and labels != "stored":
+            raise OptionError(f"protocol {self.name!r} stores no soft labels: leave soft_labels= out, or take 'fkd'")
+        if labels != "hard" and not (teacher or soft_labels):
+            raise OptionError(
+                f"protocol {self.name!r} trains on the labels of a teacher: give teacher=, such as the file of `dap "
+                "teacher train`, or a network that maps normalised images to logits; or the option labels='hard'"
+            )
 
     def run(self, train: LabelledImages, test: TestImages, training: Training) -> Outcome:
         """Train one network and test it."""

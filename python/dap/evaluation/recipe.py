@@ -22,6 +22,8 @@ SCHEDULES: Mapping[str, Callable[[int, int], float]] = {
 CADENCES: Mapping[str, Callable[[int, int], bool]] = {
     "hundredth": lambda epoch, epochs: (epoch + 1) % max(epochs // 100, 1) == 0,
     "epoch": lambda epoch, epochs: True,
+    "tenth": lambda epoch, epochs: epoch % 10 == 0,
+    "fiftieth": lambda epoch, epochs: epoch % 50 == 0,
     "tenth, late": lambda epoch, epochs: epoch % 10 == 9 and epoch > 0.8 * epochs,
     "last": lambda epoch, epochs: False,
 }
@@ -75,11 +77,14 @@ class Recipe:
         jitter: Largest change of brightness, contrast and saturation.
         lighting: Standard deviation of the noise along the principal colours of ImageNet.
         cutmix: Probability of CutMix in a step.
-        labels: "hard"; or "teacher": the teacher's probabilities for the mixed images.
+        labels: "hard"; "teacher": the teacher's probabilities for the mixed images; or "stored": the same, of crops and
+            mixes that are drawn once for all trainings (:mod:`dap.evaluation.soft_labels`).
         temperature: Of the teacher's and the network's logits, with labels of a teacher.
         second_forward: Whether each batch goes through the network once more before the step, as in RDED's code, where
             running statistics of batch normalisation therefore move twice.
         precision: "float32", or "bfloat16" for autocast.
+        accumulation: Parts of a step, each of ``batch_size`` / ``accumulation`` images, with batch statistics of their
+            own, whose losses are divided by this number.
 
     Raises:
         OptionError: A value is out of its range.
@@ -110,9 +115,10 @@ class Recipe:
     temperature: float
     second_forward: bool
     precision: str = "float32"
+    accumulation: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("size", "epochs", "batch_size", "grey_padding", "strips"):
+        for name in ("size", "epochs", "batch_size", "grey_padding", "strips", "accumulation"):
             check_whole(name, getattr(self, name))
         if self.width is not None:
             check_whole("width", self.width)
@@ -127,12 +133,18 @@ class Recipe:
             check_number("crop", self.crop, most=1, above=0)
         for name, choices in (
             ("norm", ("instance", "batch")), ("optimiser", ("sgd", "adamw")), ("schedule", SCHEDULES),
-            ("cadence", CADENCES), ("labels", ("hard", "teacher")), ("precision", ("float32", "bfloat16")),
+            ("cadence", CADENCES), ("labels", ("hard", "teacher", "stored")), ("precision", ("float32", "bfloat16")),
         ):  # fmt: skip
             check_choice(name, getattr(self, name), choices)
         for field in fields(self):
             if field.type == "bool" and not isinstance(getattr(self, field.name), bool):
                 raise OptionError(f"{field.name}: expected true or false, got {getattr(self, field.name)!r}")
+        if self.batch_size % self.accumulation:
+            raise OptionError(
+                f"batch_size: expected a multiple of accumulation={self.accumulation}, got {self.batch_size}"
+            )
+        if self.labels == "stored" and (self.strips > 1 or self.jitter or self.lighting):
+            raise OptionError("stored labels keep crops, mirroring and CutMix: leave strips=1, jitter=0 and lighting=0")
 
     @property
     def test_side(self) -> int:
@@ -146,6 +158,10 @@ class Recipe:
     def is_tested(self, epoch: int) -> bool:
         """Whether the network is tested after an epoch, counted from 0."""
         return epoch == self.epochs - 1 or CADENCES[self.cadence](epoch, self.epochs)
+
+    def label_bytes(self, images: int, classes: int) -> int | None:
+        """Return the bytes of the stored logits of all epochs in float16; None if labels are not stored."""
+        return 2 * self.epochs * images * classes if self.labels == "stored" else None
 
     @property
     def checks(self) -> int:

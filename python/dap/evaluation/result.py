@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 from dap.evaluation.statistics import Difference, Summary, summary
 from dap.result_text import columns, json_text, without_nan
+from dap.storage.space import size_text
 
 __all__ = ["EvaluationResult", "Row"]
 
@@ -24,6 +25,7 @@ class Row:
         difference: ``last`` minus ``last`` of the first set, paired by repeat; None for the first set.
         checks: Number of test accuracies that ``best`` is the best of; None for protocol "small", where it is 10.
         constants: All constants of the trainings by name; None for protocol "small".
+        label_bytes: Bytes of the soft labels of all epochs; None where they are not stored.
     """
 
     set_name: str
@@ -34,6 +36,7 @@ class Row:
     difference: Difference | None
     checks: int | None = None
     constants: dict[str, object] | None = None
+    label_bytes: int | None = None
 
     @property
     def last_summary(self) -> Summary:
@@ -60,6 +63,8 @@ class EvaluationResult:
         recognised: Share of the set's images, in [0, 1], that the judge assigns to their class; None without a judge.
         recognised_per_class: The same share of each class, by its name.
         protocol_options: The constants of the protocol that were changed, by name.
+        teacher: Of the teacher, if there is one: name, accuracy in per cent on the test images, and the hash of its
+            weights (sha256).
     """
 
     protocol: str
@@ -71,6 +76,7 @@ class EvaluationResult:
     recognised: float | None = None
     recognised_per_class: dict[str, float] | None = None
     protocol_options: dict[str, object] = field(default_factory=dict)
+    teacher: dict[str, object] | None = None
 
     def row(self, set_name: str, network: str = "convnet3") -> Row:
         """The row of a set and a network.
@@ -110,6 +116,11 @@ class EvaluationResult:
             f"{len(self.class_names)} classes, mean ± standard error, n = {self.repeats}, seed {self.seed}",
             *columns(lines),
         ]
+        if self.teacher is not None:
+            text.append(f"teacher {self.teacher['name']}: {self.teacher['accuracy']:.1f} % of the test images")
+        sizes = {row.set_name: row.label_bytes for row in self.rows if row.label_bytes is not None}
+        if sizes:
+            text.append("soft labels: " + ", ".join(f"{size_text(size)} of {name}" for name, size in sizes.items()))
         if self.recognised is not None:
             text.append(f"recognised by the judge: {100 * self.recognised:.1f} %")
         return "\n".join(text)
@@ -122,8 +133,12 @@ class EvaluationResult:
             row_values["best_summary"] = asdict(row.best_summary)
             if row.checks is None:
                 del row_values["checks"], row_values["constants"]
+            if row.label_bytes is None:
+                del row_values["label_bytes"]
         if not self.protocol_options:
             del values["protocol_options"]
+        if self.teacher is None:
+            del values["teacher"]
         return {name: without_nan(value) for name, value in values.items()}
 
     def to_json(self) -> str:

@@ -8,24 +8,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from dap import rng
 from dap.bar import NO_BARS, Bars, progress_bar
 from dap.config import check_choice, check_whole
+from dap.data.names import escape
 from dap.device import resolve_device
 from dap.errors import OptionError
 from dap.evaluation.kept import Kept
+from dap.evaluation.labelling import measured, plan_labels
 from dap.evaluation.protocol import LabelledImages, Outcome, Protocol, TestImages, Training
 from dap.evaluation.protocols import PUBLISHED
 from dap.evaluation.recipe import Case
 from dap.evaluation.result import EvaluationResult, Row
 from dap.evaluation.small import Small
+from dap.evaluation.soft_labels import stored_teacher
 from dap.evaluation.statistics import paired_difference
+from dap.evaluation.teacher_check import fitted
 from dap.nets import check_network
 from dap.torch_state import own_torch_state
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 __all__ = ["PROTOCOLS", "LabelledImages", "check_options", "evaluate_sets", "named_protocol", "run_protocol"]
@@ -62,6 +66,7 @@ def run_protocol(
     repeat: int = 0,
     device: str | torch.device | None = None,
     teacher: nn.Module | None = None,
+    soft_labels: Path | None = None,
     checkpoint: Path | None = None,
     title: str = "training",
     bars: Bars = NO_BARS,
@@ -83,6 +88,8 @@ def run_protocol(
         repeat: Number of the repeat.
         device: Where to train; None: the GPU if there is one.
         teacher: Maps normalised images to logits, for protocols with a teacher's labels; put into eval mode.
+        soft_labels: A folder in which protocols with stored soft labels keep those of this set; without one they
+            compute them anew.
         checkpoint: A file from which a training that was stopped continues. Protocol "small" has none.
         title: Of the progress bar.
         bars: Opens the progress bar.
@@ -102,7 +109,7 @@ def run_protocol(
     """
     if isinstance(protocol, str):
         protocol = named_protocol(protocol, protocol_options)
-    protocol.check(teacher)
+    protocol.check(teacher=teacher is not None, soft_labels=soft_labels is not None)
     resolved = resolve_device(device)
     training = Training(
         classes=classes,
@@ -110,6 +117,7 @@ def run_protocol(
         generator=rng.generator(seed, "evaluate", network, repeat),
         device=resolved,
         teacher=None if teacher is None else teacher.to(resolved).eval(),
+        soft_labels=soft_labels,
         checkpoint=checkpoint,
         title=title,
         bars=bars,
@@ -129,6 +137,7 @@ def evaluate_sets(
     seed: int = 0,
     device: str | torch.device | None = None,
     teacher: nn.Module | None = None,
+    soft_labels: str | Path | None = None,
     checkpoints: str | Path | None = None,
 ) -> EvaluationResult:
     """Trains every network on every set, ``repeats`` times, and compares the sets with the first one.
@@ -144,7 +153,10 @@ def evaluate_sets(
         repeats: Trainings of each network on each set, at least 1.
         seed: Root seed of all repeats.
         device: Where to train; None: the GPU if there is one.
-        teacher: Maps normalised images to logits, for protocols with a teacher's labels.
+        teacher: Maps normalised images to logits, for protocols with a teacher's labels. It is measured on the test
+            images first, and refused if its classes are in another order (:mod:`dap.evaluation.teacher_check`).
+        soft_labels: A folder, made if it is not there, in which protocols with stored soft labels keep those of the
+            sets.
         checkpoints: A folder, made if it is not there, from which an evaluation that was stopped continues with the
             same numbers: the outcomes of its trainings, and the last checkpoint of an unfinished one.
 
@@ -153,12 +165,21 @@ def evaluate_sets(
 
     Raises:
         OptionError: A name is unknown, a network is named twice, there is no set or network, ``repeats`` is less than
-            1, or images or labels have another shape or dtype.
+            1, images or labels have another shape or dtype, the teacher does not fit, or the soft labels are of another
+            set.
         DivergedError: A loss is not finite.
     """
-    changed = check_options(protocol, networks, repeats, protocol_options, teacher)
+    changed = check_options(
+        protocol, networks, repeats, protocol_options, teacher=teacher is not None, soft_labels=soft_labels is not None
+    )
     if not sets:
         raise OptionError("expected at least one set to evaluate, got none")
+    record = None
+    if teacher is not None:
+        teacher = fitted(teacher, class_names)
+        record = measured(teacher, changed, networks, test, class_names, resolve_device(device))
+    labels_folder = None if soft_labels is None else Path(soft_labels)
+    plan_labels(sets, changed, networks[0], len(class_names), teacher, labels_folder)
     kept = None if checkpoints is None else Kept(Path(checkpoints), test, len(class_names), teacher)
     rows: list[Row] = []
     with progress_bar("evaluate", total=len(networks) * len(sets) * repeats, unit="training") as progress:
@@ -170,7 +191,13 @@ def evaluate_sets(
                     images, labels = labelled_images(repeat) if callable(labelled_images) else labelled_images
                     case = Case(network, -(-len(images) // len(class_names)), len(class_names), images.shape[2])
                     constants = changed.constants(case)
-                    key = (protocol, constants, network, seed, repeat)
+                    folder = None
+                    if labels_folder is not None:
+                        drawn = f", seed {seed}, repeat {repeat + 1}" if callable(labelled_images) else ""
+                        folder = labels_folder / escape(name + drawn)
+                    key: tuple[object, ...] = (protocol, constants, network, seed, repeat)
+                    if teacher is None and folder is not None:
+                        key = (*key, stored_teacher(folder))
                     entry = None if kept is None else kept.entry(key, images, labels)
                     outcome = None if entry is None else entry.outcome()
                     if outcome is None:
@@ -185,6 +212,7 @@ def evaluate_sets(
                             repeat=repeat,
                             device=device,
                             teacher=teacher,
+                            soft_labels=folder,
                             checkpoint=None if entry is None else entry.checkpoint,
                             title=f"{network} on {name}, repeat {repeat + 1} of {repeats}",
                             bars=Bars(shown=protocol != "small"),
@@ -199,10 +227,11 @@ def evaluate_sets(
                 row = Row(name, network, len(images), last, best, difference)
                 if protocol != "small":
                     row = replace(row, checks=changed.number_of_checks(case), constants=constants)
+                    row = replace(row, label_bytes=changed.label_bytes(case, len(images)))
                 rows.append(row)
     return EvaluationResult(
         protocol, seed, repeats, len(test[1]), tuple(class_names), tuple(rows),
-        protocol_options=dict(protocol_options or {}),
+        protocol_options=dict(protocol_options or {}), teacher=record,
     )  # fmt: skip
 
 
@@ -211,7 +240,9 @@ def check_options(
     networks: Sequence[str],
     repeats: int,
     protocol_options: Mapping[str, object] | None = None,
-    teacher: nn.Module | None = None,
+    *,
+    teacher: bool = False,
+    soft_labels: bool = False,
 ) -> Protocol:
     """Checks the options of an evaluation before any image is decoded, and returns the protocol.
 
@@ -225,5 +256,5 @@ def check_options(
     for network in networks:
         check_network(network)
     check_whole("repeats", repeats)
-    changed.check(teacher)
+    changed.check(teacher=teacher, soft_labels=soft_labels)
     return changed

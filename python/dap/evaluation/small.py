@@ -116,10 +116,11 @@ class Small(Protocol):
         """Return all constants by name."""
         return asdict(self)
 
-    def check(self, teacher: nn.Module | None) -> None:
-        """Raise OptionError if there is a teacher."""
-        if teacher is not None:
-            raise OptionError("protocol 'small' trains on hard labels: leave teacher= out, or take protocol 'rded'")
+    def check(self, *, teacher: bool, soft_labels: bool) -> None:
+        """Raise OptionError if there is a teacher or its labels."""
+        if teacher or soft_labels:
+            name = "teacher" if teacher else "soft_labels"
+            raise OptionError(f"protocol 'small' trains on hard labels: leave {name}= out, or take protocol 'rded'")
 
     def run(self, train: LabelledImages, test: TestImages, training: Training) -> Outcome:
         """Train one network on one set and test it."""

@@ -19,6 +19,7 @@ from dap.evaluation.protocol import ImagesOf, LabelledImages
 from dap.evaluation.recipe import Case
 from dap.evaluation.result import EvaluationResult
 from dap.evaluation.run import check_options, evaluate_sets
+from dap.evaluation.teacher_check import fitted
 from dap.selection import random_per_class
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def evaluate_source(
     device: str | torch.device | None = None,
     judge: bool = False,
     teacher: nn.Module | None = None,
+    soft_labels: str | Path | None = None,
     checkpoints: str | Path | None = None,
     size: int | None = None,
     channels: int | None = None,
@@ -68,7 +70,8 @@ def evaluate_source(
         seed: Root seed of all repeats.
         device: Where to train; None: the GPU if there is one.
         judge: Whether to train the judge on all of ``real``, and report the share of ``train`` that it recognises.
-        teacher: Maps normalised images to logits, for protocols with a teacher's labels.
+        teacher: Maps normalised images to logits, for protocols with a teacher's labels (:func:`evaluate_sets`).
+        soft_labels: A folder in which protocols with stored soft labels keep those of each set.
         checkpoints: A folder from which an evaluation that was stopped continues (:func:`evaluate_sets`).
         size: Side in pixels to which images are resized where the protocol has no size of its own; None: the short
             side of the first image of ``train``.
@@ -80,10 +83,13 @@ def evaluate_source(
         FormatError: An image cannot be read.
         DivergedError: A loss is not finite.
     """
-    changed = check_options(protocol, networks, repeats, protocol_options, teacher)
+    changed = check_options(
+        protocol, networks, repeats, protocol_options, teacher=teacher is not None, soft_labels=soft_labels is not None
+    )
     if judge and real is None:
         raise OptionError("the judge is trained on real images: give real=, or leave judge=False")
     names = _shared_classes(train, test)
+    teacher = None if teacher is None else fitted(teacher, names)
     if real is not None:
         _require_classes(real, names)
     side = train.appearance.size if size is None else size
@@ -110,6 +116,7 @@ def evaluate_source(
                 seed=seed,
                 device=device,
                 teacher=teacher,
+                soft_labels=soft_labels,
                 checkpoints=checkpoints,
             )
         )

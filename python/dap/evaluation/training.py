@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from dap.evaluation.checkpoint import read_checkpoint, write_checkpoint
 from dap.evaluation.protocol import Outcome, TestImages, Training
 from dap.evaluation.recipe import Recipe
 from dap.evaluation.small import image_tensors
+from dap.evaluation.soft_labels import SoftLabels, Step
 from dap.nets import create_net, images_at_once
 from dap.nets.train import PREDICT_BATCH
 
@@ -47,6 +50,9 @@ def train_and_test(
     pixels, targets = image_tensors(images, labels, training.classes, training.device)
     _check_test(test, recipe, training.classes, pixels.shape[1])
     generator, device = training.generator, training.device
+    stored = None
+    if recipe.labels == "stored":
+        stored = SoftLabels(recipe, pixels, targets, training.classes, training.teacher, training.soft_labels)
     net = create_net(
         training.network, channels=pixels.shape[1], classes=training.classes, size=recipe.size, generator=generator,
         width=recipe.width, norm=recipe.norm, first_padding=recipe.grey_padding if pixels.shape[1] == 1 else 1,
@@ -71,7 +77,7 @@ def train_and_test(
         for epoch in range(done, recipe.epochs):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(epoch)
-            loss = _epoch(net, optimizer, recipe, pixels, targets, training, at_once)
+            loss = _epoch(net, optimizer, recipe, _Set(pixels, targets, stored), epoch, training, at_once)
             if not np.isfinite(loss):
                 raise DivergedError(
                     f"{training.title}: the loss of epoch {epoch + 1} of {recipe.epochs} is {loss} (network "
@@ -125,53 +131,91 @@ def _optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
 
 
+class _Set(NamedTuple):
+    """The set on the device: uint8 images (N, C, S, S), labels (N,), and soft labels if the recipe stores them."""
+
+    images: Tensor
+    labels: Tensor
+    stored: SoftLabels | None
+
+
+class _Mixed(NamedTuple):
+    """B mixed images with their two labels, and the share of the first one; or with a teacher's logits."""
+
+    inputs: Tensor
+    targets: Tensor
+    others: Tensor
+    share: float
+    logits: Tensor | None
+
+    def part(self, rows: Tensor) -> _Mixed:
+        """Return some of the images."""
+        logits = None if self.logits is None else self.logits[rows]
+        return _Mixed(self.inputs[rows], self.targets[rows], self.others[rows], self.share, logits)
+
+
 def _epoch(
     net: nn.Module,
     optimizer: torch.optim.Optimizer,
     recipe: Recipe,
-    images: Tensor,
-    labels: Tensor,
+    data: _Set,
+    epoch: int,
     training: Training,
     at_once: int,
 ) -> float:
     """Train for one epoch and return the mean loss. Dropout and stochastic depth draw from torch's own generators."""
-    generator, device = training.generator, images.device
+    generator, device = training.generator, data.images.device
     seed = int(torch.randint(2**62, (), generator=generator))
     total = torch.zeros((), device=device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        for rows in torch.randperm(len(images), generator=generator).split(recipe.batch_size):
-            inputs = apply(images[rows], draw(recipe, len(rows), images.shape[2], generator), recipe)
-            partners, share = torch.arange(len(rows)), 1.0
-            if recipe.cutmix and torch.rand((), generator=generator) < recipe.cutmix:
-                partners, share = cutmix(inputs, generator)
+        steps = _drawn(recipe, data, generator) if data.stored is None else _stored(data, data.stored.steps(epoch))
+        for mixed in steps:
             optimizer.zero_grad()
-            targets = labels[rows]
-            for part in torch.arange(len(rows)).split(at_once):
-                weight = len(part) / len(rows)
-                with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-                    loss = _loss(net, inputs[part], targets[part], targets[partners[part]], share, recipe, training)
-                (weight * loss).backward()
-                total += weight * len(rows) / len(images) * loss.detach()
+            for step_part in torch.arange(len(mixed.inputs)).split(recipe.batch_size // recipe.accumulation):
+                for part in step_part.split(at_once):
+                    weight = len(part) / len(step_part) / recipe.accumulation
+                    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+                        loss = _loss(net, mixed.part(part), recipe, training)
+                    (weight * loss).backward()
+                    total += weight * len(mixed.inputs) / len(data.images) * loss.detach()
             optimizer.step()
     return float(total)
 
 
-def _loss(
-    net: nn.Module, inputs: Tensor, targets: Tensor, others: Tensor, share: float, recipe: Recipe, training: Training
-) -> Tensor:
-    """Return the mean loss of mixed images: by their two labels, or by the teacher's probabilities."""
-    inputs = inputs.contiguous(memory_format=torch.channels_last)
+def _drawn(recipe: Recipe, data: _Set, generator: torch.Generator) -> Iterator[_Mixed]:
+    """Yield the batches of an epoch, augmented and mixed by draws from the training's own generator."""
+    images, labels, _ = data
+    for rows in torch.randperm(len(images), generator=generator).split(recipe.batch_size):
+        inputs = apply(images[rows], draw(recipe, len(rows), images.shape[2], generator), recipe)
+        partners, share = torch.arange(len(rows)), 1.0
+        if recipe.cutmix and torch.rand((), generator=generator) < recipe.cutmix:
+            partners, share = cutmix(inputs, generator)
+        targets = labels[rows]
+        yield _Mixed(inputs, targets, targets[partners], share, None)
+
+
+def _stored(data: _Set, steps: Iterator[Step]) -> Iterator[_Mixed]:
+    for rows, inputs, logits in steps:
+        yield _Mixed(inputs, data.labels[rows], data.labels[rows], 1.0, logits)
+
+
+def _loss(net: nn.Module, mixed: _Mixed, recipe: Recipe, training: Training) -> Tensor:
+    """Return the mean loss of mixed images: by their two labels, or by a teacher's probabilities."""
+    inputs = mixed.inputs.contiguous(memory_format=torch.channels_last)
     if recipe.labels == "hard":
         logits = net(inputs).float()
-        own, pasted = functional.cross_entropy(logits, targets), functional.cross_entropy(logits, others)
-        return share * own + (1 - share) * pasted
-    if training.teacher is None:
-        raise OptionError("the labels are a teacher's: give teacher=")
-    with torch.no_grad():
-        if recipe.second_forward:
-            net(inputs)
-        probabilities = functional.softmax(training.teacher(inputs).float() / recipe.temperature, 1)
+        own, pasted = functional.cross_entropy(logits, mixed.targets), functional.cross_entropy(logits, mixed.others)
+        return mixed.share * own + (1 - mixed.share) * pasted
+    asked = mixed.logits
+    if asked is None:
+        if training.teacher is None:
+            raise OptionError("the labels are a teacher's: give teacher=")
+        with torch.no_grad():
+            if recipe.second_forward:
+                net(inputs)
+            asked = training.teacher(inputs)
+    probabilities = functional.softmax(asked.float() / recipe.temperature, 1)
     logits = functional.log_softmax(net(inputs).float() / recipe.temperature, 1)
     return functional.kl_div(logits, probabilities, reduction="batchmean")
 

@@ -20,7 +20,7 @@ from dap.storage.checked_json import check_shape
 if TYPE_CHECKING:
     from diffusers import DiTPipeline
 
-__all__ = ["WNID", "LabelNames", "imagenet_labels", "label_names"]
+__all__ = ["WNID", "LabelNames", "imagenet_labels", "imagenet_names", "label_names"]
 
 IMAGENET_CLASSES = 1000
 WNID = re.compile(r"n\d{8}")
@@ -51,6 +51,19 @@ def imagenet_labels(count: int) -> dict[str, int]:
     from timm.data.imagenet_info import ImageNetInfo
 
     return {wnid: label for label, wnid in enumerate(sorted(ImageNetInfo("imagenet-1k").label_names()))}
+
+
+def imagenet_names() -> dict[str, int]:
+    """Return the label of each of ImageNet's wnids, descriptions and parts of them, if only one label has it.
+
+    Example:
+        >>> names = imagenet_names()
+        >>> names["n01440764"], names["tench"], names["tench, Tinca tinca"], "crane" in names
+        (0, 0, 0, False)
+    """
+    wnids = imagenet_labels(IMAGENET_CLASSES)
+    by_name = _by_name(_imagenet_descriptions(wnids))
+    return {name: min(found) for name, found in by_name.items() if len(found) == 1} | wnids
 
 
 def label_names(prior: str, pipeline: DiTPipeline, count: int) -> LabelNames:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dap.errors import OptionError
 
-__all__ = ["check_space"]
+__all__ = ["check_space", "size_text"]
 
 
 def check_space(folder: Path, need: int, subject: str, advice: str) -> None:
@@ -27,8 +27,14 @@ def check_space(folder: Path, need: int, subject: str, advice: str) -> None:
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(nearest).free
     if need > free:
-        raise OptionError(f"{subject} {_size(need)}, the disk of {folder} has {_size(free)} free: {advice}")
+        raise OptionError(f"{subject} {size_text(need)}, the disk of {folder} has {size_text(free)} free: {advice}")
 
 
-def _size(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB"
+def size_text(count: int) -> str:
+    """Return a number of bytes in GB, or in MB below one GB.
+
+    Example:
+        >>> size_text(6_000_000_000), size_text(600_000)
+        ('6.0 GB', '0.6 MB')
+    """
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"

@@ -1,0 +1,246 @@
+"""Stored soft labels: a teacher's logits of all images in all epochs, with the crops and mixes that they belong to.
+
+The draws of an epoch depend on its number and the protocol's constants alone, so that all networks and repeats see the
+same batches, and the labels of an epoch can be computed at any time. In a folder they are kept as ``labels.json``,
+which says whose labels they are, and ``epoch-0000.safetensors`` … for each epoch, with these tensors for N images, M of
+which are in a batch:
+
+    rows        int32 (N,)          numbers of the images, in the order of the epoch; each M are a batch
+    crops       int16 (N, 4)        top, left, height and width of the part that is shown, in pixels
+    flips       bool (N,)           whether it is mirrored
+    partners    int32 (N,)          CutMix: the place in its batch of the image that the box comes from
+    boxes       int16 (N / M, 4)    CutMix: top, left, bottom and right of the box of a batch; all 0 without one
+    logits      float16 (N, classes)
+
+They are laid out by rows and not by images, as in SRe2L's relabel/utils_fkd.py, which keeps the same per batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from dap import rng
+from dap.errors import DivergedError, FormatError, OptionError
+from dap.evaluation.augment import Draws, apply, draw, draw_mix, paste
+from dap.evaluation.recipe import Recipe
+from dap.storage.checked_json import ANYTHING, NUMBER, SHA256, TEXT, choice, fields, mapping, read_json, whole
+from dap.storage.files import check_writable, write_atomic, write_json
+from dap.storage.space import check_space
+
+__all__ = ["SoftLabels", "Step", "state_hash", "stored_teacher", "update_state_hash"]
+
+SEED = 42  # relabel/relabel.sh, --fkd-seed
+AT_ONCE = 128  # images that the teacher sees at once
+HEADER = "labels.json"
+CONSTANTS = ("size", "epochs", "batch_size", "crop", "flip", "cutmix", "precision")
+"""The constants on which the draws and logits depend."""
+_SHAPE = fields({
+    "format": choice("dap soft labels 1"), "images": whole(1), "set": SHA256, "classes": whole(1), "teacher": SHA256,
+    "teacher_name": TEXT, "constants": mapping(ANYTHING), "bytes": NUMBER,
+})  # fmt: skip
+
+
+class Step(NamedTuple):
+    """A batch: numbers of B images, int64 (B,); inputs, (B, C, S, S); the teacher's logits, float16 (B, classes)."""
+
+    rows: Tensor
+    inputs: Tensor
+    logits: Tensor
+
+
+class _Epoch(NamedTuple):
+    """The tensors of the module's table; ``logits`` are None as long as the teacher was not asked."""
+
+    rows: Tensor
+    crops: Tensor
+    flips: Tensor
+    partners: Tensor
+    boxes: Tensor
+    logits: Tensor | None
+
+
+class SoftLabels:
+    """The soft labels of a set, from a folder, or from the teacher where the folder lacks them.
+
+    Args:
+        recipe: The training, whose ``labels`` are "stored".
+        images: uint8 images (N, C, S, S), on the device.
+        labels: Their class numbers, int64 (N,).
+        classes: Number of classes.
+        teacher: Maps normalised images to logits, in eval mode; None: the folder has all labels.
+        folder: Where they are kept, made when the first epoch is; None: they are computed anew in each training.
+
+    Raises:
+        OptionError: The folder has the labels of another set, teacher or training, or lacks some and there is no
+            teacher; or the disk has too little space.
+        FormatError: The folder's header is damaged.
+    """
+
+    def __init__(
+        self, recipe: Recipe, images: Tensor, labels: Tensor, classes: int, teacher: nn.Module | None,
+        folder: Path | None,
+    ) -> None:  # fmt: skip
+        self._recipe, self._images, self._classes, self._teacher = recipe, images, classes, teacher
+        self._folder = folder
+        if folder is None:
+            if teacher is None:
+                raise OptionError("the labels are a teacher's: give teacher=, or soft_labels=, a folder that has them")
+            return
+        digest = hashlib.sha256(f"{list(images.shape)}".encode())
+        digest.update(images.cpu().numpy().tobytes())
+        digest.update(labels.cpu().numpy().astype("<i8").tobytes())
+        self._set = digest.hexdigest()
+        constants = {name: getattr(recipe, name) for name in CONSTANTS}
+        missing = [number for number in range(recipe.epochs) if not self._file(number).is_file()]
+        if (folder / HEADER).is_file():
+            self._check(_header(folder), constants)
+        elif teacher is not None:
+            size = recipe.label_bytes(len(images), classes) or 0
+            check_writable(folder, "soft_labels")
+            check_space(folder, size, f"soft labels of {len(images)} images take", "take another disk or fewer epochs")
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / HEADER, {
+                "format": "dap soft labels 1", "images": len(images), "set": self._set, "classes": classes,
+                "teacher": state_hash(teacher), "teacher_name": type(teacher).__name__, "constants": constants,
+                "bytes": size,
+            })  # fmt: skip
+        if missing and teacher is None:
+            raise OptionError(
+                f"{folder}: has the soft labels of {recipe.epochs - len(missing)} of {recipe.epochs} epochs; give the "
+                "teacher, which labels the others"
+            )
+
+    def steps(self, epoch: int) -> Iterator[Step]:
+        """Yield the batches of an epoch, counted from 0; they are kept after the last one.
+
+        Raises:
+            DivergedError: The teacher's logits are not finite.
+            FormatError: The file of the epoch is damaged, or of another set.
+        """
+        path = None if self._folder is None else self._file(epoch)
+        stored = self._read(path, epoch) if path is not None and path.is_file() else None
+        record = self._drawn(epoch) if stored is None else stored
+        asked = []
+        for number, part in enumerate(torch.arange(len(self._images)).split(self._recipe.batch_size)):
+            rows = record.rows[part].long()
+            draws = Draws(
+                strips=torch.zeros(len(part), 2, 1, dtype=torch.int64), boxes=record.crops[part].long(),
+                flips=record.flips[part], jitter=torch.zeros(len(part), 3), lighting=torch.zeros(len(part), 3),
+            )  # fmt: skip
+            inputs = apply(self._images[rows], draws, self._recipe)
+            paste(inputs, record.partners[part].long(), record.boxes[number])
+            logits = self._ask(inputs) if record.logits is None else record.logits[part].to(inputs.device)
+            asked.append(logits)
+            yield Step(rows, inputs, logits)
+        if path is not None and stored is None:
+            notes = {"set": self._set, "epoch": str(epoch)}
+            tensors = record._replace(logits=torch.cat(asked).cpu())._asdict()
+            write_atomic(path, save({name: value.contiguous() for name, value in tensors.items()}, metadata=notes))
+
+    def _drawn(self, epoch: int) -> _Epoch:
+        generator, count, side = rng.generator(SEED, "soft labels", epoch), len(self._images), self._images.shape[2]
+        rows = torch.randperm(count, generator=generator)
+        crops, flips, partners, boxes = [], [], [], []
+        for part in rows.split(self._recipe.batch_size):
+            draws = draw(self._recipe, len(part), side, generator)
+            crops.append(draws.boxes)
+            flips.append(draws.flips)
+            partner, box = torch.arange(len(part)), torch.zeros(4, dtype=torch.int64)
+            if torch.rand((), generator=generator) < self._recipe.cutmix:
+                partner, box = draw_mix(len(part), self._recipe.size, generator)
+            partners.append(partner)
+            boxes.append(box)
+        return _Epoch(
+            rows.int(), torch.cat(crops).short(), torch.cat(flips), torch.cat(partners).int(),
+            torch.stack(boxes).short(), None,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def _ask(self, inputs: Tensor) -> Tensor:
+        assert self._teacher is not None, "without a teacher all epochs are there"
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._recipe.precision == "bfloat16"):
+            logits = torch.cat([self._teacher(part) for part in inputs.split(AT_ONCE)]).half()
+        if not logits.isfinite().all():
+            raise DivergedError("the teacher's logits are not finite in float16; check it with `dap teacher check`")
+        return logits
+
+    def _read(self, path: Path, epoch: int) -> _Epoch:
+        try:
+            with safe_open(path, framework="pt") as file:
+                notes, record = file.metadata(), _Epoch(*map(file.get_tensor, _Epoch._fields))
+        except (SafetensorError, TypeError, ValueError) as error:
+            raise FormatError(f"{path}: damaged soft labels ({error}); delete it, and it is computed again") from error
+        if notes != {"set": self._set, "epoch": str(epoch)}:
+            raise FormatError(f"{path}: soft labels of another set or epoch; delete it, and it is computed again")
+        count, batches = len(self._images), -(-len(self._images) // self._recipe.batch_size)
+        shapes = {"rows": (count,), "crops": (count, 4), "flips": (count,), "partners": (count,), "boxes": (batches, 4),
+                  "logits": (count, self._classes)}  # fmt: skip
+        for name, value in record._asdict().items():
+            if value.shape != shapes[name]:
+                raise FormatError(
+                    f"{path}: {name}: expected shape {shapes[name]}, got {tuple(value.shape)}; delete it, and it is "
+                    "computed again"
+                )
+        return record
+
+    def _check(self, header: Mapping[str, object], constants: Mapping[str, object]) -> None:
+        """Raise OptionError unless the labels in the folder are those of this set, teacher and training."""
+        advice = "give another folder, or delete this one"
+        count, there = len(self._images), header["images"]
+        if header["set"] != self._set:
+            differs = f"it had {there} images, this one has {count}" if there != count else "other pixels or labels"
+            raise OptionError(f"{self._folder}: the soft labels are of another set ({differs}); {advice}")
+        if header["classes"] != self._classes:
+            raise OptionError(
+                f"{self._folder}: the soft labels are of {header['classes']} classes, the set has {self._classes}; "
+                f"{advice}"
+            )
+        if self._teacher is not None and header["teacher"] != state_hash(self._teacher):
+            raise OptionError(f"{self._folder}: the soft labels are of another teacher; {advice}")
+        if header["constants"] != constants:
+            kept: object = header["constants"]
+            assert isinstance(kept, Mapping)
+            name = next(name for name in CONSTANTS if kept.get(name) != constants[name])
+            raise OptionError(
+                f"{self._folder}: the soft labels are of trainings with {name}={kept.get(name)}, this one has "
+                f"{name}={constants[name]}; {advice}"
+            )
+
+    def _file(self, epoch: int) -> Path:
+        assert self._folder is not None
+        return self._folder / f"epoch-{epoch:04}.safetensors"
+
+
+def stored_teacher(folder: Path) -> str | None:
+    """Return the hash of the teacher whose labels a folder has; None if it has none."""
+    with suppress(FileNotFoundError):
+        return str(_header(folder)["teacher"])
+    return None
+
+
+def state_hash(net: nn.Module) -> str:
+    """Return the SHA-256 of a network's weights and buffers."""
+    digest = hashlib.sha256()
+    update_state_hash(digest, net)
+    return digest.hexdigest()
+
+
+def update_state_hash(digest: hashlib._Hash, net: nn.Module) -> None:
+    """Add a network's weights and buffers to a hash."""
+    for name, value in net.state_dict().items():
+        content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(name.encode() + content.numpy().tobytes())
+
+
+def _header(folder: Path) -> Mapping[str, object]:
+    header: Mapping[str, object] = read_json(folder / HEADER, _SHAPE, advice="delete the folder and label again")
+    return header

@@ -1,0 +1,127 @@
+"""Teachers: networks whose logits are the labels of a set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dap.data.names import some
+from dap.errors import OptionError
+from dap.evaluation.augment import normal_values
+from dap.priors.label_names import IMAGENET_CLASSES, imagenet_names
+
+__all__ = ["Teacher", "output_rows"]
+
+
+class Teacher(nn.Module):
+    """A classifier with what is needed to use it: :func:`dap.open_teacher` opens one.
+
+    Args:
+        net: Maps images, normalised by ``mean`` and ``std``, to logits.
+        name: Its name or file.
+        outputs: Number of logits of ``net``.
+        class_names: The class of each output; None: they are in the order of the set's classes, or ImageNet's if there
+            are 1,000.
+        channels: Channels of its images, 1 or 3.
+        size: Side in pixels of the images that it was trained on.
+        margin: Whether test images are resized to ``size // 7 * 8`` before the middle is cut out.
+        mean: Mean of each channel in [0, 1]; None: dap's, which are ImageNet's.
+        std: Deviation of each channel; None: dap's.
+        accuracy: Its accuracy in per cent where it was trained; None: not known.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        name: str,
+        outputs: int,
+        class_names: Sequence[str] | None = None,
+        channels: int = 3,
+        size: int = 224,
+        margin: bool = True,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        accuracy: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.net, self.name, self.outputs = net, name, outputs
+        self.class_names = None if class_names is None else tuple(class_names)
+        self.channels, self.size, self.margin, self.accuracy = channels, size, margin, accuracy
+        own_mean, own_std = (torch.tensor(values) for values in normal_values(channels))
+        other_mean = own_mean if mean is None else torch.tensor(mean)
+        other_std = own_std if std is None else torch.tensor(std)
+        self.scale: Tensor
+        self.shift: Tensor
+        self.rows: Tensor
+        self.register_buffer("scale", (own_std / other_std)[:, None, None])
+        self.register_buffer("shift", ((own_mean - other_mean) / other_std)[:, None, None])
+        self.register_buffer("rows", torch.arange(outputs))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (B, classes) of images (B, channels, S, S) that are normalised as dap's protocols do."""
+        logits: Tensor = self.net(images * self.scale + self.shift)
+        return logits[:, self.rows]
+
+    def for_classes(self, names: Sequence[str]) -> Teacher:
+        """Return the teacher with the outputs of some classes, in their order; the networks are the same object.
+
+        Raises:
+            OptionError: It does not know a class, or has another number of outputs than there are names.
+        """
+        rows = output_rows(self.name, self.outputs, self.class_names, names)
+        chosen = Teacher(
+            self.net, name=self.name, outputs=self.outputs, class_names=self.class_names, channels=self.channels,
+            size=self.size, margin=self.margin, accuracy=self.accuracy,
+        )  # fmt: skip
+        chosen.scale, chosen.shift, chosen.rows = self.scale, self.shift, torch.tensor(rows)
+        return chosen.train(self.training)
+
+
+def output_rows(teacher: str, outputs: int, known: Sequence[str] | None, names: Sequence[str]) -> list[int]:
+    """Return the output of a teacher for each class name.
+
+    Args:
+        teacher: Its name, for the error.
+        outputs: The number of its outputs.
+        known: The class of each output; None: not known.
+        names: The classes of a set.
+
+    Raises:
+        OptionError: The teacher does not know a class, or has another number of outputs than there are names.
+
+    Example:
+        >>> output_rows("mine", 3, ["a", "b", "c"], ["c", "a"])
+        [2, 0]
+        >>> output_rows("resnet18", 1000, None, ["n02102040", "tench"])
+        [217, 0]
+    """
+    if known is not None:
+        if missing := [name for name in names if name not in known]:
+            raise OptionError(
+                f"teacher {teacher} has no class {some(missing)}, which the set has; its {outputs} classes are "
+                f"{some(known, 20)}"
+            )
+        return [known.index(name) for name in names]
+    if outputs == IMAGENET_CLASSES:
+        from dap.data.classmap import find_labels
+
+        labels = find_labels(names, imagenet_names())
+        rows = [label for label in labels.values() if label is not None]
+        if len(rows) == len(set(rows)) == len(names):
+            return rows
+        missing = [name for name, label in labels.items() if label is None]
+        if len(names) != outputs:
+            raise OptionError(
+                f"teacher {teacher} has the {outputs} classes of ImageNet, the set has {len(names)}, of which "
+                f"{some(missing or names)} is none of ImageNet's wnids or names; rename the classes, or take another "
+                "teacher"
+            )
+    if outputs != len(names):
+        raise OptionError(
+            f"teacher {teacher} has {outputs} outputs, the set has {len(names)} classes: {some(names)}; take a teacher "
+            "of these classes"
+        )
+    return list(range(outputs))
