@@ -6,8 +6,8 @@
 Each seed draws its own sets of 10 and of 50 images a class from fashion-mini with the prior fashion-dit, and trains one
 network of each kind on each of them, with that seed; the accuracy is that on the 10,000 test images after the last
 step. Hard labels are those of protocol `small`. Soft labels are those of protocol `rded` with the changes in SOFT: the
-probabilities of a ConvNet-3 of 64 channels, trained once on all 10,000 real training images. ConvNet-3 is trained with
-every seed, the other networks with the first half of the seeds.
+probabilities of dap's judge, a ConvNet-3 of 64 channels that is trained once on all 10,000 real training images.
+ConvNet-3 is trained with every seed, the other networks with the first half of the seeds.
 
 A set is a run of dap in OUT/sets, and an outcome a file in OUT/outcomes; both are kept as soon as they are made, and
 what is there is not done again. Seeds are the outer loop, and the tables take those that all methods have, so that a
@@ -34,15 +34,14 @@ import numpy as np
 import torch
 from architectures_table import markdown, plot
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import nn
 
 import dap
 from dap import rng
 from dap.data.open import open_source
-from dap.evaluation import Small, run_protocol
-from dap.evaluation.augment import normalised
+from dap.evaluation import Teacher, run_protocol
+from dap.evaluation.judge import JUDGE
 from dap.nets import accuracy, create_net
-from dap.priors import Prior, load_prior
 from dap.storage.cache import cache_folder
 from dap.storage.files import write_atomic
 
@@ -56,7 +55,6 @@ NETWORKS = (
 EVERY_SEED = "convnet3"
 HARD = {"checks": 1}
 SOFT = {"size": 32, "width": 32, "strips": 1, "crop": 0.5, "cadence": "last"}  # the sets are no collages of 2 x 2
-TEACHER = Small(width=64, few_steps=2400, many_steps=2400)
 
 # Seconds of one busy core of an AMD EPYC, by kind of part, for those that OUT has no seconds of.
 SECONDS = {
@@ -107,27 +105,9 @@ def parts(seeds: int, methods: tuple[str, ...], part: int, of: int) -> Iterator[
 
 
 @cache
-def prior() -> Prior:
-    return load_prior("fashion-dit")
-
-
-@cache
 def real_images(split: str) -> tuple[np.ndarray, np.ndarray]:
     source = open_source("fashion-mini", split=split)
     return source.images(range(len(source)), size=32, channels=1), source.labels
-
-
-class Teacher(nn.Module):
-    """A network for images in [-1, 1], that takes those of protocol `rded`."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-        black, white = normalised(torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1)).flatten().tolist()
-        self.black, self.white = black, white
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.net(2 * (images - self.black) / (self.white - self.black) - 1)
 
 
 @cache
@@ -135,16 +115,16 @@ def teacher(out: Path) -> Teacher:
     """Return the teacher: trained on the real training images, or kept in `out`."""
     file, generator = out / "teacher.safetensors", rng.generator(0, "architectures", "teacher")
     if file.exists():
-        net: nn.Module = create_net("convnet3", width=64, channels=1, classes=10, size=32, generator=generator)
+        net: nn.Module = create_net("convnet3", width=JUDGE.width, channels=1, classes=10, size=32, generator=generator)
         net.load_state_dict(load(file.read_bytes()))
     else:
-        net = TEACHER.fit(
+        net = JUDGE.fit(
             *real_images("train"), classes=10, network="convnet3", generator=generator, device=torch.device("cpu")
         )
-        write_atomic(file, save(net.state_dict()))
-    images, labels = map(torch.from_numpy, real_images("test"))
+        write_atomic(file, save({name: value.contiguous() for name, value in net.state_dict().items()}))
+    images, labels = map(torch.tensor, real_images("test"))
     print(f"teacher: {100 * accuracy(net, images, labels, torch.device('cpu')):.2f} % on the test images", flush=True)
-    return Teacher(net)
+    return Teacher(net, name="teacher", outputs=10, channels=1, size=32, mean=[0.5], std=[0.5])  # its images: [-1, 1]
 
 
 def do(part: Part, out: Path) -> None:
@@ -160,7 +140,7 @@ def do(part: Part, out: Path) -> None:
         ).last  # fmt: skip
     else:
         dap.distill(
-            "fashion-mini", prior=prior(), method=part.method, ipc=part.ipc, seed=part.seed, out=part.folder(out),
+            "fashion-mini", prior="fashion-dit", method=part.method, ipc=part.ipc, seed=part.seed, out=part.folder(out),
             progress=False,
         )  # fmt: skip
     record["seconds"] = round(time.process_time() - start, 2)

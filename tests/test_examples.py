@@ -1,0 +1,91 @@
+"""The studies in examples/ run whole with few images, steps and epochs, and continue after a stop."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from torch import nn
+
+from dap.evaluation import Small
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def examples(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setenv("DAP_CACHE", "to be restored")
+
+
+@pytest.fixture
+def study(examples, monkeypatch):
+    import architectures_study
+
+    few = {split: tuple(part[:300] for part in architectures_study.real_images(split)) for split in ("train", "test")}
+    for name, value in {
+        "IPC": (1,), "METHODS": ("random",), "HARD": {"checks": 1, "few_steps": 2}, "real_images": few.get,
+        "SOFT": architectures_study.SOFT | {"epochs": 1}, "JUDGE": Small(width=4, few_steps=2, many_steps=2),
+        "NETWORKS": (("convnet3", "hard"), ("small_mlp", "hard"), ("small_mlp", "soft")),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(architectures_study, name, value)
+    architectures_study.teacher.cache_clear()
+    yield architectures_study
+    architectures_study.teacher.cache_clear()
+
+
+def run(study, monkeypatch, *options: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["architectures_study.py", *map(str, options)])
+    study.main()
+
+
+def outcomes(study, out: Path) -> list[dict]:
+    return [{name: record[name] for name in record if name != "seconds"} for record in study.read(out)]
+
+
+def test_the_study_of_architectures_continues_after_a_stop(study, monkeypatch, tmp_path, capsys):
+    options = ("--seeds", 2, "--only", "random")
+    run(study, monkeypatch, "--out", tmp_path / "whole", *options, "--table", tmp_path / "table.md")
+    found = outcomes(study, tmp_path / "whole")
+    kinds = sorted((record["seed"], record["network"], record["labels"]) for record in found)
+    assert kinds == [
+        (0, "", ""), (0, "convnet3", "hard"), (0, "small_mlp", "hard"), (0, "small_mlp", "soft"), (1, "", ""),
+        (1, "convnet3", "hard"),
+    ]  # fmt: skip
+    assert "| `random` |" in (tmp_path / "table.md").read_text()
+
+    real, calls = study.do, iter(range(3))
+    monkeypatch.setattr(study, "do", lambda *args: real(*args) if next(calls, None) is not None else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(study, monkeypatch, "--out", tmp_path / "stopped", *options)
+    assert len(outcomes(study, tmp_path / "stopped")) == 3
+    monkeypatch.setattr(study, "do", real)
+    study.teacher.cache_clear()
+    capsys.readouterr()
+    run(study, monkeypatch, "--out", tmp_path / "stopped", *options)
+    assert "left: 3 parts" in capsys.readouterr().out
+    assert outcomes(study, tmp_path / "stopped") == found
+
+    study.teacher.cache_clear()  # the teacher is that of the first run, not trained again
+    monkeypatch.setattr(study, "JUDGE", SimpleNamespace(width=4))
+    assert isinstance(study.teacher(tmp_path / "whole"), nn.Module)
+
+
+def test_tables_take_the_seeds_that_all_methods_have(examples):
+    from architectures_table import cases, markdown
+
+    last = {"dit": (70.0, 71.0, 72.0), "dap": (70.5, 71.0, 73.0), "random": (60.0, 61.0)}
+    records = [
+        {"ipc": 10, "network": "convnet3", "labels": "hard", "method": method, "seed": seed, "last": value}
+        for method, values in last.items()
+        for seed, value in enumerate(values)
+    ]
+    (case,) = cases(records, ("random", "dit", "dap"))
+    assert case.accuracies == {"random": [60.0, 61.0], "dit": [70.0, 71.0], "dap": [70.5, 71.0]}
+    text = markdown(json.loads(json.dumps(records)), ("random", "dit", "dap"))
+    assert "| method | ConvNet-3 (n = 2) |" in text
+    assert "| ConvNet-3 | `random` | −10.00 [−10.00, −10.00] |  |" in text
+    assert "+0.25 [−2.93, +3.43], in the noise" in text
