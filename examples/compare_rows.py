@@ -29,9 +29,10 @@ TEST: Rows = HEADLINE | {
     )
 }  # fmt: skip
 IGD_TEST: Rows = BASELINES | {name: {"method": name} for name in ("dap_set", "igd:fashion")}
-IGD_TEST["igd, published scales"] = {"method": IGD(**FASHION_IGD | {"scale": 5.0, "deviation": 120.0})}
-OTHERS: Rows = BASELINES | {name: {"method": name} for name in ("coda:fashion", "plug_and_play:fashion")}
+IGD_TEST["igd, published constants"] = {"method": IGD(**FASHION_IGD | IGD.presets["paper_ipc10"])}
+OTHERS: Rows = BASELINES | {name: {"method": name} for name in ("coda:fashion", "coda:paper", "plug_and_play:fashion")}
 LD3M_TEST: Rows = BASELINES | {name: {"method": name} for name in ("k_medoids", "ld3m:fashion")}
+LD3M_TEST["ld3m:paper, 100 iterations"] = {"method": "ld3m:paper", "method_options": {"steps": 100}}
 SCALING: Rows = {
     "dap_set, 100 steps": {"method": "dap_set", "num_inference_steps": 100},
     "dap_set, recurrences=2": {"method": DAPSet(recurrences=2)},
@@ -91,8 +92,10 @@ TUNING: dict[str, Rows] = {
         for stop in (0.5, 1.0)
     },
     "igd": {
-        f"igd scale={scale} stop={stop}": {"method": IGD(**FASHION_IGD | {"scale": scale, "stop": stop})}
-        for scale, stop in ((0.005, 0.4), (0.01, 0.4), (0.02, 0.4), (0.05, 0.4), (0.1, 0.4), (0.05, 0.8))
+        f"igd scale={scale} deviation={deviation}": {
+            "method": IGD(**FASHION_IGD | {"scale": scale, "deviation": deviation})
+        }
+        for scale, deviation in ((3.3, 0.0), (3.3, 50.0), (3.3, 300.0), (10.0, 50.0), (30.0, 50.0))
     },
     "plug_and_play": {
         f"plug_and_play {options}": {"method": PlugAndPlay(**{"steps": 50, "learning_rate": 0.1} | options)}

@@ -20,10 +20,10 @@ from dap import rng
 from dap.config import to_json
 from dap.errors import OptionError, RunMismatchError
 from dap.methods import CoDA, DiT, Guided, get_method
-from dap.methods.coda import Representative
+from dap.methods.coda import Representative, RepresentativeTerm
 from dap.methods.common.modes import Clusters
 from dap.priors.dit import DiTPrior
-from dap.sampling import Window
+from dap.sampling import StepState, Window, denoise_in_parts
 from dap.selection import density
 from dap.selection.density import density_clusters, gather, umap_embedding
 
@@ -316,7 +316,7 @@ def test_a_row_in_no_cluster_counts_for_none():
 
 
 def oracle_chain(pipeline, method, given, points, *, sign=1.0):
-    """Float64 latents after each step, with Δε as it is published, inside classifier-free guidance."""
+    """Float64 latents after each step, with Δε as it is released: of the conditional x̂_0, inside the guidance."""
     transformer, settings = oracles.double(pipeline.transformer), given.settings
     labels = torch.tensor([(3, 8, 4)[slot.class_index] for slot in UNIT.slots])
     scheduler = given.prior.scheduler(settings.scheduler, settings.num_inference_steps)
@@ -328,8 +328,7 @@ def oracle_chain(pipeline, method, given, points, *, sign=1.0):
         with torch.no_grad():
             conditional, _ = oracles.noise_estimate(transformer, x, t, labels, 1.0)
             unconditional, _ = oracles.noise_estimate(transformer, x, t, torch.full_like(labels, 1000), 1.0)
-        guided = unconditional + w * (conditional - unconditional)
-        x0 = (x - (1 - now) ** 0.5 * guided) / now**0.5
+        x0 = (x - (1 - now) ** 0.5 * conditional) / now**0.5
         change = torch.zeros_like(x)
         if method.start * n <= step < method.stop * n:
             karras = ((1 - now) / now) ** 0.5
@@ -373,6 +372,34 @@ def test_guided_steps_equal_the_oracle(tiny_pipeline, name):
     }
     for other, chain in others.items():
         assert (ours[-1] - chain[-1]).abs().amax((1, 2, 3)).min() > 1e-3, other
+
+
+def test_the_estimate_of_the_label_alone_pulls(tiny_pipeline):
+    """Conditional and guided estimate lie on both sides of the representative: the pull follows the conditional one."""
+    shape = (1, 4, 8, 8)
+    state = StepState(
+        0, 1, 1, 0.6, 0.8, 0.0, torch.zeros(shape), torch.zeros(shape), torch.full(shape, 3.0),
+        torch.zeros(1, dtype=torch.int64), {}, torch.full(shape, -1.0),
+    )  # fmt: skip
+    term = RepresentativeTerm(representatives=torch.ones(shape))
+    assert term.delta(state).unique().tolist() == [-2.0]
+    with pytest.raises(OptionError, match=r"needs the noise estimate before classifier-free guidance.*conditional"):
+        term.delta(dataclasses.replace(state, x0_conditional=None))
+
+
+@pytest.mark.parametrize("pass_size", [None, 2])
+def test_each_prior_returns_the_conditional_estimate(tiny_pipeline, pass_size):
+    prior = DiTPrior(tiny_pipeline)
+    x, labels = torch.randn((3, 4, 8, 8), generator=rng.generator("x")), torch.tensor([3, 8, 4])
+
+    def evaluate(scale):
+        with torch.no_grad():
+            return denoise_in_parts(prior, x, torch.tensor(500), labels, pass_size=pass_size, guidance_scale=scale)
+
+    alone, guided = evaluate(1.0), evaluate(4.0)
+    assert alone.conditional is None
+    torch.testing.assert_close(guided.conditional, alone.eps, rtol=0, atol=1e-5)
+    assert (guided.eps - alone.eps).abs().max() > 0.1
 
 
 def test_the_released_samplers_noise_level_cancels_the_root():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,7 @@ METHODS = {
     "dap_set": {"method_options": {"references": 3}}, "dap_set:medoids": {"method_options": {"references": 3}},
     "mgd3": {}, "manifold_gd": {}, "igd": {"method_options": {"width": 4, "epochs": 2, "checkpoints": 1}},
     "ld3m:tiny": {"num_inference_steps": 1},
+    "guided": {"method_options": {"terms": [{"name": "influence", "width": 4, "epochs": 2, "checkpoints": 1}]}},
 }  # fmt: skip
 
 
@@ -157,6 +159,33 @@ def test_a_set_that_cannot_grow_says_why_and_stays(run, tmp_path, method, option
     with pytest.raises(RunMismatchError, match=said):
         run(tmp_path / "out", method, **options)
     assert stamps(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("method", ["igd", "guided"])
+def test_a_run_of_an_older_version_of_a_method_is_not_continued(run, tmp_path, method):
+    out = run(tmp_path / "out", method).path
+    name = {"igd": "igd", "guided": "influence"}[method]
+    manifest = json.loads((out / "dap.json").read_text())
+    assert manifest["options"].pop("method_versions") == {name: 2}
+    (out / "dap.json").write_text(json.dumps(manifest))
+    before = stamps(out)
+    with pytest.raises(RunMismatchError, match=rf"was made by version 1 of '{name}'; this dap has version 2"):
+        run(out, method)
+    assert stamps(out) == before
+
+
+def test_a_run_of_a_version_without_an_option_is_continued_at_its_default(run, tmp_path):
+    out = run(tmp_path / "out", "mgd3").path
+    manifest = json.loads((out / "dap.json").read_text())
+    assert "method_versions" not in manifest["options"] and manifest["options"]["method"].pop("at") == "x0"
+    (out / "dap.json").write_text(json.dumps(manifest))
+    (out / "train" / CLASSES[0] / "00000.png").unlink()
+    run(out, "mgd3")
+    with pytest.raises(RunMismatchError, match=r"options\.method\.at"):
+        manifest = json.loads((out / "dap.json").read_text())
+        manifest["options"]["method"].pop("at")
+        (out / "dap.json").write_text(json.dumps(manifest))
+        run(out, "mgd3", method_options={"at": "eps"})
 
 
 @pytest.mark.parametrize("method", ["dap_set", "dap_set:medoids", "igd", "manifold_gd"])

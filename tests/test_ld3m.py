@@ -18,7 +18,8 @@ from dap.data.open import open_source
 from dap.errors import DivergedError, OptionError
 from dap.methods import LD3M, Context, Slot, Unit, get_method
 from dap.methods.common.matching_losses import distribution_loss, gradient_loss
-from dap.methods.ld3m import residual_chain
+from dap.methods.common.residual_chain import residual_chain
+from dap.methods.common.siamese import siamese_augmentation
 from dap.nets import create_net
 from dap.priors.dit import DiTPrior
 from dap.priors.unet import UNetPrior
@@ -157,9 +158,13 @@ def context(tiny_pipeline):
     return Context(source, entries, prior, settings, seed=5, ipc=2, size=32, channels=1)
 
 
-def test_one_update_by_hand(context):
+RELEASED = {"noise": "fresh", "normalise": True, "augmentation": "dsa"}
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_one_update_by_hand(context, released):
     """z − lr ∇_z L and c − lr ∇_c L, then the chain again: all in float64 from what the seeds draw."""
-    method = dataclasses.replace(SMALL, steps=1, momentum=0.0)
+    method = dataclasses.replace(SMALL, steps=1, momentum=0.0, **RELEASED if released else {})
     unit = Unit(0, (Slot(0, 0), Slot(0, 1)))
     real = method.prepare(context)
     ours = method.make(context, unit, real)
@@ -168,7 +173,9 @@ def test_one_update_by_hand(context):
     order = list(real.ids[name])
     assert len(set(started)) == 2  # slots begin at different images
     z = real.of_class(name)[[order.index(each) for each in started]].double().requires_grad_()
-    noise = torch.stack([torch.randn((4, 8, 8), generator=each) for each in context.generators(unit)]).double()
+    generators = context.generators(unit)
+    draws = [torch.stack([torch.randn((4, 8, 8), generator=each) for each in generators]).double() for _ in range(2)]
+    noise, last = draws if released else draws[:1] * 2
     labels = context.labels(unit)
     rows = prior.condition(labels).double().requires_grad_()
     transformer, vae = (oracles.double(each) for each in (prior.denoiser, prior.pipeline.vae))
@@ -184,6 +191,9 @@ def test_one_update_by_hand(context):
     flip = bool(torch.rand(1, generator=draw) < 0.5)
 
     def alike(batch):
+        if released:
+            batch = ((batch / 2 + 0.5).clamp(0, 1) - 1.347 / 3) / (0.678 / 3)  # the means of ImageNet's three
+            return siamese_augmentation(batch, rng.generator(5, "ld3m", "augment", name, 0))
         batch = batch.flip(3) if flip else batch
         padded = nn.functional.pad(batch, (3, 3, 3, 3), value=-1.0)
         return padded[:, :, 3 - down : 35 - down, 3 - right : 35 - right]
@@ -192,10 +202,10 @@ def test_one_update_by_hand(context):
     to_z, to_rows = torch.autograd.grad(loss, [z, rows])
     assert to_z.abs().max() > 1e-4 and to_rows.abs().max() > 1e-5
     with torch.no_grad():
-        expected = exact_chain(transformer, z - 0.5 * to_z, noise, labels, rows - 0.25 * to_rows, schedule, 2.0)
+        expected = exact_chain(transformer, z - 0.5 * to_z, last, labels, rows - 0.25 * to_rows, schedule, 2.0)
     torch.testing.assert_close(ours.double(), expected, rtol=0, atol=2e-3)
     with torch.no_grad():
-        unmoved = exact_chain(transformer, z, noise, labels, rows, schedule, 2.0)
+        unmoved = exact_chain(transformer, z, last, labels, rows, schedule, 2.0)
     assert (ours.double() - unmoved).abs().max() > 10 * (ours.double() - expected).abs().max()
 
 
@@ -260,10 +270,14 @@ def test_runs_are_the_same_to_the_byte_and_resume(tiny_pipeline, tmp_path):
 
 
 def test_options(context):
-    assert get_method("ld3m:paper").chain == 10 and get_method("ld3m").momentum == 0.5
+    paper = get_method("ld3m:paper")
+    assert paper.chain == 10 and get_method("ld3m").momentum == 0.5
+    assert paper == LD3M(**RELEASED) and LD3M().noise == "kept"
     for options, message in (
         ({"matching": "trajectory"}, "unknown matching"),
         ({"network": "resnet"}, "unknown network"),
+        ({"noise": "new"}, "unknown noise"),
+        ({"augmentation": "DSA"}, "unknown augmentation"),
         ({"chain": 1}, "chain: expected a whole number of at least 2"),
         ({"steps": 0}, "steps: expected"),
         ({"learning_rate": -1.0}, "learning_rate: expected a number of at least 0"),

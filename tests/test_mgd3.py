@@ -19,12 +19,13 @@ from dap.config import to_json
 from dap.data.classmap import build_class_map
 from dap.data.from_labels import source_from_labels
 from dap.errors import OptionError, RunMismatchError
-from dap.methods import Context, DiT, Guided, Slot, Unit
+from dap.methods import Context, DiT, Guided, Slot, Unit, get_method
 from dap.methods.common.modes import Clusters, ModeTerm
 from dap.methods.mgd3 import MGD3, Mode
 from dap.priors import Prediction
 from dap.priors.dit import DiTPrior
-from dap.sampling import SamplingSettings, Window, sample
+from dap.sampling import SamplingSettings, StepState, Window, sample
+from dap.sampling.named import named_sampling
 
 # diffusers meets numpy 2 here
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -136,6 +137,8 @@ def oracle_chain(pipeline, method, given, modes, *, sign=1.0, learned=False):
             x = oracles.ddpm_step(x, eps, now, after, noise, rest if learned else None)
         if method.at == "sample":
             x = x + std * pull
+        elif method.at == "ddim":
+            x = x + now**0.5 * pull
         steps.append(x)
     return steps
 
@@ -145,6 +148,7 @@ METHODS = {
     "paper": (MGD3(**RELEASED), {}),
     "ddim": (MGD3(), {"scheduler": "ddim"}),
     "paper's ddim": (MGD3(at="eps"), {"scheduler": "ddim"}),
+    "released ddim": (MGD3(at="ddim", scale=0.1), {"scheduler": "ddim"}),
     "eps": (MGD3(at="eps", scale=0.5), {}),
     "window": (MGD3(start=0.3, stop=0.7, scale=1.0), {}),
     "all steps": (MGD3(stop=1.0, at="sample"), {"scheduler": "ddim", "guidance_scale": 1.0}),
@@ -230,6 +234,28 @@ def test_the_published_window_is_the_first_24_of_50_steps():
     guided = [step for step in range(50) if window.contains(step, 50)]
     assert guided == [49 - t for t in range(49, -1, -1) if t > 25] and len(guided) == 24
     assert [step for step in range(50) if Window(0.0, MGD3().stop).contains(step, 50)] == list(range(25))
+
+
+def test_the_pull_of_the_ddim_form_is_that_of_the_noise_level_in_every_scale():
+    """α = 0.6, σ = 0.8; in the scale of Euler's steps that is α = 1, σ = 0.8 / 0.6."""
+    zero, mode = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
+    term = ModeTerm(modes=mode, at="sample", by_signal=True)
+    for alpha, sigma in ((0.6, 0.8), (1.0, 0.8 / 0.6)):
+        state = StepState(0, 1, 1, alpha, sigma, 0.1, zero, zero, zero, torch.zeros(1, dtype=torch.int64), {})
+        assert term.delta(state).item() == pytest.approx(0.6)
+
+
+def test_the_preset_of_stable_diffusion_guides_while_t_is_above_500():
+    preset, sampling = get_method("mgd3:sd"), named_sampling("mgd3-sd")
+    assert (preset.at, preset.start) == ("sample", 0.0) and MGD3.sampled_by["sd"] == "mgd3-sd"
+    settings = SamplingSettings.choose({}, "mgd3-sd")
+    assert (settings.num_inference_steps, settings.guidance_scale, settings.scheduler) == (50, 8.0, "ddpm")
+    assert not sampling.learned_variance  # σ_t is that of the posterior
+    scheduler = DDPMScheduler(timestep_spacing="leading", steps_offset=1)  # as the pipeline's own
+    scheduler.set_timesteps(50)
+    window = Window(preset.start, preset.stop)
+    guided = [t for step, t in enumerate(scheduler.timesteps.tolist()) if window.contains(step, 50)]
+    assert guided == [t for t in scheduler.timesteps.tolist() if t > 500] and len(guided) == 25
 
 
 @pytest.mark.parametrize("scheduler", ["ddpm", "ddim", "dpm++"])

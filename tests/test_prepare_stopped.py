@@ -17,7 +17,7 @@ from test_mgd3 import context as images_that_look_alike
 import dap
 from dap.features import build
 from dap.methods import MGD3, CoDA, get_method
-from dap.methods.common import modes, surrogate_training
+from dap.methods.common import class_gradients, modes, surrogate_training
 from dap.methods.common.modes import find_modes, largest_first
 from dap.methods.common.surrogate import SurrogateTraining, prepare_classifier, prepare_surrogate
 from dap.nets import ClassifierTraining
@@ -81,9 +81,9 @@ def test_references_continue_after_the_last_group(given, tmp_path, calls):
 
 @pytest.mark.parametrize("calls", [1, 2, 5, 6])
 def test_gradients_of_a_surrogate_continue_after_the_last_block(given, tmp_path, monkeypatch, calls):
-    monkeypatch.setattr(surrogate_training, "BLOCK_VALUES", 1)  # class by class
+    monkeypatch.setattr(class_gradients, "BLOCK_VALUES", 1)  # class by class
     counts = stop_and_continue(
-        lambda: prepare_surrogate(given, TRAINING), tmp_path / "cache", surrogate_training, "mean_gradient", calls
+        lambda: prepare_surrogate(given, TRAINING), tmp_path / "cache", class_gradients, "mean_gradient", calls
     )
     assert counts == [calls, 2 * len(COUNTS) + 1 - calls]
 
@@ -91,12 +91,13 @@ def test_gradients_of_a_surrogate_continue_after_the_last_block(given, tmp_path,
 @pytest.mark.parametrize("seconds", [0.0, 60.0])
 @pytest.mark.parametrize("calls", [1, 4, 8])
 def test_the_training_of_a_surrogate_continues_from_what_was_saved(given, tmp_path, monkeypatch, calls, seconds):
-    monkeypatch.setattr(surrogate_training, "BATCH_SIZE", 5)  # three steps an epoch
+    optimisation = surrogate_training.IGD_SGD._replace(batch_size=5)  # three steps an epoch
+    monkeypatch.setattr(surrogate_training, "IGD_SGD", optimisation)
     monkeypatch.setattr(surrogate_training, "SAVE_SECONDS", seconds)
     counts = stop_and_continue(
         lambda: prepare_surrogate(given, TRAINING), tmp_path / "cache", ClassifierTraining, "step", calls
     )
-    saved = calls - 1 if not seconds else min((calls - 1) // 3, 2) * 3  # before the gradients after two epochs
+    saved = calls - 1 if not seconds else min((calls - 1) // 3, 1) * 3  # before the gradients of two states
     assert counts == [calls, 9 - saved]
 
 
@@ -113,7 +114,7 @@ def test_a_damaged_state_of_a_training_begins_it_again(given, tmp_path, monkeypa
     whole = files(tmp_path / "cache")
     shutil.rmtree(tmp_path / "cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(surrogate_training, "mean_gradient", stopping(surrogate_training.mean_gradient, 5, []))
+        patch.setattr(class_gradients, "mean_gradient", stopping(class_gradients.mean_gradient, 5, []))
         with pytest.raises(KeyboardInterrupt):
             prepare_surrogate(given, TRAINING)
     (state,) = (tmp_path / "cache").rglob("training.pt")

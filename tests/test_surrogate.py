@@ -12,11 +12,13 @@ import torch
 from test_dap import COUNTS, NAMES, context, images
 from torch.nn import functional
 
+from dap import rng
 from dap.errors import FormatError, OptionError
+from dap.methods.common import class_gradients
 from dap.methods.common import surrogate_training as module
+from dap.methods.common.class_gradients import mean_gradient
 from dap.methods.common.surrogate import Surrogate, SurrogateTraining, prepare_surrogate
-from dap.methods.common.surrogate_training import mean_gradient
-from dap.nets import create_net
+from dap.nets import create_net, shift_flip
 from dap.priors.dit import DiTPrior
 from dap.storage.cache import cache_folder
 
@@ -111,10 +113,10 @@ def test_gradients_of_each_image_at_each_checkpoint():
     ("angles", "limit", "kept"),
     [
         # cos 45° = 0.71 is not below 0.7, cos 46° = 0.69 is; the angle counts from the last one that was kept
-        ((0, 45, 46, 50, 92, 93), 4, (1, 3, 5)),
-        ((0, 90, 0, 90, 0, 90), 4, (1, 2, 3, 4)),
-        ((0, 90, 0, 90, 0, 90), 2, (1, 2)),
-        ((0, 10, 20, 30, 40, 45), 4, (1,)),
+        ((0, 45, 46, 50, 92, 93), 4, (0, 2, 4)),
+        ((0, 90, 0, 90, 0, 90), 4, (0, 1, 2, 3)),
+        ((0, 90, 0, 90, 0, 90), 2, (0, 1)),
+        ((0, 10, 20, 30, 40, 45), 4, (0,)),
     ],
 )
 def test_checkpoints_are_kept_where_made_up_gradients_turn(prior, cache, monkeypatch, angles, limit, kept):
@@ -127,32 +129,32 @@ def test_checkpoints_are_kept_where_made_up_gradients_turn(prior, cache, monkeyp
         angle = seen[-1][1]
         return in_plane(net, np.cos(angle), np.sin(angle))
 
-    monkeypatch.setattr(module, "mean_gradient", made_up)
-    training = dataclasses.replace(QUICK, epochs=len(angles), similarity=0.7, checkpoints=limit)
+    monkeypatch.setattr(class_gradients, "mean_gradient", made_up)
+    training = dataclasses.replace(QUICK, epochs=len(angles) - 1, similarity=0.7, checkpoints=limit)
     found = prepare_surrogate(context(prior), training)
     gradients = found.real_gradients([0])
     assert found.epochs == kept and gradients.shape == (len(kept), 1, found.weights.shape[1])
-    assert torch.equal(found.weights, torch.stack([seen[epoch - 1][0] for epoch in kept]))
+    assert torch.equal(found.weights, torch.stack([seen[epoch][0] for epoch in kept]))
     angle_of = torch.rad2deg(torch.atan2(gradients[:, 0, 1], gradients[:, 0, 0]))
-    torch.testing.assert_close(angle_of, torch.tensor([float(angles[epoch - 1]) for epoch in kept]))
+    torch.testing.assert_close(angle_of, torch.tensor([float(angles[epoch]) for epoch in kept]))
     assert len(found.files) == len(list(found.files[0].parent.iterdir())) - 1, "gradients of others are not kept"
 
 
 def test_similarity_is_the_mean_over_classes_of_the_cosine(prior, cache, monkeypatch):
     """Two of three classes turn right round: the mean is −1/3. One vector of all classes would have cosine 0.98."""
-    lengths = iter([10.0, 0.7, 0.7, 10.0, -0.7, -0.7])
-    monkeypatch.setattr(module, "mean_gradient", lambda net, *_: in_plane(net, next(lengths), 0.0))
+    lengths = iter([10.0, 0.7, 0.7, 10.0, -0.7, -0.7, 10.0, -0.7, -0.7])
+    monkeypatch.setattr(class_gradients, "mean_gradient", lambda net, *_: in_plane(net, next(lengths), 0.0))
     training = dataclasses.replace(QUICK, epochs=2, similarity=0.7)
-    assert prepare_surrogate(context(prior), training).epochs == (1, 2)
+    assert prepare_surrogate(context(prior), training).epochs == (0, 1)
 
 
 def test_epochs_become_steps_and_training_helps(prior, cache, trainings, monkeypatch):
-    monkeypatch.setattr(module, "BATCH_SIZE", 5)
+    monkeypatch.setattr(module, "IGD_SGD", module.IGD_SGD._replace(batch_size=5))
     given = context(prior)
     found = prepare_surrogate(given, dataclasses.replace(QUICK, epochs=8, checkpoints=8))
     (options,) = trainings
     assert (options["steps"], options["batch_size"]) == (8 * 3, 5), "12 images are 3 batches of 5"
-    assert found.epochs[0] == 1 and found.epochs[-1] <= 8
+    assert found.epochs[0] == 0 and found.epochs[-1] <= 8
     pixels, targets = given.images(range(sum(COUNTS))).float() / 127.5 - 1, torch.tensor(given.source.labels)
 
     @torch.no_grad()
@@ -163,6 +165,27 @@ def test_epochs_become_steps_and_training_helps(prior, cache, trainings, monkeyp
         return functional.cross_entropy(found.net(pixels), targets).item()
 
     assert loss(-1) < loss(0)
+
+
+def test_the_surrogate_is_trained_as_the_released_one_from_an_untrained_first_checkpoint(prior, cache, monkeypatch):
+    """SGD of 0.01 with momentum 0.9 and weight decay 5e-4 in batches of 64, written out."""
+    assert module.IGD_SGD == (64, 0.01, 5e-4, 0.9)
+    given = context(prior)
+    found = prepare_surrogate(given, dataclasses.replace(QUICK, epochs=2))
+    assert found.epochs == (0, 1, 2)
+    net = create_net(
+        "convnet3", width=4, channels=1, classes=3, size=32, generator=rng.generator(given.seed, "surrogate", "net")
+    )
+    torch.testing.assert_close(found.weights[0], flat(net), rtol=0, atol=0)
+    draws, momentum = rng.generator(given.seed, "surrogate", "training"), torch.zeros_like(flat(net))
+    pixels, labels = given.images(range(12)).float() / 127.5 - 1, torch.tensor(given.source.labels)
+    for number in (1, 2):  # twelve images are one batch
+        order = torch.randperm(12, generator=draws)
+        loss = functional.cross_entropy(net(shift_flip(pixels[order], draws, 3)), labels[order])
+        gradient = torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(net.parameters()))])
+        momentum = 0.9 * momentum + gradient + 5e-4 * flat(net)
+        torch.nn.utils.vector_to_parameters(flat(net) - 0.01 * momentum, net.parameters())
+        torch.testing.assert_close(found.weights[number], flat(net), rtol=0, atol=1e-6)
 
 
 def test_gradients_belong_to_the_real_images_of_the_class(prior, cache):

@@ -70,7 +70,8 @@ def sampling_options(command: F) -> F:
         click.option(
             "--sampling",
             type=Name("sampling", SAMPLINGS),
-            help='"dit-repo": all settings of the DiT repository, with which most numbers for DiT-XL/2 were published.',
+            help='"dit-repo": all settings of the DiT repository, with which most numbers for DiT-XL/2 were published; '
+            '"mgd3-sd": those of MGD3 with Stable Diffusion.',
         ),
         click.option(
             "--scheduler",

@@ -30,7 +30,7 @@ METHODS = (
     "coda", "plug_and_play", "dap_set", "guided",
 )  # fmt: skip
 SCHEDULERS = ("ddpm", "ddim", "dpm++", "euler", "heun")
-SAMPLINGS = ("dit-repo",)
+SAMPLINGS = ("dit-repo", "mgd3-sd")
 SPACINGS = ("leading", "linspace", "trailing")
 DTYPES = ("float32", "bfloat16", "float16")
 TRAINING_DTYPES = ("float32", "bfloat16")

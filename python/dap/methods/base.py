@@ -161,6 +161,7 @@ class Method(Seam, Generic[A]):
             "classifier" (a network that tells the classes apart), "training" (a network is trained or adapted for the
             run) and "text" (captions, or a prior that reads them).
         presets: Named options, for ``method="name:preset"``.
+        version: Raised with every change of its images' bytes: a run of another version is not continued.
         sampled_by: The sampling (:mod:`dap.sampling.named`) for which the numbers of a preset were published, by its
             name. Default: not known of any.
 
@@ -179,6 +180,7 @@ class Method(Seam, Generic[A]):
     couples: ClassVar[Couples]
     needs: ClassVar[tuple[str, ...]]
     presets: ClassVar[Presets]
+    version: ClassVar[int] = 1
     sampled_by: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
@@ -214,6 +216,10 @@ class Method(Seam, Generic[A]):
         Classes can be added to a finished run only if they share nothing: else they would change the images of others.
         """
         return "a classifier of all classes" if "classifier" in self.needs else None
+
+    def versions(self) -> Mapping[str, int]:
+        """Return the version of the method by its name, unless it is the first; a sum has those of its terms."""
+        return {self.name: self.version} if self.version > 1 else {}
 
     def remakes(self) -> Remakes:
         """Return what can be made again with other random numbers: a "slot", only a whole "class", or "nothing"."""

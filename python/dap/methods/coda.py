@@ -13,18 +13,17 @@ Distribution alignment: slot j is guided by
 
     Δε = −√(ᾱ_t / (1 − ᾱ_t)) · γ · σ_t · (s_j − x̂_0),        ε̂ = ε_∅ + w · (ε_c + Δε − ε_∅),
 
-where γ is the ``scale`` and w the run's scale of classifier-free guidance. In the released code σ_t is the sampler's
-noise level in the form of Karras et al., √((1 − ᾱ_t) / ᾱ_t). It cancels the square root in front of it, except that t
-is rounded to a whole number, which changes the product by at most 0.3 % in the first 19 steps. What is left is
+where γ is the ``scale``, w the run's scale of classifier-free guidance, and x̂_0 the estimate that belongs to ε_c alone,
+before classifier-free guidance. In the released code σ_t is the sampler's noise level in the form of Karras et al.,
+√((1 − ᾱ_t) / ᾱ_t). It cancels the square root in front of it, except that t is rounded to a whole number, which changes
+the product by at most 0.3 % in the first 19 steps. What is left is
 
-    ε̂ = ε − w · γ · (s_j − x̂_0),    which moves x̂_0 by w · γ · √((1 − ᾱ_t) / ᾱ_t) · (s_j − x̂_0).
+    ε̂ = ε_∅ + w · (ε_c − ε_∅) − w · γ · (s_j − x̂_0).
 
-This overshoots s_j where the noise is above 1 / (w γ) times the signal: above 4 times at the published w = 5.
+So the guidance adds w · γ · √((1 − ᾱ_t) / ᾱ_t) · (s_j − x̂_0) to the sampler's own estimate of x_0.
 
 Differences from the released code:
 
-- Its x̂_0 comes from the conditional estimate ε_c alone; here it comes from the estimate after classifier-free guidance,
-  which is the one that the sampler uses. At w = 1 the two are equal, but the released code does not guide at w = 1.
 - Its UMAP has random state 42 and the k-means of step 5 random state 0, whatever the seed; here both follow the seed.
 - Its clusters stay in the order in which they are found, unless there are too many; here the largest comes first.
 - It encodes images that are stretched to a square of 1024 pixels; here images are cropped to the prior's own size.
@@ -39,8 +38,9 @@ Published constants: γ = 0.05 and guidance in 22 of 25 steps (``stop`` 0.88), f
 10 images a class. The γ for the other data sets is not known. As published, the script evaluates the representatives,
 not the generated images.
 
-The defaults, which are also the preset "fashion", had the best accuracy in a grid on held-out images
-(``docs/guidance.md``); the options of the discovery are those of the script.
+The defaults, which are also the preset "fashion", had the best accuracy in a grid on held-out images, in which x̂_0 was
+that after classifier-free guidance, as in older versions (``docs/guidance.md``); the options of the discovery are those
+of the script.
 """
 
 from __future__ import annotations
@@ -51,17 +51,19 @@ from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from dap.config import check_number, check_whole
+from dap.errors import OptionError
 from dap.methods.base import Context, Couples, Presets, Record, Unit
 from dap.methods.common.guides import TERMS, Guide, SingleGuide
-from dap.methods.common.modes import Clusters, Modes, ModeTerm, find_modes, modes_bytes
+from dap.methods.common.modes import Clusters, Modes, find_modes, modes_bytes
 from dap.priors import Demand
 from dap.rng import derive_seed
-from dap.sampling import Window
+from dap.sampling import DeltaTerm, StepState, Window
 from dap.selection.density import density_clusters, load_libraries
 
-__all__ = ["CoDA", "Representative"]
+__all__ = ["CoDA", "Representative", "RepresentativeTerm"]
 
 
 @TERMS.register("representative")
@@ -85,6 +87,7 @@ class Representative(Guide[Modes]):
     """
 
     name: ClassVar[str] = "representative"
+    version: ClassVar[int] = 2
 
     scale: float = 0.3
     start: float = 0.0
@@ -114,11 +117,11 @@ class Representative(Guide[Modes]):
         )  # fmt: skip
         return Clusters(rows[clusters.indices].astype(np.float64), clusters.labels)
 
-    def term(self, context: Context, unit: Unit, artefact: Modes) -> ModeTerm:
+    def term(self, context: Context, unit: Unit, artefact: Modes) -> RepresentativeTerm:
         """Return the term that pulls each slot to its representative."""
         scale = self.scale * context.settings.guidance_scale
         window = Window(self.start, self.stop)
-        return ModeTerm(modes=artefact.of(context, unit), window=window, scale=scale, at="eps", factor=-1.0)
+        return RepresentativeTerm(representatives=artefact.of(context, unit), window=window, scale=scale)
 
     def demand(self, context: Context) -> Demand:
         """Return that noise estimates are all that is needed."""
@@ -131,6 +134,26 @@ class Representative(Guide[Modes]):
     def record(self, context: Context, artefact: Modes) -> Record:
         """Return the sizes of the clusters and the source id of each representative, by class."""
         return {"sizes": artefact.sizes, "representatives": artefact.nearest}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepresentativeTerm(DeltaTerm):
+    """The change −(s − x̂_0) of ε, with x̂_0 that of the conditional estimate; the scale is w · γ.
+
+    Attributes:
+        representatives: s of each slot, (B, C, h, w).
+    """
+
+    representatives: Tensor
+
+    def delta(self, state: StepState) -> Tensor:
+        """Return the change, (B, C, h, w)."""
+        if state.x0_conditional is None:
+            raise OptionError(
+                "method 'coda' needs the noise estimate before classifier-free guidance, which this prior does not "
+                "return: set Prediction.conditional in its denoise(), or guidance_scale=1"
+            )
+        return state.x0_conditional - self.representatives
 
 
 @dataclass(frozen=True)

@@ -3,41 +3,45 @@
 Chen, Du, Huang, Wang, Zhang and Wang, "Influence-Guided Diffusion for Dataset Distillation" (IGD), ICLR 2025,
 https://openreview.net/forum?id=0whx8MhysK, code at https://github.com/mchen725/DD_IGD. Let x̂_0 be the estimate of x_0
 at x_t, x the image that the VAE decodes from x̂_0, f a classifier at checkpoints θ_1 … θ_E of its training on the real
-images, ḡ_c(θ) the mean gradient of class c (:mod:`dap.methods.common.surrogate`), and m the finished latents of the
-class (the last 64). Then
+images, the first of them untrained, ḡ_c(θ) the mean gradient of class c (:mod:`dap.methods.common.surrogate`), and m*
+that of the finished latents of the class (the last 64) whose cosine with x_t is the largest. The released step is
 
-    G_I = Σ_e [ 1 − cos( ḡ_c(θ_e), ∇_θ ℓ(f_θe(x), c) ) ]        influence
-    G_D = max_m cos(x̂_0, m)                                       deviation
-    x_{t−1} = step(x_t, ε) − ρ_t ∇_{x_t} G_I − γ ∇_{x_t} G_D,     ρ_t = k √(1 − ᾱ_t) ‖ε‖ / ‖∇_{x_t} G_I‖.
+    G_I = (1/E) Σ_e [ 1 − cos( ḡ_c(θ_e), ∇_θ ℓ(f_θe(x), c) ) ],    g = ∇_{x_t} G_I                     influence
+    x_{t−1} = step(x_t, ε) − γ ∂cos(x_t, m*)/∂x_t − k ρ_t g,                                           and deviation
+    ρ_t = 0.0015 · √(1 − ᾱ_t) · RMS(ε) / RMS(g),
 
-The first gradient goes through the decoder and the whole denoiser, the second through the denoiser, slot by slot. A
-guided step moves x by k times the size of its noise, whatever the size of the gradient. k is ``scale``, γ is
-``deviation``.
+with ε after classifier-free guidance; k is ``scale``, γ is ``deviation``. g goes through the decoder and the whole
+denoiser, the deviation acts on x_t itself. The influence moves x by 0.0015 k times the size of its noise, whatever the
+size of g. The deviation's move relative to x_t falls with the number D of values in a latent, so γ is multiplied by
+D / 4096, which is 1 for DiT-XL/2 at 256 pixels.
 
 The code guides while 30 <= i <= 45, where i counts 50 steps from 49 (noisiest) down to 0. These are the steps 4 to 19
-from the noisiest, a window of 0.08 to 0.4. Its constants for DiT are k = 5 and γ = 120; for a DiT fine-tuned by Minimax
-k = 10 and γ = 100 (preset "minimax").
+from the noisiest, a window of 0.08 to 0.4. Its constants, as presets:
+
+    DiT                k = 5, γ = 120 ("paper"); γ = 50 at 10 images per class ("paper_ipc10")
+    DiT fine-tuned     k = 10, γ = 100 for ImageNet-1K, and for ImageWoof beyond 10 images per class ("minimax");
+    by Minimax         k = 10, γ = 50 for ImageWoof at 10 images per class ("minimax_woof_ipc10");
+                       k = 15, γ = 10 for ImageNette ("minimax_nette")
+
+The default is "paper_ipc10". The preset "fashion" is for the built-in prior (``docs/guidance.md``).
 
 Image n of a class depends on the images before it. Classes do not depend on each other, so the images with one number
 are sampled together, one of each class in the unit, which has as many classes as a batch has slots. In a sum of terms
 (:class:`Influence`) all slots are sampled at once and no image is finished, so the deviation is left out.
 
-Differences from the released code (all of it could be read except the file that takes the step):
+Differences from the released code:
 
-- ρ_t has a further factor of 0.0015 there, so that the published k = 5 is ``scale=0.0075`` here.
-- The deviation there is ∂cos(x_t, m*)/∂x_t, without a gradient through the denoiser; γ is constant.
+- It decodes both halves of the batch of classifier-free guidance, so that the image of the null half enters G_I. This
+  fault is not copied.
 - It samples one image at a time; here steps are batched over classes. Real gradients are computed once and cached.
 - The noise of a slot depends only on (seed, class, number); there it depends on everything that was sampled before.
-- Where ∇G_I is zero nothing is added. The cosines have no 1e-6 in their denominators, only torch's own 1e-8.
-- The surrogate's network, optimiser and augmentation are dap's own; see :mod:`dap.methods.common.surrogate`.
-
-The defaults are the published numbers. With the factor above they ruin the images: k = 5 moves x by five times its
-noise, in sixteen steps. The preset "fashion" was chosen by eye, by G_I and by a grid on held-out images
-(``docs/guidance.md``).
+- Where g is zero nothing is added. The cosines have no 1e-6 in their denominators, only torch's own 1e-8.
+- The surrogate's checkpoints are chosen in each run by the rule with which theirs were chosen once, for each data set.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -56,6 +60,9 @@ from dap.sampling import DeltaTerm, EnergyTerm, Needs, Place, StepState, Window
 
 __all__ = ["IGD", "DeviationTerm", "Influence", "InfluenceTerm"]
 
+STEP = 0.0015  # the size of a step of k = 1, as a share of the size of its noise
+LATENT = 4 * 32 * 32  # the number of values for which γ is given
+
 
 @TERMS.register("influence")
 @dataclass(frozen=True)
@@ -65,16 +72,17 @@ class Influence(SurrogateTraining, Guide[Surrogate]):
     Attributes:
         network, width, epochs, checkpoints, similarity, references: Options of the surrogate; see
             :class:`dap.methods.common.surrogate.SurrogateTraining`.
-        scale: k, at least 0; 0 switches guidance off.
+        scale: k in the published units, at least 0; 0 switches guidance off.
         start: Share of the steps after which guidance starts, from 0 to 1.
         stop: Share of the steps after which it stops, from ``start`` to 1.
 
     Example:
-        >>> Influence(scale=0.1).window
+        >>> Influence(scale=10.0).window
         Window(start=0.08, stop=0.4)
     """
 
     name: ClassVar[str] = "influence"
+    version: ClassVar[int] = 2
 
     scale: float = 5.0
     start: float = 0.08
@@ -135,7 +143,7 @@ class Influence(SurrogateTraining, Guide[Surrogate]):
 
 @dataclass(frozen=True, kw_only=True)
 class InfluenceTerm(DeltaTerm):
-    """The change −ρ_t / k · ∇_{x_t} G_I of x_{t−1}; the scale is k.
+    """The change −ρ_t g of x_{t−1}; the scale is k.
 
     Attributes:
         prior: The prior, whose decoder makes images of x̂_0.
@@ -160,17 +168,17 @@ class InfluenceTerm(DeltaTerm):
             for number, reference in enumerate(self.references):
                 gradients = self.surrogate.gradients_of(number, leaf, self.targets)
                 mismatch = 1 - functional.cosine_similarity(gradients, reference)
-                slope = slope + torch.autograd.grad(mismatch.sum(), leaf)[0]
+                slope = slope + torch.autograd.grad(mismatch.sum(), leaf)[0] / len(self.references)
             (gradient,) = torch.autograd.grad(pixels, state.sample, slope, retain_graph=True)
         norm = gradient.flatten(1).norm(dim=1)
-        length = state.sigma * state.eps.flatten(1).norm(dim=1)
+        length = STEP * state.sigma * state.eps.flatten(1).norm(dim=1)
         rho: Tensor = length / torch.where(norm > 0, norm, 1)
         return -rho.view(-1, 1, 1, 1) * gradient
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeviationTerm(EnergyTerm):
-    """The energy G_D, whose gradient is subtracted from x_{t−1}; the scale is γ.
+    """The energy max_m cos(x_t, m), whose gradient is subtracted from x_{t−1}; the scale is γ.
 
     Attributes:
         memories: Finished latents of each slot's class, (M, C, h, w); with M = 0 the slot is not changed.
@@ -178,14 +186,13 @@ class DeviationTerm(EnergyTerm):
 
     memories: tuple[Tensor, ...]
     at: Place = "sample"
-    needs: Needs = "denoiser"
 
     def energy(self, state: StepState) -> Tensor:
-        """Return G_D of each slot, with shape (B,)."""
+        """Return the largest cosine of each slot, with shape (B,)."""
         rows = []
-        for x0, memory in zip(state.x0, self.memories, strict=True):
-            cosines = functional.cosine_similarity(x0.flatten()[None], memory.flatten(1))
-            rows.append(cosines.max() if len(memory) else 0 * x0.sum())
+        for latent, memory in zip(state.sample, self.memories, strict=True):
+            cosines = functional.cosine_similarity(latent.flatten()[None], memory.flatten(1))
+            rows.append(cosines.max() if len(memory) else 0 * latent.sum())
         return torch.stack(rows)
 
 
@@ -194,7 +201,7 @@ class IGD(Influence, SingleGuide[Surrogate]):
     """Influence and deviation as a method; options as in :class:`Influence`, and two for the deviation.
 
     Attributes:
-        deviation: γ, at least 0; with 0 only the influence acts.
+        deviation: γ for a latent of 4,096 values, at least 0; with 0 only the influence acts.
         memory: How many finished latents of a class are kept for the deviation, at least 1.
 
     Example:
@@ -209,22 +216,23 @@ class IGD(Influence, SingleGuide[Surrogate]):
     couples: ClassVar[Couples] = "sequence"
     presets: ClassVar[Presets] = {
         "paper": {"scale": 5.0, "deviation": 120.0, "start": 0.08, "stop": 0.4, "memory": 64},
+        "paper_ipc10": {"scale": 5.0, "deviation": 50.0},
         "minimax": {"scale": 10.0, "deviation": 100.0},
-        "fashion": {"scale": 0.005, "deviation": 5.0, "width": 32, "epochs": 5},
+        "minimax_woof_ipc10": {"scale": 10.0, "deviation": 50.0},
+        "minimax_nette": {"scale": 15.0, "deviation": 10.0},
+        "fashion": {"scale": 3.3, "deviation": 50.0, "width": 32, "epochs": 5},
     }
-    sampled_by: ClassVar[Mapping[str, str]] = {"paper": "dit-repo", "minimax": "dit-repo"}
+    sampled_by: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("paper", "paper_ipc10", "minimax", "minimax_woof_ipc10", "minimax_nette"), "dit-repo"
+    )
 
-    deviation: float = 120.0
+    deviation: float = 50.0
     memory: int = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("deviation", self.deviation, 0)
         check_whole("memory", self.memory)
-
-    def demand(self, context: Context) -> Demand:
-        """Return what the influence needs; the deviation has a graph through the denoiser."""
-        return super().demand(context) | Demand(denoiser=self.deviation > 0)
 
     def make(self, context: Context, unit: Unit, artefact: Surrogate) -> Tensor:
         """Return guided latents of the unit's slots, which are sampled number after number."""
@@ -247,5 +255,6 @@ class IGD(Influence, SingleGuide[Surrogate]):
         empty = influence.references.new_zeros(0, *context.prior.latent_shape)
         latents = (finished[slot.class_index] for slot in unit.slots)
         memories = tuple(torch.stack(memory) if memory else empty for memory in latents)
-        deviation = DeviationTerm(memories=memories, window=self.window, scale=self.deviation)
+        scale = self.deviation * math.prod(context.prior.latent_shape) / LATENT
+        deviation = DeviationTerm(memories=memories, window=self.window, scale=scale)
         return [influence, deviation]

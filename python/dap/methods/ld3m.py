@@ -14,17 +14,24 @@ The residual path with weight r carries the gradient past the denoiser to z; in 
     "gradient"      Σ_rows 1 − cos(∇_θ ℓ(A x_real), ∇_θ ℓ(A x(z, c)))        (Zhao, Mopuri and Bilen, ICLR 2021)
 
 summed over classes. Each iteration has a new random ConvNet (ψ its last hidden layer, θ its weights, with a row for
-each output) and one augmentation A for all images of a class, a shift and perhaps a flip. Calls of the denoiser are
-checkpointed, so memory holds one call at a time, whatever n is.
+each output) and one augmentation A for all images of a class. Calls of the denoiser are checkpointed, so memory holds
+one call at a time, whatever n is.
 
 Published constants: n = 10, a classifier-free scale of 3 (an option of the run here), SGD with momentum 0.5, and under
-distribution matching a learning rate of 1 for both z and c. It is inferred that r falls from 1 to 0. Whether
-ε is drawn once or in each iteration is not known; here each slot keeps its ε, so that its final image is the one that
-was optimised.
+distribution matching a learning rate of 1 for both z and c; 1,000 iterations in the scripts, 10,000 by default. The
+preset "paper" has them, and what the released code does otherwise than this file does by default:
 
-Differences from the released code: its LDM has a codebook, and r leads to the quantised z; trajectory matching is left
-out; the network is not trained on the synthetic images in between; A is not all of DSA; the condition of a DiT has a
-row for each block, that of Stable Diffusion a row for each token.
+    noise="fresh"         ε is drawn anew in each iteration; by default each slot keeps its ε, so that its final image
+                          is the one that was optimised
+    normalise=True        images are clamped and normalised before ψ; by default they are x(z, c) as it is
+    augmentation="dsa"    A is all of DSA (:mod:`dap.methods.common.siamese`); by default a shift and a flip
+
+Its network has five blocks at 128 pixels and six at 256 (``network="convnet5"``, "convnet6").
+
+Differences from the released code: its LDM has a codebook, and r leads to the quantised z; it draws ε anew even between
+a call of the denoiser and its repetition for the gradient, which is not copied; trajectory matching is left out; the
+network is not trained on the synthetic images in between; the condition of a DiT has a row for each block, that of
+Stable Diffusion a row for each token.
 
 The preset "fashion" had the best accuracy of a few trials on held-out images (``docs/guidance.md``).
 """
@@ -38,7 +45,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from dap import rng
 from dap.config import check_choice, check_number, check_whole
@@ -47,15 +53,23 @@ from dap.features import RealLatents, latents_bytes, real_latents
 from dap.methods.base import Context, Couples, Method, Presets, Record, Unit
 from dap.methods.common.matching_losses import distribution_loss, gradient_loss
 from dap.methods.common.network_memory import network_bytes
+from dap.methods.common.residual_chain import residual_chain
+from dap.methods.common.siamese import normalised, siamese_augmentation
 from dap.nets import create_net, list_nets, shift_flip
-from dap.priors import Demand, Prior
-from dap.priors.schedulers import clip_range, level
-from dap.sampling import SamplingSettings, denoise_in_parts
+from dap.priors import Demand
 from dap.selection import permutation
 
-__all__ = ["LD3M", "residual_chain"]
+__all__ = ["LD3M"]
+
+
+def _shift_flip_alike(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the images (N, channels, H, W), all with the same shift and flip."""
+    count, channels, height, width = images.shape
+    return shift_flip(images.reshape(1, count * channels, height, width), generator).reshape(images.shape)
+
 
 MATCHING = ("distribution", "gradient")
+AUGMENTATIONS = {"shift_flip": _shift_flip_alike, "dsa": siamese_augmentation}
 
 
 @dataclass(frozen=True)
@@ -72,6 +86,9 @@ class LD3M(Method[RealLatents]):
         batch: Number of real images of each class in an iteration; a class with fewer images gives all it has.
         network: One of :func:`dap.nets.list_nets`.
         width: Its number of channels.
+        noise: "kept" or "fresh"; see :mod:`dap.methods.ld3m`, as for the next two.
+        normalise: Whether the images are clamped and normalised for the network.
+        augmentation: "shift_flip" or "dsa".
 
     Example:
         >>> import dap
@@ -84,10 +101,12 @@ class LD3M(Method[RealLatents]):
     couples: ClassVar[Couples] = "class"
     needs: ClassVar[tuple[str, ...]] = ("prior", "labels")
     presets: ClassVar[Presets] = {
-        "paper": {"learning_rate": 1.0, "condition_rate": 1.0},
+        "paper": {
+            "learning_rate": 1.0, "condition_rate": 1.0, "noise": "fresh", "normalise": True, "augmentation": "dsa",
+        },
         "fashion": {"steps": 15, "chain": 5, "learning_rate": 10.0, "batch": 64, "width": 32},
         "tiny": {"steps": 2, "chain": 2, "batch": 4, "width": 8},
-    }
+    }  # fmt: skip
 
     matching: str = "distribution"
     steps: int = 1000
@@ -98,9 +117,14 @@ class LD3M(Method[RealLatents]):
     batch: int = 256
     network: str = "convnet3"
     width: int = 128
+    noise: str = "kept"
+    normalise: bool = False
+    augmentation: str = "shift_flip"
 
     def __post_init__(self) -> None:
         check_choice("matching", self.matching, MATCHING)
+        check_choice("noise", self.noise, ("kept", "fresh"))
+        check_choice("augmentation", self.augmentation, AUGMENTATIONS)
         check_choice("network", self.network, list_nets())
         for option, least in (("steps", 1), ("chain", 2), ("batch", 1), ("width", 1)):
             check_whole(option, getattr(self, option), least)
@@ -130,8 +154,13 @@ class LD3M(Method[RealLatents]):
         """Return latents of the unit's slots at the end of their optimised chains."""
         prior, labels = context.prior, context.labels(unit)
         labels = labels.to(prior.device)
-        draws = [torch.randn(prior.latent_shape, generator=generator) for generator in context.generators(unit)]
-        noise = torch.stack(draws).to(prior.device)
+        generators = context.generators(unit)
+
+        def draw() -> Tensor:
+            draws = [torch.randn(prior.latent_shape, generator=generator) for generator in generators]
+            return torch.stack(draws).to(prior.device)
+
+        noise, fresh = draw(), self.noise == "fresh"
         z = self._start(context, unit, artefact).to(prior.device).requires_grad_()
         groups = [{"params": [z], "lr": self.learning_rate}]
         condition = None
@@ -147,6 +176,7 @@ class LD3M(Method[RealLatents]):
                 loss = self._loss(context, unit, prior.decode_with_graph(ends), iteration)
                 loss.backward()
             optimizer.step()
+            noise = draw() if fresh else noise
             if not torch.isfinite(loss):
                 raise DivergedError("the loss left the finite numbers: lower learning_rate or condition_rate")
             if context.callback_on_step_end is not None:
@@ -194,7 +224,10 @@ class LD3M(Method[RealLatents]):
             real = context.images(chosen).to(images.device).float() / 127.5 - 1
             generated = images[places.to(images.device)]
             real, generated = (  # generators with one seed, so that both batches are augmented alike
-                _augment_alike(batch, rng.generator(context.seed, "ld3m", "augment", name, iteration))
+                AUGMENTATIONS[self.augmentation](
+                    normalised(batch) if self.normalise else batch,
+                    rng.generator(context.seed, "ld3m", "augment", name, iteration),
+                )
                 for batch in (real, generated)
             )
             if self.matching == "distribution":
@@ -204,64 +237,7 @@ class LD3M(Method[RealLatents]):
         return total
 
 
-def residual_chain(
-    prior: Prior,
-    z: Tensor,
-    noise: Tensor,
-    labels: Tensor,
-    condition: Tensor | None,
-    *,
-    steps: int,
-    settings: SamplingSettings,
-    pass_size: int | None = None,
-) -> Tensor:
-    """Return x_0 at the end of the chain, float32 (B, C, h, w), with the graph to z and the condition.
-
-    Args:
-        prior: The diffusion model.
-        z: (B, C, h, w).
-        noise: ε, of the same shape.
-        labels: The prior's labels, int64 (B,).
-        condition: c, (B, *condition_shape); None if the prior has none.
-        steps: n.
-        settings: The settings of the run; only its scale of classifier-free guidance is used.
-        pass_size: The most slots in one call of the denoiser; None: all.
-    """
-    scheduler = prior.scheduler("ddim", steps)
-    clip, last = clip_range(scheduler), len(scheduler.timesteps) - 1
-    first = level(scheduler, 0)
-    x = first.alpha * z + first.sigma * noise
-
-    def estimate(x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        return denoise_in_parts(
-            prior, x, t, labels, pass_size=pass_size, guidance_scale=settings.guidance_scale, through=True,
-            condition=condition,
-        ).eps  # fmt: skip
-
-    at_once = pass_size is None or len(z) <= pass_size  # parts are checkpointed by themselves
-    for step, t in enumerate(scheduler.timesteps):
-        noise_level = level(scheduler, step)
-        eps = (
-            checkpoint(estimate, x, t, condition, use_reentrant=False, preserve_rng_state=False)
-            if torch.is_grad_enabled() and at_once
-            else estimate(x, t, condition)
-        )
-        x0 = (x - noise_level.sigma * eps) / noise_level.alpha
-        if clip is not None:
-            x0 = x0.clamp(-clip, clip)
-        share = (last - step) / last
-        x0 = (1 - share) * x0 + share * z
-        x = noise_level.after**0.5 * x0 + (1 - noise_level.after) ** 0.5 * eps
-    return x
-
-
 def _rows(context: Context, name: str, count: int, numbers: Iterable[int]) -> list[int]:
     """Return the rows, in a class of ``count`` images, at which the slots with these numbers start."""
     order = permutation(count, context.seed, name)
     return [int(order[number % count]) for number in numbers]
-
-
-def _augment_alike(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the images (N, channels, H, W), all with the same shift and flip."""
-    count, channels, height, width = images.shape
-    return shift_flip(images.reshape(1, count * channels, height, width), generator).reshape(images.shape)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
 from dap.device import resolve_device
 from dap.nets.augmentation import shift_flip
@@ -100,8 +101,13 @@ class ClassifierTraining:
         device: str | torch.device | None = None,
         max_shift: int = 3,
         at_once: int | None = None,
+        momentum: float | None = None,
     ) -> None:
-        """Begin a training; the arguments are those of :func:`train_classifier`."""
+        """Begin a training; the arguments are those of :func:`train_classifier`.
+
+        With ``momentum`` the optimiser is SGD with that momentum at the constant learning rate ``peak_lr``, and the
+        weight decay is added to the gradients.
+        """
         self._device = resolve_device(device)
         net.to(self._device).train()
         self.net, self.done = net, 0
@@ -109,7 +115,13 @@ class ClassifierTraining:
         self._labels, self._batch_size, self._max_shift = labels.to(self._device), batch_size, max_shift
         self._at_once, self._generator = at_once or batch_size, generator
         self._order = torch.empty(0, dtype=torch.int64)
-        self._optimizer, self._schedule = one_cycle(net, peak_lr=peak_lr, weight_decay=weight_decay, steps=steps)
+        self._optimizer: Optimizer
+        self._schedule: LRScheduler
+        if momentum is None:
+            self._optimizer, self._schedule = one_cycle(net, peak_lr=peak_lr, weight_decay=weight_decay, steps=steps)
+        else:
+            self._optimizer = SGD(net.parameters(), lr=peak_lr, momentum=momentum, weight_decay=weight_decay)
+            self._schedule = ConstantLR(self._optimizer, factor=1.0)
 
     def step(self) -> None:
         """Take a step."""

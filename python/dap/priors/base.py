@@ -33,11 +33,14 @@ class Prediction:
         eps: The noise estimate after classifier-free guidance, float32 with shape (B, C, h, w).
         variance: The learned interpolation values of the variance, of the same shape, or None.
         features: Hidden tokens of the conditional pass, (B, T, D) in the model's dtype, by number of the block.
+        conditional: The noise estimate under the label, before classifier-free guidance, (B, C, h, w); None if it is
+            ``eps``, or if the prior does not say.
     """
 
     eps: Tensor
     variance: Tensor | None
     features: Mapping[int, Tensor]
+    conditional: Tensor | None = None
 
 
 class _Checked(ABCMeta):

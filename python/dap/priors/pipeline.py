@@ -303,8 +303,9 @@ class PipelinePrior(Prior):
         with network_lock(self.denoiser), tapped(self._blocks, taps, cut=not through) as features:
             conditional = self._run(sample, timestep, labels, condition)
         channels = self.latent_shape[0]
-        output = conditional[:, :channels]
+        output, labelled = conditional[:, :channels], None
         if guidance_scale != 1:
+            labelled = output
             guided = self.guided_channels or channels
             with network_lock(self.denoiser), torch.set_grad_enabled(through and torch.is_grad_enabled()):
                 null = self._run(sample, timestep, None, None)[:, :guided]
@@ -312,8 +313,10 @@ class PipelinePrior(Prior):
         if self._predicts == "v_prediction":  # Salimans and Ho, 2022: v = α ε − σ x_0
             levels = denoiser_level(self._scheduler, timestep.to(self.device), sigma)
             alpha_t, sigma_t = (level.view(-1, 1, 1, 1) for level in levels)
-            output = alpha_t * output + sigma_t * (sample if through else sample.detach())
-        return Prediction(output, conditional[:, channels:] if self.learned_variance else None, features)
+            noised = sigma_t * (sample if through else sample.detach())
+            output = alpha_t * output + noised
+            labelled = None if labelled is None else alpha_t * labelled + noised
+        return Prediction(output, conditional[:, channels:] if self.learned_variance else None, features, labelled)
 
     @own_torch_state()
     @torch.no_grad()

@@ -28,12 +28,14 @@ def header_of(job: Job) -> dict[str, object]:
     more: dict[str, object] = {} if prior.vae_dtype in (None, prior.dtype) else {"vae_dtype": str(prior.vae_dtype)}
     if job.tf32:
         more["tf32"] = True
+    versions = dict(job.recipe.versions())
     return {
         "schema": SCHEMA,
         "options": {
             "method": to_json(job.recipe), "seed": job.request.seed,
             "size": None if job.shape.own else job.shape.size, "channels": job.shape.channels,
             **(sampled | more if job.samples else dict.fromkeys(sampled)),
+            **({"method_versions": versions} if versions else {}),
             **({} if job.encoder is None else {"features": dict(job.encoder.describe())}),
         },
         "source": described_sources(job)[0],

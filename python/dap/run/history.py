@@ -5,6 +5,7 @@ The manifest keeps it, and the plan follows from it: the same calls in the same 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from dap.data.ipc import ipc_of, numbers_of_classes
 from dap.data.manifest import check_same_run
 from dap.data.names import some
 from dap.errors import OptionError, RunMismatchError
+from dap.methods import AnyMethod
 from dap.run.header import described_sources, header_of
 from dap.run.job import Job
 from dap.run.plan import Round
@@ -68,6 +70,7 @@ def history_of(
         left_out = [name for name in old_names if name not in names]
         raise RunMismatchError(f"{out} holds class {some(left_out)} too: name it (classes=), or choose another folder")
     added = [name for name in names if name not in old_names] if set(names) > set(old_names) else []
+    _check_versions(out, before, job)
     identity = _identity(job, before, added) | {"batch_size": batch_size}
     check_same_run(out, {key: before.get(key) for key in identity}, identity)
     shared = job.recipe.shared()
@@ -106,6 +109,19 @@ def _of(name: str, job: Job) -> str:
     return "per class" if len(set(job.counts)) == 1 else f"of class {name!r}"
 
 
+def _check_versions(out: Path, before: Mapping[str, Any], job: Job) -> None:
+    """Raise if another version of the same method, whose images differ, made what the folder holds."""
+    if before["options"]["method"]["name"] != job.recipe.name:
+        return
+    there, now = before["options"].get("method_versions", {}), job.recipe.versions()
+    for name in sorted({*there, *now}):
+        if there.get(name, 1) != now.get(name, 1):
+            raise RunMismatchError(
+                f"{out} was made by version {there.get(name, 1)} of {name!r}; this dap has version {now.get(name, 1)}, "
+                "which makes other images: choose another folder, or delete it"
+            )
+
+
 def _check_remakes(job: Job, remake: Mapping[str, Sequence[int]]) -> None:
     """Raise unless the method can make these slots again."""
     recipe, counts = job.recipe, {entry.name: count for entry, count in zip(job.classes, job.counts, strict=True)}
@@ -122,9 +138,17 @@ def _check_remakes(job: Job, remake: Mapping[str, Sequence[int]]) -> None:
         )
 
 
+def _known(now: Mapping[str, object], before: Mapping[str, object], recipe: AnyMethod) -> Mapping[str, object]:
+    """Return the options of a method without those that a version added after the run, where they have the default."""
+    defaults = {field.name: field.default for field in dataclasses.fields(recipe)}
+    return {key: value for key, value in now.items() if key in before or value != defaults.get(key)}
+
+
 def _identity(job: Job, before: Mapping[str, Any], added: Collection[str]) -> dict[str, object]:
     """Return the identity of a job as it is without the classes that were added."""
     header: dict[str, Any] = {key: value for key, value in header_of(job).items() if key in IDENTITY}
+    options = header["options"]
+    options["method"] = _known(options["method"], before["options"]["method"], job.recipe)
     if not added:
         return header
     header["class_map"] = [entry for entry in header["class_map"] if entry["name"] not in added]

@@ -116,12 +116,25 @@ def sample(
                     through=through, taps=frozenset().union(*(term.taps for term in active)), **noise_level.given,
                 )  # fmt: skip
                 with torch.set_grad_enabled(through):
-                    x0 = (x - sigma * prediction.eps) / alpha
-                    if clip is not None:
-                        x0 = x0.clamp(-clip, clip)
+                    x0 = _x0(x, prediction.eps, alpha, sigma, clip)
+                    of_label: Tensor | None = x0
+                    if settings.guidance_scale != 1:
+                        conditional = prediction.conditional
+                        of_label = None if conditional is None else _x0(x, conditional, alpha, sigma, clip)
                 std = _std(noise_level.cumulative, noise_level.after, prediction.variance)
                 state = StepState(
-                    step, num_steps, int(t), alpha, sigma, std, x, prediction.eps, x0, labels, prediction.features
+                    step,
+                    num_steps,
+                    int(t),
+                    alpha,
+                    sigma,
+                    std,
+                    x,
+                    prediction.eps,
+                    x0,
+                    labels,
+                    prediction.features,
+                    of_label,
                 )
                 gradients = _gradients(energies, state, first_energies, keep_graph=differentiated)
 
@@ -184,6 +197,12 @@ def _checked(term: Term, part: str, value: Tensor, shape: torch.Size, first: dic
         if not torch.isfinite(value).all():
             raise DivergedError(f"term {type(term).__name__}: {part} is not finite in the first step in which it acts")
     return value
+
+
+def _x0(x: Tensor, eps: Tensor, alpha: float, sigma: float, clip: float | None) -> Tensor:
+    """Return the estimate of x_0 that belongs to a noise estimate."""
+    x0 = (x - sigma * eps) / alpha
+    return x0 if clip is None else x0.clamp(-clip, clip)
 
 
 def _std(now: float, after: float, variance: Tensor | None) -> float | Tensor:

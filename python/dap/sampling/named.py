@@ -4,6 +4,9 @@
 DiT-XL/2 took over: 50 of the 1,000 timesteps, evenly spaced from the last to the first (999, 979, 958, 938 … 20, 0),
 ancestral steps with the variance that the network predicts (Nichol and Dhariwal, "Improved Denoising Diffusion
 Probabilistic Models", 2021, Eq. 15), classifier-free guidance of 4 on the first three latent channels, no clipping.
+
+"mgd3-sd" is that of MGD3 with Stable Diffusion (:mod:`dap.methods.mgd3`): 50 ancestral steps with the variance of the
+posterior, classifier-free guidance of 8. The steps lie as the prior's scheduler says.
 """
 
 from __future__ import annotations
@@ -38,6 +41,10 @@ SAMPLINGS = {
             "clip_sample": False,
         },
         learned_variance=True, guided_channels=3,
+    ),
+    "mgd3-sd": Sampling(
+        {"num_inference_steps": 50, "guidance_scale": 8.0, "scheduler": "ddpm"},
+        learned_variance=False, guided_channels=None,
     ),
 }  # fmt: skip
 

@@ -59,10 +59,12 @@ def denoise_in_parts(
         )
     ]
     variances = [part.variance for part in parts if part.variance is not None]
+    conditional = [part.conditional for part in parts if part.conditional is not None]
     return Prediction(
         torch.cat([part.eps for part in parts]),
         torch.cat(variances) if variances else None,
         {tap: torch.cat([part.features[tap] for part in parts]) for tap in taps},
+        torch.cat(conditional) if conditional else None,
     )
 
 

@@ -69,6 +69,8 @@ class StepState:
         x0: The estimate of x_0 that belongs to it, clipped where the scheduler clips.
         labels: The prior's label of each slot, int64 (B,).
         features: Tokens (B, T, D) of the conditional pass by block, with the graph to ``sample``.
+        x0_conditional: The estimate of x_0 under the label alone, before classifier-free guidance; clipped as ``x0``.
+            None if the prior does not return its noise estimate (:class:`dap.priors.Prediction`).
     """
 
     step: int
@@ -82,6 +84,7 @@ class StepState:
     x0: Tensor
     labels: Tensor
     features: Mapping[int, Tensor]
+    x0_conditional: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

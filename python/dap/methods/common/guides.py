@@ -37,6 +37,7 @@ class Guide(Seam, Generic[A]):
 
     Attributes:
         name: The name of the guide in JSON.
+        version: As in :class:`dap.methods.Method`.
     """
 
     seam: ClassVar[str] = "guide"
@@ -45,6 +46,7 @@ class Guide(Seam, Generic[A]):
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     name: ClassVar[str]
+    version: ClassVar[int] = 1
 
     @abstractmethod
     def prepare(self, context: Context) -> A:
@@ -150,6 +152,10 @@ class Guided(Method[tuple[object, ...]]):
 
     def __add__(self, other: AnyGuide | Guided) -> Guided:
         return Guided((*self.terms, *_guides_of(other)))
+
+    def versions(self) -> Mapping[str, int]:
+        """Return the versions of the terms, by name, that are not the first."""
+        return {guide.name: guide.version for guide in self.terms if guide.version > 1}
 
     def prepare(self, context: Context) -> tuple[object, ...]:
         """Return the artefact of each guide."""

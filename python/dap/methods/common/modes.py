@@ -151,17 +151,19 @@ def largest_first(rows: npt.NDArray[np.float32], count: int, seed: int) -> Clust
 
 @dataclass(frozen=True, kw_only=True)
 class ModeTerm(DeltaTerm):
-    """The pull of each slot towards its mode: the change m − x̂_0 times a factor.
+    """The pull of each slot towards its mode: m − x̂_0 times the ancestral σ_t, or times −√(1 − ᾱ_t) at "eps".
 
     Attributes:
         modes: m, (B, C, h, w).
-        factor: The factor of m − x̂_0; None stands for σ_t, or for −√(1 − ᾱ_t) at "eps".
+        by_signal: Multiply by √ᾱ_t instead.
     """
 
     modes: Tensor
-    factor: float | None = None
+    by_signal: bool = False
 
     def delta(self, state: StepState) -> Tensor:
         """Return the change, (B, C, h, w)."""
-        default = -state.sigma if self.at == "eps" else state.std
-        return (self.modes - state.x0) * (default if self.factor is None else self.factor)
+        factor = -state.sigma if self.at == "eps" else state.std
+        if self.by_signal:
+            factor = state.alpha / math.hypot(state.alpha, state.sigma)  # in a sampler's scale, α may be 1
+        return (self.modes - state.x0) * factor

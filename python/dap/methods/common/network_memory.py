@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from dap.methods.common.surrogate_training import BATCH_SIZE, HELD_BYTES
+from dap.methods.common.surrogate_training import HELD_BYTES, ONE_CYCLE
 from dap.nets import Network, create_net, images_at_once
 from dap.priors.memory import peak_bytes, without_data
 
@@ -62,12 +62,13 @@ def gradient_bytes(context: Context, training: SurrogateTraining) -> int:
 def training_bytes(context: Context, network: str, width: int) -> int:
     """Return the memory of training a network on all real images of a run, as a surrogate is trained.
 
-    It is that of the images that are held, of the weights with their gradients and AdamW's two moments, of a batch as
-    floats, and of the graph of as many images as are trained on at once.
+    It is that of a classifier, whose batches are larger: of the images that are held, of the weights with their
+    gradients and AdamW's two moments, of a batch as floats, and of the graph of as many images as are trained on at
+    once.
     """
     one, parameters = _small(context, network, width)
     shape, count = (context.channels, context.size, context.size), len(context.source)
-    pixels, batch = math.prod(shape), min(count, BATCH_SIZE)
+    pixels, batch = math.prod(shape), min(count, ONE_CYCLE.batch_size)
     net = without_data(one).requires_grad_()
 
     def step(images: int) -> None:

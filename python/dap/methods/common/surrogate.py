@@ -6,13 +6,15 @@ gradient of each class,
 
     ḡ_c(θ) = (1/N) Σ_n ∇_θ ℓ(f_θ(x_n), c),    ℓ the cross-entropy, x_1 … x_N real images of class c.
 
-The candidates for checkpoints are the states after each epoch. The first one is kept, then each one whose mean
-gradients have turned: the mean cosine (1/C) Σ_c cos(ḡ_c(θ), ḡ_c(θ_last)) is below a threshold, with θ_last the last one
-kept.
+The candidates for checkpoints are the state before the training and those after each epoch. The first one is kept, then
+each one whose mean gradients have turned: the mean cosine (1/C) Σ_c cos(ḡ_c(θ), ḡ_c(θ_last)) is below a threshold, with
+θ_last the last one kept.
 
 Source: Chen et al., "Influence-Guided Diffusion for Dataset Distillation", ICLR 2025, and its code (the threshold, 0.7,
-and the mean over classes). The code does not show whether the first candidate is before or after the first epoch. The
-network is trained by :func:`dap.nets.train_classifier` (AdamW, one cycle), whereas the paper uses SGD at 0.01.
+and the mean over classes). Its surrogate is trained by SGD with a constant rate of 0.01, momentum 0.9 and weight decay
+5e-4 in batches of 64, on images that are normalised to [-1, 1]; so is this one. How the released one was augmented is
+not known; here images are shifted and mirrored (:func:`dap.nets.shift_flip`). Classifiers without checkpoints
+(:func:`prepare_classifier`) are trained by AdamW and one cycle.
 
 The gradients of C classes at E checkpoints are E · C times as large as the network. They are computed class by class,
 written to the cache, and read for the classes of one unit at a time. The last layer of a ConvNet grows with the area
@@ -38,8 +40,9 @@ from torch.nn.utils import vector_to_parameters
 
 from dap.config import check_choice, check_number, check_whole
 from dap.errors import FormatError
+from dap.methods.common.class_gradients import gradient_file
 from dap.methods.common.network_memory import surrogate_bytes
-from dap.methods.common.surrogate_training import gradient_file, train, train_with_gradients
+from dap.methods.common.surrogate_training import train, train_with_gradients
 from dap.nets import create_net, list_nets
 from dap.rng import generator
 from dap.storage.cache import RESULT, SURROGATES, CacheEntry
@@ -52,7 +55,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Surrogate", "SurrogateTraining", "prepare_classifier", "prepare_surrogate"]
 
-RULE = 1  # raise it with every change of the computed bits, so that surrogates of older versions are not used
+RULE = 2  # raise it with every change of the computed bits, so that surrogates of older versions are not used
+CLASSIFIER_RULE = 1  # the same for classifiers
 STATES = "states.safetensors"
 
 
@@ -90,7 +94,7 @@ class Surrogate:
 
     Attributes:
         net: Maps float images in [-1, 1] to the logits of C classes; the weights that it holds are not used.
-        epochs: The epoch after which each state was kept.
+        epochs: The epoch after which each state was kept; 0 before the training.
         weights: θ, float32 (E, P), on the network's device.
         files: The file of each state with the gradient of each class.
     """
@@ -151,7 +155,7 @@ def prepare_surrogate(context: Context, training: SurrogateTraining) -> Surrogat
         FormatError: An image or a file in the cache cannot be read.
     """
     net = _new_net(context, training.network, training.width)
-    entry = CacheEntry.of(SURROGATES, _content(context, asdict(training)))
+    entry = CacheEntry.of(SURROGATES, _content(context, RULE, asdict(training)))
     if not entry.is_whole():
         parameters, classes = sum(weights.numel() for weights in net.parameters()), len(context.classes)
         entry.check_space(
@@ -187,7 +191,9 @@ def prepare_classifier(context: Context, network: str, width: int, epochs: int) 
         FormatError: An image or the file in the cache cannot be read.
     """
     net = _new_net(context, network, width)
-    entry = CacheEntry.of(SURROGATES, _content(context, ["classifier", network, width, epochs]), ".safetensors")
+    entry = CacheEntry.of(
+        SURROGATES, _content(context, CLASSIFIER_RULE, ["classifier", network, width, epochs]), ".safetensors"
+    )
     if not entry.is_whole():
         with continued(entry) as folder:
             weights = train(context, net, folder, epochs=epochs)
@@ -203,11 +209,11 @@ def _new_net(context: Context, network: str, width: int) -> nn.Module:
     ).to(context.prior.device)  # fmt: skip
 
 
-def _content(context: Context, training: object) -> list[object]:
+def _content(context: Context, rule: int, training: object) -> list[object]:
     """Return everything that the bytes of a cached surrogate depend on."""
     names = [entry.name for entry in context.classes]
     return [
-        RULE, context.source.identity(), names, context.size, context.channels, context.seed, training,
+        rule, context.source.identity(), names, context.size, context.channels, context.seed, training,
         version("torch"), context.prior.device.type, *tf32_on(context.prior.device),
     ]  # fmt: skip
 
