@@ -227,14 +227,14 @@ def test_an_evaluation_keeps_the_labels_of_each_set(tmp_path: Path, caplog: pyte
 
     with caplog.at_level("INFO", "dap.evaluation"):
         result = run(Teacher(), checkpoints=tmp_path / "kept")
-    assert "soft labels of mine: 0.0 MB for 3 epochs of 10 images and 2 classes in float16, in " in caplog.text
+    assert "soft labels of mine: 0.1 kB for 3 epochs of 10 images and 2 classes in float16, in " in caplog.text
     folders = sorted(path.name for path in (tmp_path / "labels").iterdir())
     assert folders == ["mine", "random real, seed 0, repeat 1", "random real, seed 0, repeat 2"]
     assert [row.label_bytes for row in result.rows] == [120, 120]
     assert result.teacher["name"] == "Teacher"
     assert result.teacher["accuracy"] == 100
     assert "teacher Teacher: 100.0 % of the test images" in result.table()
-    assert "soft labels: 0.0 MB of random real, 0.0 MB of mine" in result.table()
+    assert "soft labels: 0.1 kB of random real, 0.1 kB of mine" in result.table()
     assert run().rows == result.rows
     with pytest.raises(OptionError, match=r"mine: the soft labels are of another set \(it had 10 images, this one has"):
         run(sets={"random real": lambda repeat: pytest.fail("too late"), "mine": arrays({"up": 6, "left": 5})})

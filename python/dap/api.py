@@ -18,6 +18,7 @@ from dap.data.sidecar import read_sidecar
 from dap.dataset import DistilledDataset
 from dap.errors import OptionError, SourceError
 from dap.evaluating import evaluate, measure
+from dap.evaluation import check_teacher, open_teacher, train_teacher
 from dap.index import Index, open_index
 from dap.indexing import build_index
 from dap.methods import AnyGuide, AnyMethod
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
     from dap.features import Encoder
     from dap.sampling import StepCallback
 
-__all__ = ["build_index", "distill", "evaluate", "load", "measure", "open_index"]
+__all__ = [
+    "build_index", "check_teacher", "distill", "evaluate", "load", "measure", "open_index", "open_teacher",
+    "train_teacher",
+]  # fmt: skip
 
 
 def load(path: SourceLike, *, class_map: LabelOrder | None = None) -> DistilledDataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import click
@@ -74,6 +75,7 @@ def evaluate(
 
     from dap.api import evaluate as run
 
+    logging.getLogger("dap.evaluation").setLevel(logging.INFO)  # the size of soft labels
     result = run(
         folder,
         test_images,

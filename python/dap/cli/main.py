@@ -22,6 +22,7 @@ from dap.cli.methods import methods
 from dap.cli.metrics import metrics
 from dap.cli.pack import pack
 from dap.cli.prior import prior
+from dap.cli.teacher import teacher
 from dap.errors import DapError
 
 __all__ = ["main"]
@@ -36,7 +37,7 @@ def dap(debug: bool) -> None:
     """Distils a labelled image dataset into a few images per class, with a diffusion model as prior."""
 
 
-for _command in (cache, compare, distill, evaluate, index, info, methods, metrics, pack, prior):
+for _command in (cache, compare, distill, evaluate, index, info, methods, metrics, pack, prior, teacher):
     dap.add_command(_command)
 
 

@@ -20,8 +20,9 @@ from dap.evaluation.small import Small
 from dap.evaluation.source import evaluate_source
 from dap.evaluation.statistics import Difference, Summary, paired_difference, summary
 from dap.evaluation.teacher import Teacher
-from dap.evaluation.teacher_check import TeacherCheck, measure_teacher
+from dap.evaluation.teacher_check import TeacherCheck, check_teacher, measure_teacher
 from dap.evaluation.teacher_file import open_teacher, teacher_from_options
+from dap.evaluation.teacher_train import train_teacher
 
 __all__ = [
     "PROTOCOLS",
@@ -41,6 +42,7 @@ __all__ = [
     "Teacher",
     "TeacherCheck",
     "augmentation_robust_score",
+    "check_teacher",
     "compare",
     "crossed_difference",
     "error_parts",
@@ -59,4 +61,5 @@ __all__ = [
     "summary",
     "teacher_from_options",
     "train_judge",
+    "train_teacher",
 ]

@@ -63,8 +63,8 @@ class EvaluationResult:
         recognised: Share of the set's images, in [0, 1], that the judge assigns to their class; None without a judge.
         recognised_per_class: The same share of each class, by its name.
         protocol_options: The constants of the protocol that were changed, by name.
-        teacher: Of the teacher, if there is one: name, accuracy in per cent on the test images, and the hash of its
-            weights (sha256).
+        teacher: Of the teacher, if there is one: name, accuracy in per cent on the test images (None if only its stored
+            labels were at hand), and the hash of its weights (sha256).
     """
 
     protocol: str
@@ -117,7 +117,9 @@ class EvaluationResult:
             *columns(lines),
         ]
         if self.teacher is not None:
-            text.append(f"teacher {self.teacher['name']}: {self.teacher['accuracy']:.1f} % of the test images")
+            accuracy = self.teacher["accuracy"]
+            measured = f": {accuracy:.1f} % of the test images" if isinstance(accuracy, float) else ", by stored labels"
+            text.append(f"teacher {self.teacher['name']}{measured}")
         sizes = {row.set_name: row.label_bytes for row in self.rows if row.label_bytes is not None}
         if sizes:
             text.append("soft labels: " + ", ".join(f"{size_text(size)} of {name}" for name, size in sizes.items()))

@@ -197,6 +197,7 @@ def evaluate_sets(
                         folder = labels_folder / escape(name + drawn)
                     key: tuple[object, ...] = (protocol, constants, network, seed, repeat)
                     if teacher is None and folder is not None:
+                        record = record or stored_teacher(folder)
                         key = (*key, stored_teacher(folder))
                     entry = None if kept is None else kept.entry(key, images, labels)
                     outcome = None if entry is None else entry.outcome()

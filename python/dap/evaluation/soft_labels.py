@@ -32,6 +32,7 @@ from dap import rng
 from dap.errors import DivergedError, FormatError, OptionError
 from dap.evaluation.augment import Draws, apply, draw, draw_mix, paste
 from dap.evaluation.recipe import Recipe
+from dap.evaluation.teacher import teacher_name
 from dap.storage.checked_json import ANYTHING, NUMBER, SHA256, TEXT, choice, fields, mapping, read_json, whole
 from dap.storage.files import check_writable, write_atomic, write_json
 from dap.storage.space import check_space
@@ -110,7 +111,7 @@ class SoftLabels:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / HEADER, {
                 "format": "dap soft labels 1", "images": len(images), "set": self._set, "classes": classes,
-                "teacher": state_hash(teacher), "teacher_name": type(teacher).__name__, "constants": constants,
+                "teacher": state_hash(teacher), "teacher_name": teacher_name(teacher), "constants": constants,
                 "bytes": size,
             })  # fmt: skip
         if missing and teacher is None:
@@ -220,10 +221,11 @@ class SoftLabels:
         return self._folder / f"epoch-{epoch:04}.safetensors"
 
 
-def stored_teacher(folder: Path) -> str | None:
-    """Return the hash of the teacher whose labels a folder has; None if it has none."""
+def stored_teacher(folder: Path) -> dict[str, object] | None:
+    """Return name and hash of the teacher whose labels a folder has, as a result has them; None if it has none."""
     with suppress(FileNotFoundError):
-        return str(_header(folder)["teacher"])
+        header = _header(folder)
+        return {"name": header["teacher_name"], "accuracy": None, "sha256": header["teacher"]}
     return None
 
 

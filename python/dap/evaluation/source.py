@@ -15,6 +15,7 @@ from dap import rng
 from dap.data.names import some
 from dap.errors import OptionError, SourceError
 from dap.evaluation.judge import recognised, train_judge
+from dap.evaluation.leaks import TestHashes
 from dap.evaluation.protocol import ImagesOf, LabelledImages
 from dap.evaluation.recipe import Case
 from dap.evaluation.result import EvaluationResult
@@ -92,6 +93,11 @@ def evaluate_source(
     teacher = None if teacher is None else fitted(teacher, names)
     if real is not None:
         _require_classes(real, names)
+    hashes = TestHashes(test, names)
+    hashes.warn(train, np.arange(len(train)), "the set to evaluate")
+    if real is not None:
+        drawn = [_drawn_real(train, real, seed, repeat) for repeat in range(repeats)]
+        hashes.warn(real, np.concatenate(drawn), "the random real images")
     side = train.appearance.size if size is None else size
     load = partial(_load, names=names, channels=train.appearance.channels if channels is None else channels)
     ipc = -(-len(train) // len(names))
@@ -151,8 +157,13 @@ def check_not_blank(source: Source, images: np.ndarray) -> None:
 def _random_real(
     train: Source, real: Source, load: Callable[..., LabelledImages], side: int, seed: int, repeat: int
 ) -> LabelledImages:
+    return load(real, _drawn_real(train, real, seed, repeat), size=side)
+
+
+def _drawn_real(train: Source, real: Source, seed: int, repeat: int) -> np.ndarray:
+    """Return the indices of the random real images of a repeat."""
     counts = {name: len(train.of_class(label)) for label, name in enumerate(train.class_names)}
-    return load(real, random_per_class(real, counts, rng.derive_seed(seed, "evaluate", "real", repeat)), size=side)
+    return random_per_class(real, counts, rng.derive_seed(seed, "evaluate", "real", repeat))
 
 
 def _test_images(

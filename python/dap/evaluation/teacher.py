@@ -12,7 +12,7 @@ from dap.errors import OptionError
 from dap.evaluation.augment import normal_values
 from dap.priors.label_names import IMAGENET_CLASSES, imagenet_names
 
-__all__ = ["Teacher", "output_rows"]
+__all__ = ["Teacher", "output_rows", "teacher_name"]
 
 
 class Teacher(nn.Module):
@@ -60,6 +60,11 @@ class Teacher(nn.Module):
         self.register_buffer("shift", ((own_mean - other_mean) / other_std)[:, None, None])
         self.register_buffer("rows", torch.arange(outputs))
 
+    @property
+    def test_side(self) -> int:
+        """Side in pixels to which test images are resized before the middle of ``size`` is cut out."""
+        return self.size // 7 * 8 if self.margin else self.size
+
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (B, classes) of images (B, channels, S, S) that are normalised as dap's protocols do."""
         logits: Tensor = self.net(images * self.scale + self.shift)
@@ -78,6 +83,11 @@ class Teacher(nn.Module):
         )  # fmt: skip
         chosen.scale, chosen.shift, chosen.rows = self.scale, self.shift, torch.tensor(rows)
         return chosen.train(self.training)
+
+
+def teacher_name(teacher: nn.Module) -> str:
+    """Return the name of a teacher; of another network that of its class."""
+    return teacher.name if isinstance(teacher, Teacher) else type(teacher).__name__
 
 
 def output_rows(teacher: str, outputs: int, known: Sequence[str] | None, names: Sequence[str]) -> list[int]:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
 from dap.data.names import some
+from dap.data.open import SourceLike, open_source
+from dap.device import resolve_device
 from dap.errors import OptionError
 from dap.evaluation.augment import centre, normalised
 from dap.evaluation.protocol import TestImages
-from dap.evaluation.teacher import Teacher, output_rows
-from dap.result_text import columns
+from dap.evaluation.teacher import Teacher, output_rows, teacher_name
+from dap.evaluation.teacher_file import teacher_from_options
+from dap.result_text import columns, json_text
+from dap.torch_state import own_torch_state
 
-__all__ = ["TeacherCheck", "fitted", "measure_teacher"]
+__all__ = ["TeacherCheck", "check_teacher", "fitted", "measure_teacher"]
 
 AT_ONCE = 64  # images
 
@@ -93,6 +99,13 @@ class TeacherCheck:
                 "another teacher, or check its size and normalisation"
             )
 
+    def to_json(self) -> str:
+        """Return name, classes, accuracies in per cent, the order that fits, and the confusion as JSON."""
+        return json_text({
+            "name": self.name, "class_names": list(self.class_names), "images": self.images, "accuracy": self.accuracy,
+            "order": self.order, "ordered_accuracy": self.ordered_accuracy, "confusion": self.confusion.tolist(),
+        })  # fmt: skip
+
     def table(self) -> str:
         """Return the accuracy, and of each class, with the output that it is most often taken for."""
         lines = [["class", "images", "right %", "most often taken for"]]
@@ -104,6 +117,40 @@ class TeacherCheck:
             lines.append([name, str(row.sum()), share, taken])
         title = f"teacher {self.name}: {self.accuracy:.1f} % of {self.images} images"
         return "\n".join([title, *columns(lines)])
+
+
+@own_torch_state()
+def check_teacher(
+    teacher: Teacher | str | Path,
+    test: SourceLike,
+    *,
+    teacher_options: Mapping[str, object] | None = None,
+    device: str | torch.device | None = None,
+) -> TeacherCheck:
+    """Measure a teacher on real images of its own size, as the first thing to do with one of somebody else.
+
+    Args:
+        teacher: The teacher; or a file or name, as for :func:`dap.open_teacher`.
+        test: Labelled images, for example "path/to/val"; of a source with several splits, the test split is taken.
+        teacher_options: Options of :func:`dap.open_teacher` by name, such as ``{"network": "resnet18"}``.
+        device: Where to compute; the GPU if there is one.
+
+    Raises:
+        DapError: A subclass of it, for an unknown source or teacher, or a teacher of other classes.
+
+    Example:
+        >>> import dap
+        >>> check = dap.check_teacher("timm/resnet18.tv_in1k", "imagenette/val")  # doctest: +SKIP
+        >>> check.raise_if_bad()  # doctest: +SKIP
+    """
+    if not isinstance(teacher, Teacher):
+        teacher = teacher_from_options(teacher, teacher_options or {})
+    source = open_source(test, split="test")
+    fitting = teacher.for_classes(source.class_names)
+    images = partial(source.images, size=fitting.test_side, channels=fitting.channels)
+    return measure_teacher(
+        fitting, (images, source.labels), source.class_names, size=fitting.size, device=resolve_device(device)
+    )
 
 
 @torch.no_grad()
@@ -125,7 +172,7 @@ def measure_teacher(
     """
     images, labels = test
     teacher.to(device).eval()
-    name = teacher.name if isinstance(teacher, Teacher) else type(teacher).__name__
+    name = teacher_name(teacher)
     confusion = np.zeros((len(class_names), len(class_names)), np.int64)
     for rows in np.split(np.arange(len(labels)), range(AT_ONCE, len(labels), AT_ONCE)):
         batch = torch.from_numpy(images(rows) if callable(images) else images[rows]).to(device)
@@ -156,7 +203,7 @@ def _logits(teacher: nn.Module, name: str, images: torch.Tensor) -> torch.Tensor
     except (AssertionError, RuntimeError, ValueError, IndexError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise OptionError(
-            f"teacher {name} does not take images of {tuple(images.shape[1:])} ({reason}); set the protocol's size to "
-            "the teacher's"
+            f"teacher {name} does not take images of {tuple(images.shape[1:])} ({reason}); "
+            + (f"its own size is {teacher.size}: size={teacher.size}" if isinstance(teacher, Teacher) else "set size=")
         ) from error
     return logits

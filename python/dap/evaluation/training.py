@@ -21,7 +21,7 @@ from dap.evaluation.soft_labels import SoftLabels, Step
 from dap.nets import create_net, images_at_once
 from dap.nets.train import PREDICT_BATCH
 
-__all__ = ["SAVE_SECONDS", "accuracy_on", "parameter_groups", "train_and_test"]
+__all__ = ["SAVE_SECONDS", "accuracy_on", "parameter_groups", "train_and_test", "train_network"]
 
 SAVE_SECONDS = 60.0
 """Seconds between two checkpoints."""
@@ -30,6 +30,14 @@ SAVE_SECONDS = 60.0
 def train_and_test(
     recipe: Recipe, images: np.ndarray, labels: np.ndarray, test: TestImages, training: Training
 ) -> Outcome:
+    """Return the test accuracies of :func:`train_network`."""
+    _, accuracies = train_network(recipe, images, labels, test, training)
+    return Outcome(last=accuracies[-1], best=max(accuracies))
+
+
+def train_network(
+    recipe: Recipe, images: np.ndarray, labels: np.ndarray, test: TestImages, training: Training
+) -> tuple[nn.Module, list[float]]:
     """Train one network on a set, and test it as often as the recipe says.
 
     A training that was stopped continues from its last checkpoint with the same numbers: epochs are whole, and the
@@ -41,6 +49,9 @@ def train_and_test(
         labels: Integers in [0, classes) with shape (N,).
         test: Test images with the side ``recipe.test_side``, and labels.
         training: The rest.
+
+    Returns:
+        The network, and the accuracies in per cent, the last one after the last epoch.
 
     Raises:
         OptionError: Images or labels have another shape or dtype, or the network does not take images of this size.
@@ -91,7 +102,7 @@ def train_and_test(
             if training.checkpoint is not None and late:
                 write_checkpoint(training.checkpoint, net, optimizer, generator, epoch + 1, accuracies)
                 saved = time.monotonic()
-    return Outcome(last=accuracies[-1], best=max(accuracies))
+    return net, accuracies
 
 
 @torch.no_grad()

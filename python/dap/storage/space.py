@@ -31,10 +31,11 @@ def check_space(folder: Path, need: int, subject: str, advice: str) -> None:
 
 
 def size_text(count: int) -> str:
-    """Return a number of bytes in GB, or in MB below one GB.
+    """Return a number of bytes in GB, MB or kB.
 
     Example:
         >>> size_text(6_000_000_000), size_text(600_000)
-        ('6.0 GB', '0.6 MB')
+        ('6.0 GB', '600.0 kB')
     """
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+    unit, name = next(((unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB")) if count >= unit), (1e3, "kB"))
+    return f"{count / unit:,.1f} {name}"
