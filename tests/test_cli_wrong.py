@@ -125,6 +125,7 @@ WRONG = {
     "metrics tree --real nosuch": "cannot open the source 'nosuch'",
     "compare": "Missing argument",
     "compare nosuch.json file": "nosuch.json",
+    "compare file --plot plot.gif": "--plot: expected a file that ends in .png, .pdf, .svg, got 'plot.gif'",
     "evaluate tree --test nosuch": "cannot open the source 'nosuch'",
     "evaluate tree --test tree --real nosuch": "cannot open the source 'nosuch'",
     "pack nosuch --out new --to parquet": "cannot open the source 'nosuch'",

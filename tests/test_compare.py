@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
 from dap.cli.values import TABLES
@@ -28,6 +29,7 @@ from dap.evaluation import (
     paired_difference,
 )
 from dap.evaluation.comparison import FORMATS
+from dap.evaluation.comparison_plot import plot
 
 
 def test_parts_are_those_of_the_analysis_of_variance() -> None:
@@ -213,3 +215,24 @@ def test_scores_of_dd_ranking_name_their_unit() -> None:
     for call in (lambda: label_robust_score(1, 1, weight=2), lambda: label_robust_score(1, 1, unit="percent")):
         with pytest.raises(OptionError):
             call()
+
+
+def test_the_picture(command_line, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "a.json").write_text(result(70, 71, 69.5, random=RANDOM).to_json())
+    (tmp_path / "b$.json").write_text(result(75, 76, 74.0, random=RANDOM).to_json())
+    files = [tmp_path / "a.json", tmp_path / "b$.json"]
+    code, text, _ = command_line("compare", *files, "--plot", tmp_path / "plot.svg")
+    assert code == 0 and "minus a" in text
+    drawn = (tmp_path / "plot.svg").read_text()
+    for words in ("random real", "b$", "minus a, points, 95 %", "3 trainings of each set"):
+        assert f"<!-- {words}" in drawn or words in drawn, words
+    plot(compare({"a": result(70.0)}), tmp_path / "one.png")  # neither errors nor differences
+    with Image.open(tmp_path / "one.png") as picture:
+        assert picture.width > 300
+    for file, message in (("plot.gif", "ends in .png, .pdf, .svg"), ("none/plot.png", "there is no folder")):
+        code, text, error = command_line("compare", *files, "--plot", tmp_path / file)
+        assert (code, text) == (2, "") and message in error
+    monkeypatch.setattr("dap.pictures.find_spec", lambda name: None)
+    code, _, error = command_line("compare", *files, "--plot", tmp_path / "plot.png")
+    assert code == 2 and "pip install 'dap-distill[plot]'" in error
+    assert not (tmp_path / "plot.png").exists()

@@ -15,14 +15,19 @@ __all__ = ["compare"]
 @click.argument("results", nargs=-1, required=True, metavar="[NAME=]RESULT...")
 @click.option("--format", "form", default="text", type=Name("format", TABLES), show_default=True,
               help='"text", "markdown", "latex", "csv" or "json".')  # fmt: skip
-def compare(results: tuple[str, ...], form: str) -> None:
+@click.option("--plot", "picture", type=click.Path(path_type=Path),
+              help="Also draw them into this file, .png, .pdf or .svg; needs matplotlib.")  # fmt: skip
+def compare(results: tuple[str, ...], form: str, picture: Path | None) -> None:
     """Compares results that dap evaluate --json has written, with the first one and with random real images.
 
     A name that is given to several files is one method, whose sets were generated with different seeds; a file without
     a name has its own. Differences are paired by training seed.
     """
     from dap.errors import SourceError
+    from dap.pictures import check_picture
 
+    if picture is not None:
+        check_picture(picture, "--plot")
     named: dict[str, list[str | Path]] = {}
     for text in results:
         name, equals, file = text.partition("=")
@@ -34,5 +39,9 @@ def compare(results: tuple[str, ...], form: str) -> None:
             raise SourceError(f"{path}: there is no such file; expected a file that dap evaluate --json writes")
 
     from dap.evaluation import compare as run
+    from dap.evaluation.comparison_plot import plot
 
-    click.echo(run(named).table(form))
+    comparison = run(named)
+    click.echo(comparison.table(form))
+    if picture is not None:
+        plot(comparison, picture)
