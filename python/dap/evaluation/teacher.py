@@ -16,7 +16,7 @@ __all__ = ["Teacher", "output_rows", "teacher_name"]
 
 
 class Teacher(nn.Module):
-    """A classifier with what is needed to use it: :func:`dap.open_teacher` opens one.
+    """A classifier in eval mode with what is needed to use it: :func:`dap.open_teacher` opens one.
 
     Args:
         net: Maps images, normalised by ``mean`` and ``std``, to logits.
@@ -59,6 +59,7 @@ class Teacher(nn.Module):
         self.register_buffer("scale", (own_std / other_std)[:, None, None])
         self.register_buffer("shift", ((own_mean - other_mean) / other_std)[:, None, None])
         self.register_buffer("rows", torch.arange(outputs))
+        self.eval()
 
     @property
     def test_side(self) -> int:
@@ -82,7 +83,7 @@ class Teacher(nn.Module):
             size=self.size, margin=self.margin, accuracy=self.accuracy,
         )  # fmt: skip
         chosen.scale, chosen.shift, chosen.rows = self.scale, self.shift, torch.tensor(rows)
-        return chosen.train(self.training)
+        return chosen
 
 
 def teacher_name(teacher: nn.Module) -> str:

@@ -76,14 +76,14 @@ class TeacherCheck:
     def raise_if_bad(self) -> None:
         """Raise OptionError for a teacher whose outputs are in another order, or that is no better than chance.
 
-        The order is another one if it would raise the accuracy by more than 10 points and four standard errors, or if
-        more than half of the images of a class, of at least 5, are moved by it.
+        The order is another one if it would raise the accuracy by more than 10 points and four standard errors, or if a
+        class of at least 5 images gains more than half of them by the output of a class that does so too.
         """
         classes, order = len(self.class_names), self.order
         gain = self.ordered_accuracy - self.accuracy
         counts, shares, every = self.confusion.sum(1), self.shares, np.arange(classes)
         moved = (shares[every, order] - shares[every, every] > 0.5) & (counts >= 5)
-        if gain > max(10, 100 * 4 * 0.5 / self.images**0.5) or moved.any():
+        if gain > max(10, 100 * 4 * 0.5 / self.images**0.5) or (moved & moved[order]).any():
             fits = {self.class_names[number]: output for number, output in enumerate(order) if number != output}
             raise OptionError(
                 f"teacher {self.name}: its classes are in another order: {self.accuracy:.1f} % of {self.images} images "

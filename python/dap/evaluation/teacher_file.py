@@ -176,6 +176,6 @@ def _own(path: Path, header: Mapping[str, object]) -> Teacher:
     mean, std, accuracy = header["mean"], header["std"], header["accuracy"]
     assert isinstance(mean, list) and isinstance(std, list) and isinstance(accuracy, int | float)
     return Teacher(
-        net.eval(), name=path.name, outputs=len(names), class_names=names, channels=channels, size=size,
+        net, name=path.name, outputs=len(names), class_names=names, channels=channels, size=size,
         margin=bool(header["margin"]), mean=mean, std=std, accuracy=accuracy,
     )  # fmt: skip

@@ -105,7 +105,7 @@ def _teacher(
         raise OptionError(f"teacher {name}: expected the names of its {outputs} classes, got {len(class_names)}")
     values = (None, None) if mean is None or std is None else (tuple(mean)[:channels], tuple(std)[:channels])
     return Teacher(
-        net.eval(), name=name, outputs=outputs, class_names=class_names, channels=channels, size=size,
+        net, name=name, outputs=outputs, class_names=class_names, channels=channels, size=size,
         mean=values[0], std=values[1],
     )  # fmt: skip
 
