@@ -26,6 +26,7 @@ __all__ = [
     "pair_sums",
     "plus_plus",
     "read_layout",
+    "resized_crops",
     "row_sums",
     "scan_tar",
     "verify_blocks",
@@ -92,6 +93,16 @@ def augment(
     flips: npt.NDArray[np.bool_],
     factors: npt.NDArray[np.float32] | None,
     normal: npt.NDArray[np.float32],
+    out: npt.NDArray[np.float32],
+    threads: int | None = None,
+) -> None: ...
+def resized_crops(
+    images: _Bytes,
+    rows: npt.NDArray[np.int64],
+    strips: npt.NDArray[np.int64],
+    boxes: npt.NDArray[np.int64],
+    flips: npt.NDArray[np.bool_],
+    colours: npt.NDArray[np.float32],
     out: npt.NDArray[np.float32],
     threads: int | None = None,
 ) -> None: ...

@@ -1,8 +1,8 @@
 """The augmentation of published protocols, on batches of uint8 images on the device.
 
-The references change one image at a time, on the CPU. Here the same random numbers give the same pixels, but for
-rounding: a random part of the image is resized by torchvision's own operation, and all that follows is one affine map
-of the three colours. Sources, with x an image in [0, 1] and α uniform on [−a, a]:
+The references change one image at a time. Here the same random numbers give the same pixels, but for rounding: a random
+part of the image is resized, on a CPU in Rust (``dap-core/src/images/resized_crops.rs``) and elsewhere by torchvision's
+own operation, and all that follows is one affine map of the three colours. Sources, with x an image in [0, 1] and α uniform on [−a, a]:
 
 - RandomResizedCrop, RandomHorizontalFlip: torchvision, on tensors (Minimax, data.py, ``transform_imagenet``).
 - Colour jitter (Minimax, misc/utils.py 236-289): brightness (1 − α) x, contrast (1 − α) x + α m with m the mean of the
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dap import _core
 from dap.evaluation.recipe import Recipe
 from dap.nets.augmentation import crop_boxes
 
@@ -67,34 +68,52 @@ def draw(recipe: Recipe, count: int, side: int, generator: torch.Generator) -> D
     )
 
 
-def apply(images: Tensor, draws: Draws, recipe: Recipe) -> Tensor:
+def apply(
+    images: Tensor, draws: Draws, recipe: Recipe, *, rows: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
     """Return augmented and normalised images.
 
     Args:
-        images: uint8 with shape (B, C, S, S), C = 1 or 3. Grey images have neither saturation nor lighting.
+        images: uint8 with shape (N, C, S, S), C = 1 or 3. Grey images have neither saturation nor lighting.
         draws: The draws for B images.
         recipe: The training.
+        rows: The indices of the images, int64 with shape (B,), on the CPU; None for all.
+        out: The result is written here: float32, contiguous, on the images' device, its first B images; None: a new
+            tensor.
 
     Returns:
         float32 with shape (B, C, size, size), on the images' device.
     """
-    size = (recipe.size, recipe.size)
-    cropped = torch.empty(*images.shape[:2], *size, device=images.device)
+    rows = torch.arange(len(images)) if rows is None else rows
+    if out is None:
+        out = torch.empty(len(rows), images.shape[1], recipe.size, recipe.size, device=images.device)
+    out, colours = out[: len(rows)], _colours(draws, images.shape[1])
+    if images.device.type == "cpu":
+        _core.resized_crops(
+            images.contiguous().numpy(), rows.contiguous().numpy(), draws.strips.contiguous().numpy(),
+            draws.boxes.contiguous().numpy(), draws.flips.numpy(), colours.numpy(), out.numpy(),
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return out
+    return _by_torch(images[rows.to(images.device)], draws, colours.to(images.device), out)
+
+
+def _by_torch(images: Tensor, draws: Draws, colours: Tensor, out: Tensor) -> Tensor:
     items = zip(images, draws.strips.tolist(), draws.boxes.tolist(), draws.flips.tolist(), strict=True)
-    for target, (image, (columns, rows), (top, left, height, width), flip) in zip(cropped, items, strict=True):
-        if recipe.strips > 1:
+    for target, (image, (columns, rows), (top, left, height, width), flip) in zip(out, items, strict=True):
+        if len(rows) > 1:
             image = _shuffled(_shuffled(image, columns, 2), rows, 1)
         part = image[:, top : top + height, left : left + width].float()
-        if part.shape[1:] != size:
-            part = functional.interpolate(part[None], size, mode="bilinear", antialias=True)[0]
+        if part.shape != target.shape:
+            part = functional.interpolate(part[None], target.shape[1:], mode="bilinear", antialias=True)[0]
         target.copy_(part.flip(2) if flip else part)
-    matrix, shift = _colours(cropped, draws)
-    return torch.baddbmm(shift[:, :, None], matrix, cropped.flatten(2)).view_as(cropped)
+    matrix, of_means, shift = colours.split([images.shape[1], images.shape[1], 1], 2)
+    return out.copy_(torch.baddbmm(shift + of_means @ out.mean((2, 3))[:, :, None], matrix, out.flatten(2)).view_as(out))
 
 
 def normalised(images: Tensor) -> Tensor:
     """Return uint8 images (B, C, H, W) as normalised float32."""
-    mean, std = _normal(images)
+    mean, std = _normal(images.shape[1]).to(images.device)
     return (images.float() / 255 - mean[:, None, None]) / std[:, None, None]
 
 
@@ -142,21 +161,20 @@ def _shuffled(image: Tensor, order: list[int], axis: int) -> Tensor:
     return torch.cat([strips[number] for number in order], axis)
 
 
-def _colours(images: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """Return the affine map of the colours from float images in [0, 255] to normalised ones: (B, C, C) and (B, C)."""
-    channels, device = images.shape[1], images.device
-    grey = torch.tensor(GREY if channels == 3 else (1.0,), device=device)
-    b, c, s = draws.jitter.to(device)[:, :, None].unbind(1)
-    means = images.mean((2, 3)) @ grey / 255
-    identity = torch.eye(channels, device=device)
-    mixed = (1 - s)[:, :, None] * identity + s[:, :, None] * grey.expand(channels, channels)
-    matrix = ((1 - b) * (1 - c))[:, :, None] * mixed
-    shift = (c * (1 - b) * means[:, None]).expand(-1, channels)
+def _colours(draws: Draws, channels: int) -> Tensor:
+    """Return the affine maps of the colours from float images in [0, 255] to normalised ones, float32 (B, C, 2 C + 1).
+
+    For each channel of the result: the factors of the channels, those of their means over the image, and a summand.
+    """
+    grey = torch.tensor(GREY if channels == 3 else (1.0,)).expand(channels, channels)
+    b, c, s = draws.jitter[:, :, None, None].unbind(1)
+    matrix = (1 - b) * (1 - c) * ((1 - s) * torch.eye(channels) + s * grey)
+    of_means = (1 - b) * c * grey
+    shift = torch.zeros(len(b), channels, 1)
     if channels == 3:
-        light = torch.tensor(EIGENVECTORS) @ (torch.tensor(EIGENVALUES) * draws.lighting)[:, :, None]
-        shift = shift + light[:, :, 0].to(device)
-    mean, std = _normal(images)
-    return matrix / (255 * std[:, None]), (shift - mean) / std
+        shift = torch.tensor(EIGENVECTORS) @ (torch.tensor(EIGENVALUES) * draws.lighting)[:, :, None]
+    mean, std = _normal(channels)[:, :, None].unbind()
+    return torch.cat([matrix / (255 * std), of_means / (255 * std), (shift - mean) / std], 2)
 
 
 def normal_values(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -164,6 +182,6 @@ def normal_values(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return (MEAN, STD) if channels == 3 else ((GREY_MEAN,), (GREY_STD,))
 
 
-def _normal(images: Tensor) -> tuple[Tensor, Tensor]:
-    mean, std = torch.tensor(normal_values(images.shape[1]), device=images.device)
-    return mean, std
+def _normal(channels: int) -> Tensor:
+    """Return mean and standard deviation of the channels, with shape (2, C)."""
+    return torch.tensor(normal_values(channels))

@@ -1,7 +1,9 @@
 //! Augmented batches; wrapped by `dap.nets`.
 
-use dap_core::images::{self, Change};
-use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray4, PyReadwriteArray4, PyUntypedArrayMethods};
+use dap_core::images::{self, Change, ResizedCrop};
+use numpy::{
+    PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3, PyReadonlyArray4, PyReadwriteArray4, PyUntypedArrayMethods,
+};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -54,4 +56,51 @@ fn changes(
         Ok(Change { image, top, left, flip, factors: factors.as_mut().and_then(Iterator::next).copied() })
     });
     changes.collect()
+}
+
+/// Writes parts of some of the images (N, C, H, W), resized, mirrored and with other colours, into ``out``.
+///
+/// C is 1 or 3. ``rows`` (B,) are the numbers of the images and ``out`` is (B, C, S, S). ``strips`` (B, 2, k) are the
+/// orders of columns and rows of strips, ``boxes`` (B, 4) top, left, height and width of the parts, ``colours``
+/// (B, C, 2 C + 1) the factors of the channels and of their means, and a summand.
+#[pyfunction]
+#[pyo3(signature = (images, rows, strips, boxes, flips, colours, out, threads=None))]
+#[expect(clippy::too_many_arguments, reason = "one call for a whole batch")]
+pub(crate) fn resized_crops(
+    py: Python<'_>,
+    images: PyReadonlyArray4<'_, u8>,
+    rows: PyReadonlyArray1<'_, i64>,
+    strips: PyReadonlyArray3<'_, i64>,
+    boxes: PyReadonlyArray2<'_, i64>,
+    flips: PyReadonlyArray1<'_, bool>,
+    colours: PyReadonlyArray3<'_, f32>,
+    mut out: PyReadwriteArray4<'_, f32>,
+    threads: Option<usize>,
+) -> PyResult<()> {
+    let &[_, channels, height, width] = images.shape() else { return Err(PyValueError::new_err("images: not 4-D")) };
+    let (count, size, strip_count) = (rows.len(), out.shape()[3], strips.shape()[2]);
+    let pixels = slice("images", &images, images.shape())?;
+    let orders = slice("strips", &strips, &[count, 2, strip_count])?;
+    let boxes = slice("boxes", &boxes, &[count, 4])?.as_chunks::<4>().0;
+    let flips = slice("flips", &flips, &[count])?;
+    let colours = slice("colours", &colours, &[count, channels, 2 * channels + 1])?;
+    let numbers = slice("rows", &rows, &[count])?;
+    let number = |value: i64| usize::try_from(value).map_err(|_| PyValueError::new_err(format!("got {value}")));
+    let crops: PyResult<Vec<_>> = (0..count)
+        .map(|index| {
+            let (columns, rows) = orders[index * 2 * strip_count..][..2 * strip_count].split_at(strip_count);
+            let [top, left, height, width] = boxes[index];
+            Ok(ResizedCrop {
+                image: number(numbers[index])?,
+                strips: [columns, rows],
+                part: [number(top)?, number(left)?, number(height)?, number(width)?],
+                flip: flips[index],
+                colours: &colours[index * channels * (2 * channels + 1)..][..channels * (2 * channels + 1)],
+            })
+        })
+        .collect();
+    let (crops, out) = (crops?, slice_mut("out", &mut out, &[count, channels, size, size])?);
+    interruptible(py, |check| {
+        images::resized_crops(pixels, [channels, height, width], &crops, size, out, threads, check)
+    })
 }

@@ -47,6 +47,7 @@ pub(crate) fn to_python(error: Error) -> PyErr {
         | Error::BlockBytes
         | Error::Count { .. }
         | Error::Row { .. }
+        | Error::Part { .. }
         | Error::Threads { .. } => PyValueError::new_err(message),
     }
 }

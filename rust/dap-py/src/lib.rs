@@ -21,7 +21,7 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _core {
     #[pymodule_export]
-    use crate::augment::augment;
+    use crate::augment::{augment, resized_crops};
     #[pymodule_export]
     use crate::build_info::build_info;
     #[pymodule_export]

@@ -140,6 +140,16 @@ pub enum Error {
         /// The limit.
         max_pixels: usize,
     },
+    /// A part that is empty or not inside of an image.
+    #[error("expected a part inside of {height}×{width} pixels, got top, left, height, width = {part:?}")]
+    Part {
+        /// Top, left, height and width.
+        part: [usize; 4],
+        /// Rows of the image.
+        height: usize,
+        /// Columns of the image.
+        width: usize,
+    },
     /// An image that is too long and narrow to be resized.
     #[error("an image of {width}×{height} is too long a strip to be resized to {size}")]
     Strip {

@@ -14,6 +14,7 @@ mod jpeg;
 mod plane;
 mod png;
 mod resize;
+mod resized_crops;
 mod webp;
 
 #[cfg(test)]
@@ -26,6 +27,7 @@ use crate::error::{Error, Result};
 pub use augment::{Change, augment};
 pub use crop::{Crop, square};
 pub use plane::View;
+pub use resized_crops::{ResizedCrop, resized_crops};
 
 /// A file format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
