@@ -12,12 +12,12 @@ from torch import nn
 from torch.nn import functional
 from torchvision.transforms import functional as vision
 
-from dap import rng
+from dap import _core, rng
 from dap.errors import DivergedError, FormatError, OptionError, SourceError
 from dap.evaluation import Small, evaluate_sets, evaluate_source, named_protocol, run_protocol, training
 from dap.evaluation import run as run_module
 from dap.evaluation import source as source_module
-from dap.evaluation.augment import Draws, apply, centre, cutmix, draw, normalised
+from dap.evaluation.augment import Draws, _by_torch, _colours, apply, centre, cutmix, draw, normalised
 from dap.evaluation.protocols.rded import RDED
 from dap.evaluation.recipe import Case, Recipe
 from dap.nets import create_net
@@ -154,6 +154,42 @@ class TestAugmentation:
             torch.testing.assert_close(batch[number], expected, rtol=1e-4, atol=2e-5)
         assert batch.max() > (1 - 0.449) / 0.226 or channels == 3  # brighter than white: nothing is clamped
 
+    def test_larger_images_are_antialiased(self) -> None:
+        found = recipe(size=7)
+        images, draws = images_of(6, 3, 40), draw(found, 6, 40, rng.generator(3))
+        for number, image in enumerate(apply(images, draws, found)):
+            expected = one_image(images[number], draws, number, 7, (0, 1, 2))
+            torch.testing.assert_close(image, expected, rtol=1e-4, atol=2e-5)
+
+    @pytest.mark.parametrize(("protocol", "channels", "side", "size"), [
+        ("rded", 3, 31, 12), ("hard", 1, 20, 20), ("rded", 3, 12, 20),
+    ])  # fmt: skip
+    def test_rust_and_torch_give_the_same_pixels(self, protocol: str, channels: int, side: int, size: int) -> None:
+        """Other devices than a CPU take torch's way; some of the images, written into a larger buffer."""
+        found, rows = recipe(protocol, size=size), torch.tensor([5, 0, 5])
+        images, draws = images_of(6, channels, side), draw(found, 3, side, rng.generator(2))
+        buffer = torch.full((4, channels, size, size), 7.0)
+        by_rust = apply(images, draws, found, rows=rows, out=buffer)
+        by_torch = _by_torch(images[rows], draws, _colours(draws, channels), torch.empty(3, channels, size, size))
+        torch.testing.assert_close(by_rust, by_torch, rtol=1e-4, atol=2e-5)
+        assert by_rust.data_ptr() == buffer.data_ptr() and (buffer[3] == 7).all()
+
+    @pytest.mark.parametrize(("name", "value", "message"), [
+        ("boxes", [[0, 0, 0, 5]], "expected a part inside of 8×8 pixels, got .* = .0, 0, 0, 5."),
+        ("boxes", [[4, 0, 5, 5]], "expected a part inside"), ("boxes", [[-1, 0, 5, 5]], "got -1"),
+        ("strips", [[[0, 2], [0, 1]]], "expected a row below 2"), ("rows", [2], "expected a row below 2, got 2"),
+    ])  # fmt: skip
+    def test_draws_that_do_not_fit_are_refused(self, name: str, value: list[object], message: str) -> None:
+        draws: dict[str, object] = {
+            "images": np.zeros((2, 3, 8, 8), np.uint8), "rows": [1], "strips": [[[0, 1], [1, 0]]],
+            "boxes": [[0, 0, 8, 8]], "flips": np.array([True]), "colours": np.zeros((1, 3, 7), np.float32),
+            "out": np.zeros((1, 3, 4, 4), np.float32),
+        }  # fmt: skip
+        draws = {key: np.array(entry) if isinstance(entry, list) else entry for key, entry in draws.items()}
+        _core.resized_crops(**draws)
+        with pytest.raises(ValueError, match=message):
+            _core.resized_crops(**draws | {name: np.array(value)})
+
     def test_strips_are_rdeds(self) -> None:
         """RDED, validation/utils.py 150-182: columns, then rows; the last strip has the rest."""
         found = recipe("rded", strips=3, crop=1.0, flip=False, size=11)
@@ -267,6 +303,44 @@ class TestLoop:
 
     def test_learns(self) -> None:
         assert trained(protocol_options=TINY | {"epochs": 40, "lr": 0.1, "width": 8}).last > 80
+
+    def test_bfloat16_is_close_to_float32_and_named(self) -> None:
+        sets, test = {"a": arrays({"up": 6, "left": 6})}, arrays({"up": 50, "left": 50}, first=100)
+        options = TINY | {"epochs": 40, "lr": 0.1, "width": 8}
+        results = {
+            precision: evaluate_sets(
+                sets, test, class_names=NAMES, protocol="hard", repeats=1, device="cpu",
+                protocol_options=options | {"precision": precision},
+            )
+            for precision in ("float32", "bfloat16")
+        }  # fmt: skip
+        last = {precision: result.rows[0].last[0] for precision, result in results.items()}
+        assert min(last.values()) > 80 and abs(last["bfloat16"] - last["float32"]) <= 5
+        assert results["bfloat16"].rows[0].constants["precision"] == "bfloat16"
+        assert "precision=bfloat16" in results["bfloat16"].table()
+
+    def test_bfloat16_computes_in_bfloat16(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        dtypes = []
+        loss = training._loss
+
+        def spy(net: nn.Module, *rest: object) -> torch.Tensor:
+            handle = net.layers[0].register_forward_hook(lambda layer, inputs, output: dtypes.append(output.dtype))
+            try:
+                return loss(net, *rest)
+            finally:
+                handle.remove()
+
+        monkeypatch.setattr(training, "_loss", spy)
+        trained(protocol_options=TINY | {"precision": "bfloat16"})
+        assert set(dtypes) == {torch.bfloat16}
+
+    @pytest.mark.parametrize(
+        ("norm", "layout"), [("instance", torch.contiguous_format), ("batch", torch.channels_last)]
+    )
+    def test_memory_layout_of_a_cpu(self, norm: str, layout: torch.memory_format) -> None:
+        net = create_net("convnet3", channels=3, classes=2, size=16, width=4, norm=norm, generator=torch.Generator())
+        assert training.memory_layout(net, torch.device("cpu")) == layout
+        assert training.memory_layout(net, torch.device("cuda")) == torch.channels_last
 
     def test_soft_labels_teach_and_statistics_move_twice(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """RDED, validation/main.py 211-226: the labels of the set do not matter, and the images go through twice."""

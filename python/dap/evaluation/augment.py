@@ -2,7 +2,8 @@
 
 The references change one image at a time. Here the same random numbers give the same pixels, but for rounding: a random
 part of the image is resized, on a CPU in Rust (``dap-core/src/images/resized_crops.rs``) and elsewhere by torchvision's
-own operation, and all that follows is one affine map of the three colours. Sources, with x an image in [0, 1] and α uniform on [−a, a]:
+own operation, and all that follows is one affine map of the three colours. Sources, with x an image in [0, 1] and α
+uniform on [−a, a]:
 
 - RandomResizedCrop, RandomHorizontalFlip: torchvision, on tensors (Minimax, data.py, ``transform_imagenet``).
 - Colour jitter (Minimax, misc/utils.py 236-289): brightness (1 − α) x, contrast (1 − α) x + α m with m the mean of the
@@ -108,7 +109,8 @@ def _by_torch(images: Tensor, draws: Draws, colours: Tensor, out: Tensor) -> Ten
             part = functional.interpolate(part[None], target.shape[1:], mode="bilinear", antialias=True)[0]
         target.copy_(part.flip(2) if flip else part)
     matrix, of_means, shift = colours.split([images.shape[1], images.shape[1], 1], 2)
-    return out.copy_(torch.baddbmm(shift + of_means @ out.mean((2, 3))[:, :, None], matrix, out.flatten(2)).view_as(out))
+    shift = shift + of_means @ out.mean((2, 3))[:, :, None]
+    return out.copy_(torch.baddbmm(shift, matrix, out.flatten(2)).view_as(out))
 
 
 def normalised(images: Tensor) -> Tensor:

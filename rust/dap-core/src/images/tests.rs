@@ -107,3 +107,22 @@ fn what_does_not_fit_is_refused() {
     let beyond = Change { image: 2, ..change };
     assert_eq!(call(&[0; 8], [1, 2, 2], &[beyond], &[[0.0, 1.0]]), Err(Error::Row { row: 2, rows: 2 }));
 }
+
+#[test]
+fn resized_crops_are_the_same_at_every_level_and_for_any_threads() {
+    let (images, colours) = (gradient(6, 19, 37), [0.5, 0.1, 0.2, 0.3, 0.0, -0.1, 2.0].repeat(3));
+    let crop =
+        ResizedCrop { image: 0, strips: [&[1, 0, 2], &[2, 0, 1]], part: [2, 3, 15, 20], flip: true, colours: &colours };
+    let crops = [crop, ResizedCrop { image: 1, part: [0, 0, 19, 37], flip: false, ..crop }];
+    let mut outputs = Vec::new();
+    for level in Level::available() {
+        for threads in [1, 3] {
+            let mut out = vec![0.0; 2 * 3 * 18 * 18];
+            level.within(|| {
+                resized_crops(&images, [3, 19, 37], &crops, 18, &mut out, Some(threads), &mut || Ok(())).unwrap();
+            });
+            outputs.push(out);
+        }
+    }
+    assert!(outputs.iter().all(|out| out == &outputs[0]) && outputs[0].iter().any(|value| *value != outputs[0][0]));
+}
