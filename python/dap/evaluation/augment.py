@@ -110,7 +110,8 @@ def _by_torch(images: Tensor, draws: Draws, colours: Tensor, out: Tensor) -> Ten
         target.copy_(part.flip(2) if flip else part)
     matrix, of_means, shift = colours.split([images.shape[1], images.shape[1], 1], 2)
     shift = shift + of_means @ out.mean((2, 3))[:, :, None]
-    return out.copy_(torch.baddbmm(shift, matrix, out.flatten(2)).view_as(out))
+    out.copy_(torch.baddbmm(shift, matrix, out.flatten(2)).view_as(out))
+    return out
 
 
 def normalised(images: Tensor) -> Tensor:
