@@ -108,7 +108,8 @@ def _by_torch(images: Tensor, draws: Draws, colours: Tensor, out: Tensor) -> Ten
         if part.shape != target.shape:
             part = functional.interpolate(part[None], target.shape[1:], mode="bilinear", antialias=True)[0]
         target.copy_(part.flip(2) if flip else part)
-    matrix, of_means, shift = colours.split([images.shape[1], images.shape[1], 1], 2)
+    channels = images.shape[1]
+    matrix, of_means, shift = colours.split([channels, channels, 1], 2)
     shift = shift + of_means @ out.mean((2, 3))[:, :, None]
     out.copy_(torch.baddbmm(shift, matrix, out.flatten(2)).view_as(out))
     return out
@@ -116,8 +117,8 @@ def _by_torch(images: Tensor, draws: Draws, colours: Tensor, out: Tensor) -> Ten
 
 def normalised(images: Tensor) -> Tensor:
     """Return uint8 images (B, C, H, W) as normalised float32."""
-    mean, std = _normal(images.shape[1]).to(images.device)
-    return (images.float() / 255 - mean[:, None, None]) / std[:, None, None]
+    mean, std = _normal(images.shape[1]).to(images.device)[:, :, None, None].unbind()
+    return (images.float() / 255 - mean) / std
 
 
 def centre(images: Tensor, size: int) -> Tensor:

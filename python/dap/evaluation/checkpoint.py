@@ -54,6 +54,10 @@ def read_checkpoint(
         random_state = tensors.pop("generator")
         net.load_state_dict({name.removeprefix("net "): value for name, value in tensors.items()})
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        for parameter, values in optimizer.state.items():  # in its memory format, on which rounding depends
+            for key, value in values.items():
+                if value.shape == parameter.shape:
+                    values[key] = torch.empty_like(parameter).copy_(value)
         generator.set_state(random_state)
         return int(notes["epochs"]), json.loads(notes["accuracies"])
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
