@@ -18,6 +18,8 @@ from dap.evaluation import Small, evaluate_sets, evaluate_source, named_protocol
 from dap.evaluation import run as run_module
 from dap.evaluation import source as source_module
 from dap.evaluation.augment import Draws, _by_torch, _colours, apply, centre, cutmix, draw, normalised
+from dap.evaluation.checkpoint import read_checkpoint, write_checkpoint
+from dap.evaluation.optimiser import parameter_groups
 from dap.evaluation.protocols.rded import RDED
 from dap.evaluation.recipe import Case, Recipe
 from dap.nets import create_net
@@ -247,10 +249,10 @@ class TestAugmentation:
 
 def test_biases_and_norms_decay_only_where_the_source_says_so() -> None:
     net = create_net("convnet3", channels=3, classes=2, size=16, width=4, generator=torch.Generator())
-    decayed, spared = training.parameter_groups(net, recipe("rded"))
+    decayed, spared = parameter_groups(net, recipe("rded"))
     assert all(value.ndim > 1 for value in decayed["params"]) and all(value.ndim == 1 for value in spared["params"])
     assert spared["weight_decay"] == 0
-    assert [len(group["params"]) for group in training.parameter_groups(net, recipe())] == [14]
+    assert [len(group["params"]) for group in parameter_groups(net, recipe())] == [14]
 
 
 def trained(protocol: str = "hard", **changes: object) -> object:
@@ -405,6 +407,21 @@ class TestLoop:
         (tmp_path / "kept.safetensors").write_bytes(b"damaged")
         with pytest.raises(FormatError, match="not a checkpoint of this training"):
             trained(protocol, checkpoint=tmp_path / "kept.safetensors", **options)
+
+    def test_a_checkpoint_keeps_the_memory_format_of_the_optimisers_state(self, tmp_path) -> None:
+        """Sums are rounded in another way in another format, so that a continued training would differ."""
+        strides = []
+        for read in (False, True):
+            net = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+            optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+            if read:
+                read_checkpoint(tmp_path / "kept.safetensors", net, optimizer, torch.Generator())
+            else:
+                net(torch.ones(1, 3, 3, 3)).sum().backward()
+                optimizer.step()
+                write_checkpoint(tmp_path / "kept.safetensors", net, optimizer, torch.Generator(), 1, [])
+            strides.append(optimizer.state[net.weight]["momentum_buffer"].stride())
+        assert strides == [(27, 1, 9, 3)] * 2
 
     def test_a_loss_that_is_not_finite_is_named(self) -> None:
         with pytest.raises(DivergedError, match=r"the loss of epoch \d of 3 is (nan|inf) .*lower the option lr"):

@@ -17,6 +17,7 @@ from torch.nn import functional
 from dap import rng
 from dap.errors import DivergedError, FormatError, OptionError
 from dap.evaluation import Outcome, evaluate_sets, run_protocol, training
+from dap.evaluation.optimiser import parameter_groups
 from dap.evaluation.protocols.fkd import D4M, FKD
 from dap.evaluation.soft_labels import SoftLabels
 from dap.nets import create_net
@@ -96,7 +97,7 @@ def test_the_step_is_sre2ls(tmp_path: Path, weights: list[dict[str, torch.Tensor
     generator = rng.generator(0, "evaluate", "convnet3", 0)
     net = create_net("convnet3", channels=1, classes=2, size=16, width=4, norm="instance", generator=generator).double()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    groups = training.parameter_groups(net, recipe("fkd"))
+    groups = parameter_groups(net, recipe("fkd"))
     optimizer = torch.optim.SGD(groups, lr=3.0, momentum=0.9, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / 3)))
     kl = nn.KLDivLoss(reduction="batchmean")

@@ -14,6 +14,7 @@ from torch.nn import functional
 from dap.errors import DivergedError, OptionError
 from dap.evaluation.augment import apply, centre, cutmix, draw, normalised
 from dap.evaluation.checkpoint import read_checkpoint, write_checkpoint
+from dap.evaluation.optimiser import make_optimiser
 from dap.evaluation.protocol import Outcome, TestImages, Training
 from dap.evaluation.recipe import Recipe
 from dap.evaluation.small import image_tensors
@@ -21,7 +22,7 @@ from dap.evaluation.soft_labels import SoftLabels, Step
 from dap.nets import create_net, images_at_once
 from dap.nets.train import PREDICT_BATCH
 
-__all__ = ["SAVE_SECONDS", "accuracy_on", "parameter_groups", "train_and_test", "train_network"]
+__all__ = ["SAVE_SECONDS", "accuracy_on", "memory_layout", "train_and_test", "train_network"]
 
 SAVE_SECONDS = 60.0
 """Seconds between two checkpoints."""
@@ -73,7 +74,7 @@ def train_network(
     has_statistics = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in net.modules())
     at_once = batch_size if has_statistics else min(batch_size, images_at_once(net, shape))
     net.to(device).to(memory_format=memory_layout(net, device)).train()
-    optimizer = _optimiser(net, recipe)
+    optimizer = make_optimiser(net, recipe)
     done, accuracies = 0, list[float]()
     if training.checkpoint is not None and training.checkpoint.is_file():
         done, accuracies = read_checkpoint(training.checkpoint, net, optimizer, generator)
@@ -120,32 +121,10 @@ def accuracy_on(net: nn.Module, test: TestImages, recipe: Recipe, device: torch.
     return correct / len(labels)
 
 
-def parameter_groups(net: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
-    """Return the parameters for an optimiser: with weight decay, and without, if the recipe spares norms and biases.
-
-    As in RDED's ``get_parameters``, those without decay have one dimension or no "weight" in their name.
-    """
-    named = list(net.named_parameters())
-    if recipe.decay_all:
-        return [{"params": [value for _, value in named]}]
-    decayed = {name for name, value in named if "weight" in name and value.ndim > 1}
-    return [
-        {"params": [value for name, value in named if name in decayed]},
-        {"params": [value for name, value in named if name not in decayed], "weight_decay": 0.0},
-    ]
-
-
 def memory_layout(net: nn.Module, device: torch.device) -> torch.memory_format:
     """Return channels-last; on a CPU channels-first for networks with group norms, whose gradient is quicker so."""
     has_groups = any(isinstance(layer, nn.GroupNorm) for layer in net.modules())
     return torch.contiguous_format if device.type == "cpu" and has_groups else torch.channels_last
-
-
-def _optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    groups = parameter_groups(net, recipe)
-    if recipe.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
 
 
 class _Set(NamedTuple):
