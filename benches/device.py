@@ -5,19 +5,20 @@
 
 It prints, as Markdown: the device; how far features and latents on it are from the CPU's, and those in half precision
 and TF32 from float32; the time and peak memory of an unguided and a guided step at the shape of DiT-XL/2 (bfloat16) for
-1 to 64 slots, beside the memory that was planned; the VAE (float32) by the batch that the rule gives; and a step of
-Stable Diffusion 1.5's shape at 512 pixels (float16). The weights are random. What does not fit the time left
-(``--seconds``) or the memory is left out and said.
+1 to 64 slots, beside the memory that was planned; the VAE (float32) by the batch that the rule gives; a step of Stable
+Diffusion 1.5's shape at 512 pixels (float16); and an epoch of the training of evaluations at 224 pixels. The weights
+are random. What does not fit the time left (``--seconds``) or the memory is left out and said.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from device_clock import Clock, shown
+from evaluation_epochs import epochs
 from scale import GB, pipeline, shaped
 
 from dap.features import Tap, default_block, feature_width
@@ -33,40 +34,6 @@ from dap.torch_state import own_torch_state
 
 REFERENCES, SCALE = 64, 0.3
 SLOTS = (1, 2, 4, 8, 16, 32, 64)
-
-
-class Clock:
-    """The time that is left, and the memory and duration of what runs on a device."""
-
-    def __init__(self, device: torch.device, seconds: float) -> None:
-        self.device, self.end = device, time.monotonic() + seconds
-
-    @property
-    def left(self) -> float:
-        return self.end - time.monotonic()
-
-    def wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def measure(self, run: Callable[[], object]) -> tuple[float, int | None]:
-        """Seconds and peak bytes of the second of two calls; None where the device does not tell its memory."""
-        cuda = self.device.type == "cuda"
-        run()
-        self.wait()
-        if cuda:
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(self.device)
-        held = torch.cuda.memory_allocated(self.device) if cuda else 0
-        start = time.perf_counter()
-        run()
-        self.wait()
-        return time.perf_counter() - start, torch.cuda.max_memory_allocated(self.device) - held if cuda else None
-
-
-def shown(peak: int | None) -> str:
-    """A peak of memory in GB."""
-    return "" if peak is None else f"{peak / GB:.2f}"
 
 
 def drawn(device: torch.device) -> Callable[..., Any]:
@@ -228,6 +195,7 @@ def measured(device: torch.device, seconds: float, tiny: bool) -> None:
     text = stable_diffusion(device, torch.float32 if tiny else torch.float16, tiny)
     steps(clock, text, f"Stable Diffusion 1.5 at {text.image_shape[1]} pixels, {str(text.dtype)[6:]}", slots[:5])
     first_stage(clock, [xl, text], 2 if tiny else 64)
+    epochs(clock, 32 if tiny else 224, 8 if tiny else 100)
     print(f"\n{seconds - clock.left:.0f} seconds")
 
 
