@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -13,8 +14,8 @@ from dap.data.class_list import NUMBER
 from dap.errors import OptionError
 
 __all__ = [
-    "choose_classes", "choose_ipc", "classes_option", "ipc_option", "label_column_option", "label_option", "parse_ipc",
-    "parse_labels",
+    "choose_classes", "choose_ipc", "class_names_option", "classes_option", "ipc_option", "label_column_option",
+    "label_option", "parse_ipc", "parse_labels",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -48,6 +49,12 @@ def label_column_option(command: F) -> F:
     """Add ``--label-column`` to a command."""
     text = "Column of labels in Parquet files or a dataset of the hub, where several can be meant."
     return click.option("--label-column", metavar="NAME", help=text)(command)
+
+
+def class_names_option(command: F) -> F:
+    """Add ``--class-names`` to a command: the names of a set's classes, which may only have numbers."""
+    text = "File with the name of each class of FOLDER in the order of its labels, one a line or JSON."
+    return click.option("--class-names", type=click.Path(path_type=Path), help=text)(command)
 
 
 def choose_classes(texts: Sequence[str], known: Collection[str]) -> list[str] | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from dap.cli.classes import label_column_option
+from dap.cli.classes import class_names_option, label_column_option
 from dap.cli.options import device_option, json_option
 from dap.cli.values import NETWORKS, PROTOCOLS, Name, Network, Out, Whole, assignments_option
 
@@ -18,6 +18,7 @@ __all__ = ["evaluate"]
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--test", required=True, help="Real images to test on: a built-in name or a class-per-folder tree.")
 @label_column_option
+@class_names_option
 @click.option("--real", help="Real training images to compare with; a built-in source of the run is known.")
 @click.option(
     "--protocol", default="small", type=Name("protocol", PROTOCOLS), show_default=True,
@@ -51,6 +52,7 @@ def evaluate(
     test: str,
     real: str | None,
     label_column: str | None,
+    class_names: Path | None,
     protocol: str,
     protocol_options: dict[str, object],
     networks: tuple[str, ...],
@@ -74,10 +76,11 @@ def evaluate(
     real_images = None if real is None else open_source(real, label_column=label_column)
 
     from dap.api import evaluate as run
+    from dap.api import load
 
     logging.getLogger("dap.evaluation").setLevel(logging.INFO)  # the size of soft labels
     result = run(
-        folder,
+        folder if class_names is None else load(folder, class_map=class_names),
         test_images,
         real=real_images,
         protocol=protocol,

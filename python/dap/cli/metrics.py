@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dap.cli.classes import label_column_option
+from dap.cli.classes import class_names_option, label_column_option
 from dap.cli.options import device_option, json_option
 from dap.cli.values import METRICS, Name, Prior, Whole, assignments_option
 
@@ -17,6 +17,7 @@ __all__ = ["metrics"]
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--real", help="Real training images to compare with; a built-in source of the run is known.")
 @label_column_option
+@class_names_option
 @click.option(
     "--features",
     help='What is compared: "pixels", "vae", "prior", or a model of timm; if left out, "prior" with --prior, else '
@@ -41,6 +42,7 @@ def metrics(
     folder: Path,
     real: str | None,
     label_column: str | None,
+    class_names: Path | None,
     features: str | None,
     features_options: dict[str, object],
     prior: str | None,
@@ -66,10 +68,11 @@ def metrics(
     real_images = None if real is None else open_source(real, label_column=label_column)
     tests = None if against is None else open_source(against, split="test", label_column=label_column)
 
-    from dap.api import measure
+    from dap.api import load, measure
 
+    distilled = folder if class_names is None else load(folder, class_map=class_names)
     result = measure(
-        folder, real_images, features=features, features_options=features_options or None, prior=prior,
+        distilled, real_images, features=features, features_options=features_options or None, prior=prior,
         only=only or None, against=tests, judge=judge, seed=seed, device=device,
     )  # fmt: skip
     if json_file:

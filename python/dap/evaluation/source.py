@@ -186,9 +186,11 @@ def _decoded(source: Source, indices: np.ndarray, side: int, channels: int, rows
 
 def _require_classes(source: Source, names: Sequence[str]) -> None:
     if missing := [name for name in names if name not in source.class_names]:
+        numbered = all(name.isdecimal() for name in names)
+        hint = "; name the set's, dap.load(..., class_map=) or --class-names FILE" if numbered else ""
         raise SourceError(
             f"{source.name}: has no class {some(missing)}, which the set to evaluate has; classes are matched by name, "
-            f"and it has {some(source.class_names, 20)}"
+            f"and it has {some(source.class_names, 20)}{hint}"
         )
 
 

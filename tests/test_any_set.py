@@ -1,0 +1,113 @@
+"""The commands that judge sets take anybody's: folders, tensors, shards, Parquet and Hugging Face datasets."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+import dap
+
+NAMES = ("cat", "dog")
+IMAGES = np.random.default_rng(0).integers(0, 256, (12, 16, 16), np.uint8) // 2
+IMAGES[1::2] += 100  # dogs are bright
+LABELS = np.arange(12) % 2
+
+
+def png(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "png")
+    return file.getvalue()
+
+
+def folder(root: Path) -> Path:
+    for number, (image, label) in enumerate(zip(IMAGES, LABELS, strict=True)):
+        path = root / "tree" / NAMES[label] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(image))
+    return root / "tree"
+
+
+def tensors(root: Path) -> Path:
+    torch.save({"images": torch.tensor(IMAGES)[:, None], "labels": torch.tensor(LABELS)}, root / "set.pt")
+    return root / "set.pt"
+
+
+def shards(root: Path) -> Path:
+    with tarfile.open(root / "set-000000.tar", "w") as tar:
+        for number, (image, label) in enumerate(zip(IMAGES, LABELS, strict=True)):
+            for suffix, data in (("png", png(image)), ("cls", NAMES[label].encode())):
+                entry = tarfile.TarInfo(f"{number:04}.{suffix}")
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+    return root / "set-{000000..000000}.tar"
+
+
+def parquet(root: Path) -> Path:
+    table = pa.table(
+        {"image": [{"bytes": png(image)} for image in IMAGES], "label": [NAMES[label] for label in LABELS]}
+    )
+    pq.write_table(table, root / "set.parquet")
+    return root / "set.parquet"
+
+
+def hugging_face(root: Path) -> Path:
+    """A dataset as its repository is downloaded."""
+    (root / "repository/data").mkdir(parents=True)
+    for split in ("train", "test"):
+        hf_dataset().to_parquet(str(root / f"repository/data/{split}-00000-of-00001.parquet"))
+    return root / "repository"
+
+
+def hf_dataset() -> datasets.Dataset:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(NAMES))})
+    return datasets.Dataset.from_dict(
+        {"image": [{"bytes": png(image)} for image in IMAGES], "label": LABELS.tolist()}, features=features
+    )
+
+
+@pytest.mark.parametrize("make", [folder, tensors, shards, parquet, hugging_face])
+def test_the_commands_take_anybodys_images(make, command_line, tmp_path: Path) -> None:
+    own, real = make(tmp_path), folder(tmp_path / "real")
+    names = ()
+    if own.suffix == ".pt":  # it has labels without names
+        code, _, error = command_line("evaluate", own, "--test", real)
+        assert code == 2 and "--class-names FILE" in error
+        (tmp_path / "names.txt").write_text("\n".join(NAMES))
+        names = ("--class-names", tmp_path / "names.txt")
+    steps = ("--protocol-set", "few_steps=20", "--protocol-set", "checks=1", "--repeats", 2, "--network", "small_mlp")
+    code, text, error = command_line("evaluate", own, *names, "--test", real, *steps, "--json", tmp_path / "own.json")
+    assert code == 0, error
+    found = json.loads((tmp_path / "own.json").read_text())
+    assert (found["class_names"], found["rows"][0]["images"]) == (list(NAMES), 12)
+    assert found["rows"][0]["last"] == [100.0, 100.0]
+
+    code, text, error = command_line("compare", tmp_path / "own.json", f"again={tmp_path / 'own.json'}")
+    assert code == 0 and "+0.0 [+0.0, +0.0], in the noise" in text, error
+
+    code, text, error = command_line(
+        "metrics", own, *names, "--real", real, "--only", "nearest_real", "--only", "coverage"
+    )
+    assert code == 0 and "nearest_real" in text, error
+
+    code, text, error = command_line(
+        "teacher", "train", own, "--test", own, "--out", tmp_path / "teacher.safetensors", "--network", "small_mlp",
+        "--epochs", 2, "--set", "size=16",
+    )  # fmt: skip
+    assert code == 0 and "of the test images" in text, error
+    code, text, error = command_line("teacher", "check", tmp_path / "teacher.safetensors", "--test", own)
+    assert "%" in text + error
+
+
+def test_a_hugging_face_dataset_in_python() -> None:
+    result = dap.evaluate(hf_dataset(), hf_dataset(), networks=["small_mlp"], protocol_options={"few_steps": 20})
+    assert result.rows[0].last_summary.mean == 100
