@@ -5,8 +5,8 @@
 
 100 crops of the photographs in DIR, or of scikit-learn's, in 10 classes are trained on for two epochs, once without a
 stop, and once killed (SIGKILL) after the first epoch and continued. The last checkpoints of both, with all weights and
-accuracies, are compared bit by bit. Soft labels are those of a small random network. One row is one file in the folder, kept as soon
-as it is there; the same command continues.
+accuracies, are compared bit by bit. Soft labels are those of a small random network. One row is one file in the folder,
+kept as soon as it is there; the same command continues.
 """
 
 from __future__ import annotations

@@ -77,29 +77,26 @@ pub(crate) fn resized_crops(
     mut out: PyReadwriteArray4<'_, f32>,
     threads: Option<usize>,
 ) -> PyResult<()> {
-    let &[_, channels, height, width] = images.shape() else { return Err(PyValueError::new_err("images: not 4-D")) };
-    let (count, size, strip_count) = (rows.len(), out.shape()[3], strips.shape()[2]);
+    let (&[_, channels, height, width], &[_, _, strip_count], &[_, _, _, size]) =
+        (images.shape(), strips.shape(), out.shape())
+    else {
+        return Err(PyValueError::new_err("images, strips or out: wrong number of dimensions"));
+    };
+    let (count, factors) = (rows.len(), channels * (2 * channels + 1));
     let pixels = slice("images", &images, images.shape())?;
-    let orders = slice("strips", &strips, &[count, 2, strip_count])?;
+    let orders = slice("strips", &strips, &[count, 2, strip_count])?.chunks_exact((2 * strip_count).max(1));
     let boxes = slice("boxes", &boxes, &[count, 4])?.as_chunks::<4>().0;
     let flips = slice("flips", &flips, &[count])?;
-    let colours = slice("colours", &colours, &[count, channels, 2 * channels + 1])?;
-    let numbers = slice("rows", &rows, &[count])?;
+    let colours = slice("colours", &colours, &[count, channels, 2 * channels + 1])?.chunks_exact(factors.max(1));
     let number = |value: i64| usize::try_from(value).map_err(|_| PyValueError::new_err(format!("got {value}")));
-    let crops: PyResult<Vec<_>> = (0..count)
-        .map(|index| {
-            let (columns, rows) = orders[index * 2 * strip_count..][..2 * strip_count].split_at(strip_count);
-            let [top, left, height, width] = boxes[index];
-            Ok(ResizedCrop {
-                image: number(numbers[index])?,
-                strips: [columns, rows],
-                part: [number(top)?, number(left)?, number(height)?, number(width)?],
-                flip: flips[index],
-                colours: &colours[index * channels * (2 * channels + 1)..][..channels * (2 * channels + 1)],
-            })
-        })
-        .collect();
-    let (crops, out) = (crops?, slice_mut("out", &mut out, &[count, channels, size, size])?);
+    let draws = slice("rows", &rows, &[count])?.iter().zip(orders).zip(boxes).zip(flips).zip(colours);
+    let crops = draws.map(|((((&row, order), &[top, left, height, width]), &flip), colours)| {
+        let (columns, rows) = order.split_at(strip_count);
+        let part = [number(top)?, number(left)?, number(height)?, number(width)?];
+        Ok(ResizedCrop { image: number(row)?, strips: [columns, rows], part, flip, colours })
+    });
+    let crops = crops.collect::<PyResult<Vec<_>>>()?;
+    let out = slice_mut("out", &mut out, &[count, channels, size, size])?;
     interruptible(py, |check| {
         images::resized_crops(pixels, [channels, height, width], &crops, size, out, threads, check)
     })
