@@ -35,9 +35,8 @@ import torch
 from compare_rows import BASELINES, HEADLINE, IGD_TEST, LD3M_TEST, OTHERS, SCALING, TEST, TUNING, Rows
 
 import dap
-from dap import rng
 from dap.data.open import open_source
-from dap.evaluation import Small, paired_difference, summary
+from dap.evaluation import Small, paired_difference, run_protocol, summary
 from dap.features import Tap, default_block, encode_images, real_features
 from dap.metrics import coverage, diversity, representativeness
 from dap.priors import load_prior
@@ -81,10 +80,9 @@ def test_images() -> tuple[np.ndarray, np.ndarray]:
 
 def judged(pixels: torch.Tensor, labels: torch.Tensor, images: tuple[np.ndarray, np.ndarray], seed: int) -> float:
     """The last accuracy of one network of protocol small, trained on these images."""
-    return Small(checks=1).run(
-        pixels.numpy(), labels.numpy(), *images, classes=10, network="convnet3",
-        generator=rng.generator(seed, "evaluate", "convnet3", 0), device=torch.device("cpu"),
-    ).last  # fmt: skip
+    return run_protocol(
+        pixels.numpy(), labels.numpy(), *images, classes=10, protocol=Small(checks=1), seed=seed, device="cpu"
+    ).last
 
 
 def measured(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+
+import numpy as np
 import oracles
 import pytest
 import tiny
@@ -11,9 +14,10 @@ from test_schedulers import KINDS, final_latents
 
 import dap
 from dap import rng
-from dap.errors import OptionError
+from dap.errors import OptionError, RunMismatchError
 from dap.methods import D4M, get_method
 from dap.methods.common.modes import Modes
+from dap.methods.d4m import streamed_k_means
 from dap.priors import load_prior
 from dap.priors.dit import DiTPrior
 from dap.priors.schedulers import public
@@ -101,8 +105,62 @@ def test_a_run_starts_at_the_prototypes_of_its_classes(tmp_path, monkeypatch):
         dap.distill("fashion-mini", method="d4m", out=tmp_path / "many", **settings | {"ipc": 1001})
 
 
+def test_streamed_prototypes_are_running_means_over_batches():
+    """In batches of k the centres are the rows of the first, then the means of all rows that came nearest to them."""
+    pytest.importorskip("sklearn")
+    rows = np.random.default_rng(0).normal(size=(23, 3)).astype(np.float32)
+    found = streamed_k_means(rows, 2, seed=3, expand=1)
+    order = np.random.default_rng(3).permutation(23)[:22]  # eleven batches; the last row is in none
+    centers, counts = rows[order[:2]].astype(np.float64), [1, 1]
+    for start in range(2, 22, 2):
+        batch = rows[order[start : start + 2]]
+        nearest = [int(((centers - row) ** 2).sum(1).argmin()) for row in batch]
+        for row, cluster in zip(batch, nearest, strict=True):
+            counts[cluster] += 1
+            centers[cluster] += (row - centers[cluster]) / counts[cluster]
+    by_place = [each[np.lexsort(each.T)] for each in (found.centers, centers)]
+    np.testing.assert_allclose(*by_place, rtol=0, atol=1e-5)
+    assert (found.labels == ((rows[:, None] - found.centers) ** 2).sum(2).argmin(1)).all()
+    assert np.bincount(found.labels)[0] >= np.bincount(found.labels)[1] > 0, "the largest is the first"
+
+
+@pytest.mark.parametrize(("images", "left_out"), [(23, 3), (20, 0), (3, 0)])
+def test_a_batch_that_is_not_complete_is_left_out_unless_it_is_the_only_one(images, left_out):
+    pytest.importorskip("sklearn")
+    rows = np.random.default_rng(0).normal(size=(images, 3)).astype(np.float32)
+    order, found = np.random.default_rng(3).permutation(images), streamed_k_means(rows, 2, seed=3, expand=2).centers
+    for place, row in enumerate(order):
+        moved = rows.copy()
+        moved[row] += 5
+        same = np.array_equal(streamed_k_means(moved, 2, seed=3, expand=2).centers, found)
+        assert same == (place >= images - left_out)
+
+
+def test_a_run_from_streamed_prototypes(tmp_path):
+    pytest.importorskip("sklearn")
+    settings = {
+        "prior": "fashion-dit", "ipc": 3, "classes": ["Bag"], "num_inference_steps": 2, "batch_size": 3,
+        "progress": False,
+    }  # fmt: skip
+    streamed = dap.distill("fashion-mini", method="d4m:streamed", out=tmp_path / "streamed", **settings)
+    sizes = streamed.manifest["record"]["sizes"]["Bag"]
+    assert sum(sizes) == 1000 and sizes == sorted(sizes, reverse=True)
+    plain = dap.distill("fashion-mini", method="d4m", out=tmp_path / "plain", **settings)
+    assert plain.manifest["record"]["sizes"]["Bag"] != sizes
+    with pytest.raises(RunMismatchError, match=r"options\.method\.stream: there 1, now 0"):
+        dap.distill("fashion-mini", method="d4m", out=tmp_path / "streamed", **settings)
+
+
+def test_scikit_learn_is_named_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(OptionError, match=r"stream: needs scikit-learn.*dap-distill\[coda\]"):
+        D4M(stream=1).prepare(None)
+
+
 def test_options():
-    assert get_method("d4m:paper") == D4M(strength=0.7)
+    assert get_method("d4m:paper") == D4M(strength=0.7) and get_method("d4m:streamed") == D4M(stream=1)
+    with pytest.raises(OptionError, match="stream: expected a whole number of at least 0, got -1"):
+        D4M(stream=-1)
     for strength in (0.0, -0.1, 1.1, float("nan")):
         with pytest.raises(OptionError, match="strength: expected a number above 0 and of at most 1"):
             D4M(strength=strength)

@@ -287,8 +287,12 @@ def classified(tiny_pipeline):
     return given, method, method.prepare(given)
 
 
-def test_the_classifier_constraint_and_its_gradient(classified, tiny_pipeline):
-    given, method, artefact = classified
+@pytest.mark.parametrize("constraint", ["classifier", "not_class"])
+def test_the_classifier_constraint_and_its_gradient(classified, tiny_pipeline, constraint):
+    """−log p, and the released form: the sigmoid of the logit of "not the class", one against the rest."""
+    given, method, _ = classified
+    method = dataclasses.replace(method, constraint=constraint)
+    artefact = method.prepare(given)
     eta = torch.randn((5, 4, 8, 8), generator=torch.Generator().manual_seed(1))
     point = eta.clone().requires_grad_()
     values = artefact.of(given, UNIT)(point)
@@ -299,7 +303,12 @@ def test_the_classifier_constraint_and_its_gradient(classified, tiny_pipeline):
         pixels = vae.decode(latents / vae.config.scaling_factor).sample
         logits = net(torch.where(pixels.abs() > 1, pixels.sign(), pixels))
         own = logits[torch.arange(5), torch.tensor([slot.class_index for slot in UNIT.slots])]
-        return torch.logsumexp(logits, 1) - own
+        if constraint == "classifier":
+            return torch.logsumexp(logits, 1) - own
+        rest = [
+            [logits[row, k].exp() for k in range(3) if k != slot.class_index] for row, slot in enumerate(UNIT.slots)
+        ]
+        return torch.sigmoid(torch.stack([torch.log(sum(others)) for others in rest]) - own)
 
     doubled = eta.double().requires_grad_()
     expected = exact(doubled)
@@ -323,7 +332,7 @@ def test_the_classifier_is_the_end_of_its_training(classified, monkeypatch):
         return weights
 
     monkeypatch.setattr(surrogate, "train", watched)
-    monkeypatch.setattr(surrogate, "RULE", -1)  # so that nothing is found in the cache
+    monkeypatch.setattr(surrogate, "CLASSIFIER_RULE", -1)  # so that nothing is found in the cache
     trained, read = method.prepare(given), method.prepare(given)
     assert len(states) == 1 and trained.epochs == artefact.epochs == 3
     for made in (artefact.net, trained.net, read.net):
@@ -543,5 +552,5 @@ def test_the_method_is_its_json_and_the_published_constants_are_a_preset():
     assert written.pop("name") == "plug_and_play" and from_options(PlugAndPlay, written, "plug_and_play") == method
     published = get_method("plug_and_play:paper")
     assert (published.steps, published.learning_rate, published.modulation) == (1000, 0.01, 0.25)
-    assert (published.constraint, published.weight, published.refine) == ("classifier", 0.01, 0.0)
+    assert (published.constraint, published.weight, published.refine) == ("not_class", 0.01, 0.0)
     assert get_method("plug_and_play:fashion") == PlugAndPlay()

@@ -9,10 +9,11 @@ same step (Eq. 6 and 7),
 With the linear kernel D_k is the Euclidean distance, not its square. Each reference then pulls with a unit vector, so
 that E is smallest at the geometric median of the references. Where D_k is zero its gradient is taken as zero.
 
-The paper's Algorithm 1 subtracts γ ∇_{x_t} E from x_{t−1}; the preset "paper" does that, with γ = 1. By default the
-gradient enters the score instead, ε̂ = ε + scale · √(1 − ᾱ_t) · ∇_{x_t} E, and E is divided by its value at the slot's
-first guided step, so that one scale serves other priors, samplers and numbers of steps. No code was published; what
-the paper leaves open is an option here.
+The paper's Algorithm 1 subtracts γ ∇_{x_t} E from x_{t−1}; the preset "paper" does that, with γ = 1 in our reading: the
+scale and the normalisation of the paper's features are not known, and γ means something only together with them. By
+default the gradient enters the score instead, ε̂ = ε + scale · √(1 − ᾱ_t) · ∇_{x_t} E, and E is divided by its value at
+the slot's first guided step, so that one scale serves other priors, samplers and numbers of steps. No code was
+published; what the paper leaves open is an option here.
 
 The default scale, 0.3, had the best accuracy in a grid on held-out images, although it hardly changes the images: no
 scale helped there, since this energy draws all slots of a class together (``docs/guidance.md``).

@@ -17,10 +17,11 @@ estimate is as smooth as a mean, and these steps give it the texture of an image
 
     "none"         no constraint: the class enters through the prior's own condition alone
     "classifier"   −log p(class | decoder(η)) under a classifier of the real images, the image clipped to [−1, 1]
+    "not_class"    1 − p(class | decoder(η)) under the same classifier: the probability of "not the class"
     "kernel"       D_k²(η, μ) / E D_k²(z, z'), with μ the mean embedding of latents z of the class's real images:
                    k(η, η) − 2 E k(η, z), over the mean squared distance of two of them, plus a constant
 
-The authors' code: on MNIST (pixels of 32 x 32) 1,000 steps of Adam at 0.01, a = ¼, "classifier" with λ = 0.01; this is
+The authors' code: on MNIST (pixels of 32 x 32) 1,000 steps of Adam at 0.01, a = ¼, "not_class" with λ = 0.01; this is
 the preset "paper". On faces (256 pixels) 200 steps of Adamax at 1 with t no lower than 0.2 T, between ⅓ and 1 of what
 is left, and 200 ancestral steps from there. On the travelling salesman 256 steps of Adam at 1 with β = (0, 0.9), a
 falling rate and a = ⅓. In the first two the cosine runs through 20 radians, as here for every n; in the last through 5.
@@ -34,7 +35,9 @@ Differences from the released code:
 - On faces its constraint has a step of its own, whose gradient is clipped to a tenth of the loss's; here, as on MNIST,
   there is one step on the sum. The uniform noise of ±50 that it adds to t there is left out: all slots share one t.
 - On faces its last steps start at η as it is; here they start at η noised to their level, as image-to-image does.
-- "kernel" is not in the paper.
+- Its classifier has a sigmoid for each attribute, and c is the mean of the sigmoids of "not the attribute". Here the
+  classifier has a softmax, and 1 − p is the sigmoid of its one-against-rest logit.
+- "kernel" and "classifier" are not in the released notebooks.
 
 All constants are those of the released notebooks. Whether the paper's figures were made with them is not known. The
 notebook for segmentation was not read.
@@ -59,14 +62,15 @@ from dap.kernels.base import KernelLike, as_kernel
 from dap.methods.base import Context, Couples, Method, Presets, Record, Unit
 from dap.methods.common.constraints import ClassifierConstraint, Constraint, KernelConstraint
 from dap.methods.common.network_memory import network_bytes, training_bytes
-from dap.methods.common.surrogate import SurrogateTraining
+from dap.methods.common.surrogate import SurrogateTraining, prepare_classifier
 from dap.priors import Demand
 from dap.priors.schedulers import denoiser_level
 from dap.sampling import sample, scheduler_of
 
 __all__ = ["PlugAndPlay", "annealed_timesteps"]
 
-CONSTRAINTS = ("none", "kernel", "classifier")
+CLASSIFIED = ("classifier", "not_class")
+CONSTRAINTS = ("none", "kernel", *CLASSIFIED)
 TURN = 20.0  # the radians that the cosine runs through in all steps
 
 
@@ -103,12 +107,12 @@ class PlugAndPlay(Method[Constraint | None]):
         modulation: a, from 0 (t falls in a straight line) to 1.
         refine: r, from 0 to below 1, the share of noise levels, and of the run's steps, that is left to the sampler.
             With 0 the sampler takes no step and η is the image; for all steps use method "dit".
-        constraint: "none", "kernel" or "classifier".
+        constraint: "none", "kernel", "classifier" or "not_class".
         weight: λ of the constraint, at least 0.
         kernel: The kernel of "kernel": a name, a dict such as {"name": "rbf", "bandwidth": 3.0}, or a kernel object.
         references: The number of real images of each class for "kernel", drawn by the seed; a class with fewer images
             gives all it has.
-        network, width, epochs: The classifier of "classifier", which is trained on all real images; see
+        network, width, epochs: The classifier of "classifier" and "not_class", which is trained on all real images; see
             :class:`dap.methods.common.surrogate.SurrogateTraining`.
 
     Example:
@@ -123,7 +127,7 @@ class PlugAndPlay(Method[Constraint | None]):
     needs: ClassVar[tuple[str, ...]] = ("prior", "labels")
     presets: ClassVar[Presets] = {
         "paper": {
-            "steps": 1000, "learning_rate": 0.01, "modulation": 0.25, "refine": 0.0, "constraint": "classifier",
+            "steps": 1000, "learning_rate": 0.01, "modulation": 0.25, "refine": 0.0, "constraint": "not_class",
             "weight": 0.01,
         },
         "fashion": {
@@ -157,7 +161,7 @@ class PlugAndPlay(Method[Constraint | None]):
 
     def shared(self) -> str | None:
         """Return the classifier, if that is the constraint."""
-        return "a classifier of all classes" if self.constraint == "classifier" and self.weight else None
+        return "a classifier of all classes" if self.constraint in CLASSIFIED and self.weight else None
 
     def steps_per_slot(self, context: Context) -> int:
         """Return the number of Adam's steps plus the sampler's steps that follow."""
@@ -167,19 +171,20 @@ class PlugAndPlay(Method[Constraint | None]):
         """Train the classifier or encode the real images, or find either in the cache."""
         if self.constraint == "none" or self.weight == 0:
             return None
-        if self.constraint == "classifier":
-            return ClassifierConstraint.prepare(context, self.network, self.width, self.epochs)
+        if self.constraint in CLASSIFIED:
+            classifier = prepare_classifier(context, self.network, self.width, self.epochs)
+            return ClassifierConstraint(classifier, self.epochs, probability=self.constraint == "not_class")
         return KernelConstraint.prepare(context, as_kernel(self.kernel), self.references)
 
     def demands(self, context: Context) -> tuple[Demand, ...]:
         """Return that a graph leads through the denoiser, and with a classifier through the decoder."""
-        if self.constraint != "classifier":
+        if self.constraint not in CLASSIFIED:
             return (Demand(denoiser=True),)
         return (Demand(denoiser=True, decoder=True, own=network_bytes(context, self.network, self.width)),)
 
     def preparation_bytes(self, context: Context) -> int:
         """Return the memory of training the classifier, or else of encoding real images."""
-        if self.constraint == "classifier":
+        if self.constraint in CLASSIFIED:
             return training_bytes(context, self.network, self.width)
         return super().preparation_bytes(context)
 

@@ -15,7 +15,6 @@ from dap.features.latents import RealLatents, real_latents
 from dap.kernels import Kernel
 from dap.kernels.torch_pairs import TorchPairs
 from dap.methods.common.set_energy import set_size
-from dap.methods.common.surrogate import prepare_classifier
 from dap.rng import generator
 
 if TYPE_CHECKING:
@@ -38,20 +37,17 @@ class Constraint(ABC):
 
 @dataclass(frozen=True)
 class ClassifierConstraint(Constraint):
-    """The cross-entropy of the slot's class.
+    """The cross-entropy of the slot's class, or the probability of all other classes.
 
     Attributes:
         net: The frozen classifier, which maps float images in [-1, 1] to logits.
         epochs: The number of epochs that it was trained.
+        probability: Whether c is 1 − p in place of −log p.
     """
 
     net: nn.Module
     epochs: int
-
-    @classmethod
-    def prepare(cls, context: Context, network: str, width: int, epochs: int) -> ClassifierConstraint:
-        """Train a classifier as a surrogate is trained, or find it in the cache."""
-        return cls(prepare_classifier(context, network, width, epochs), epochs)
+    probability: bool = False
 
     def of(self, context: Context, unit: Unit) -> Callable[[Tensor], Tensor]:
         """See :class:`Constraint`."""
@@ -60,7 +56,8 @@ class ClassifierConstraint(Constraint):
 
         def values(latents: Tensor) -> Tensor:
             logits = self.net(prior.decode_with_graph(latents).clamp(-1, 1))
-            return functional.cross_entropy(logits, targets, reduction="none")
+            surprise = functional.cross_entropy(logits, targets, reduction="none")
+            return -torch.expm1(-surprise) if self.probability else surprise
 
         return values
 
