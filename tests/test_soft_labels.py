@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from test_evaluate import arrays
 from test_protocols import Teacher, recipe
 from torch import nn
@@ -207,6 +208,20 @@ class TestReplay:
         epochs[0].write_bytes(epochs[1].read_bytes())  # as if a file was moved
         with pytest.raises(FormatError, match=r"epoch-0000\.safetensors: soft labels of another set or epoch"):
             trained(tmp_path)
+        record = load_file(epochs[1])
+        with safe_open(epochs[1], framework="pt") as file:
+            notes = file.metadata()
+        for name, change, message in (
+            ("rows", lambda rows: rows.clamp(max=3), "crops, boxes or numbers out of range"),
+            ("partners", lambda partners: partners + 3, "crops, boxes or numbers out of range"),
+            ("crops", lambda crops: crops + 9, "crops, boxes or numbers out of range"),
+            ("boxes", lambda boxes: boxes - 1, "crops, boxes or numbers out of range"),
+            ("logits", lambda logits: logits[:, :1].contiguous(), r"logits: expected torch.float16 \(10, 2\), got"),
+            ("flips", lambda flips: flips.int(), r"flips: expected torch.bool \(10,\), got torch.int32"),
+        ):
+            save_file({**record, name: change(record[name])}, epochs[0], metadata=notes | {"epoch": "0"})
+            with pytest.raises(FormatError, match=message):
+                trained(tmp_path)
         epochs[0].write_bytes(b"damaged")
         with pytest.raises(FormatError, match=r"epoch-0000\.safetensors: damaged soft labels"):
             trained(tmp_path)

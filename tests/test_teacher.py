@@ -22,7 +22,7 @@ import dap
 from dap.data.source import Source
 from dap.errors import FormatError, OptionError, SourceError
 from dap.evaluation import Teacher as OwnTeacher
-from dap.evaluation import TeacherCheck, evaluate_sets, evaluate_source, measure_teacher, soft_labels, training
+from dap.evaluation import TeacherCheck, evaluate_sets, evaluate_source, measure_teacher, soft_label_file, training
 from dap.evaluation.augment import normalised
 from dap.evaluation.teacher import output_rows
 from dap.evaluation.teacher_check import check_teacher
@@ -323,7 +323,7 @@ def test_from_the_command_line(
     code, online, _ = evaluate("fkd", options, *with_teacher)
     assert code == 0 and online[0]["label_bytes"] == 120
     assert "soft labels of distilled: 0.1 kB for 3 epochs of 10 images and 2 classes in float16" in caplog.text
-    original, written = soft_labels.write_atomic, []
+    original, written = soft_label_file.write_atomic, []
 
     def stop(path: Path, data: bytes) -> None:
         if len(written) == 2:
@@ -331,9 +331,9 @@ def test_from_the_command_line(
         written.append(path)
         original(path, data)
 
-    monkeypatch.setattr(soft_labels, "write_atomic", stop)
+    monkeypatch.setattr(soft_label_file, "write_atomic", stop)
     assert evaluate("fkd", options, *with_teacher, "--soft-labels", labels)[0] == 130
-    monkeypatch.setattr(soft_labels, "write_atomic", original)
+    monkeypatch.setattr(soft_label_file, "write_atomic", original)
     assert len(list(labels.rglob("epoch-*"))) == 2
     assert evaluate("fkd", options, *with_teacher, "--soft-labels", labels)[:2] == (0, online)
     assert evaluate("fkd", options, "--soft-labels", labels)[:2] == (0, online)  # without the teacher

@@ -88,8 +88,7 @@ def run_protocol(
         repeat: Number of the repeat.
         device: Where to train; None: the GPU if there is one.
         teacher: Maps normalised images to logits, for protocols with a teacher's labels; put into eval mode.
-        soft_labels: A folder in which protocols with stored soft labels keep those of this set; without one they
-            compute them anew.
+        soft_labels: A folder in which protocols that store soft labels keep those of this set; None: they are not kept.
         checkpoint: A file from which a training that was stopped continues. Protocol "small" has none.
         title: Of the progress bar.
         bars: Opens the progress bar.
@@ -155,8 +154,7 @@ def evaluate_sets(
         device: Where to train; None: the GPU if there is one.
         teacher: Maps normalised images to logits, for protocols with a teacher's labels. It is measured on the test
             images first, and refused if its classes are in another order (:mod:`dap.evaluation.teacher_check`).
-        soft_labels: A folder, made if it is not there, in which protocols with stored soft labels keep those of the
-            sets.
+        soft_labels: A folder, made if it is not there, in which protocols that store soft labels keep those of sets.
         checkpoints: A folder, made if it is not there, from which an evaluation that was stopped continues with the
             same numbers: the outcomes of its trainings, and the last checkpoint of an unfinished one.
 
@@ -203,21 +201,12 @@ def evaluate_sets(
                     outcome = None if entry is None else entry.outcome()
                     if outcome is None:
                         outcome = run_protocol(
-                            images,
-                            labels,
-                            *test,
-                            classes=len(class_names),
-                            protocol=changed,
-                            network=network,
-                            seed=seed,
-                            repeat=repeat,
-                            device=device,
-                            teacher=teacher,
-                            soft_labels=folder,
+                            images, labels, *test, classes=len(class_names), protocol=changed, network=network,
+                            seed=seed, repeat=repeat, device=device, teacher=teacher, soft_labels=folder,
                             checkpoint=None if entry is None else entry.checkpoint,
                             title=f"{network} on {name}, repeat {repeat + 1} of {repeats}",
                             bars=Bars(shown=protocol != "small"),
-                        )
+                        )  # fmt: skip
                         if entry is not None:
                             entry.finish(outcome)
                     outcomes.append(outcome)

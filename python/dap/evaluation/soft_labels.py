@@ -2,39 +2,30 @@
 
 The draws of an epoch depend on its number and the protocol's constants alone, so that all networks and repeats see the
 same batches, and the labels of an epoch can be computed at any time. In a folder they are kept as ``labels.json``,
-which says whose labels they are, and ``epoch-0000.safetensors`` … for each epoch, with these tensors for N images, M of
-which are in a batch:
-
-    rows        int32 (N,)          numbers of the images, in the order of the epoch; each M are a batch
-    crops       int16 (N, 4)        top, left, height and width of the part that is shown, in pixels
-    flips       bool (N,)           whether it is mirrored
-    partners    int32 (N,)          CutMix: the place in its batch of the image that the box comes from
-    boxes       int16 (N / M, 4)    CutMix: top, left, bottom and right of the box of a batch; all 0 without one
-    logits      float16 (N, classes)
-
-They are laid out by rows and not by images, as in SRe2L's relabel/utils_fkd.py, which keeps the same per batch.
+which says whose labels they are, and ``epoch-0000.safetensors`` … for each epoch
+(:mod:`dap.evaluation.soft_label_file`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from dap import rng
-from dap.errors import DivergedError, FormatError, OptionError
+from dap.errors import DivergedError, OptionError
 from dap.evaluation.augment import Draws, apply, draw, draw_mix, paste
 from dap.evaluation.recipe import Recipe
+from dap.evaluation.soft_label_file import EpochLabels, read_epoch, write_epoch
 from dap.evaluation.teacher import teacher_name
 from dap.storage.checked_json import ANYTHING, NUMBER, SHA256, TEXT, choice, fields, mapping, read_json, whole
-from dap.storage.files import check_writable, write_atomic, write_json
+from dap.storage.files import check_writable, write_json
 from dap.storage.space import check_space
 
 __all__ = ["SoftLabels", "Step", "state_hash", "stored_teacher", "update_state_hash"]
@@ -56,17 +47,6 @@ class Step(NamedTuple):
     rows: Tensor
     inputs: Tensor
     logits: Tensor
-
-
-class _Epoch(NamedTuple):
-    """The tensors of the module's table; ``logits`` are None as long as the teacher was not asked."""
-
-    rows: Tensor
-    crops: Tensor
-    flips: Tensor
-    partners: Tensor
-    boxes: Tensor
-    logits: Tensor | None
 
 
 class SoftLabels:
@@ -114,6 +94,10 @@ class SoftLabels:
                 "teacher": state_hash(teacher), "teacher_name": teacher_name(teacher), "constants": constants,
                 "bytes": size,
             })  # fmt: skip
+        if (folder / HEADER).is_file():
+            header = _header(folder)
+            parts = [header[name] for name in ("set", "classes", "teacher", "constants")]
+            self._labels = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         if missing and teacher is None:
             raise OptionError(
                 f"{folder}: has the soft labels of {recipe.epochs - len(missing)} of {recipe.epochs} epochs; give the "
@@ -128,7 +112,12 @@ class SoftLabels:
             FormatError: The file of the epoch is damaged, or of another set.
         """
         path = None if self._folder is None else self._file(epoch)
-        stored = self._read(path, epoch) if path is not None and path.is_file() else None
+        stored = None
+        if path is not None and path.is_file():
+            stored = read_epoch(
+                path, self._labels, epoch, shape=(len(self._images), self._classes),
+                batch_size=self._recipe.batch_size, side=self._images.shape[2], size=self._recipe.size,
+            )  # fmt: skip
         record = self._drawn(epoch) if stored is None else stored
         asked = []
         for number, part in enumerate(torch.arange(len(self._images)).split(self._recipe.batch_size)):
@@ -143,11 +132,9 @@ class SoftLabels:
             asked.append(logits)
             yield Step(rows, inputs, logits)
         if path is not None and stored is None:
-            notes = {"set": self._set, "epoch": str(epoch)}
-            tensors = record._replace(logits=torch.cat(asked).cpu())._asdict()
-            write_atomic(path, save({name: value.contiguous() for name, value in tensors.items()}, metadata=notes))
+            write_epoch(path, record._replace(logits=torch.cat(asked)), self._labels, epoch)
 
-    def _drawn(self, epoch: int) -> _Epoch:
+    def _drawn(self, epoch: int) -> EpochLabels:
         generator, count, side = rng.generator(SEED, "soft labels", epoch), len(self._images), self._images.shape[2]
         rows = torch.randperm(count, generator=generator)
         crops, flips, partners, boxes = [], [], [], []
@@ -160,7 +147,7 @@ class SoftLabels:
                 partner, box = draw_mix(len(part), self._recipe.size, generator)
             partners.append(partner)
             boxes.append(box)
-        return _Epoch(
+        return EpochLabels(
             rows.int(), torch.cat(crops).short(), torch.cat(flips), torch.cat(partners).int(),
             torch.stack(boxes).short(), None,
         )  # fmt: skip
@@ -173,25 +160,6 @@ class SoftLabels:
         if not logits.isfinite().all():
             raise DivergedError("the teacher's logits are not finite in float16; check it with `dap teacher check`")
         return logits
-
-    def _read(self, path: Path, epoch: int) -> _Epoch:
-        try:
-            with safe_open(path, framework="pt") as file:
-                notes, record = file.metadata(), _Epoch(*map(file.get_tensor, _Epoch._fields))
-        except (SafetensorError, TypeError, ValueError) as error:
-            raise FormatError(f"{path}: damaged soft labels ({error}); delete it, and it is computed again") from error
-        if notes != {"set": self._set, "epoch": str(epoch)}:
-            raise FormatError(f"{path}: soft labels of another set or epoch; delete it, and it is computed again")
-        count, batches = len(self._images), -(-len(self._images) // self._recipe.batch_size)
-        shapes = {"rows": (count,), "crops": (count, 4), "flips": (count,), "partners": (count,), "boxes": (batches, 4),
-                  "logits": (count, self._classes)}  # fmt: skip
-        for name, value in record._asdict().items():
-            if value.shape != shapes[name]:
-                raise FormatError(
-                    f"{path}: {name}: expected shape {shapes[name]}, got {tuple(value.shape)}; delete it, and it is "
-                    "computed again"
-                )
-        return record
 
     def _check(self, header: Mapping[str, object], constants: Mapping[str, object]) -> None:
         """Raise OptionError unless the labels in the folder are those of this set, teacher and training."""
