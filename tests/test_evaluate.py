@@ -17,7 +17,8 @@ from dap.errors import FormatError, OptionError, SourceError
 from dap.evaluation import Small, evaluate_sets, evaluate_source, recognised, run_protocol, small, train_judge
 from dap.evaluation import judge as judge_module
 from dap.evaluation import run as run_module
-from dap.evaluation.run import LabelledImages
+from dap.evaluation import sets as sets_module
+from dap.evaluation.protocol import LabelledImages
 from dap.nets import accuracy
 from dap.selection import random_per_class
 
@@ -206,6 +207,7 @@ class TestEvaluateSets:
         result = evaluate_sets({"a": train, "b": train}, test, class_names=["up", "left"], repeats=2)
         head, columns, first, second = result.table().splitlines()
         assert "60 test images of 2 classes" in head
+        assert " of 10" in result.table()  # best, of so many
         assert "n = 2" in head
         assert columns.split("  ")[-1].strip() == "last - a"
         assert f"{result.row('a').last_summary.mean:.1f} ± {result.row('a').last_summary.standard_error:.1f}" in first
@@ -286,13 +288,13 @@ class TestEvaluateSource:
 
     def test_shape_is_that_of_the_first_image(self, monkeypatch: pytest.MonkeyPatch) -> None:
         shapes: list[tuple[int, ...]] = []
-        run = run_module.run_protocol
+        run = sets_module.run_protocol
 
         def spy(images: np.ndarray, *args: object, **options: object) -> object:
             shapes.append(images.shape[1:])
             return run(images, *args, **options)
 
-        monkeypatch.setattr(run_module, "run_protocol", spy)
+        monkeypatch.setattr(sets_module, "run_protocol", spy)
         for mode in ("L", "RGB"):
             evaluate_source(source({"up": 2, "left": 2}, mode=mode), self.TEST, repeats=1)
         evaluate_source(self.TRAIN, self.TEST, repeats=1, size=24, channels=3)

@@ -16,6 +16,7 @@ from dap import _core, rng
 from dap.errors import DivergedError, FormatError, OptionError, SourceError
 from dap.evaluation import Small, evaluate_sets, evaluate_source, named_protocol, run_protocol, training
 from dap.evaluation import run as run_module
+from dap.evaluation import sets as sets_module
 from dap.evaluation import source as source_module
 from dap.evaluation.augment import Draws, _by_torch, _colours, apply, centre, cutmix, draw, normalised
 from dap.evaluation.checkpoint import read_checkpoint, write_checkpoint
@@ -457,7 +458,7 @@ class TestEvaluation:
         assert " of 3" in first.table()
         assert first.to_dict()["protocol_options"] == TINY
         assert {path.suffix for path in (tmp_path / "kept").iterdir()} == {".json"}
-        monkeypatch.setattr(run_module, "run_protocol", lambda *arguments, **options: pytest.fail("trained again"))
+        monkeypatch.setattr(sets_module, "run_protocol", lambda *arguments, **options: pytest.fail("trained again"))
         assert run() == first
         with pytest.raises(pytest.fail.Exception):
             run(seed=1)
@@ -481,7 +482,7 @@ class TestEvaluation:
             shapes[options["network"]] = images.shape[2], test.shape[2]
             return training.Outcome(50.0, 60.0)
 
-        monkeypatch.setattr(run_module, "run_protocol", run)
+        monkeypatch.setattr(sets_module, "run_protocol", run)
         train = source({"up": 2, "left": 2})
         result = evaluate_source(train, train, protocol="rded", networks=["resnet18", "convnet5"], repeats=1,
                                  teacher=Teacher())  # fmt: skip

@@ -15,7 +15,8 @@ from dap.evaluation.judge import Recognition, judge_source, recognised, train_ju
 from dap.evaluation.protocol import Outcome, Protocol, Published
 from dap.evaluation.recipe import Recipe
 from dap.evaluation.result import EvaluationResult, Row
-from dap.evaluation.run import PROTOCOLS, evaluate_sets, named_protocol, run_protocol
+from dap.evaluation.run import PROTOCOLS, named_protocol, run_protocol
+from dap.evaluation.sets import evaluate_sets
 from dap.evaluation.small import Small
 from dap.evaluation.source import evaluate_source
 from dap.evaluation.statistics import Difference, Summary, paired_difference, summary

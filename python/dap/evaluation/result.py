@@ -23,7 +23,7 @@ class Row:
         last: Test accuracy at the end of each repeat: the number to report.
         best: The best test accuracy measured during each repeat.
         difference: ``last`` minus ``last`` of the first set, paired by repeat; None for the first set.
-        checks: Number of test accuracies that ``best`` is the best of; None for protocol "small", where it is 10.
+        checks: Number of test accuracies that ``best`` is the best of; None: not known.
         constants: All constants of the trainings by name; None for protocol "small".
         label_bytes: Bytes of the soft labels of all epochs; None where they are not stored.
     """
@@ -133,7 +133,7 @@ class EvaluationResult:
         for row, row_values in zip(self.rows, values["rows"], strict=True):
             row_values["last_summary"] = asdict(row.last_summary)
             row_values["best_summary"] = asdict(row.best_summary)
-            if row.checks is None:
+            if row.constants is None:
                 del row_values["checks"], row_values["constants"]
             if row.label_bytes is None:
                 del row_values["label_bytes"]

@@ -19,7 +19,8 @@ from dap.evaluation.leaks import TestHashes
 from dap.evaluation.protocol import ImagesOf, LabelledImages
 from dap.evaluation.recipe import Case
 from dap.evaluation.result import EvaluationResult
-from dap.evaluation.run import check_options, evaluate_sets
+from dap.evaluation.run import check_options
+from dap.evaluation.sets import evaluate_sets
 from dap.evaluation.teacher_check import fitted
 from dap.selection import random_per_class
 

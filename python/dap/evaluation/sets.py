@@ -1,0 +1,178 @@
+"""Trains networks on several sets of images and tests them on real images; repeats are paired across the sets."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import torch
+
+from dap.bar import Bars, progress_bar
+from dap.data.names import escape
+from dap.device import resolve_device
+from dap.errors import OptionError
+from dap.evaluation.kept import Kept
+from dap.evaluation.labelling import measured, plan_labels
+from dap.evaluation.protocol import LabelledImages, Outcome, Protocol, TestImages
+from dap.evaluation.recipe import Case
+from dap.evaluation.result import EvaluationResult, Row
+from dap.evaluation.run import check_options, run_protocol
+from dap.evaluation.soft_labels import stored_teacher
+from dap.evaluation.statistics import paired_difference
+from dap.evaluation.teacher_check import fitted
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["evaluate_sets"]
+
+AnySet: TypeAlias = LabelledImages | Callable[[int], LabelledImages]
+"""Images and labels, or a function that draws them for the number of a repeat."""
+
+
+def evaluate_sets(
+    sets: Mapping[str, AnySet],
+    test: TestImages,
+    *,
+    class_names: Sequence[str],
+    protocol: str = "small",
+    protocol_options: Mapping[str, object] | None = None,
+    networks: Sequence[str] = ("convnet3",),
+    repeats: int = 3,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    teacher: nn.Module | None = None,
+    soft_labels: str | Path | None = None,
+    checkpoints: str | Path | None = None,
+) -> EvaluationResult:
+    """Trains every network on every set, ``repeats`` times, and compares the sets with the first one.
+
+    Args:
+        sets: Images and labels (as for :func:`run_protocol`) by the set's name. For a set that is drawn anew in each
+            repeat: a function that returns them for the number of the repeat. All sets are compared with the first.
+        test: Images, or a function that returns those with some indices, and labels to test on.
+        class_names: Name of each class, in label order.
+        protocol: Name of the protocol.
+        protocol_options: Other constants of the protocol by name.
+        networks: Names of the classifiers, all different.
+        repeats: Trainings of each network on each set, at least 1.
+        seed: Root seed of all repeats.
+        device: Where to train; None: the GPU if there is one.
+        teacher: Maps normalised images to logits, for protocols with a teacher's labels. It is measured on the test
+            images first, and refused if its classes are in another order (:mod:`dap.evaluation.teacher_check`).
+        soft_labels: A folder, made if it is not there, in which protocols that store soft labels keep those of sets.
+        checkpoints: A folder, made if it is not there, from which an evaluation that was stopped continues with the
+            same numbers: the outcomes of its trainings, and the last checkpoint of an unfinished one.
+
+    Returns:
+        One row per network and set. Repeat r uses the same seed for every set, so that differences are paired.
+
+    Raises:
+        OptionError: A name is unknown, a network is named twice, there is no set or network, ``repeats`` is less than
+            1, images or labels have another shape or dtype, the teacher does not fit, or the soft labels are of another
+            set.
+        DivergedError: A loss is not finite.
+    """
+    changed = check_options(
+        protocol, networks, repeats, protocol_options, teacher=teacher is not None, soft_labels=soft_labels is not None
+    )
+    if not sets:
+        raise OptionError("expected at least one set to evaluate, got none")
+    record = None
+    if teacher is not None:
+        teacher = fitted(teacher, class_names)
+        record = measured(teacher, changed, networks, test, class_names, resolve_device(device))
+    labels_folder = None if soft_labels is None else Path(soft_labels)
+    plan_labels(sets, changed, networks[0], len(class_names), teacher, labels_folder)
+    trainings = _Trainings(
+        protocol=protocol, changed=changed, test=test, classes=len(class_names), repeats=repeats, seed=seed,
+        device=device, teacher=teacher, labels_folder=labels_folder,
+        kept=None if checkpoints is None else Kept(Path(checkpoints), test, len(class_names), teacher),
+    )  # fmt: skip
+    rows: list[Row] = []
+    first: dict[str, tuple[float, ...]] = {}
+    with progress_bar("evaluate", total=len(networks) * len(sets) * repeats, unit="training") as progress:
+        for network, (name, any_set) in itertools.product(networks, sets.items()):
+            outcomes = []
+            for repeat in range(repeats):
+                images, labels = any_set(repeat) if callable(any_set) else any_set
+                folder = trainings.labels_of(name, repeat, drawn=callable(any_set))
+                if teacher is None and folder is not None:
+                    record = record or stored_teacher(folder)
+                outcomes.append(trainings.outcome(name, images, labels, network, repeat, folder))
+                progress.update()
+            last, best = (tuple(accuracies) for accuracies in zip(*outcomes, strict=True))
+            difference = paired_difference(last, first[network]) if network in first else None
+            first.setdefault(network, last)
+            case = trainings.case(network, images)
+            row = Row(name, network, len(images), last, best, difference, checks=changed.number_of_checks(case))
+            if protocol != "small":
+                constants, size = changed.constants(case), changed.label_bytes(case, len(images))
+                row = replace(row, constants=constants, label_bytes=size)
+            rows.append(row)
+    return EvaluationResult(
+        protocol, seed, repeats, len(test[1]), tuple(class_names), tuple(rows),
+        protocol_options=dict(protocol_options or {}), teacher=record,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trainings:
+    """What all trainings of an evaluation share: arguments of :func:`evaluate_sets`, checked."""
+
+    protocol: str
+    changed: Protocol
+    test: TestImages
+    classes: int
+    repeats: int
+    seed: int
+    device: str | torch.device | None
+    teacher: nn.Module | None
+    labels_folder: Path | None
+    kept: Kept | None
+
+    def case(self, network: str, images: np.ndarray) -> Case:
+        """Return what the constants of a training depend on."""
+        return Case(network, -(-len(images) // self.classes), self.classes, images.shape[2])
+
+    def labels_of(self, name: str, repeat: int, *, drawn: bool) -> Path | None:
+        """Return the folder of a set's soft labels; None: they are not kept."""
+        if self.labels_folder is None:
+            return None
+        return self.labels_folder / escape(name + (f", seed {self.seed}, repeat {repeat + 1}" if drawn else ""))
+
+    def outcome(
+        self, name: str, images: np.ndarray, labels: np.ndarray, network: str, repeat: int, folder: Path | None
+    ) -> Outcome:
+        """Return the outcome of a training, which is kept or made."""
+        constants = self.changed.constants(self.case(network, images))
+        key: tuple[object, ...] = (self.protocol, constants, network, self.seed, repeat)
+        if self.teacher is None and folder is not None:
+            key = (*key, stored_teacher(folder))
+        entry = None if self.kept is None else self.kept.entry(key, images, labels)
+        found = None if entry is None else entry.outcome()
+        if found is not None:
+            return found
+        outcome = run_protocol(
+            images,
+            labels,
+            *self.test,
+            classes=self.classes,
+            protocol=self.changed,
+            network=network,
+            seed=self.seed,
+            repeat=repeat,
+            device=self.device,
+            teacher=self.teacher,
+            soft_labels=folder,
+            checkpoint=None if entry is None else entry.checkpoint,
+            title=f"{network} on {name}, repeat {repeat + 1} of {self.repeats}",
+            bars=Bars(shown=self.protocol != "small"),
+        )
+        if entry is not None:
+            entry.finish(outcome)
+        return outcome
