@@ -35,6 +35,7 @@ def named_protocol(name: str, options: Mapping[str, object] | None = None) -> Pr
         OptionError: The name or an option is unknown, or a value is out of range.
 
     Example:
+        >>> from dap.evaluation.recipe import Case
         >>> named_protocol("hard", {"epochs": 5}).constants(Case("convnet6", 10, 10, 224))["lr"]
         0.01
     """
