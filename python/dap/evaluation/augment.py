@@ -28,13 +28,12 @@ from torch.nn import functional
 
 from dap import _core
 from dap.evaluation.recipe import Recipe
+from dap.nets import normal_values
 from dap.nets.augmentation import crop_boxes
 
-__all__ = ["Draws", "apply", "centre", "cutmix", "draw", "draw_mix", "normal_values", "normalised", "paste"]
+__all__ = ["Draws", "apply", "centre", "cutmix", "draw", "draw_mix", "normalised", "paste"]
 
 GREY = (0.299, 0.587, 0.114)  # Minimax, misc/utils.py 240
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # Minimax, data.py 15-16; RDED, validation/main.py 111-113
-GREY_MEAN, GREY_STD = 0.449, 0.226  # of grey images, which the references do not have at this size: the averages
 EIGENVALUES = (0.2175, 0.0188, 0.0045)  # Minimax, data.py, transform_imagenet
 EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 
@@ -179,11 +178,6 @@ def _colours(draws: Draws, channels: int) -> Tensor:
         shift = torch.tensor(EIGENVECTORS) @ (torch.tensor(EIGENVALUES) * draws.lighting)[:, :, None]
     mean, std = _normal(channels)[:, :, None].unbind()
     return torch.cat([matrix / (255 * std), of_means / (255 * std), (shift - mean) / std], 2)
-
-
-def normal_values(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and the deviation of each channel, of values in [0, 1], by which images are normalised."""
-    return (MEAN, STD) if channels == 3 else ((GREY_MEAN,), (GREY_STD,))
 
 
 def _normal(channels: int) -> Tensor:

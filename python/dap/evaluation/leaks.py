@@ -50,16 +50,18 @@ class TestHashes:
             indices: The numbers of the images that are trained on.
             where: What the set is called in the warning.
         """
-        found: dict[str, str] = {}
+        shared: dict[str, str] = {}
         for digest, index in _hashes(source, np.unique(np.asarray(indices, np.int64))):
-            own = self._numbers.get(digest)
-            if own is not None and np.array_equal(self._test.pixels(own, channels=3), source.pixels(index, channels=3)):
-                found.setdefault(self._test.ids[own], source.ids[index])
-        if found:
+            test = self._numbers.get(digest)
+            if test is not None and np.array_equal(
+                self._test.pixels(test, channels=3), source.pixels(index, channels=3)
+            ):
+                shared.setdefault(self._test.ids[test], source.ids[index])
+        if shared:
             logger.warning(
                 "%s: %d of %d test images are also in %s, pixel by pixel (%s): its accuracy is too high; dap metrics "
-                "--against finds near-duplicates too", self._test.name, len(found), self._count, where,
-                some([f"{own} = {other}" for own, other in found.items()]),
+                "--against finds near-duplicates too", self._test.name, len(shared), self._count, where,
+                some([f"{test_id} = {other}" for test_id, other in shared.items()]),
             )  # fmt: skip
 
 

@@ -58,7 +58,7 @@ class SoftLabels:
         labels: Their class numbers, int64 (N,).
         classes: Number of classes.
         teacher: Maps normalised images to logits, in eval mode; None: the folder has all labels.
-        folder: Where they are kept, made when the first epoch is; None: they are computed anew in each training.
+        folder: Where they are kept, made if it is not there; None: they are computed anew in each training.
 
     Raises:
         OptionError: The folder has the labels of another set, teacher or training, or lacks some and there is no
@@ -82,9 +82,7 @@ class SoftLabels:
         self._set = digest.hexdigest()
         constants = {name: getattr(recipe, name) for name in CONSTANTS}
         missing = [number for number in range(recipe.epochs) if not self._file(number).is_file()]
-        if (folder / HEADER).is_file():
-            self._check(_header(folder), constants)
-        elif teacher is not None:
+        if not (folder / HEADER).is_file() and teacher is not None:
             size = recipe.label_bytes(len(images), classes) or 0
             check_writable(folder, "soft_labels")
             check_space(folder, size, f"soft labels of {len(images)} images take", "take another disk or fewer epochs")
@@ -96,6 +94,7 @@ class SoftLabels:
             })  # fmt: skip
         if (folder / HEADER).is_file():
             header = _header(folder)
+            self._check(header, constants)
             parts = [header[name] for name in ("set", "classes", "teacher", "constants")]
             self._labels = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         if missing and teacher is None:
@@ -126,7 +125,7 @@ class SoftLabels:
                 strips=torch.zeros(len(part), 2, 1, dtype=torch.int64), boxes=record.crops[part].long(),
                 flips=record.flips[part], jitter=torch.zeros(len(part), 3), lighting=torch.zeros(len(part), 3),
             )  # fmt: skip
-            inputs = apply(self._images[rows], draws, self._recipe)
+            inputs = apply(self._images, draws, self._recipe, rows=rows)
             paste(inputs, record.partners[part].long(), record.boxes[number])
             logits = self._ask(inputs) if record.logits is None else record.logits[part].to(inputs.device)
             asked.append(logits)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dap.data.names import some
 from dap.errors import OptionError
-from dap.evaluation.augment import normal_values
+from dap.nets import normal_values
 from dap.priors.label_names import IMAGENET_CLASSES, imagenet_names
 
 __all__ = ["Teacher", "output_rows", "teacher_name"]

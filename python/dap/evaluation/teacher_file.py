@@ -15,7 +15,6 @@ from dap import rng
 from dap.config import check_path, check_whole
 from dap.data.label_order import LabelOrder, class_order
 from dap.errors import OptionError, SourceError
-from dap.evaluation.augment import normal_values
 from dap.evaluation.teacher import Teacher
 from dap.evaluation.teacher_library import (
     TIMM,
@@ -26,7 +25,7 @@ from dap.evaluation.teacher_library import (
     timm_teacher,
     torchvision_teacher,
 )  # fmt: skip
-from dap.nets import check_network, create_net
+from dap.nets import check_network, create_net, normal_values
 from dap.registry import unknown_name_error
 from dap.storage.checked_json import (
     FLAG,
@@ -77,8 +76,7 @@ def open_teacher(
         size: Side in pixels of the images that a network of another program was trained on; 224, or timm's own, if left
             out.
         class_names: The class of each output of a network of another program, or a file of them (a name a line, or
-            JSON); if left out, they are in the order of the
-            set's classes, or ImageNet's if there are 1,000 outputs.
+            JSON); if left out, they are in the order of the set's classes, or ImageNet's if there are 1,000 outputs.
 
     Raises:
         OptionError: The name is unknown, an option is missing or does not fit, or the weights cannot be downloaded.

@@ -17,6 +17,7 @@ from dap.config import check_path, check_whole
 from dap.data.names import some
 from dap.data.open import SourceLike, open_source
 from dap.data.source import Source
+from dap.data.stack import read_images
 from dap.device import resolve_device
 from dap.errors import OptionError, SourceError
 from dap.evaluation.protocol import Published, TestImages, Training
@@ -110,7 +111,10 @@ def train_teacher(
         raise OptionError(f"labels: expected 'hard', got {recipe.labels!r}: a teacher has no teacher")
     tests = None if test is None else _same_classes(open_source(test, split="test"), images)
     side, _ = protocol.sides(case, uniform=images.appearance.uniform)
-    pixels = images.images(np.arange(len(images)), size=side, channels=channels)
+    kept = "nothing is kept yet; the same command begins again"
+    pixels = read_images(
+        images, np.arange(len(images)), size=side, channels=channels, bars=Bars(shown=progress), kept=kept
+    )
     check_not_blank(images, pixels)
     key = json.dumps([network, asdict(recipe), seed, images.identity(), len(images)])
     checkpoint = file.with_name(f"{file.name}.{hashlib.sha256(key.encode()).hexdigest()[:12]}.part")

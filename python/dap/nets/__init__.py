@@ -6,6 +6,7 @@ from dap.nets.activations import activation_bytes, images_at_once
 from dap.nets.augmentation import AUGMENTATIONS, Augmentation, Draws, get_augmentation, shift_flip
 from dap.nets.convnet import ConvNet
 from dap.nets.network import Network
+from dap.nets.normalisation import normal_values
 from dap.nets.optimisation import Trained, optimise, steps_done
 from dap.nets.register import check_network, create_net, list_nets, list_networks
 from dap.nets.resnet_ap import ResNetAP
@@ -28,6 +29,7 @@ __all__ = [
     "images_at_once",
     "list_nets",
     "list_networks",
+    "normal_values",
     "one_cycle",
     "optimise",
     "predict",

@@ -117,25 +117,14 @@ def sample(
                 )  # fmt: skip
                 with torch.set_grad_enabled(through):
                     x0 = _x0(x, prediction.eps, alpha, sigma, clip)
-                    of_label: Tensor | None = x0
-                    if settings.guidance_scale != 1:
-                        conditional = prediction.conditional
-                        of_label = None if conditional is None else _x0(x, conditional, alpha, sigma, clip)
+                    x0_conditional = x0 if settings.guidance_scale == 1 else None
+                    if prediction.conditional is not None:
+                        x0_conditional = _x0(x, prediction.conditional, alpha, sigma, clip)
                 std = _std(noise_level.cumulative, noise_level.after, prediction.variance)
                 state = StepState(
-                    step,
-                    num_steps,
-                    int(t),
-                    alpha,
-                    sigma,
-                    std,
-                    x,
-                    prediction.eps,
-                    x0,
-                    labels,
-                    prediction.features,
-                    of_label,
-                )
+                    step, num_steps, int(t), alpha, sigma, std, x, prediction.eps, x0, labels, prediction.features,
+                    x0_conditional,
+                )  # fmt: skip
                 gradients = _gradients(energies, state, first_energies, keep_graph=differentiated)
 
             eps, to_sample = prediction.eps.detach(), torch.zeros_like(x)

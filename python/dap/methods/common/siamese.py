@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dap.nets import normal_values
+
 __all__ = ["STRATEGIES", "normalised", "siamese_augmentation"]
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's channels
 SCALE, DEGREES, PAD, CUT = 1.2, 15.0, 0.125, 0.5
 
 
@@ -37,9 +38,7 @@ def normalised(images: Tensor) -> Tensor:
         >>> round(normalised(torch.full((1, 1, 1, 1), 3.0)).item(), 2)  # as white
         2.44
     """
-    mean, std = (images.new_tensor(values) for values in (MEAN, STD))
-    if images.shape[1] == 1:
-        mean, std = mean.mean(0, keepdim=True), std.mean(0, keepdim=True)
+    mean, std = map(images.new_tensor, normal_values(images.shape[1]))
     return (((images + 1) / 2).clamp(0, 1) - mean[:, None, None]) / std[:, None, None]
 
 
