@@ -97,6 +97,14 @@ class TestTraining:
             written(tmp_path / "a.safetensors", test=source({"up": 2, "middle": 2}))
         assert list(tmp_path.iterdir()) == []
 
+    def test_images_that_do_not_fit_into_memory_are_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("os.sysconf", lambda name: 20)
+        with pytest.raises(OptionError, match=r"40 images of \(1, 16, 16\) take 0 GB, this machine has 0 GB"):
+            written(tmp_path / "a.safetensors")
+        assert list(tmp_path.iterdir()) == []
+
 
 def plain(network: str, classes: int, size: int = 64) -> nn.Module:
     net: nn.Module = create_net(network, channels=3, classes=classes, size=size, generator=torch.Generator())

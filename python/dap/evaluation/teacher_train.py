@@ -63,7 +63,8 @@ def train_teacher(
 ) -> Teacher:
     """Train a classifier on real images, whose logits are then the labels of protocols ``rded`` and ``fkd``.
 
-    After a stop the same call continues, and ends with the same weights. All images are held in memory, as bytes.
+    After a stop the same call continues, and ends with the same weights. All images are held in memory as bytes: for
+    ImageNet-1K at 224 pixels 193 GB. More than the machine has are refused before they are decoded.
 
     Args:
         source: Real training images, as for :func:`dap.distill`.
@@ -85,7 +86,8 @@ def train_teacher(
         The teacher, opened from the file; ``accuracy`` is in per cent.
 
     Raises:
-        DapError: A subclass of it, for an unknown source, network or option; ``out`` exists, or cannot be written.
+        DapError: A subclass of it, for an unknown source, network or option; ``out`` exists, or cannot be written;
+            the images do not fit into memory.
         DivergedError: A loss is not finite.
 
     Example:
