@@ -11,9 +11,8 @@
 - epoch: seconds of a whole epoch of ConvNet-6 on them.
 - loss: the losses of three steps at 224 pixels for the same random numbers.
 
-All contenders take turns, forwards and backwards, with one thread each (besides the workers); one measurement is one
-file in the folder, kept as soon as it is there. The table gives medians. ``--nice`` sets the priority by which Linux
-shares the machine with other sessions, where it may be set.
+All contenders take turns, forwards and backwards, with THREADS threads each besides the workers; one measurement is one
+file in the folder, kept as soon as it is there. The table gives medians. Give each number of threads a folder.
 """
 
 from __future__ import annotations
@@ -182,11 +181,12 @@ def measurements(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], o
             yield f"accuracy, {args.epochs} epochs, {seed}", lambda seed=seed: accuracies(seed, args.epochs)
 
 
-def table(folder: Path) -> None:
+def table(folder: Path, threads: int) -> None:
     """Print all that the folder has."""
     rows = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     loads = [row["load"] for row in rows.values()]
-    print(f"\n{describe_machine()['cpu']}, torch {torch.__version__}, one thread; load {min(loads)} to {max(loads)}\n")
+    load = f"load {min(loads):.1f} to {max(loads):.1f}"
+    print(f"\n{describe_machine()['cpu']}, torch {torch.__version__}, threads: {threads}; {load}\n")
     print("| seconds of an epoch of 100 images | dap | restarted workers | persistent workers | ratios |")
     print("|---" * 5 + "|")
     timed: dict[str, dict[str, list[float]]] = {}
@@ -216,19 +216,17 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument("--epochs", type=int, default=100, help="of the trainings whose accuracies are compared")
-    parser.add_argument("--nice", type=int, help="-20 to 19, of this session's processes together")
+    parser.add_argument("--threads", type=int, default=1, help="of torch and dap; the references have two workers too")
     args = parser.parse_args()
-    if args.nice is not None:
-        Path("/proc/self/autogroup").write_text(str(args.nice))
     args.keep.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
+    torch.set_num_threads(args.threads)
     for name, measure in measurements(args):
         path = args.keep / f"{name}.json"
         if not path.is_file():
             load, value = os.getloadavg()[0], measure()
             path.write_text(json.dumps({"value": value, "load": load}))
             print(f"{name}: {value}", flush=True)
-    table(args.keep)
+    table(args.keep, args.threads)
 
 
 if __name__ == "__main__":
