@@ -54,22 +54,15 @@ from dap.methods.base import Context, Couples, Method, Presets, Record, Unit
 from dap.methods.common.matching_losses import distribution_loss, gradient_loss
 from dap.methods.common.network_memory import network_bytes
 from dap.methods.common.residual_chain import residual_chain
-from dap.methods.common.siamese import normalised, siamese_augmentation
-from dap.nets import create_net, list_nets, shift_flip
+from dap.methods.common.siamese import AUGMENTATIONS, normalised
+from dap.nets import create_net, list_nets
 from dap.priors import Demand
 from dap.selection import permutation
 
 __all__ = ["LD3M"]
 
 
-def _shift_flip_alike(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the images (N, channels, H, W), all with the same shift and flip."""
-    count, channels, height, width = images.shape
-    return shift_flip(images.reshape(1, count * channels, height, width), generator).reshape(images.shape)
-
-
 MATCHING = ("distribution", "gradient")
-AUGMENTATIONS = {"shift_flip": _shift_flip_alike, "dsa": siamese_augmentation}
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dap.nets import normal_values
+from dap.nets import normal_values, shift_flip
 
-__all__ = ["STRATEGIES", "normalised", "siamese_augmentation"]
+__all__ = ["AUGMENTATIONS", "STRATEGIES", "normalised", "siamese_augmentation"]
 
 SCALE, DEGREES, PAD, CUT = 1.2, 15.0, 0.125, 0.5
 
@@ -55,6 +55,12 @@ def siamese_augmentation(images: Tensor, generator: torch.Generator) -> Tensor:
     """
     strategy = list(STRATEGIES)[int(torch.randint(len(STRATEGIES), (1,), generator=generator))]
     return STRATEGIES[strategy](images, torch.rand(3, generator=generator).tolist())
+
+
+def _shift_flip_alike(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the images (N, C, H, W), all with the same shift and flip."""
+    count, channels, height, width = images.shape
+    return shift_flip(images.reshape(1, count * channels, height, width), generator).reshape(images.shape)
 
 
 def _color(images: Tensor, draws: list[float]) -> Tensor:
@@ -108,3 +114,8 @@ def _warp(images: Tensor, matrix: list[list[float]]) -> Tensor:
 STRATEGIES: Mapping[str, Callable[[Tensor, list[float]], Tensor]] = {
     "color": _color, "crop": _crop, "cutout": _cutout, "flip": _flip, "scale": _scale, "rotate": _rotate,
 }  # fmt: skip
+
+AUGMENTATIONS: Mapping[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "shift_flip": _shift_flip_alike, "dsa": siamese_augmentation,
+}  # fmt: skip
+"""Changes of all images of a class alike, by the name that methods take."""
