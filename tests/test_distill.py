@@ -156,12 +156,12 @@ def test_manifest_names_the_real_images_that_were_used(distilled):
 def test_contact_sheet_shows_a_row_for_each_class(distilled):
     sheet = Image.open(distilled.path / "contact_sheet.png")
     assert sheet.mode == "RGB"
-    assert sheet.height == 2 * 66
+    assert sheet.height == 26 + 2 * 66  # the title and two rows
     assert 3 * 66 < sheet.width < 3 * 66 + 150
     images = distilled.to_torch()[0].numpy()
     for row in range(2):
         for column in range(3):
-            left, top = sheet.width - 66 * (3 - column), 66 * row
+            left, top = sheet.width - 66 * (3 - column), 26 + 66 * row
             tile = np.asarray(sheet.crop((left, top, left + 64, top + 64)))
             expected = images[3 * row + column, 0].repeat(2, axis=0).repeat(2, axis=1)
             np.testing.assert_array_equal(tile, np.stack([expected] * 3, axis=-1))

@@ -12,7 +12,9 @@ from dap.config import check_path
 from dap.data.classmap import LabelMap
 from dap.data.ipc import Ipc
 from dap.data.label_order import LabelOrder, reorder_labels
+from dap.data.labelled_set import Transform
 from dap.data.open import SourceLike, check_outside, open_source
+from dap.data.packed_set import in_packed_order, read_packed
 from dap.data.remake import slots_to_remake
 from dap.data.sidecar import read_sidecar
 from dap.dataset import DistilledDataset
@@ -23,7 +25,7 @@ from dap.index import Index, open_index
 from dap.indexing import build_index
 from dap.methods import AnyGuide, AnyMethod
 from dap.priors import PriorLike
-from dap.run import SHEET, Request, RunFolder, execute, open_run, resolve
+from dap.run import SHEET, Request, RunFolder, execute, open_run, ranking, resolve
 from dap.storage.cache import cache_in_use
 from dap.storage.files import atomic_path, check_writable
 from dap.storage.lock import folder_lock
@@ -39,15 +41,20 @@ __all__ = [
 ]  # fmt: skip
 
 
-def load(path: SourceLike, *, class_map: LabelOrder | None = None) -> DistilledDataset:
+def load(
+    path: SourceLike, *, class_map: LabelOrder | None = None, transform: Transform | None = None
+) -> DistilledDataset:
     """Opens a distilled dataset: a run of :func:`distill`, or a set that another method's authors released.
 
     Args:
         path: The folder of a run; or labelled images of any other kind that :func:`dap.open_source` opens: a
             class-per-folder tree, WebDataset or Parquet shards, safetensors, a ``.pt`` of tensors. The labels of a tree
-            are the positions of its sorted folders.
+            are the positions of its sorted folders, but a set that was packed from a run keeps its labels, manifest
+            and ranking.
         class_map: Labels of another order (:func:`dap.data.label_order.reorder_labels`): class names in the order of
             their labels, the label of each name, or a file of one of the two.
+        transform: Turns each image that is indexed (``distilled[0]``), a Pillow image, into another value, as in
+            torchvision.
 
     Raises:
         SourceError: Nothing of that kind is there, or the run was not finished.
@@ -64,13 +71,22 @@ def load(path: SourceLike, *, class_map: LabelOrder | None = None) -> DistilledD
     if run is not None:
         if class_map is not None:
             raise OptionError(f"{path}: its labels are those of its dap.json; leave class_map= out")
-        return DistilledDataset(run.source, manifest=run.manifest, best_first=run.best_first)
+        return DistilledDataset(run.source, manifest=run.manifest, best_first=run.best_first, transform=transform)
     try:
         source = open_source(path)
     except SourceError as error:
         raise SourceError(f"{error}; and there is no dap.json of a run") from error
-    tensors = read_sidecar(Path(path), source) if isinstance(path, str | Path) else None
-    return DistilledDataset(source if class_map is None else reorder_labels(source, class_map), tensors=tensors)
+    folder = Path(path) if isinstance(path, str | Path) else None
+    packed = None if folder is None else read_packed(folder)
+    if class_map is not None:
+        source = reorder_labels(source, class_map)
+    elif packed is not None:
+        source = in_packed_order(source, packed.class_names)
+    manifest = {} if packed is None or class_map is not None else packed.manifest
+    return DistilledDataset(
+        source, manifest=manifest, best_first=ranking(source, manifest), transform=transform,
+        tensors=None if folder is None else read_sidecar(folder, source),
+    )  # fmt: skip
 
 
 @own_torch_state()

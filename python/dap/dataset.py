@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +13,12 @@ import numpy as np
 
 from dap.config import check_whole
 from dap.data.huggingface import to_hf_dataset
+from dap.data.labelled_set import LabelledSet, Transform
+from dap.data.manifest import MANIFEST
 from dap.data.open import check_outside
 from dap.data.packing import source_samples, write_packed
 from dap.data.source import Source
-from dap.data.stack import stack_images
-from dap.data.webdataset import to_pipeline
+from dap.data.webdataset_pipeline import to_pipeline
 from dap.report import source_sheet
 
 if TYPE_CHECKING:
@@ -28,24 +32,28 @@ if TYPE_CHECKING:
 __all__ = ["DistilledDataset"]
 
 
-class DistilledDataset:
+class DistilledDataset(LabelledSet):
     """Labelled images to train a classifier on; made by :func:`dap.load` and :func:`dap.distill`.
+
+    It has what torchvision's ``ImageFolder`` has (``classes``, ``class_to_idx``, ``transform``, ``[i]``): see
+    :class:`dap.data.labelled_set.LabelledSet`. A slice is a set of its own.
 
     Args:
         source: The images.
         manifest: The manifest of the run that made them.
         best_first: Indices of each class's images, best first; None: in the source's order.
         tensors: Arrays by name with a row for each image.
+        transform: Turns each image that is indexed, a Pillow image, into another value.
 
     Attributes:
         source: The images as a :class:`dap.data.source.Source`, which decodes an image when it is used.
         manifest: The content of ``dap.json``: options, versions, seeds, class map, hashes, seconds. Empty for a set
             that ``dap.distill`` did not make.
-        class_names: Names of the classes; a label is an index into it.
 
     Example:
         >>> import dap
-        >>> images, labels = dap.load("distilled").to_torch()  # doctest: +SKIP
+        >>> distilled = dap.load("distilled", transform=torchvision.transforms.ToTensor())  # doctest: +SKIP
+        >>> image, label = distilled[0]  # doctest: +SKIP
     """
 
     def __init__(
@@ -55,35 +63,19 @@ class DistilledDataset:
         manifest: dict[str, Any] | None = None,
         best_first: Sequence[np.ndarray] | None = None,
         tensors: Mapping[str, np.ndarray] | None = None,
+        transform: Transform | None = None,
     ) -> None:
-        self.source, self.class_names, self.manifest = source, source.class_names, manifest or {}
+        super().__init__(source, transform=transform)
+        self.manifest = manifest or {}
         self._tensors = dict(tensors or {})
         self._best_first = best_first or [source.of_class(label) for label in range(len(self.class_names))]
 
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:  # image, uint8 (C, H, W), and label
-        label = int(self.source.labels[index])  # raises IndexError beyond the end, as iteration needs
-        return self.source.pixels(range(len(self))[index]), label
-
-    def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:
-        return (self[index] for index in range(len(self)))
-
-    @property
-    def path(self) -> Path:
-        """The path from which the set was opened."""
-        return Path(self.source.name)
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Labels, int64 with shape (N,); the images of a run are in order of class and slot."""
-        return self.source.labels.copy()
-
-    @property
-    def files(self) -> list[str]:
-        """The path of each image below the folder; its key or number in a set that is not a folder of images."""
-        return list(self.source.ids)
+    def select(self, indices: np.ndarray) -> DistilledDataset:
+        """Return the images with these indices, in this order, as a set with the same classes and transform."""
+        return DistilledDataset(
+            self.source.select(indices), manifest=self.manifest, transform=self.transform,
+            tensors={name: array[indices] for name, array in self._tensors.items()},
+        )  # fmt: skip
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -110,27 +102,7 @@ class DistilledDataset:
         """
         rankings = [best for best in self._best_first if len(best)]
         check_whole("take", n, 1, min(map(len, rankings)))
-        indices = np.concatenate([best[:n] for best in rankings])
-        tensors = {name: array[indices] for name, array in self._tensors.items()}
-        return DistilledDataset(self.source.select(indices), manifest=self.manifest, tensors=tensors)
-
-    def to_torch(self, *, size: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """All images and labels, in order, decoded into memory.
-
-        Args:
-            size: Side in pixels to which all images are resized (:meth:`dap.data.source.Source.images`), RGB if
-                some are in colour; None: all have one size already.
-
-        Returns:
-            Images, uint8 (N, C, H, W), and labels, int64 (N,).
-
-        Raises:
-            OptionError: They differ in size or channels and ``size`` is not given, or they do not fit into memory.
-            FormatError: An image cannot be decoded; the message names it.
-        """
-        import torch
-
-        return torch.from_numpy(stack_images(self.source, size)), torch.from_numpy(self.labels)
+        return self.select(np.concatenate([best[:n] for best in rankings]))
 
     def loader(
         self,
@@ -203,8 +175,8 @@ class DistilledDataset:
     def save(
         self,
         out: str | Path,
-        *,
         format: str = "imagefolder",
+        *,
         codec: str | None = None,
         quality: int = 95,
         maxcount: int = 100_000,
@@ -233,9 +205,9 @@ class DistilledDataset:
 
         Example:
             >>> import dap
-            >>> dap.load("distilled").save("shards", format="webdataset")  # doctest: +SKIP
+            >>> dap.load("distilled").save("shards", "webdataset")  # doctest: +SKIP
         """
-        if not self.manifest:  # a run's folder may hold more, since its manifest names its images
+        if not (self.path / MANIFEST).is_file():  # a run's folder may hold more, since its manifest names its images
             check_outside(Path(out), self.source)
         provenance = self.manifest or {"name": self.source.name, "identity": self.source.identity()}
         return write_packed(
@@ -245,9 +217,15 @@ class DistilledDataset:
         )  # fmt: skip
 
     def show(self) -> Image.Image:
-        """The contact sheet, as a Pillow image."""
-        return source_sheet(self.source)
+        """The contact sheet, as a Pillow image; of a run with method, images per class and seed above it."""
+        return source_sheet(self.source, self.manifest)
 
     def __repr__(self) -> str:
         method = f", method {self.manifest['options']['method']['name']!r}" if self.manifest else ""
         return f"DistilledDataset({self.source.name!r}, {len(self)} images, {len(self.class_names)} classes{method})"
+
+    def _repr_html_(self) -> str:
+        buffer = io.BytesIO()
+        self.show().save(buffer, format="PNG")
+        picture, text = base64.b64encode(buffer.getvalue()).decode(), html.escape(repr(self))
+        return f'<p>{text}</p><img alt="contact sheet of {text}" src="data:image/png;base64,{picture}">'

@@ -15,6 +15,7 @@ from dap.config import check_whole
 from dap.device import resolve_device
 from dap.errors import OptionError
 from dap.nets import Augmentation, get_augmentation
+from dap.nets.augmentation import AUGMENTATIONS
 
 __all__ = ["Augment", "Loader"]
 
@@ -88,6 +89,15 @@ class Loader:
                 f"device={str(self.device)!r}: the {len(images)} images take {images.nbytes / 1e9:.1f} GB, more than "
                 "is free there; use device='cpu', or a smaller size"
             ) from error
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.images.shape[1:]))
+        names = [name for name, augmentation in AUGMENTATIONS.items() if augmentation == self.augment]
+        augment = names[0] if names else type(self.augment).__name__
+        return (
+            f"Loader({len(self.images)} images of {size}, {len(self)} batches of {self.batch_size}, augment "
+            f"{augment!r}, epoch {self.epoch}, {str(self.device)!r})"
+        )
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""

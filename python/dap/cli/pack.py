@@ -54,11 +54,14 @@ def pack(
     from dap.data.manifest import MANIFEST
     from dap.data.open import open_source
     from dap.data.packing import PackOptions, pack_source
+    from dap.data.shard_paths import PACKED
 
     options: PackOptions = {
         "codec": codec, "quality": quality, "maxcount": maxcount, "maxsize": maxsize, "on_error": on_error,
     }  # fmt: skip
-    if Path(source, MANIFEST).is_file() and not classes and label_column is None:
+    # a run, or a set that was packed from one, is packed with its manifest and in its order
+    known = Path(source, MANIFEST).is_file() or (split == "train" and Path(source, PACKED).is_file())
+    if known and not classes and label_column is None:
         from dap.api import load
 
         packed = load(source).save(out, format=format, **options)

@@ -22,6 +22,7 @@ from dap.storage.checked_json import (
     NUMBER,
     SHA256,
     TEXT,
+    check_shape,
     choice,
     either,
     fields,
@@ -40,6 +41,7 @@ __all__ = [
     "TRAIN",
     "append_ledger",
     "check_finished",
+    "check_manifest",
     "check_same_run",
     "counts_in",
     "images_of",
@@ -92,6 +94,17 @@ def read_manifest(out: Path) -> dict[str, Any] | None:
         manifest: dict[str, Any] = read_json(path, SHAPE, advice=ADVICE)
     except FileNotFoundError:
         return None
+    _check_counts(path, manifest)
+    return manifest
+
+
+def check_manifest(path: Path, manifest: Mapping[str, Any], field: str) -> None:
+    """Raise FormatError unless a manifest that is stored in a field of another file is one that this version writes."""
+    check_shape(path, {field: manifest}, fields({field: SHAPE}), advice=ADVICE)
+    _check_counts(path, manifest)
+
+
+def _check_counts(path: Path, manifest: Mapping[str, Any]) -> None:
     names = [entry["name"] for entry in manifest["class_map"]]
     stages, counts = [numbers_of_classes(stage, names) for stage in manifest["ipc_stages"]], counts_in(manifest)
     mappings = [ipc for ipc in (manifest["ipc"], *manifest["ipc_stages"]) if isinstance(ipc, dict)]
@@ -108,7 +121,6 @@ def read_manifest(out: Path) -> dict[str, Any] | None:
     ):
         if not fits:
             raise FormatError(f"{path}: {field}; {ADVICE}")
-    return manifest
 
 
 def _rises(before: tuple[int, ...], now: tuple[int, ...]) -> bool:

@@ -27,7 +27,7 @@ from dap.storage.checked_json import (
 from dap.storage.files import is_vacant, sweep, write_json
 from dap.storage.ledger import Ledger
 
-__all__ = ["PackRecord"]
+__all__ = ["PackRecord", "read_pack_record"]
 
 LEDGER, SCHEMA = ".dap-pack.jsonl", 1
 ADVICE = "it is damaged, or not what dap writes beside packed shards: restore it, or choose another folder"
@@ -155,7 +155,16 @@ class PackRecord:
                     f"{self._out} is not empty and holds no {PACKED}: choose a new or an empty folder"
                 )
             return None
-        record: dict[str, Any] = read_json(path, RECORD, advice=ADVICE)
-        if record["status"] == "complete":
-            check_shape(path, record, WHOLE_RECORD, advice=ADVICE)
-        return record
+        return read_pack_record(path)
+
+
+def read_pack_record(path: Path) -> dict[str, Any]:
+    """Return all of a ``pack.json``.
+
+    Raises:
+        FormatError: It is damaged.
+    """
+    record: dict[str, Any] = read_json(path, RECORD, advice=ADVICE)
+    if record["status"] == "complete":
+        check_shape(path, record, WHOLE_RECORD, advice=ADVICE)
+    return record

@@ -20,7 +20,7 @@ from dap.errors import FormatError, SourceError
 from dap.storage.checked_json import ANYTHING, read_json
 
 __all__ = [
-    "PACKED", "SIDECAR", "check_packed", "class_names_beside", "find_shards", "is_url", "shard_files",
+    "MAX_JSON", "PACKED", "SIDECAR", "check_packed", "class_names_beside", "find_shards", "is_url", "shard_files",
     "shards_of_split",
 ]  # fmt: skip
 

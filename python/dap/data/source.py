@@ -31,7 +31,7 @@ __all__ = ["Source"]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Source:
     """Labelled images, each decoded when it is used. Opened by :func:`dap.open_source`.
 
@@ -69,6 +69,9 @@ class Source:
         if repeated := [name for name, count in Counter(self.class_names).items() if count > 1]:
             raise SourceError(f"{self.name}: more than one class is called {some(repeated)}; names must differ")
         self.labels.setflags(write=False)
+
+    def __repr__(self) -> str:
+        return f"Source({self.name!r}, {len(self)} images, {len(self.class_names)} classes)"
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -10,28 +10,26 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import numpy as np
 
 from dap._core import TarWriter, scan_tar
-from dap.data.codecs import EXTENSION_OF, codec_of, encode
 from dap.data.from_labels import source_from_files
 from dap.data.image_files import IMAGE_EXTENSIONS, UNREAD_EXTENSIONS, WEB_EXTENSIONS, log_skipped
-from dap.data.names import escape, some
+from dap.data.names import some, unescape
 from dap.data.shard_paths import class_names_beside
 from dap.data.shard_writer import Record, ShardWriter
 from dap.data.source import Source
-from dap.errors import FormatError, OptionError
+from dap.errors import FormatError
 
-if TYPE_CHECKING:
-    from webdataset import FluidWrapper
-
-__all__ = ["WebDatasetWriter", "open_webdataset", "to_pipeline"]
+__all__ = ["WebDatasetWriter", "open_webdataset"]
 
 NUMBER = re.compile("[0-9]{1,18}")
+KEY = re.compile(r"([^/]+)/\d{5,}")
 MAX_LABEL = 1 << 20  # bytes of a member that holds a label
 
 
@@ -39,8 +37,8 @@ def open_webdataset(shards: Sequence[Path], *, name: str) -> Source:
     """Opens tar shards. Reads all headers and labels, decodes no image.
 
     A label is the number or text in ``cls``, or ``label``, ``class`` or ``cls`` of ``json``. Numbers get their class
-    names from the ``pack.json`` or ``classes.json`` in the shards' folder, if it has one. An image's id is
-    ``shard.tar/key``.
+    names from the ``pack.json`` or ``classes.json`` in the shards' folder, if it has one, or else from the keys, if
+    these are ``class/00000`` as dap writes them. An image's id is ``shard.tar/key``.
 
     Samples without an image that can be read are logged, and listed in ``skipped`` of the result.
 
@@ -58,6 +56,7 @@ def open_webdataset(shards: Sequence[Path], *, name: str) -> Source:
         ['train-000000.tar/0/00000']
     """
     ids: list[str] = []
+    keys: list[str] = []
     texts: list[str] = []
     spans: list[np.ndarray] = []
     content = hashlib.sha256()
@@ -69,6 +68,7 @@ def open_webdataset(shards: Sequence[Path], *, name: str) -> Source:
         skipped += [(f"{shard_id}/{key}", reason) for key, reason in without_image.items()]
         with shard.open("rb") as file:
             texts += [_label(shard, key, members, file) for key, (_, members) in samples.items()]
+        keys += samples
         ids += [f"{shard_id}/{key}" for key in samples]
         images = [(number, *image) for image, _ in samples.values()]
         spans.append(np.array(images, np.int64).reshape(-1, 3))
@@ -78,7 +78,9 @@ def open_webdataset(shards: Sequence[Path], *, name: str) -> Source:
     log_skipped(name, skipped)
     labels, names = _numbers_or_text(name, texts, shards)
     read = partial(_read, list(shards), np.concatenate(spans) if spans else np.empty((0, 3), np.int64))
-    return source_from_files(name, labels, names, read, ids=ids, digest=content.hexdigest(), skipped=skipped)
+    source = source_from_files(name, labels, names, read, ids=ids, digest=content.hexdigest(), skipped=skipped)
+    name_of = _names_in_keys(keys, labels) if names is None and labels is not texts else None
+    return replace(source, class_names=tuple(name_of[label] for label in source.source_ids)) if name_of else source
 
 
 def _numbers_or_text(
@@ -100,6 +102,16 @@ def _numbers_or_text(
     if names is None and any(str(int(text)) != text for text in set(texts)):
         return texts, None
     return [int(text) for text in texts], names
+
+
+def _names_in_keys(keys: Sequence[str], labels: Sequence[int | str]) -> dict[int | str, str] | None:
+    """The class name of each label, from keys such as ``T-shirt%2Ftop/00012``; None unless the two fit one to one."""
+    matches = [KEY.fullmatch(key) for key in keys]
+    folders = [match[1] for match in matches if match is not None]
+    pairs = set(zip(labels, folders, strict=False))
+    if len(folders) < len(keys) or len(pairs) < 2 or not len(pairs) == len(set(folders)) == len(set(labels)):
+        return None
+    return {label: unescape(folder) for label, folder in pairs}
 
 
 Span = tuple[int, int]  # first byte and size of a member
@@ -189,31 +201,6 @@ def _read(shards: Sequence[Path], spans: np.ndarray, index: int) -> bytes:
     if len(data) != size:
         raise FormatError(f"expected {size} bytes at byte {offset} of {shards[shard]}, got {len(data)}")
     return data
-
-
-def to_pipeline(source: Source) -> FluidWrapper:
-    """The images of a source as a pipeline of the ``webdataset`` package: ``__key__``, the file's bytes, ``cls``.
-
-    PNG, JPEG and WebP files keep their bytes; all other images become PNG.
-
-    Raises:
-        OptionError: ``webdataset`` is not installed.
-    """
-    try:
-        from webdataset import FluidWrapper
-    except ImportError as error:
-        raise OptionError("to_webdataset needs the webdataset package: pip install webdataset") from error
-    counts = [0] * len(source.class_names)
-    samples: list[dict[str, object]] = []
-    for index, label in enumerate(source.labels.tolist()):
-        data = b"" if source.read is None else source.read(index)
-        codec = codec_of(data) or "png"
-        if codec_of(data) is None:
-            data = encode(source.pixels(index), "png")
-        key = f"{escape(source.class_names[label])}/{counts[label]:05d}"
-        samples.append({"__key__": key, EXTENSION_OF[codec]: data, "cls": b"%d" % label})
-        counts[label] += 1
-    return FluidWrapper(samples)
 
 
 class WebDatasetWriter(ShardWriter):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import math
 from dataclasses import asdict, dataclass, field
 
 from dap.evaluation.statistics import Difference, Summary, summary
-from dap.result_text import columns, json_text, without_nan
+from dap.result_text import columns, html_table, json_text, without_nan
 from dap.storage.space import size_text
 
 __all__ = ["EvaluationResult", "Row"]
@@ -49,7 +50,7 @@ class Row:
         return summary(self.best)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EvaluationResult:
     """All rows of one evaluation, the first set's first.
 
@@ -94,6 +95,27 @@ class EvaluationResult:
 
         With one repeat there are neither errors nor intervals.
         """
+        return "\n".join([self._caption(), *columns(self._lines()), *self._notes()])
+
+    def __repr__(self) -> str:
+        sets = ", ".join(dict.fromkeys(row.set_name for row in self.rows))
+        return (
+            f"EvaluationResult(protocol {self.protocol!r}, {sets}: {len(self.rows)} rows, n = {self.repeats}, "
+            f"seed {self.seed}; print its .table())"
+        )
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self._notes())
+        return html_table(self._lines(), self._caption()) + notes
+
+    def _caption(self) -> str:
+        changes = "".join(f", {name}={value}" for name, value in self.protocol_options.items())
+        return (
+            f"protocol {self.protocol}{changes}: accuracy in % on {self.test_images} test images of "
+            f"{len(self.class_names)} classes, mean ± standard error, n = {self.repeats}, seed {self.seed}"
+        )
+
+    def _lines(self) -> list[list[str]]:
         first = self.rows[0].set_name
         lines = [["set", "network", "images", "last", "best", f"last - {first}"]]
         for row in self.rows:
@@ -110,12 +132,10 @@ class EvaluationResult:
             )
         if all(row.difference is None for row in self.rows):
             lines = [line[:-1] for line in lines]
-        changes = "".join(f", {name}={value}" for name, value in self.protocol_options.items())
-        text = [
-            f"protocol {self.protocol}{changes}: accuracy in % on {self.test_images} test images of "
-            f"{len(self.class_names)} classes, mean ± standard error, n = {self.repeats}, seed {self.seed}",
-            *columns(lines),
-        ]
+        return lines
+
+    def _notes(self) -> list[str]:
+        text = []
         if self.teacher is not None:
             accuracy = self.teacher["accuracy"]
             measured = f": {accuracy:.1f} % of the test images" if isinstance(accuracy, float) else ", by stored labels"
@@ -125,7 +145,7 @@ class EvaluationResult:
             text.append("soft labels: " + ", ".join(f"{size_text(size)} of {name}" for name, size in sizes.items()))
         if self.recognised is not None:
             text.append(f"recognised by the judge: {100 * self.recognised:.1f} %")
-        return "\n".join(text)
+        return text
 
     def to_dict(self) -> dict[str, object]:
         """The result in JSON's types; values that are not finite (the standard error of one repeat) become None."""

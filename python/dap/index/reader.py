@@ -20,12 +20,14 @@ from dap.index.metadata import IndexClass, read_ids, read_metadata
 from dap.index.moments import Moments
 from dap.index.spec import BLOCK_BYTES, DTYPES, FEATURES, IDS, LATENTS, FloatArray, IndexSpec, tensor_name
 from dap.registry import unknown_name_error
+from dap.result_text import html_table
 
 if TYPE_CHECKING:
     import faiss
 
 __all__ = ["Index", "IndexClass", "open_index"]
 
+SHOWN = 20  # classes that a notebook shows
 MAX_OPEN = 256  # files that stay mapped though nobody holds a view of them; each takes a file descriptor
 
 
@@ -48,6 +50,11 @@ class Index:
 
     def __repr__(self) -> str:
         return f"Index({str(self.path)!r}, {len(self.classes)} classes, {len(self)} images, timesteps {self.timesteps})"
+
+    def _repr_html_(self) -> str:
+        rows = [[entry.name, str(entry.rows)] for entry in self.classes[:SHOWN]]
+        more = f" (the first {SHOWN} of them)" if len(self.classes) > SHOWN else ""
+        return html_table([["class", "images"], *rows], f"{self!r}{more}")
 
     def __len__(self) -> int:
         """The number of images."""

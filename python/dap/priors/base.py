@@ -100,6 +100,11 @@ class Prior(metaclass=_Checked):
     ambiguous: Mapping[str, tuple[int, ...]] = {}
     slot_bytes: int = 2**30
 
+    def __repr__(self) -> str:
+        image, dtype = "x".join(map(str, self.image_shape)), str(self.dtype).removeprefix("torch.")
+        blocks = f"{len(self.block_names)} blocks, " if self.block_names else ""
+        return f"{type(self).__name__}({self.name!r}, images of {image}, {blocks}{dtype}, {str(self.device)!r})"
+
     @property
     def image_bytes(self) -> ImageBytes:
         """The memory of one image in the networks, a function of their shapes and data type alone.

@@ -1,6 +1,6 @@
 """From options to files: jobs, their plan and output folder, the executor, and finished runs opened again."""
 
-from dap.run.finished import OpenedRun, open_run
+from dap.run.finished import OpenedRun, open_run, ranking
 from dap.run.folder import SHEET, RunFolder
 from dap.run.job import Job, Request, resolve
 from dap.run.local import execute
@@ -8,5 +8,5 @@ from dap.run.plan import plan
 
 __all__ = [
     "SHEET", "Job", "OpenedRun", "Request", "RunFolder", "execute", "open_run",
-    "plan", "resolve",
+    "plan", "ranking", "resolve",
 ]  # fmt: skip

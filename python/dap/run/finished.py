@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from dap.data.manifest import check_finished, counts_in, images_of, read_manifes
 from dap.data.source import Source
 from dap.errors import FormatError
 
-__all__ = ["OpenedRun", "open_run"]
+__all__ = ["OpenedRun", "open_run", "ranking"]
 
 
 class OpenedRun(NamedTuple):
@@ -47,21 +47,36 @@ def open_run(path: str | Path) -> OpenedRun | None:
         return None
     check_finished(path, manifest)
     entries = classmap.from_json(manifest["class_map"])
-    counts = counts_in(manifest)
     files = images_of(manifest)
-    best_first: list[np.ndarray] = []
-    for entry, count, first in zip(entries, counts, accumulate(counts, initial=0), strict=False):
-        rank = manifest.get("rank", {}).get(entry.name, list(range(count)))
-        if sorted(rank) != list(range(count)):
-            raise FormatError(f"{path}: expected ranks 0 to {count - 1} of {entry.name!r}, got {rank}")
-        best_first.append(first + np.argsort(rank))
     source = Source(
         name=str(path),
         class_names=tuple(entry.name for entry in entries),
         source_ids=tuple(entry.source_id for entry in entries),
-        labels=np.repeat(np.arange(len(entries), dtype=np.int64), counts),
+        labels=np.repeat(np.arange(len(entries), dtype=np.int64), counts_in(manifest)),
         ids=files,
         load=lambda index: read_image(path / files[index]),
         read=lambda index: (path / files[index]).read_bytes(),
     )
-    return OpenedRun(source, manifest, best_first)
+    return OpenedRun(source, manifest, ranking(source, manifest))
+
+
+def ranking(source: Source, manifest: Mapping[str, Any]) -> list[np.ndarray]:
+    """Return the indices of each class's images, best first; in the source's order where there is no ranking of them.
+
+    Args:
+        source: The images of a run, or those that were packed from it, of which some may have been left out.
+        manifest: The run's manifest; empty for other images.
+
+    Raises:
+        FormatError: The ranks of a class are not those of its images.
+    """
+    names = [entry["name"] for entry in manifest.get("class_map", ())]
+    made = dict(zip(names, counts_in(manifest), strict=True)) if manifest else {}
+    best_first = []
+    for label, name in enumerate(source.class_names):
+        indices = source.of_class(label)
+        rank: list[int] | None = manifest.get("rank", {}).get(name) if made.get(name) == len(indices) else None
+        if rank is not None and sorted(rank) != list(range(len(indices))):
+            raise FormatError(f"{source.name}: expected ranks 0 to {len(indices) - 1} of {name!r}, got {rank}")
+        best_first.append(indices if rank is None else indices[np.argsort(rank)])
+    return best_first

@@ -21,14 +21,16 @@ from dap.kernels.arrays import Array, dtype_name, is_double, is_tensor, to_numpy
 from dap.kernels.backend_rust import supports
 from dap.kernels.base import as_kernel
 from dap.kernels.checks import check_rows
+from dap.result_text import html_table
 
 __all__ = ["DISTANCE", "Embedding", "Selection", "Selector", "as_rows", "compiled"]
 
+SHOWN = 20  # chosen rows that a notebook shows
 DISTANCE = Distance()
 """The default kernel: its MMD² is the energy distance, as in the paper's energy."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Selection:
     """Chosen rows that represent all rows.
 
@@ -46,6 +48,18 @@ class Selection:
     error: float
     kernel: Kernel
     points: npt.NDArray[np.float64] | None = None
+
+    def __repr__(self) -> str:
+        shares = "" if self.weights is None else ", weighted"
+        numbers = ", ".join(map(str, self.indices[:5].tolist())) + (", …" if len(self.indices) > 5 else "")
+        return f"Selection({len(self.indices)} rows: {numbers}{shares}, error {self.error:.4g})"
+
+    def _repr_html_(self) -> str:
+        weights = np.full(len(self.indices), 1 / len(self.indices)) if self.weights is None else self.weights
+        rows = zip(self.indices[:SHOWN].tolist(), weights[:SHOWN].tolist(), strict=True)
+        more = f", the first {SHOWN}" if len(self.indices) > SHOWN else ""
+        caption = f"{len(self.indices)} chosen rows{more}; error {self.error:.4g} (MMD, kernel {self.kernel.name})"
+        return html_table([["row", "share of all rows"], *([str(row), f"{share:.4f}"] for row, share in rows)], caption)
 
 
 class Selector(Protocol):

@@ -13,6 +13,7 @@ from dap.config import check_choice, from_options
 from dap.errors import OptionError
 from dap.methods.base import AnyMethod, Couples, Method
 from dap.registry import Registry
+from dap.result_text import html_table
 from dap.seams import check_class
 
 __all__ = ["METHODS", "MethodInfo", "check_method", "list_methods", "register_method"]
@@ -45,6 +46,11 @@ class MethodInfo:
     needs: tuple[str, ...]
     couples: Couples
     presets: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        words = {"year": self.year, "couples": self.couples, "needs": ", ".join(self.needs) or "nothing"}
+        words |= {"presets": ", ".join(self.presets) or "none", "paper": self.paper}
+        return html_table([["method", self.name], *([name, str(value)] for name, value in words.items())])
 
 
 def list_methods() -> list[MethodInfo]:
