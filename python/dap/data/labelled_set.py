@@ -35,7 +35,7 @@ class LabelledSet:
         >>> import dap
         >>> images = LabelledSet(dap.open_source("fashion-mini", classes=["Dress", "Bag"]))
         >>> images[0][0].shape, images.class_to_idx
-        ((1, 28, 28), {'Dress': 0, 'Bag': 1})
+        ((1, 32, 32), {'Dress': 0, 'Bag': 1})
     """
 
     def __init__(self, source: Source, *, transform: Transform | None = None) -> None:
