@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dap.methods import DAP, IGD, LD3M, CoDA, DAPSet, ManifoldGD
+from dap.methods import DAP, DM, IGD, LD3M, CoDA, DAPSet, ManifoldGD
 from dap.methods.dap_set import SetEnergy
 from dap.methods.mgd3 import MGD3, Mode
 from dap.methods.plug_and_play import PlugAndPlay
@@ -33,6 +33,8 @@ IGD_TEST["igd, published constants"] = {"method": IGD(**FASHION_IGD | IGD.preset
 OTHERS: Rows = BASELINES | {name: {"method": name} for name in ("coda:fashion", "coda:paper", "plug_and_play:fashion")}
 LD3M_TEST: Rows = BASELINES | {name: {"method": name} for name in ("k_medoids", "ld3m:fashion")}
 LD3M_TEST["ld3m:paper, 100 iterations"] = {"method": "ld3m:paper", "method_options": {"steps": 100}}
+DM_TEST: Rows = BASELINES | {name: {"method": name} for name in ("k_medoids", "dm:fashion", "dm:fashion_latent")}
+DM_TEST["dm:paper, 100 iterations"] = {"method": "dm:paper", "method_options": {"steps": 100}}
 SCALING: Rows = {
     "dap_set, 100 steps": {"method": "dap_set", "num_inference_steps": 100},
     "dap_set, recurrences=2": {"method": DAPSet(recurrences=2)},
@@ -123,6 +125,15 @@ TUNING: dict[str, Rows] = {
             {"steps": 15, "learning_rate": 3.0},
             {"steps": 15, "matching": "gradient"},
             {"steps": 60},
+        )
+    },
+    "dm": {
+        f"dm {options}": {"method": DM(**DM.presets["fashion"] | options)}
+        for options in (
+            {"steps": 100, "learning_rate": 10.0},
+            {"steps": 100, "learning_rate": 100.0},
+            {"steps": 100, "learning_rate": 10.0, "space": "latent"},
+            {"steps": 100, "learning_rate": 100.0, "space": "latent"},
         )
     },
     "windows": {

@@ -15,6 +15,7 @@ from dap.methods.d4m import D4M
 from dap.methods.dap import DAP
 from dap.methods.dap_set import DAPSet
 from dap.methods.dit import DiT
+from dap.methods.dm import DM
 from dap.methods.herding import Herding
 from dap.methods.igd import IGD
 from dap.methods.k_center import KCenter
@@ -26,14 +27,14 @@ from dap.methods.plug_and_play import PlugAndPlay
 from dap.methods.random import Random
 
 __all__ = [
-    "D3M", "D4M", "DAP", "IGD", "LD3M", "METHODS", "MGD3", "TERMS", "AnyGuide", "AnyMethod", "CoDA", "Context",
+    "D3M", "D4M", "DAP", "DM", "IGD", "LD3M", "METHODS", "MGD3", "TERMS", "AnyGuide", "AnyMethod", "CoDA", "Context",
     "DAPSet", "DiT", "Guide", "Guided", "Herding", "KCenter", "KMedoids", "ManifoldGD", "Method", "MethodInfo",
     "PlugAndPlay", "Random", "SingleGuide", "Slot", "Unit", "get_method", "list_methods", "register_method",
 ]  # fmt: skip
 
 for _method in (
     Random, Herding, KCenter, KMedoids, DiT, DAP, MGD3, ManifoldGD, IGD, D4M, D3M, LD3M, CoDA, PlugAndPlay, DAPSet,
-    Guided,
+    Guided, DM,
 ):  # fmt: skip
     register_method(_method)
 

@@ -157,9 +157,9 @@ class Method(Seam, Generic[A]):
         year: When it was published; None if it was not.
         couples: "slot" if each slot is made independently, "class" if the slots of a class depend on each other,
             "sequence" if each slot of a class depends on those with lower numbers, which are made before it.
-        needs: Any of "prior" (a diffusion model), "labels" (real images with their classes, beyond the classes' names),
-            "classifier" (a network that tells the classes apart), "training" (a network is trained or adapted for the
-            run) and "text" (captions, or a prior that reads them).
+        needs: Any of "prior" (a diffusion model; see :meth:`uses_prior`), "labels" (real images with their classes,
+            beyond the classes' names), "classifier" (a network that tells the classes apart), "training" (a network is
+            trained or adapted for the run) and "text" (captions, or a prior that reads them).
         presets: Named options, for ``method="name:preset"``.
         version: Raised with every change of its images' bytes: a run of another version is not continued.
         sampled_by: The sampling (:mod:`dap.sampling.named`) for which the numbers of a preset were published, by its
@@ -210,6 +210,13 @@ class Method(Seam, Generic[A]):
         """
         return None
 
+    def uses_prior(self) -> bool:
+        """Return whether a prior makes the images under these options; by default whether "prior" is in ``needs``.
+
+        If not, no prior is loaded, images have the size and channels of the source, and :meth:`make` returns images.
+        """
+        return "prior" in self.needs
+
     def shared(self) -> str | None:
         """Return what all classes of a run share, such as "a classifier of all classes"; None if they share nothing.
 
@@ -234,7 +241,7 @@ class Method(Seam, Generic[A]):
 
         Nothing is prepared yet. The default is the most: a graph through the whole denoiser.
         """
-        return (Demand(denoiser=True),) if "prior" in self.needs else ()
+        return (Demand(denoiser=True),) if self.uses_prior() else ()
 
     def preparation_bytes(self, context: Context) -> int:
         """Return the memory of the preparation beside the weights, for the plan of memory.
@@ -253,7 +260,7 @@ class Method(Seam, Generic[A]):
 
     def steps_per_slot(self, context: Context) -> int:
         """Return how many denoiser steps are run for each slot, for the progress bar; by default the schedule's."""
-        return context.num_steps() if "prior" in self.needs else 0
+        return context.num_steps() if self.uses_prior() else 0
 
 
 AnyMethod: TypeAlias = Method[Any]  # a method of which it does not matter what it prepares

@@ -38,7 +38,7 @@ The preset "fashion" had the best accuracy of a few trials on held-out images (`
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -46,23 +46,26 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dap import rng
 from dap.config import check_choice, check_number, check_whole
 from dap.errors import DivergedError
 from dap.features import RealLatents, latents_bytes, real_latents
 from dap.methods.base import Context, Couples, Method, Presets, Record, Unit
+from dap.methods.common.class_matching import ClassLoss, ClassMatching
 from dap.methods.common.matching_losses import distribution_loss, gradient_loss
 from dap.methods.common.network_memory import network_bytes
 from dap.methods.common.residual_chain import residual_chain
 from dap.methods.common.siamese import AUGMENTATIONS, normalised
-from dap.nets import create_net, list_nets
+from dap.nets import list_nets
 from dap.priors import Demand
 from dap.selection import permutation
 
 __all__ = ["LD3M"]
 
 
-MATCHING = ("distribution", "gradient")
+MATCHING: Mapping[str, ClassLoss] = {
+    "distribution": lambda net, real, generated, index: distribution_loss(net, real, generated),
+    "gradient": lambda net, real, generated, index: gradient_loss(net, real, generated, target=index),
+}
 
 
 @dataclass(frozen=True)
@@ -204,30 +207,11 @@ class LD3M(Method[RealLatents]):
 
     def _loss(self, context: Context, unit: Unit, images: Tensor, iteration: int) -> Tensor:
         """Return the loss of an iteration, summed over the unit's classes."""
-        net = create_net(
-            self.network, width=self.width, channels=context.channels, classes=len(context.classes), size=context.size,
-            generator=rng.generator(context.seed, "ld3m", "net", iteration),
-        ).to(images.device)  # fmt: skip
-        total = torch.zeros((), device=images.device)
-        for index, places in context.classes_of(unit):
-            name = context.classes[index].name
-            rows = context.source.of_class(index)
-            draw = rng.generator(context.seed, "ld3m", name, iteration)
-            chosen = rows[torch.randperm(len(rows), generator=draw)[: self.batch].numpy()]
-            real = context.images(chosen).to(images.device).float() / 127.5 - 1
-            generated = images[places.to(images.device)]
-            real, generated = (  # generators with one seed, so that both batches are augmented alike
-                AUGMENTATIONS[self.augmentation](
-                    normalised(batch) if self.normalise else batch,
-                    rng.generator(context.seed, "ld3m", "augment", name, iteration),
-                )
-                for batch in (real, generated)
-            )
-            if self.matching == "distribution":
-                total = total + distribution_loss(net, real, generated)
-            else:
-                total = total + gradient_loss(net, real, generated, target=index)
-        return total
+        matching = ClassMatching(
+            self.name, MATCHING[self.matching], self.network, self.width, self.batch, AUGMENTATIONS[self.augmentation],
+            units=normalised if self.normalise else None,
+        )  # fmt: skip
+        return matching.of(context, unit, images, iteration, lambda indices: context.images(indices.tolist()))
 
 
 def _rows(context: Context, name: str, count: int, numbers: Iterable[int]) -> list[int]:

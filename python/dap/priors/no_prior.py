@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dap.errors import OptionError
 from dap.priors.base import Prediction, Prior
+from dap.priors.batches import ImageBytes
 
 __all__ = ["NoPrior"]
 
@@ -19,6 +20,7 @@ class NoPrior(Prior):
 
     Args:
         image_shape: (channels, height, width) of the run's images.
+        device: Where the method computes; None: on the CPU.
     """
 
     name = "no prior"
@@ -27,10 +29,11 @@ class NoPrior(Prior):
     slot_bytes = 1  # no step is taken
     dtype = torch.float32
     encoding_bytes = 0  # nothing is encoded by a prior
+    image_bytes = ImageBytes(0, 0, 0, 0)
 
-    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], device: torch.device | None = None) -> None:
         self.image_shape = image_shape
-        self.device = torch.device("cpu")
+        self.device = device or torch.device("cpu")
 
     def labels_of(self, class_names: Sequence[str]) -> Mapping[str, int]:
         """Return no labels."""

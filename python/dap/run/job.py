@@ -15,11 +15,12 @@ from dap.data.classmap import ClassEntry, LabelMap
 from dap.data.ipc import Ipc, check_ipc, counts_of
 from dap.data.open import SourceLike, open_source
 from dap.data.source import Source
+from dap.device import resolve_device
 from dap.errors import OptionError
 from dap.features import Encoder, check_channels, check_images
 from dap.index import Index
 from dap.methods import AnyGuide, AnyMethod, Context, get_method
-from dap.methods.common.real_images import RealImagesByFeatures
+from dap.methods.common.real_images import RealImages, RealImagesByFeatures
 from dap.priors import NoPrior, Prior, PriorLike, load_prior
 from dap.run.classes import classes_of_run, open_index_and_source
 from dap.run.real_images import Shape, check_request, chosen_features, shape_of_run
@@ -181,19 +182,20 @@ def _prior_and_encoder(request: Request, recipe: AnyMethod, source: Source) -> t
 
     prior: Prior | None = None
     encoder: Encoder | None = None
-    if "prior" in recipe.needs:
+    if recipe.uses_prior():
         prior = load()
     elif isinstance(recipe, RealImagesByFeatures):
         prior, encoder = chosen_features(request, source, load)
     if prior is None:
         size, channels, _ = shape_of_run(request, source, recipe)
-        prior = NoPrior((channels, size, size))
+        computes = not isinstance(recipe, RealImages)
+        prior = NoPrior((channels, size, size), resolve_device(request.device) if computes else None)
     return prior, encoder
 
 
 def _shape(request: Request, recipe: AnyMethod, source: Source, prior: Prior) -> Shape:
     """Return the shape of the images: that of the prior that makes them, otherwise that of the source."""
-    if "prior" not in recipe.needs:
+    if not recipe.uses_prior():
         return shape_of_run(request, source, recipe)
     if request.source is not None:  # an index was checked when it was built
         check_images(source, prior, request.channels)

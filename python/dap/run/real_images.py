@@ -55,7 +55,7 @@ def check_request(request: Request, source: Source, recipe: AnyMethod, counts: S
             raise OptionError(
                 f"features_options: {option} is an option of the run, and of its features too; give it there"
             )
-    if request.size is not None and not isinstance(recipe, RealImages):
+    if request.size is not None and recipe.uses_prior():
         raise OptionError(f"size: the images of method {recipe.name!r} have the prior's size; leave it out")
     if request.size is not None:
         check_whole("size", request.size)

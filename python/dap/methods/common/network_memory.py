@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from dap.methods.common.surrogate_training import HELD_BYTES, ONE_CYCLE
+from dap.methods.common.held_images import held_bytes
+from dap.methods.common.surrogate_training import ONE_CYCLE
 from dap.nets import Network, create_net, images_at_once
 from dap.priors.memory import peak_bytes, without_data
 
@@ -76,8 +77,7 @@ def training_bytes(context: Context, network: str, width: int) -> int:
             torch.autograd.grad(net(torch.empty(images, *shape, device="meta")).sum(), list(net.parameters()))
 
     image = peak_bytes(lambda: step(2)) - peak_bytes(lambda: step(1))
-    held = count * pixels if count * pixels <= HELD_BYTES else 0
-    return held + 4 * (4 * parameters + batch * pixels) + min(batch, images_at_once(one, shape)) * image
+    return held_bytes(context) + 4 * (4 * parameters + batch * pixels) + min(batch, images_at_once(one, shape)) * image
 
 
 def surrogate_bytes(context: Context, training: SurrogateTraining) -> int:

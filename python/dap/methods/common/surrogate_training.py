@@ -17,12 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dap.data.stack import read_images
 from dap.methods.common.class_gradients import KEPT, flat, gradient_file, mean_cosine, write_gradients
+from dap.methods.common.held_images import images_by_index
 from dap.nets import ClassifierTraining, images_at_once
 from dap.nets.optimisation import SAVE_SECONDS
 from dap.nets.train_state import read_state, write_state
@@ -37,7 +36,6 @@ __all__ = ["IGD_SGD", "ONE_CYCLE", "Optimisation", "train", "train_with_gradient
 
 MAX_SHIFT = 3  # pixels of the augmentation
 GRADIENT_BATCH = 50
-HELD_BYTES = 2**32
 STATE = "training.pt"
 
 
@@ -59,7 +57,7 @@ def train(context: Context, net: nn.Module, folder: Path, *, epochs: int) -> Ten
 
     ``folder`` keeps the state of the training, which is continued if it is there.
     """
-    _train(context, net, _images_of(context), folder, _Checkpoints(), epochs, ONE_CYCLE, None)
+    _train(context, net, images_by_index(context, kept=KEPT), folder, _Checkpoints(), epochs, ONE_CYCLE, None)
     return flat(net.parameters()).cpu()
 
 
@@ -88,7 +86,7 @@ def train_with_gradients(
     Returns:
         The epochs after which states were kept, 0 before the first, and their weights, (E, P) on the CPU.
     """
-    images_of, source, kept = _images_of(context), context.source, _Checkpoints()
+    images_of, source, kept = images_by_index(context, kept=KEPT), context.source, _Checkpoints()
     rows = [*random_of_each_class(source, references, context.seed).values()]
     batch = min(GRADIENT_BATCH, images_at_once(net, (context.channels, context.size, context.size)))
 
@@ -173,14 +171,3 @@ def _train(
                 return
             training.step()
             bar.update()
-
-
-def _images_of(context: Context) -> Callable[[Tensor], Tensor]:
-    """Return a function from image indices, int64 (n,), to images, uint8 (n, channels, size, size) on the CPU."""
-    count, shape = len(context.source), (context.channels, context.size, context.size)
-    if count * math.prod(shape) > HELD_BYTES:
-        return lambda indices: context.images(indices.tolist())
-    images = read_images(
-        context.source, np.arange(count), size=context.size, channels=context.channels, bars=context.bars, kept=KEPT
-    )  # fmt: skip
-    return torch.from_numpy(images).__getitem__
