@@ -128,12 +128,12 @@ TUNING: dict[str, Rows] = {
         )
     },
     "dm": {
-        f"dm {options}": {"method": DM(**DM.presets["fashion"] | options)}
+        f"dm {options}": {"method": DM(**DM.presets["fashion"] | {"steps": 100} | options)}
         for options in (
-            {"steps": 100, "learning_rate": 10.0},
-            {"steps": 100, "learning_rate": 100.0},
-            {"steps": 100, "learning_rate": 10.0, "space": "latent"},
-            {"steps": 100, "learning_rate": 100.0, "space": "latent"},
+            {"learning_rate": 10.0},
+            {"learning_rate": 100.0},
+            {"learning_rate": 10.0, "space": "latent"},
+            {"learning_rate": 100.0, "space": "latent"},
         )
     },
     "windows": {

@@ -35,6 +35,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -160,7 +161,7 @@ class DM(Method[RealSource]):
         optimizer = torch.optim.SGD([x], lr=self.learning_rate, momentum=self.momentum)
         for iteration in range(self.steps):
             with torch.enable_grad():
-                made = prior.decode_with_graph(x) if latent else x
+                made = self._decoded(context, x) if latent else x
                 loss = self._loss(context, unit, made, iteration, artefact)
                 (gradient,) = torch.autograd.grad(loss, x)
             x.grad = gradient * rate
@@ -173,6 +174,12 @@ class DM(Method[RealSource]):
                 context.callback_on_step_end(prior, iteration, 0, {"latents": x.detach()})
         x = x.detach()
         return x if latent else (x * 127.5 + 127.5).round().to(torch.uint8).cpu()
+
+    def _decoded(self, context: Context, latents: Tensor) -> Tensor:
+        try:
+            return context.prior.decode_with_graph(latents)
+        except DivergedError as error:
+            raise DivergedError("the latents left the range of the decoder: lower learning_rate") from error
 
     def steps_per_slot(self, context: Context) -> int:
         """Return the number of iterations."""
@@ -192,6 +199,6 @@ class DM(Method[RealSource]):
         """Return the loss of an iteration, summed over the unit's classes."""
         matching = ClassMatching(
             self.name, lambda net, *batches: distribution_loss(net, *batches[:2]), self.network, self.width, self.batch,
-            siamese_augmentation, units=normalised,
+            siamese_augmentation, units=partial(normalised, clamp=self.uses_prior()),
         )  # fmt: skip
         return matching.of(context, unit, images, iteration, real.images)

@@ -31,15 +31,18 @@ __all__ = ["AUGMENTATIONS", "STRATEGIES", "normalised", "siamese_augmentation"]
 SCALE, DEGREES, PAD, CUT = 1.2, 15.0, 0.125, 0.5
 
 
-def normalised(images: Tensor) -> Tensor:
+def normalised(images: Tensor, *, clamp: bool = True) -> Tensor:
     """Return images in [-1, 1], clamped, in units of ImageNet's mean and deviation; grey ones in the mean of both.
+
+    Without ``clamp``, pixels at the ends of the range have a gradient.
 
     Example:
         >>> round(normalised(torch.full((1, 1, 1, 1), 3.0)).item(), 2)  # as white
         2.44
     """
     mean, std = map(images.new_tensor, normal_values(images.shape[1]))
-    return (((images + 1) / 2).clamp(0, 1) - mean[:, None, None]) / std[:, None, None]
+    values = (images + 1) / 2
+    return ((values.clamp(0, 1) if clamp else values) - mean[:, None, None]) / std[:, None, None]
 
 
 def siamese_augmentation(images: Tensor, generator: torch.Generator) -> Tensor:
