@@ -62,8 +62,9 @@ def test_the_list_says_what_there_is_to_know():
     assert [each.name for each in methods][: len(BUILT_IN)] == BUILT_IN
     found = {each.name: each for each in methods}
     assert found["dap"] == MethodInfo(
-        "dap", "Su et al., ICLR 2026, arXiv 2510.17421", 2026, ("prior", "labels"), "slot", ("paper",)
-    )
+        "dap", "Su et al., ICLR 2026, arXiv 2510.17421", 2026, ("prior", "labels"), "slot", ("paper",),
+        "pulls each sample to real images of its class in the prior's features", "1.2",
+    )  # fmt: skip
     assert found["random"].needs == ("labels",) and found["dit"].needs == ("prior",)
     assert {name for name in BUILT_IN if found[name].couples == "slot"} == {
         "random",
@@ -96,20 +97,20 @@ def test_every_method_and_preset_is_made_by_name():
 def test_the_command_shows_the_list(command_line):
     code, out, err = command_line("methods")
     assert (code, err) == (0, "")
-    lines = out.splitlines()
-    assert lines[0].split() == ["method", "year", "couples", "needs", "presets", "paper"]
+    lines = out.partition("\n\n")[0].splitlines()
+    assert lines[0].split()[:4] == ["method", "cost", "couples", "needs"] and lines[0].endswith("  what it does")
     assert [line.split()[0] for line in lines[1:]] == [each.name for each in dap.list_methods()]
-    start = lines[0].index("paper")
+    start = lines[0].index("what it does")
     for line, each in zip(lines[1:], dap.list_methods(), strict=True):
-        assert line[start:] == each.paper and line[start - 2 : start] == "  "
+        assert line[start:] == each.summary and line[start - 2 : start] == "  "
     row = next(line for line in lines if line.startswith("dap "))
-    assert re.split(r"\s{2,}", row)[:5] == ["dap", "2026", "slot", "prior labels", "paper"]
+    assert re.split(r"\s{2,}", row)[:4] == ["dap", "1.2", "slot", "prior labels"]
 
 
 def test_the_command_shows_the_options_of_one_as_set_reads_them(command_line):
     code, out, err = command_line("methods", "dap")
     assert (code, err) == (0, "")
-    assert out.splitlines()[0] == f"dap: {inspect.getdoc(METHODS['dap']).splitlines()[0]}"
+    assert out.splitlines()[0] == "dap: pulls each sample to real images of its class in the prior's features"
     assert "arXiv 2510.17421" in out.splitlines()[1]
     shown = dict(re.findall(r"^--set (\w+)=\s+(.+)$", out, re.MULTILINE))
     assert list(shown) == [field.name for field in dataclasses.fields(METHODS["dap"])]

@@ -5,10 +5,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from tqdm.auto import tqdm
 
-__all__ = ["NO_BARS", "Bars", "progress_bar"]
+__all__ = ["NO_BARS", "Bars", "bars_hidden", "progress_bar"]
+
+_HIDDEN = ContextVar("dap.bar.hidden", default=False)
+
+
+@contextmanager
+def bars_hidden() -> Iterator[None]:
+    """Show no bar within the block."""
+    token = _HIDDEN.set(True)
+    try:
+        yield
+    finally:
+        _HIDDEN.reset(token)
 
 
 def progress_bar(
@@ -24,6 +37,7 @@ def progress_bar(
         shown: False: there is no bar.
         leave: Whether it stays on the screen, with the time that it took, when it is closed.
     """
+    shown = shown and not _HIDDEN.get()
     watched = sys.stderr.isatty() or "ipykernel" in sys.modules
     return tqdm(
         total=total, initial=done, desc=title, unit=unit, leave=leave, disable=not (shown and total and watched)

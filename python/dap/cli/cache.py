@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from dap.cli.command import json_option, print_result
 from dap.cli.group import Group
 
 __all__ = ["cache"]
@@ -18,7 +19,8 @@ def cache() -> None:
     """
 
 
-@cache.command()
+@cache.command(examples=["dap cache info", "DAP_CACHE_SIZE=50GB dap cache info"])
+@json_option
 def info() -> None:
     """Shows the cache's folder and size, and what takes it."""
     from dap.storage.cache import cache_folder, cache_size
@@ -26,16 +28,21 @@ def info() -> None:
 
     limit = cache_limit()
     bound = "" if limit is None else f", DAP_CACHE_SIZE allows {limit / 1e6:.1f} MB"
-    click.echo(f"{cache_size() / 1e6:.1f} MB in {cache_folder()}{bound}")
+    size = cache_size()
+    lines = [f"{size / 1e6:.1f} MB in {cache_folder()}{bound}"]
     sizes: dict[str, list[int]] = {}
     for cached in cached_paths():
         kind = "not finished" if cached.being_made else cached.path.relative_to(cache_folder()).parts[0]
         sizes.setdefault(kind, []).append(cached.bytes)
     for kind, counts in sorted(sizes.items()):
-        click.echo(f"  {kind:<14}{sum(counts) / 1e6:>10.1f} MB{len(counts):>8}")
+        lines.append(f"  {kind:<14}{sum(counts) / 1e6:>10.1f} MB{len(counts):>8}")
+    kinds = {kind: {"entries": len(counts), "bytes": sum(counts)} for kind, counts in sorted(sizes.items())}
+    print_result(
+        lambda: "\n".join(lines), {"folder": str(cache_folder()), "bytes": size, "limit": limit, "kinds": kinds}
+    )
 
 
-@cache.command()
+@cache.command(examples=["dap cache clear"])
 def clear() -> None:
     """Deletes all that dap has stored in the cache."""
     from dap.storage.cache import cache_folder, clear_cache

@@ -6,12 +6,20 @@ from pathlib import Path
 
 import click
 
+from dap.cli.command import Command
 from dap.cli.values import TABLES, Name
 
 __all__ = ["compare"]
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=[
+        "dap compare dit.json dap.json",
+        "dap compare dit=dit-0.json dit=dit-1.json dap=dap-0.json dap=dap-1.json --format latex",
+        "dap compare *.json --plot comparison.pdf",
+    ],
+)
 @click.argument("results", nargs=-1, required=True, metavar="[NAME=]RESULT...")
 @click.option("--format", "form", default="text", type=Name("format", TABLES), show_default=True,
               help='"text", "markdown", "latex", "csv" or "json".')  # fmt: skip

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from dap.cli.before_and_after import next_commands, plan_text
 from dap.cli.classes import (
     choose_classes,
     choose_ipc,
@@ -15,13 +16,24 @@ from dap.cli.classes import (
     label_option,
     parse_labels,
 )
+from dap.cli.command import Command, announce, json_option, print_result, quiet_option, say
+from dap.cli.config_file import config_options
 from dap.cli.options import channels_option, device_option, precision_options, prior_options, sampling_options
 from dap.cli.values import Method, Number, Out, Whole, assignments_option
 
 __all__ = ["distill"]
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=[
+        "dap distill fashion-mini --out distilled",
+        "dap distill photos/train --method dap_set --ipc 20 --out distilled",
+        "dap distill photos/train --method k_medoids --features timm/resnet18 --out chosen",
+        "dap distill imagenet/train --prior facebook/DiT-XL-2-256 --sampling dit-repo --dtype bfloat16 --out distilled",
+        "dap distill --config run.yaml --ipc 50",
+    ],
+)
 @click.argument("source", required=False)
 @click.option("--out", required=True, type=Out(), help="Output folder; a stopped run is continued.")
 @click.option(
@@ -70,6 +82,9 @@ __all__ = ["distill"]
     metavar="CLASS/NUMBER",
     help="Make an image of a finished run again with other random numbers, or all of a CLASS; repeatable.",
 )
+@json_option
+@quiet_option
+@config_options
 def distill(
     source: str | None,
     out: Path,
@@ -122,8 +137,9 @@ def distill(
     identities = ["" if images is None else images.identity(), "" if indexed is None else indexed.hash]
     done = None if remake else finished_images(out, options, identities)
     if done is not None:
-        click.echo(f"{done} images in {out}/train, complete already; see {out}/contact_sheet.png and {out}/dap.json")
+        _tell(source, out, done, "complete already")
         return
+    announce(plan_text(numbers, chosen or known, method, prior, seed, out))
 
     from dap.api import distill as run
 
@@ -137,4 +153,13 @@ def distill(
     )  # fmt: skip
     remember(out, options, identities)
     spent = sum(distilled.manifest["seconds"].values())
-    click.echo(f"{len(distilled)} images in {out}/train, {spent:.0f} s; see {out}/contact_sheet.png and {out}/dap.json")
+    _tell(source, out, len(distilled), f"{spent:.0f} s")
+
+
+def _tell(source: str | None, out: Path, images: int, how: str) -> None:
+    from dap.data.manifest import read_manifest
+
+    text = f"{images} images in {out}/train, {how}; see {out}/contact_sheet.png and {out}/dap.json"
+    print_result(lambda: text, {"out": str(out), "images": images, "manifest": read_manifest(out)})
+    for command in next_commands(source, out):
+        say(f"next: {command}")

@@ -8,13 +8,22 @@ from pathlib import Path
 import click
 
 from dap.cli.classes import class_names_option, label_column_option
-from dap.cli.options import device_option, json_option
+from dap.cli.command import Command, json_option, print_result, quiet_option
+from dap.cli.config_file import config_options
+from dap.cli.options import device_option
 from dap.cli.values import NETWORKS, PROTOCOLS, Name, Network, Out, Whole, assignments_option
 
 __all__ = ["evaluate"]
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=[
+        "dap evaluate distilled --test fashion-mini --judge",
+        "dap evaluate distilled --test photos/test --real photos/train --network resnet18 --repeats 5 --json dap.json",
+        "dap evaluate distilled --test imagenet/val --protocol fkd --teacher timm/resnet50.a1_in1k",
+    ],
+)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--test", required=True, help="Real images to test on: a built-in name or a class-per-folder tree.")
 @label_column_option
@@ -34,7 +43,7 @@ __all__ = ["evaluate"]
 @click.option("--repeats", default=3, type=Whole(), show_default=True, help="Trainings of each network on each set.")
 @click.option("--seed", default=0, type=Whole(0), show_default=True, help="Root seed of the trainings.")
 @click.option(
-    "--judge", is_flag=True, help="Also report the share of images that a classifier trained on real images recognises."
+    "--judge/--no-judge", help="Also report the share of images that a classifier trained on real images recognises."
 )
 @click.option(
     "--teacher",
@@ -45,8 +54,10 @@ __all__ = ["evaluate"]
 )
 @click.option("--soft-labels", type=Out(), help="Folder in which fkd keeps its soft labels, to use them again.")
 @click.option("--checkpoints", type=Out(), help="Folder from which the same command continues after a stop.")
-@json_option
 @device_option
+@json_option
+@quiet_option
+@config_options
 def evaluate(
     folder: Path,
     test: str,
@@ -63,12 +74,10 @@ def evaluate(
     teacher_options: dict[str, object],
     soft_labels: Path | None,
     checkpoints: Path | None,
-    json_file: Path | None,
     device: str | None,
 ) -> None:
     """Trains classifiers on FOLDER (a distilled set or any class-per-folder tree) and tests them on real images."""
     from dap.data.open import open_source
-    from dap.storage.files import write_atomic
 
     if not folder.exists():
         open_source(folder)
@@ -95,6 +104,4 @@ def evaluate(
         checkpoints=checkpoints,
         device=device,
     )
-    if json_file:
-        write_atomic(json_file, f"{result.to_json()}\n".encode())
-    click.echo(result.table())
+    print_result(result.table, result.to_json())

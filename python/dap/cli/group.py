@@ -8,6 +8,7 @@ import shlex
 
 import click
 
+from dap.cli.command import Command
 from dap.registry import nearest, unknown_name_error
 
 __all__ = ["Group", "in_flags", "usage_message"]
@@ -25,6 +26,8 @@ CALL = re.compile(rf"\bdap\.({'|'.join(COMMANDS)})(\((?:{QUOTED}|[^'\"()])*\))")
 
 class Group(click.Group):
     """A group that shows its help without a command, and names the nearest command for an unknown one."""
+
+    command_class = Command
 
     def __init__(self, *arguments: object, **options: object) -> None:
         super().__init__(*arguments, **{"no_args_is_help": False, **options})  # type: ignore[arg-type]
@@ -82,7 +85,8 @@ def usage_message(error: click.ClickException) -> str:
     if context is None:
         return text
     if isinstance(error, click.NoSuchOption):
-        near = nearest(error.option_name, [name for option in context.command.params for name in option.opts])
+        names = [name for option in context.command.params for name in option.opts if name.startswith("--")]
+        near = nearest(error.option_name, names)
         text = f"no option {error.option_name!r}{f'; did you mean {near!r}?' if near else '.'}"
         if context.command.name == "distill" and near is None:
             text += " Options of the method go by --set NAME=VALUE."

@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 
 from dap.cli.classes import choose_classes, classes_option, label_column_option, label_option, parse_labels
+from dap.cli.command import json_option, print_result, quiet_option, say
+from dap.cli.config_file import config_options
 from dap.cli.group import Group
 from dap.cli.options import channels_option, device_option, precision_options, prior_options, sampling_options
 from dap.cli.values import Name, Out, Whole
@@ -23,7 +25,13 @@ def index() -> None:
     """Builds, shows, checks and merges feature indexes of real images."""
 
 
-@index.command()
+@index.command(
+    examples=[
+        "dap index build imagenet/train --prior facebook/DiT-XL-2-256 --out index",
+        "dap index build photos/train --prior my-prior --timesteps 4 --out index",
+        "dap index build photos/train --shard 1/4 --out part-1",
+    ]
+)
 @click.argument("source")
 @click.option("--out", required=True, type=Out(), help="Folder of the index; a stopped build is continued.")
 @prior_options
@@ -66,6 +74,8 @@ def index() -> None:
 @click.option("--latents", type=FOLDER, help="Index of the same images whose latents are reused.")
 @device_option
 @precision_options()
+@quiet_option
+@config_options
 def build(
     source: str,
     out: Path,
@@ -110,7 +120,8 @@ def build(
         max_per_class=max_per_class, shard=shard, storage_dtype=storage_dtype, latents=latents, device=device,
         dtype=dtype, tf32=tf32,
     )  # fmt: skip
-    click.echo(f"{len(built)} images in {out}; dap distill --index {out}")
+    say(f"{len(built)} images in {out}")
+    say(f"next: dap distill --index {out} --out distilled")
 
 
 def _block(text: str | None) -> int | str | None:
@@ -125,38 +136,57 @@ def _timesteps(text: str) -> int | list[int]:
     return values if "," in text else values[0]
 
 
-@index.command()
+@index.command(
+    examples=[
+        "dap index info index",
+    ]
+)
 @click.argument("folder", type=FOLDER)
+@json_option
 def info(folder: Path) -> None:
     """Shows the options, classes and size of the index in FOLDER."""
     from dap.index import index_bytes, open_index
 
     features = open_index(folder)
     rows = [entry.rows for entry in features.classes]
-    for name, value in features.spec.to_json().items():
+    spec, size = features.spec.to_json(), index_bytes(features.spec, rows)
+    lines = []
+    for name, value in spec.items():
         text = ", ".join(map(str, value)) if isinstance(value, list) else value
-        click.echo(f"{name:<20} {' '.join(text.values()) if isinstance(text, dict) else text}")
-    click.echo(f"{'classes':<20} {len(rows)}, of {min(rows)} to {max(rows)} images")
-    click.echo(f"{'images':<20} {len(features)}")
-    click.echo(f"{'size':<20} {index_bytes(features.spec, rows) / 1e6:.1f} MB")
+        lines.append(f"{name:<20} {' '.join(text.values()) if isinstance(text, dict) else text}")
+    lines.append(f"{'classes':<20} {len(rows)}, of {min(rows)} to {max(rows)} images")
+    lines.append(f"{'images':<20} {len(features)}")
+    lines.append(f"{'size':<20} {size / 1e6:.1f} MB")
+    counts = {entry.name: entry.rows for entry in features.classes}
+    print_result(lambda: "\n".join(lines), {**spec, "classes": counts, "images": len(features), "bytes": size})
 
 
-@index.command()
+@index.command(
+    examples=[
+        "dap index verify index",
+    ]
+)
 @click.argument("folder", type=FOLDER)
+@quiet_option
 def verify(folder: Path) -> None:
     """Reads every byte of the index in FOLDER and compares it with the recorded hashes."""
     from dap.index import open_index
 
     features = open_index(folder)
     features.verify()
-    click.echo(f"{folder}: all {len(features)} images are as they were written")
+    say(f"{folder}: all {len(features)} images are as they were written")
 
 
-@index.command()
+@index.command(
+    examples=[
+        "dap index merge part-1 part-2 part-3 part-4 --out index",
+    ]
+)
 @click.argument("parts", nargs=-1, required=True, type=FOLDER)
 @click.option("--out", required=True, type=Out(), help="Folder of the joined index.")
+@quiet_option
 def merge(parts: tuple[Path, ...], out: Path) -> None:
     """Joins PARTS that were built with --shard."""
     from dap.index import merge as join
 
-    click.echo(f"{len(join(parts, out))} images in {out}")
+    say(f"{len(join(parts, out))} images in {out}")

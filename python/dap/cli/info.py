@@ -7,12 +7,15 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
+from dap.cli.command import Command, json_option, print_result
+
 __all__ = ["info"]
 
 PACKAGES = ("torch", "diffusers", "timm", "numpy", "safetensors", "Pillow", "datasets")
 
 
-@click.command()
+@click.command(cls=Command, examples=["dap info", "dap info --json -"])
+@json_option
 def info() -> None:
     """Shows versions, the build of the Rust core, devices, and the cache."""
     import torch
@@ -29,5 +32,4 @@ def info() -> None:
     rows["cpu threads"] = torch.get_num_threads()
     rows["gpus"] = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) or "none"
     rows["cache"] = f"{cache_size() / 1e6:.1f} MB in {cache_folder()}"
-    for name, value in rows.items():
-        click.echo(f"{name:<16} {value}")
+    print_result(lambda: "\n".join(f"{name:<16} {value}" for name, value in rows.items()), rows)

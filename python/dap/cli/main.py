@@ -59,7 +59,7 @@ def main() -> None:
     handler.setFormatter(_InFlags("dap: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     try:
-        sys.exit(dap.main(standalone_mode=False) or 0)
+        sys.exit(dap.main(prog_name="dap", standalone_mode=False) or 0)
     except click.ClickException as error:
         click.echo(f"dap: error: {usage_message(error)}", err=True)
         sys.exit(error.exit_code)

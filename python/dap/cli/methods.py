@@ -3,39 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 
 import click
 
+from dap.cli.command import Command, json_option, print_result
 from dap.cli.values import Method
 from dap.result_text import columns
 
 __all__ = ["methods"]
 
 
-@click.command()
+COST = (
+    "cost: time per image, divided by that of dit, without preparation (README, What guidance costs).\n"
+    "couples: what is made together; with slot, a larger --ipc adds images.\n"
+    "dap methods NAME shows options, presets and paper."
+)
+
+
+@click.command(cls=Command, examples=["dap methods", "dap methods mgd3", "dap methods --json methods.json"])
 @click.argument("name", required=False, type=Method())
+@json_option
 def methods(name: str | None) -> None:
-    """Lists the methods, or shows the options, defaults and presets of the method NAME."""
+    """Lists the methods with what they do and cost, or shows options, defaults and presets of the method NAME."""
     from dap.methods import METHODS, list_methods
 
     if name is None:
-        rows = [["method", "year", "couples", "needs", "presets", "paper"]]
-        for method_info in list_methods():
-            lists = [" ".join(words) or "-" for words in (method_info.needs, method_info.presets)]
-            year = str(method_info.year or "-")
-            rows.append([method_info.name, year, method_info.couples, *lists, method_info.paper])
-        for line in columns(rows):
-            click.echo(line)
+        infos = list_methods()
+        rows = [["method", "cost", "couples", "needs", "what it does"]]
+        rows += [[info.name, info.cost, info.couples, " ".join(info.needs) or "-", info.summary] for info in infos]
+        print_result(lambda: "\n".join([*columns(rows), "", COST]), [dataclasses.asdict(info) for info in infos])
         return
     method = METHODS[name]
-    click.echo(f"{name}: {(inspect.getdoc(method) or '').partition(chr(10))[0]}")
-    click.echo(method.paper)
-    for line in columns([(f"--set {field.name}=", _text(_default(field))) for field in dataclasses.fields(method)]):
-        click.echo(line)
-    for preset, options in method.presets.items():
-        click.echo(f"{name}:{preset}  " + " ".join(f"{option}={_text(value)}" for option, value in options.items()))
+    info = next(info for info in list_methods() if info.name == name)
+    options = {field.name: _text(_default(field)) for field in dataclasses.fields(method)}
+    lines = [f"{name}: {info.summary}", method.paper]
+    lines += columns([(f"--set {option}=", value) for option, value in options.items()])
+    for preset, values in method.presets.items():
+        lines.append(f"{name}:{preset}  " + " ".join(f"{option}={_text(value)}" for option, value in values.items()))
+    presets = {
+        preset: {option: _text(value) for option, value in values.items()} for preset, values in method.presets.items()
+    }
+    print_result(lambda: "\n".join(lines), {**dataclasses.asdict(info), "options": options, "presets": presets})
 
 
 def _default(field: dataclasses.Field[object]) -> object:

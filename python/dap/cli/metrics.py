@@ -7,13 +7,22 @@ from pathlib import Path
 import click
 
 from dap.cli.classes import class_names_option, label_column_option
-from dap.cli.options import device_option, json_option
+from dap.cli.command import Command, json_option, print_result, quiet_option
+from dap.cli.config_file import config_options
+from dap.cli.options import device_option
 from dap.cli.values import METRICS, Name, Prior, Whole, assignments_option
 
 __all__ = ["metrics"]
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=[
+        "dap metrics distilled --real fashion-mini",
+        "dap metrics distilled --real photos/train --features timm/resnet18 --per-class",
+        "dap metrics distilled --real photos/train --against photos/test --only coverage --json metrics.json",
+    ],
+)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--real", help="Real training images to compare with; a built-in source of the run is known.")
 @label_column_option
@@ -31,13 +40,15 @@ __all__ = ["metrics"]
     "--only", multiple=True, type=Name("metric", METRICS), help="Metric to compute; repeatable; all if left out."
 )
 @click.option("--against", help="Real test images: also find images that are in two of the three sets.")
-@click.option("--per-class", is_flag=True, help="Also show the values of each class.")
+@click.option("--per-class/--no-per-class", help="Also show the values of each class.")
 @click.option(
-    "--judge", is_flag=True, help="Also report the share of images that a classifier trained on real images recognises."
+    "--judge/--no-judge", help="Also report the share of images that a classifier trained on real images recognises."
 )
 @click.option("--seed", default=0, type=Whole(0), show_default=True, help="Seed of a prior's noise and of the judge.")
-@json_option
 @device_option
+@json_option
+@quiet_option
+@config_options
 def metrics(
     folder: Path,
     real: str | None,
@@ -51,7 +62,6 @@ def metrics(
     per_class: bool,
     judge: bool,
     seed: int,
-    json_file: Path | None,
     device: str | None,
 ) -> None:
     """Measures FOLDER (a distilled set, or any labelled images) against real images: FID, coverage and others."""
@@ -59,7 +69,6 @@ def metrics(
     from dap.data.manifest import read_manifest
     from dap.data.open import open_source
     from dap.errors import OptionError
-    from dap.storage.files import write_atomic
 
     if not folder.exists():
         open_source(folder)
@@ -75,6 +84,4 @@ def metrics(
         distilled, real_images, features=features, features_options=features_options or None, prior=prior,
         only=only or None, against=tests, judge=judge, seed=seed, device=device,
     )  # fmt: skip
-    if json_file:
-        write_atomic(json_file, f"{result.to_json()}\n".encode())
-    click.echo(result.table(per_class=per_class))
+    print_result(lambda: result.table(per_class=per_class), result.to_json())

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from dap.cli.values import DTYPES, SAMPLINGS, SCHEDULERS, SPACINGS, Name, Prior, assignments_option
-from dap.errors import OptionError
 
 __all__ = [
-    "channels_option", "device_option", "json_option", "precision_options", "prior_options", "sampling_options",
+    "channels_option", "device_option", "precision_options", "prior_options", "sampling_options",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -23,20 +21,6 @@ channels_option = click.option(
     type=Name("channels", ("grey", "rgb")),
     help='"grey" or "rgb": convert images whose channels are not those of the prior, instead of refusing them.',
 )
-
-
-def json_option(command: F) -> F:
-    """Add ``--json``, which becomes ``json_file``: a file in a folder that exists."""
-
-    def check(ctx: click.Context, param: click.Parameter, file: Path | None) -> Path | None:
-        if file and not file.absolute().parent.is_dir():
-            raise OptionError(f"--json {file}: there is no folder {file.absolute().parent}")
-        return file
-
-    return click.option(
-        "--json", "json_file", type=click.Path(path_type=Path), callback=check,
-        help="Also write the result to this file.",
-    )(command)  # fmt: skip
 
 
 def precision_options(names: Sequence[str] = DTYPES, default: str | None = None) -> Callable[[F], F]:
@@ -56,8 +40,7 @@ def precision_options(names: Sequence[str] = DTYPES, default: str | None = None)
             help=f"Number format of the computation: {known}.",
         ),
         click.option(
-            "--tf32",
-            is_flag=True,
+            "--tf32/--no-tf32",
             help="Let a GPU multiply float32 numbers with the ten fraction bits of TF32; CPUs ignore it.",
         ),
     )

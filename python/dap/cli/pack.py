@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from dap.cli.classes import choose_classes, classes_option, label_column_option
+from dap.cli.command import Command, json_option, print_result, quiet_option
 from dap.cli.values import Name, Out, Whole
 
 __all__ = ["pack"]
@@ -14,7 +15,14 @@ __all__ = ["pack"]
 FORMATS = ("imagefolder", "webdataset", "parquet", "safetensors")
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=[
+        "dap pack distilled --to parquet --out packed",
+        "dap pack distilled --to webdataset --codec webp --out shards",
+        "dap pack photos --split test --classes cat,dog --to imagefolder --out cats-and-dogs",
+    ],
+)
 @click.argument("source")
 @click.option(
     "--to",
@@ -37,6 +45,8 @@ FORMATS = ("imagefolder", "webdataset", "parquet", "safetensors")
 @click.option("--maxsize", default=500_000_000, type=Whole(), show_default=True, help="Most bytes of a shard's images.")
 @click.option("--on-error", type=click.Choice(["raise", "skip"]), default="raise", show_default=True,
               help="What to do with an image that cannot be decoded.")  # fmt: skip
+@json_option
+@quiet_option
 def pack(
     source: str,
     format: str,
@@ -73,4 +83,4 @@ def pack(
     for _, message in packed["skipped"]:
         click.echo(f"dap: skipped: {message}", err=True)
     skipped = f", {len(packed['skipped'])} skipped" if packed["skipped"] else ""
-    click.echo(f"{packed['images']} images in {len(packed['files'])} files in {out}{skipped}")
+    print_result(lambda: f"{packed['images']} images in {len(packed['files'])} files in {out}{skipped}", packed)

@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 
 from dap.cli.classes import choose_classes, classes_option, label_column_option
+from dap.cli.command import quiet_option, say
+from dap.cli.config_file import config_options
 from dap.cli.group import Group
 from dap.cli.options import channels_option, device_option, precision_options
 from dap.cli.values import TRAINING_DTYPES, Out, Prior, Whole
@@ -20,7 +22,12 @@ def prior() -> None:
     """Trains a prior on your own images, or adapts a prior to new classes."""
 
 
-@prior.command()
+@prior.command(
+    examples=[
+        "dap prior train photos/train --out my-prior",
+        "dap prior train photos/train --size 64 --denoiser-steps 20000 --device cuda --out my-prior",
+    ]
+)
 @click.argument("source")
 @click.option("--out", required=True, type=Out(), help="Folder of the prior; a stopped training is continued.")
 @click.option(
@@ -37,6 +44,8 @@ def prior() -> None:
 @click.option("--card/--no-card", default=True, show_default=True,
               help="Measure the finished prior for its model card; a later run with --card makes it too.")  # fmt: skip
 @precision_options(TRAINING_DTYPES, "bfloat16")
+@quiet_option
+@config_options
 def train(
     source: str,
     out: Path,
@@ -65,10 +74,15 @@ def train(
         classes=chosen, seed=seed, device=device, card=card, dtype=dtype, tf32=tf32,
     )  # fmt: skip
     quality = f"{out}/README.md says how good it is; " if (out / "README.md").exists() else ""
-    click.echo(f"{quality}dap distill {source} --prior {out}")
+    say(f"{quality}dap distill {source} --prior {out}")
 
 
-@prior.command()
+@prior.command(
+    examples=[
+        "dap prior adapt photos/train --prior facebook/DiT-XL-2-256 --out my-adapter",
+        "dap prior adapt photos/train --prior my-prior --classes robin,wren --out my-adapter",
+    ]
+)
 @click.argument("source")
 @click.option("--out", required=True, type=Out(), help="Folder of the adapter; a stopped training is continued.")
 @click.option(
@@ -93,6 +107,8 @@ def train(
 @click.option("--seed", default=0, type=Whole(0), show_default=True, help="Root seed of all random numbers.")
 @device_option
 @precision_options(TRAINING_DTYPES, "float32")
+@quiet_option
+@config_options
 def adapt(
     source: str,
     out: Path,
@@ -119,4 +135,4 @@ def adapt(
         images, out=out, prior=base, classes=chosen, channels=channels, rank=rank, steps=steps,
         seed=seed, device=device, dtype=dtype, tf32=tf32,
     )  # fmt: skip
-    click.echo(f"dap distill {source} --prior {out}")
+    say(f"dap distill {source} --prior {out}")

@@ -7,8 +7,10 @@ from pathlib import Path
 import click
 
 from dap.cli.classes import label_column_option
+from dap.cli.command import json_option, print_result, quiet_option, say
+from dap.cli.config_file import config_options
 from dap.cli.group import Group
-from dap.cli.options import device_option, json_option
+from dap.cli.options import device_option
 from dap.cli.values import Network, Whole, assignments_option
 
 __all__ = ["teacher"]
@@ -19,7 +21,12 @@ def teacher() -> None:
     """Trains and checks teachers, whose logits are the labels of protocols rded and fkd."""
 
 
-@teacher.command()
+@teacher.command(
+    examples=[
+        "dap teacher train photos/train --out teacher.safetensors --test photos/test",
+        "dap teacher train imagenet/train --network resnet18 --epochs 100 --set size=128 --out resnet18.safetensors",
+    ]
+)
 @click.argument("source")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write, NAME.safetensors.")
 @click.option("--network", default="resnet18", type=Network(), show_default=True, help="Network, or timm/NAME.")
@@ -29,6 +36,8 @@ def teacher() -> None:
 @label_column_option
 @click.option("--seed", default=0, type=Whole(0), show_default=True, help="Seed of weights, order and augmentation.")
 @device_option
+@quiet_option
+@config_options
 def train(
     source: str,
     out: Path,
@@ -52,10 +61,15 @@ def train(
         images, out=out, network=network, epochs=epochs, test=tests, options=options, seed=seed, device=device
     )
     where = "the training images, on which every teacher is too good" if test is None else "the test images"
-    click.echo(f"{out}: {trained.accuracy:.1f} % of {where}")
+    say(f"{out}: {trained.accuracy:.1f} % of {where}")
 
 
-@teacher.command()
+@teacher.command(
+    examples=[
+        "dap teacher check teacher.safetensors --test photos/test",
+        "dap teacher check timm/resnet50.a1_in1k --test imagenet/val",
+    ]
+)
 @click.argument("where", metavar="TEACHER")
 @click.option("--test", required=True, help="Real images on which the teacher is measured.")
 @click.option("--network", type=Network(), help="Network of a file of another program.")
@@ -65,8 +79,9 @@ def train(
 @click.option("--size", type=Whole(), help="Side in pixels of the images that a network of others was trained on.")
 @click.option("--class-names", type=click.Path(path_type=Path), help="File with the class of each output, one a line.")
 @label_column_option
-@json_option
 @device_option
+@json_option
+@quiet_option
 def check(
     where: str,
     test: str,
@@ -75,12 +90,10 @@ def check(
     size: int | None,
     class_names: Path | None,
     label_column: str | None,
-    json_file: Path | None,
     device: str | None,
 ) -> None:
     """Measures TEACHER (a file, timm/NAME or torchvision/NAME), and fails if its classes are in another order."""
     from dap.data.open import open_source
-    from dap.storage.files import write_atomic
 
     images = open_source(test, split="test", label_column=label_column)
 
@@ -89,7 +102,5 @@ def check(
     options = {"network": network, "weights": weights, "size": size, "class_names": class_names}
     given = {name: value for name, value in options.items() if value is not None}
     result = check_teacher(where, images, teacher_options=given, device=device)
-    if json_file:
-        write_atomic(json_file, f"{result.to_json()}\n".encode())
-    click.echo(result.table())
+    print_result(result.table, result.to_json())
     result.raise_if_bad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TypeVar
 from dap.config import check_choice, from_options
 from dap.errors import OptionError
 from dap.methods.base import AnyMethod, Couples, Method
+from dap.methods.common.summaries import COSTS, SUMMARIES
 from dap.registry import Registry
 from dap.result_text import html_table
 from dap.seams import check_class
@@ -38,6 +40,8 @@ class MethodInfo:
         couples: "slot"; "class" if the images of a class depend on each other, "sequence" if each depends on those
             before it.
         presets: Names of its presets, for ``method="name:preset"``.
+        summary: What it does, in one line.
+        cost: Time per image divided by that of ``dit`` (:mod:`dap.methods.common.summaries`); "?" if not measured.
     """
 
     name: str
@@ -46,11 +50,13 @@ class MethodInfo:
     needs: tuple[str, ...]
     couples: Couples
     presets: tuple[str, ...]
+    summary: str = ""
+    cost: str = "?"
 
     def _repr_html_(self) -> str:
-        words = {"year": self.year, "couples": self.couples, "needs": ", ".join(self.needs) or "nothing"}
-        words |= {"presets": ", ".join(self.presets) or "none", "paper": self.paper}
-        return html_table([["method", self.name], *([name, str(value)] for name, value in words.items())])
+        rows = [["method", self.name], ["what it does", self.summary], ["cost, times dit", self.cost]]
+        rows += [["year", str(self.year)], ["couples", self.couples], ["needs", ", ".join(self.needs) or "nothing"]]
+        return html_table([*rows, ["presets", ", ".join(self.presets) or "none"], ["paper", self.paper]])
 
 
 def list_methods() -> list[MethodInfo]:
@@ -61,9 +67,18 @@ def list_methods() -> list[MethodInfo]:
         'Su et al., ICLR 2026, arXiv 2510.17421'
     """
     return [
-        MethodInfo(cls.name, cls.paper, cls.year, cls.needs, cls.couples, tuple(cls.presets))
+        MethodInfo(
+            cls.name, cls.paper, cls.year, cls.needs, cls.couples, tuple(cls.presets),
+            _summary(cls), COSTS.get(cls.name, "?"),
+        )
         for cls in (METHODS[name] for name in METHODS)
-    ]
+    ]  # fmt: skip
+
+
+def _summary(cls: type[AnyMethod]) -> str:
+    """What a method does: dap's own line, or the first line of the docstring, but not the one that dataclasses make."""
+    line = SUMMARIES.get(cls.name) or (inspect.getdoc(cls) or "").partition("\n")[0]
+    return "" if line.startswith(f"{cls.__name__}(") else line
 
 
 def register_method(cls: C) -> C:

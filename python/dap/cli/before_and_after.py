@@ -1,0 +1,54 @@
+"""What ``dap distill`` says before it starts, and which commands it names when it has ended."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from dap.cli.values import REAL_METHODS
+from dap.data.builtin import BUILTIN
+
+__all__ = ["next_commands", "plan_text"]
+
+
+def plan_text(
+    ipc: int | Mapping[str, int], classes: Collection[str], method: str, prior: str, seed: int, out: Path
+) -> str:
+    """Return what a run will make, in one line.
+
+    Args:
+        ipc: Images per class, or of each class.
+        classes: Names of the classes of the run.
+        method: Name of the method.
+        prior: Name of the prior, which methods of real images do without.
+        seed: Root seed.
+        out: The output folder.
+
+    Example:
+        >>> plan_text(2, ["cat", "dog"], "dap_set", "fashion-dit", 0, Path("out"))
+        '4 images (2 of each of 2 classes) by dap_set with the prior fashion-dit, seed 0, into out'
+    """
+    counts = [ipc] * len(classes) if isinstance(ipc, int) else list(ipc.values())
+    each = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    of_what = "from real images" if method.partition(":")[0] in REAL_METHODS else f"with the prior {prior}"
+    return (
+        f"{sum(counts)} images ({each} of each of {len(counts)} class{'es' if len(counts) > 1 else ''}) by {method} "
+        f"{of_what}, seed {seed}, into {out}"
+    )
+
+
+def next_commands(source: str | None, out: Path) -> list[str]:
+    """Return the commands that make sense after a run.
+
+    Args:
+        source: The real images, as they were given; None: only their index was.
+        out: The folder of the run.
+
+    Example:
+        >>> next_commands("my photos", Path("out"))
+        ["dap metrics out --real 'my photos'"]
+    """
+    if source in BUILTIN:
+        return [shlex.join(["dap", "evaluate", str(out), "--test", str(source), "--judge"])]
+    return [] if source is None else [shlex.join(["dap", "metrics", str(out), "--real", source])]

@@ -1,0 +1,36 @@
+"""One line on what each method does, and what it costs, for lists.
+
+The cost is the time per image divided by that of unguided sampling (``dit``), without preparation, on the built-in
+prior: README, "What guidance costs" (``benches/methods_cost.py``, two cores of an AMD EPYC, and for ``coda``, ``ld3m``
+and ``plug_and_play`` ``examples/compare_methods.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+__all__ = ["COSTS", "SUMMARIES"]
+
+SUMMARIES: Mapping[str, str] = {
+    "random": "real images, drawn at random",
+    "herding": "real images whose mean features follow those of the class",
+    "k_center": "real images that lie far apart, to cover the class",
+    "k_medoids": "the real images nearest to the k-means centres of the class",
+    "dit": "samples of the prior, without guidance",
+    "dap": "pulls each sample to real images of its class in the prior's features",
+    "mgd3": "pulls each sample to a k-means centre of its own in the class",
+    "manifold_gd": "mgd3, with a correction that keeps samples among the class's real images",
+    "igd": "pulls samples along the gradients of a trained classifier, and apart from earlier ones",
+    "d4m": "noises the k-means centres of the class and denoises them again",
+    "d3m": "learns words for each class of a text prior, and samples with them",
+    "ld3m": "optimises latents and labels through a short denoising chain, against a classifier's features",
+    "coda": "pulls each sample to a real image from a dense part of the class",
+    "plug_and_play": "optimises points under the prior's denoising loss and a classifier",
+    "dap_set": "pulls the images of a class, as a set, to the class's distribution, and apart",
+    "guided": "sums the guidance of several methods",
+}
+COSTS: Mapping[str, str] = {
+    "random": "real images", "herding": "real images", "k_center": "real images", "k_medoids": "real images",
+    "dit": "1", "dap": "1.2", "dap_set": "1.1", "mgd3": "1.0", "manifold_gd": "1.1", "igd": "3.8", "coda": "1.0",
+    "plug_and_play": "2.7", "ld3m": "4.7", "guided": "of its parts",
+}  # fmt: skip

@@ -1,0 +1,191 @@
+"""What people meet on the command line: examples, quiet, JSON, configuration files, what comes next."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import click
+import pytest
+import yaml
+from PIL import Image
+
+import dap
+from dap.cli import command
+from dap.cli.command import Command
+from dap.cli.main import dap as root
+from dap.cli.values import METHODS, REAL_METHODS
+from dap.methods.common.summaries import COSTS, SUMMARIES
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
+    for name, leaf in group.commands.items():
+        if isinstance(leaf, click.Group):
+            yield from commands(leaf, (*path, name))
+        else:
+            yield " ".join((*path, name)), leaf
+
+
+LEAVES = dict(commands(root))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for number, name in enumerate(("Bag", "Dress")):
+        (tmp_path / "my photos" / name).mkdir(parents=True)
+        for image in range(3):
+            Image.new("L", (8, 8), 100 * number + image).save(tmp_path / "my photos" / name / f"{image}.png")
+    return tmp_path / "my photos"
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_help_has_examples_that_can_be_read(name: str, command_line) -> None:
+    leaf = LEAVES[name]
+    assert isinstance(leaf, Command) and leaf.examples
+    shown = command_line(*name.split(), "--help")[1]
+    for example in leaf.examples:
+        assert f"\n  {example}\n" in shown and len(example) < 119
+        words = [word for word in shlex.split(example) if not word.startswith("DAP_")]
+        assert words[: 1 + len(name.split())] == ["dap", *name.split()]
+        given = leaf.make_parser(click.Context(leaf)).parse_args(words[1 + len(name.split()) :])[0]
+        for option in leaf.params:
+            if option.required and "config" not in given:
+                assert given[option.name], (example, option.name)
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_no_option_is_without_help(name: str) -> None:
+    for option in LEAVES[name].params:
+        if isinstance(option, click.Option):
+            assert option.help and option.help.endswith(".") and not option.help.startswith("Of "), option
+
+
+def test_python_m_dap(tmp_path: Path) -> None:
+    run = [sys.executable, "-m", "dap"]
+    assert (
+        subprocess.run([*run, "--version"], capture_output=True, text=True).stdout
+        == f"dap, version {dap.__version__}\n"
+    )
+    wrong = subprocess.run([*run, "distil"], capture_output=True, text=True, cwd=tmp_path)
+    assert (wrong.returncode, "did you mean 'distill'" in wrong.stderr) == (2, True)
+
+
+def test_a_shell_completes_commands(tmp_path: Path) -> None:
+    words = {**os.environ, "COMP_WORDS": "dap dist", "COMP_CWORD": "1", "_DAP_COMPLETE": "bash_complete"}
+    shown = subprocess.run([sys.executable, "-m", "dap"], env=words, capture_output=True, text=True).stdout
+    assert shown == "plain,distill\n"
+
+
+def test_a_run_says_what_it_makes_and_what_comes_next(tree: Path, tmp_path: Path, command_line, monkeypatch) -> None:
+    monkeypatch.setattr(command, "sys", SimpleNamespace(stderr=SimpleNamespace(isatty=lambda: True)))
+    out = tmp_path / "out"
+    code, shown, plan = command_line("distill", tree, "--method", "random", "--ipc", 2, "--out", out)
+    done, *following = shown.splitlines()
+    assert plan == f"4 images (2 of each of 2 classes) by random from real images, seed 0, into {out}\n"
+    assert code == 0 and done.startswith(f"4 images in {out}/train, ")
+    assert f"next: dap metrics {out} --real '{tree}'" in following
+    for line in following:
+        assert shlex.split(line)[:2] == ["next:", "dap"] and shlex.split(line)[2] in root.commands
+    assert (
+        command_line("distill", tree, "--method", "random", "--ipc", 2, "--out", out)[1].splitlines()[1:] == following
+    )
+    sampled = command_line("distill", "fashion-mini", "--method", "random", "--ipc", 1, "--out", tmp_path / "mini")[1]
+    assert f"next: dap evaluate {tmp_path / 'mini'} --test fashion-mini --judge" in sampled
+
+
+def test_quiet_prints_the_result_alone(tree: Path, tmp_path: Path, command_line, caplog) -> None:
+    (tree / "Bag" / "x.heic").write_bytes(b"")
+    loud = command_line("distill", tree, "--method", "random", "--ipc", 2, "--out", tmp_path / "loud")
+    assert "heic" in caplog.text
+    caplog.clear()
+    quiet = command_line("distill", tree, "--method", "random", "--ipc", 2, "--out", tmp_path / "quiet", "-q")
+    assert loud[1].count("\n") > 1 and caplog.text == ""
+    assert quiet[1].startswith("4 images in ") and quiet[1].count("\n") == 1 and quiet[2] == ""
+    assert command_line("distill", tree, "--out", tmp_path / "quiet", "-q", "--ipc", 0)[2].startswith("dap: error")
+
+
+def test_json_to_a_file_or_in_place_of_the_text(tree: Path, tmp_path: Path, command_line) -> None:
+    out = tmp_path / "out"
+    arguments = ("distill", tree, "--method", "random", "--ipc", 2, "--out", out)
+    printed = json.loads(command_line(*arguments, "--json", "-")[1])
+    assert printed["images"] == 4 and printed["manifest"] == json.loads((out / "dap.json").read_text())
+    shown = command_line(*arguments, "--json", tmp_path / "run.json")[1]
+    assert shown.startswith("4 images") and json.loads((tmp_path / "run.json").read_text()) == printed
+    methods = json.loads(command_line("methods", "--json", "-")[1])
+    assert [method["name"] for method in methods] == [info.name for info in dap.list_methods()]
+    assert json.loads(command_line("methods", "mgd3", "--json", "-")[1])["presets"]["paper"]
+    assert json.loads(command_line("info", "--json", "-")[1])["core version"] == dap.__version__
+    assert json.loads(command_line("cache", "info", "--json", "-")[1])["bytes"] >= 0
+    packed = json.loads(command_line("pack", out, "--to", "parquet", "--out", tmp_path / "p", "--json", "-")[1])
+    assert packed["images"] == 4
+
+
+def test_options_in_a_file(tree: Path, tmp_path: Path, command_line) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(yaml.safe_dump({
+        "source": str(tree), "out": str(tmp_path / "a"), "method": "random", "ipc": {"Bag": 1, "Dress": 2}, "seed": 3,
+        "tf32": True, "classes": ["Bag", "Dress"], "batch_size": 5, "size": None,
+    }))  # fmt: skip
+    assert command_line("distill", "--config", config)[0] == 0
+    manifest = dap.load(tmp_path / "a").manifest
+    assert (manifest["ipc"], manifest["options"]["seed"]) == ({"Bag": 1, "Dress": 2}, 3)
+    arguments = ("--config", config, "--ipc", 1, "--seed", 4, "--no-tf32", "--out", tmp_path / "b", "--classes", "Bag")
+    saved = tmp_path / "again.yaml"
+    assert command_line("distill", *arguments, "--save-config", saved)[0] == 0
+    assert len(dap.load(tmp_path / "b")) == 1 and dap.load(tmp_path / "b").manifest["options"]["seed"] == 4
+    content = yaml.safe_load(saved.read_text())
+    assert content == {
+        "source": str(tree), "out": str(tmp_path / "b"), "method": "random", "ipc": 1, "seed": 4, "classes": "Bag",
+        "batch-size": 5, "tf32": False,
+    }  # fmt: skip
+    before = (tmp_path / "b" / "dap.json").read_bytes()
+    assert "complete already" in command_line("distill", "--config", saved)[1]
+    assert (tmp_path / "b" / "dap.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("methd: dit", "did you mean 'method'"),
+        ("- a", "expected lines of option: value, got list"),
+        ("a: [", "cannot be read as YAML"),
+        ("seed: [1, 2]", "run.yaml: seed: expected one value, got a list of 2"),
+        ("method: {a: 1}", "run.yaml: method: expected one value, got a mapping"),
+        ("tf32: many", "run.yaml: tf32: expected true or false, got 'many'"),
+        ("ipc: 2.5", "--ipc: expected a whole number of at least 1, got '2.5'"),
+        ("seed: 1.0", "--seed: expected a whole number of at least 0, got '1.0'"),
+        ("set: [scale]", "--set: expected name=value, got 'scale'"),
+        ("help: true", "unknown option in run.yaml 'help'"),
+    ],
+)
+def test_a_wrong_file_is_one_line(text: str, said: str, tmp_path: Path, monkeypatch, command_line) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text(text)
+    code, shown, error = command_line("distill", "fashion-mini", "--out", "new", "--config", "run.yaml")
+    assert (code, shown, error.count("\n")) == (2, "", 1) and said in error
+    assert not Path("new").exists()
+
+
+def test_files_that_cannot_be_read_or_written(tmp_path: Path, command_line) -> None:
+    arguments = ("distill", "fashion-mini", "--out", tmp_path / "new")
+    assert "cannot be read as YAML" in command_line(*arguments, "--config", tmp_path / "none.yaml")[2]
+    assert "there is no folder" in command_line(*arguments, "--save-config", tmp_path / "none" / "run.yaml")[2]
+    assert command_line(*arguments, "--ipc", 0, "--save-config", tmp_path / "run.yaml")[0] == 2
+    assert not (tmp_path / "run.yaml").exists()  # nothing of a command line that is wrong
+
+
+def test_every_method_has_a_line_and_a_cost(command_line) -> None:
+    shown = command_line("methods")[1]
+    infos = {info.name: info for info in dap.list_methods()}
+    for name in METHODS:
+        assert infos[name].summary and infos[name].summary in shown
+        assert len(infos[name].summary) < 100 and ":class:" not in infos[name].summary
+    assert set(SUMMARIES) <= set(METHODS) and set(COSTS) <= set(METHODS)
+    assert {name for name, cost in COSTS.items() if cost == "real images"} == set(REAL_METHODS)
+    assert {info.name for info in infos.values() if "prior" not in info.needs} >= set(REAL_METHODS)
