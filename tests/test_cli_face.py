@@ -20,7 +20,7 @@ import dap
 from dap.cli import command
 from dap.cli.command import Command
 from dap.cli.main import dap as root
-from dap.cli.values import METHODS, REAL_METHODS
+from dap.cli.values import METHODS
 from dap.methods.common.summaries import COSTS, SUMMARIES
 
 
@@ -87,7 +87,7 @@ def test_a_run_says_what_it_makes_and_what_comes_next(tree: Path, tmp_path: Path
     out = tmp_path / "out"
     code, shown, plan = command_line("distill", tree, "--method", "random", "--ipc", 2, "--out", out)
     done, *following = shown.splitlines()
-    assert plan == f"4 images (2 of each of 2 classes) by random from real images, seed 0, into {out}\n"
+    assert plan == f"4 images (2 of each of 2 classes) by random without a prior, seed 0, into {out}\n"
     assert code == 0 and done.startswith(f"4 images in {out}/train, ")
     assert f"next: dap metrics {out} --real '{tree}'" in following
     for line in following:
@@ -187,5 +187,5 @@ def test_every_method_has_a_line_and_a_cost(command_line) -> None:
         assert infos[name].summary and infos[name].summary in shown
         assert len(infos[name].summary) < 100 and ":class:" not in infos[name].summary
     assert set(SUMMARIES) <= set(METHODS) and set(COSTS) <= set(METHODS)
-    assert {name for name, cost in COSTS.items() if cost == "real images"} == set(REAL_METHODS)
-    assert {info.name for info in infos.values() if "prior" not in info.needs} >= set(REAL_METHODS)
+    real = {name for name, cost in COSTS.items() if cost == "real images"}
+    assert real == {"random", "herding", "k_center", "k_medoids"}

@@ -6,14 +6,13 @@ import shlex
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from dap.cli.values import REAL_METHODS
 from dap.data.builtin import BUILTIN
 
 __all__ = ["next_commands", "plan_text"]
 
 
 def plan_text(
-    ipc: int | Mapping[str, int], classes: Collection[str], method: str, prior: str, seed: int, out: Path
+    ipc: int | Mapping[str, int], classes: Collection[str], method: str, prior: str | None, seed: int, out: Path
 ) -> str:
     """Return what a run will make, in one line.
 
@@ -21,7 +20,7 @@ def plan_text(
         ipc: Images per class, or of each class.
         classes: Names of the classes of the run.
         method: Name of the method.
-        prior: Name of the prior, which methods of real images do without.
+        prior: Name of the prior; None: the method uses none.
         seed: Root seed.
         out: The output folder.
 
@@ -31,10 +30,10 @@ def plan_text(
     """
     counts = [ipc] * len(classes) if isinstance(ipc, int) else list(ipc.values())
     each = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-    of_what = "from real images" if method.partition(":")[0] in REAL_METHODS else f"with the prior {prior}"
+    with_what = "without a prior" if prior is None else f"with the prior {prior}"
     return (
         f"{sum(counts)} images ({each} of each of {len(counts)} class{'es' if len(counts) > 1 else ''}) by {method} "
-        f"{of_what}, seed {seed}, into {out}"
+        f"{with_what}, seed {seed}, into {out}"
     )
 
 

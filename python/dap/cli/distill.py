@@ -139,10 +139,12 @@ def distill(
     if done is not None:
         _tell(source, out, done, "complete already")
         return
-    announce(plan_text(numbers, chosen or known, method, prior, seed, out))
 
     from dap.api import distill as run
+    from dap.methods import get_method
 
+    uses_prior = get_method(method, method_options).uses_prior()
+    announce(plan_text(numbers, chosen or known, method, prior if uses_prior else None, seed, out))
     distilled = run(
         images, out=out, prior=prior, prior_options=prior_options or None, method=method,
         method_options=method_options, ipc=numbers, seed=seed, index=indexed, classes=chosen, label_map=label_map,

@@ -21,7 +21,7 @@ from dap.registry import nearest
 from dap.storage.files import check_writable
 
 __all__ = [
-    "DTYPES", "METHODS", "METRICS", "NETWORKS", "PRIORS", "PROTOCOLS", "REAL_METHODS", "SAMPLINGS", "SCHEDULERS",
+    "DTYPES", "METHODS", "METRICS", "NETWORKS", "PRIORS", "PROTOCOLS", "SAMPLINGS", "SCHEDULERS",
     "SPACINGS", "TABLES", "TRAINING_DTYPES", "Method", "Name", "Network", "Number", "Out", "Prior", "Whole",
     "assignments_option",
 ]  # fmt: skip
@@ -30,7 +30,6 @@ METHODS = (
     "random", "herding", "k_center", "k_medoids", "dit", "dap", "mgd3", "manifold_gd", "igd", "d4m", "d3m", "ld3m",
     "coda", "plug_and_play", "dap_set", "guided", "dm",
 )  # fmt: skip
-REAL_METHODS = ("random", "herding", "k_center", "k_medoids")  # which choose real images, without a prior
 SCHEDULERS = ("ddpm", "ddim", "dpm++", "euler", "heun")
 SAMPLINGS = ("dit-repo", "mgd3-sd")
 SPACINGS = ("leading", "linspace", "trailing")

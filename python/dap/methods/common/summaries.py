@@ -27,6 +27,7 @@ SUMMARIES: Mapping[str, str] = {
     "coda": "pulls each sample to a real image from a dense part of the class",
     "plug_and_play": "optimises points under the prior's denoising loss and a classifier",
     "dap_set": "pulls the images of a class, as a set, to the class's distribution, and apart",
+    "dm": "optimises pixels, or latents, until random networks see the mean features of the class",
     "guided": "sums the guidance of several methods",
 }
 COSTS: Mapping[str, str] = {
