@@ -10,6 +10,7 @@ import torch
 
 from dap.config import check_path
 from dap.data.classmap import LabelMap
+from dap.data.hub import download_set, is_hub_set
 from dap.data.ipc import Ipc
 from dap.data.label_order import LabelOrder, reorder_labels
 from dap.data.labelled_set import Transform
@@ -50,7 +51,8 @@ def load(
         path: The folder of a run; or labelled images of any other kind that :func:`dap.open_source` opens: a
             class-per-folder tree, WebDataset or Parquet shards, safetensors, a ``.pt`` of tensors. The labels of a tree
             are the positions of its sorted folders, but a set that was packed from a run keeps its labels, manifest
-            and ranking.
+            and ranking. The id "user/name" of a dataset of the hub is downloaded; one that
+            :meth:`dap.DistilledDataset.push_to_hub` uploaded keeps all of that too.
         class_map: Labels of another order (:func:`dap.data.label_order.reorder_labels`): class names in the order of
             their labels, the label of each name, or a file of one of the two.
         transform: Turns each image that is indexed (``distilled[0]``), a Pillow image, into another value, as in
@@ -67,6 +69,8 @@ def load(
         >>> dap.load("minimax/ipc10", class_map="class_woof.txt").loader(64, augment="standard")  # doctest: +SKIP
     """
     path = check_path("path", path) if isinstance(path, Path) or (isinstance(path, str) and path[:1] == "~") else path
+    if is_hub_set(path):
+        path = download_set(str(path)) or path
     run = open_run(path) if isinstance(path, str | Path) else None
     if run is not None:
         if class_map is not None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dap.config import check_whole
+from dap.data.hub import check_repo_id, upload_set
 from dap.data.huggingface import to_hf_dataset
 from dap.data.labelled_set import LabelledSet, Transform
 from dap.data.manifest import MANIFEST
@@ -19,7 +18,7 @@ from dap.data.open import check_outside
 from dap.data.packing import source_samples, write_packed
 from dap.data.source import Source
 from dap.data.webdataset_pipeline import to_pipeline
-from dap.report import source_sheet
+from dap.report import hub_card, sheet_html, source_sheet
 
 if TYPE_CHECKING:
     import datasets
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from webdataset import FluidWrapper
 
+    from dap.evaluation import EvaluationResult
     from dap.loader import Augment, Loader
 
 __all__ = ["DistilledDataset"]
@@ -216,6 +216,48 @@ class DistilledDataset(LabelledSet):
             tensors=self._tensors if tensors is None else tensors,
         )  # fmt: skip
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        results: Sequence[EvaluationResult] = (),
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Upload the set by dap",
+    ) -> str:
+        """Uploads the set as a dataset of the Hugging Face hub: Parquet, ``pack.json``, tensors, and a dataset card.
+
+        The card has licence, prior, method, seeds, the command, results, limits and citation. ``dap.load(repo_id)``
+        opens the set again with its manifest and ranking; ``datasets.load_dataset`` and the hub's viewer read it too.
+
+        Args:
+            repo_id: The dataset repository, "user/name"; made if there is none, else its images are replaced.
+            results: Results of :func:`dap.evaluate`, whose tables with errors and intervals the card shows.
+            private: Whether a new repository is private; None: as the account has it.
+            token: A token of the hub; None: that of ``hf auth login`` or ``$HF_TOKEN``.
+            commit_message: The commit's message.
+
+        Returns:
+            The URL of the repository.
+
+        Raises:
+            OptionError: ``repo_id`` is no name of a repository.
+            SourceError: The hub refuses or cannot be reached, or ``pyarrow`` is not installed.
+
+        Example:
+            >>> import dap
+            >>> dap.load("distilled").push_to_hub("me/fashion-10")  # doctest: +SKIP
+        """
+        check_repo_id(repo_id)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name, "set")
+            self.save(folder, "parquet")
+            self.show().save(folder / "contact_sheet.png")
+            tables = [result.table() for result in results]
+            card = hub_card(repo_id, self.source, self.manifest, sheet="contact_sheet.png", results=tables)
+            (folder / "README.md").write_text(card, encoding="utf-8")
+            return upload_set(folder, repo_id, private=private, token=token, message=commit_message)
+
     def show(self) -> Image.Image:
         """The contact sheet, as a Pillow image; of a run with method, images per class and seed above it."""
         return source_sheet(self.source, self.manifest)
@@ -225,7 +267,4 @@ class DistilledDataset(LabelledSet):
         return f"DistilledDataset({self.source.name!r}, {len(self)} images, {len(self.class_names)} classes{method})"
 
     def _repr_html_(self) -> str:
-        buffer = io.BytesIO()
-        self.show().save(buffer, format="PNG")
-        picture, text = base64.b64encode(buffer.getvalue()).decode(), html.escape(repr(self))
-        return f'<p>{text}</p><img alt="contact sheet of {text}" src="data:image/png;base64,{picture}">'
+        return sheet_html(self.show(), repr(self))

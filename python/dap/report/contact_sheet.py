@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -10,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dap.data.source import Source
 
-__all__ = ["contact_sheet", "sheet_title", "source_sheet"]
+__all__ = ["contact_sheet", "sheet_html", "sheet_title", "source_sheet"]
 
 MAX_CLASSES, MAX_SLOTS, GAP, MIN_TILE, MAX_TILE = 20, 20, 2, 64, 256
 TITLE = 26  # height of the title
@@ -82,3 +85,11 @@ def sheet_title(source: Source, manifest: Mapping[str, Any]) -> str:
     if len(counts) > MAX_CLASSES or most > MAX_SLOTS:
         parts.append(f"the first {min(most, MAX_SLOTS)} images of {min(len(counts), MAX_CLASSES)} classes")
     return ", ".join(parts)
+
+
+def sheet_html(sheet: Image.Image, text: str) -> str:
+    """Return a sheet below a line of text, as notebooks show it."""
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG")
+    picture, text = base64.b64encode(buffer.getvalue()).decode(), html.escape(text)
+    return f'<p>{text}</p><img alt="contact sheet of {text}" src="data:image/png;base64,{picture}">'
