@@ -458,7 +458,7 @@ def test_debug_shows_where(run, tree, tmp_path):
     code, _, err = run("--debug", "distill", tree, "--out", tmp_path / "out", "--method", "dapp")
     assert code == 2
     assert err[0].startswith("Traceback")
-    assert any("api.py" in line for line in err)
+    assert any("distill.py" in line for line in err)
     assert err[-1].startswith("dap: error: unknown method 'dapp'")
 
 

@@ -32,7 +32,7 @@ WRONG = {
     "distill tree --out new --steps 5": "did you mean '--num-inference-steps'",
     "distill tree --out new --scale 5": "did you mean '--guidance-scale'",
     "distill tree --out new --IPC 5": "did you mean '--ipc'",
-    "distill tree --out new --qqq 5": "--set NAME=VALUE. See dap distill --help",
+    "distill tree --out new --hhh 5": "--set NAME=VALUE. See dap distill --help",
     "distill tree new --out other": "unexpected extra argument (new) See dap distill --help",
     "distill tree": "Missing option '--out'. See dap distill --help",
     "distill --out new": "Missing argument 'SOURCE': real images to distil, or --index",

@@ -6,8 +6,6 @@ import shlex
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from dap.data.builtin import BUILTIN
-
 __all__ = ["next_commands", "plan_text"]
 
 
@@ -48,6 +46,8 @@ def next_commands(source: str | None, out: Path) -> list[str]:
         >>> next_commands("my photos", Path("out"))
         ["dap metrics out --real 'my photos'"]
     """
+    from dap.data.builtin import BUILTIN  # here, since it imports Pillow
+
     if source in BUILTIN:
         return [shlex.join(["dap", "evaluate", str(out), "--test", str(source), "--judge"])]
     return [] if source is None else [shlex.join(["dap", "metrics", str(out), "--real", source])]

@@ -67,7 +67,7 @@ def _summary(count: int, classes: int, manifest: Mapping[str, Any]) -> str:
     return (
         f"{count} images of {classes} classes, which stand for the {manifest['source'].get('images', '')} real images "
         f"of `{manifest['source']['name']}`: a distilled dataset. A classifier is trained on these images in "
-        f"place of the real ones. They were made by the method `{manifest['options']['method']['name']}`{sampled}, seed "
+        f"place of the real ones. The method `{manifest['options']['method']['name']}` made them{sampled}, seed "
         f"{manifest['options']['seed']}.\n"
     )
 
