@@ -28,7 +28,8 @@ CLASSES, CROPS, SIZE, STEPS = 10, 40, 256, 3
 METHODS: dict[str, dict[str, object]] = {
     "dit": {}, "mgd3": {}, "manifold_gd": {}, "d4m": {},
     "coda": {"n_components": 10, "n_neighbors": 15, "min_cluster_size": 8},
-    "dap": {"references": 4}, "dap_set": {"references": 4},
+    "dap": {"references": 4}, "dap_set": {"references": 4}, "dap_networks": {},
+    "dap_networks, latent": {"space": "latent"},
     "igd": {"epochs": 2, "width": 32}, "ld3m": {"steps": 2, "chain": 2, "width": 32, "batch": 8},
 }  # fmt: skip
 AT_ONCE = {"igd": 4}  # by default as many as fit half of the machine's memory
@@ -75,7 +76,7 @@ def plan(keep: Path, methods: list[str]) -> None:
     prior, plans = load_prior(keep / "prior", device="cpu", dtype="bfloat16"), {}
     for name in methods:
         job = resolve(Request(
-            source=keep / "crops", prior=prior, method=name, method_options=METHODS[name], ipc=1,
+            source=keep / "crops", prior=prior, method=name.split(",")[0], method_options=METHODS[name], ipc=1,
             num_inference_steps=STEPS,
         ))  # fmt: skip
         found = footprint(job)
@@ -91,7 +92,8 @@ def command(keep: Path, name: str) -> list[str]:
     if name in AT_ONCE:
         options += ["--batch-size", str(AT_ONCE[name])]
     return [
-        "dap", "distill", str(keep / "crops"), "--out", str(keep / "out" / name), "--method", name, *options,
+        "dap", "distill", str(keep / "crops"), "--out", str(keep / "out" / name), "--method", name.split(",")[0],
+        *options,
         "--prior", str(keep / "prior"), "--dtype", "bfloat16", "--device", "cpu", "--ipc", "1",
         "--num-inference-steps", str(STEPS),
     ]  # fmt: skip

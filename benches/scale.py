@@ -28,10 +28,10 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from dap.methods import Context, Slot, Unit, get_method
-from dap.methods.common.network_memory import rehearse_network
+from dap.methods.common.network_memory import rehearse_features, rehearse_network
 from dap.priors import Demand
 from dap.priors.dit import DiTPrior
-from dap.priors.memory import rehearse
+from dap.priors.memory import rehearse, without_data
 from dap.run.job import Job, Request, resolve
 from dap.run.memory import footprint
 from dap.sampling import SamplingSettings
@@ -41,7 +41,8 @@ GUIDANCE = 4.0
 SURROGATE = {"width": 32, "epochs": 2, "references": 4}
 METHODS: dict[str, dict[str, object]] = {
     "dit": {}, "dap": {"references": 4}, "dap_set": {"references": 4}, "dap_set:features": {"references": 4},
-    "mgd3": {},
+    "dap_networks": {"references": 4, "strength": 1.0},
+    "dap_networks, latent": {"references": 4, "space": "latent", "strength": 1.0}, "mgd3": {},
     "manifold_gd": {"stop": 1.0}, "d4m": {"strength": 1.0}, "coda": {"min_cluster_size": 2},
     "plug_and_play": {"steps": 2, "refine": 0.0, "references": 4},
     "ld3m": {"steps": 2, "chain": 2, "batch": 4, "width": 32}, "igd": {"start": 0.0, "stop": 1.0, **SURROGATE},
@@ -122,6 +123,12 @@ def step_operations(prior: DiTPrior, name: str, demands: tuple[Demand, ...], giv
         total += method.checkpoints * operations(
             lambda: rehearse_network(given, method.network, method.width, second=True)
         )
+    if name.startswith("dap_networks"):
+        method = get_method("dap_networks", METHODS[name])
+        net, shape = method.network(given, 0, 0), method.shape(given)
+        total += operations(lambda: rehearse_features(net, shape))
+        real = torch.empty(1, *shape, device="meta")  # the slots of a class share the batch of real images
+        total += method.batch * operations(lambda: without_data(net).features(real)) // given.ipc
     return total
 
 
@@ -139,7 +146,7 @@ def table(sizes: list[int], methods: list[str]) -> None:
         print(f"| method | TFLOP a slot and step | {columns} | slots in half of 80 GB |")
         print("|---" * (3 + len(BATCHES)) + "|")
         for name in methods:
-            demands = get_method(name, METHODS[name]).demands(given)
+            demands = get_method(name.split(",")[0], METHODS[name]).demands(given)
             stages = [prior.step_bytes(demand, guidance_scale=GUIDANCE) for demand in demands]
             memory = " | ".join(f"{max(stage.of(batch) for stage in stages) / GB:.2f}" for batch in BATCHES)
             tera = step_operations(prior, name, demands, given) / 1e12
@@ -204,8 +211,9 @@ def unit(prior: DiTPrior, name: str, count: int, images: Path) -> tuple[int, int
 
 def request(prior: DiTPrior, name: str, images: Path, ipc: int, classes: int = 1) -> Job:
     return resolve(Request(
-        source=images, classes=[f"class {number}" for number in range(classes)], prior=prior, method=name,
-        method_options=METHODS[name], ipc=ipc, num_inference_steps=2, guidance_scale=GUIDANCE,
+        source=images, classes=[f"class {number}" for number in range(classes)], prior=prior,
+        method=name.split(",")[0], method_options=METHODS[name], ipc=ipc, num_inference_steps=2,
+        guidance_scale=GUIDANCE,
     ))  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dap.methods import DAP, DM, IGD, LD3M, CoDA, DAPSet, ManifoldGD
+from dap.methods import DAP, DM, IGD, LD3M, CoDA, DAPNetworks, DAPSet, ManifoldGD
 from dap.methods.dap_set import SetEnergy
 from dap.methods.mgd3 import MGD3, Mode
 from dap.methods.plug_and_play import PlugAndPlay
@@ -35,6 +35,7 @@ LD3M_TEST: Rows = BASELINES | {name: {"method": name} for name in ("k_medoids", 
 LD3M_TEST["ld3m:paper, 100 iterations"] = {"method": "ld3m:paper", "method_options": {"steps": 100}}
 DM_TEST: Rows = BASELINES | {name: {"method": name} for name in ("k_medoids", "dm:fashion", "dm:fashion_latent")}
 DM_TEST["dm:paper, 100 iterations"] = {"method": "dm:paper", "method_options": {"steps": 100}}
+NETWORKS_TEST: Rows = {name: {"method": name} for name in ("dit", "k_medoids", "dap_networks")}
 SCALING: Rows = {
     "dap_set, 100 steps": {"method": "dap_set", "num_inference_steps": 100},
     "dap_set, recurrences=2": {"method": DAPSet(recurrences=2)},
@@ -134,6 +135,25 @@ TUNING: dict[str, Rows] = {
             {"learning_rate": 100.0},
             {"learning_rate": 10.0, "space": "latent"},
             {"learning_rate": 100.0, "space": "latent"},
+        )
+    },
+    "networks": {"k_medoids": {"method": "k_medoids"}}
+    | {
+        f"dap_networks {options}": {"method": DAPNetworks(**options)}
+        for options in (
+            {},
+            {"width": 64},
+            {"scale": 1.5},
+            {"references": 256},
+            {"references": 1000},
+            {"references": 256, "batch": 256},
+            {"references": 1000, "width": 128, "every": 3},
+            {"references": 256, "batch": 128, "width": 128, "every": 1},
+            {"references": 256, "every": 1, "strength": 0.6},
+            {"references": 256, "every": 3, "strength": 1.0},
+            {"references": 256, "draws": 3},
+            {"space": "latent", "width": 128, "batch": 128, "references": 256, "every": 1, "strength": 1.0},
+            {"space": "latent", "width": 128, "batch": 128, "references": 256, "every": 1, "strength": 0.5},
         )
     },
     "windows": {

@@ -20,6 +20,7 @@ SURROGATE = {"width": 4, "epochs": 2, "checkpoints": 1}
 METHODS = {
     "random": {}, "k_medoids": {"features": "pixels"}, "dit": {}, "dap": {"method_options": {"references": 3}},
     "dap_set": {"method_options": {"references": 3}}, "dap_set:medoids": {"method_options": {"references": 3}},
+    "dap_networks": {"method_options": {"width": 4}},
     "mgd3": {}, "manifold_gd": {}, "igd": {"method_options": {"width": 4, "epochs": 2, "checkpoints": 1}},
     "ld3m:tiny": {"num_inference_steps": 1},
     "guided": {"method_options": {"terms": [{"name": "influence", "width": 4, "epochs": 2, "checkpoints": 1}]}},

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 METHODS = {
     "herding": {}, "k_center": {}, "k_medoids": {}, "dit": {}, "dap": {"references": 4},
-    "dap_set": {"references": 4}, "mgd3": {}, "manifold_gd": {}, "d4m": {},
+    "dap_set": {"references": 4}, "dap_networks": {"width": 4, "references": 4},
+    "mgd3": {}, "manifold_gd": {}, "d4m": {},
     "igd": {"width": 4, "epochs": 2, "references": 4}, "guided:set_mode": {},
     "plug_and_play": {"steps": 2, "references": 4},
     "plug_and_play, classifier": {"steps": 2, "constraint": "classifier", "epochs": 2, "width": 4},

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dap.methods.coda import Representative
 from dap.methods.dap import KernelDistance
+from dap.methods.dap_networks import NetworkKernel
 from dap.methods.dap_set import SetEnergy
 from dap.methods.igd import Influence
 from dap.methods.manifold_gd import ManifoldMode
 from dap.methods.mgd3 import Mode
 
-__all__ = ["Influence", "KernelDistance", "ManifoldMode", "Mode", "Representative", "SetEnergy"]
+__all__ = ["Influence", "KernelDistance", "ManifoldMode", "Mode", "NetworkKernel", "Representative", "SetEnergy"]

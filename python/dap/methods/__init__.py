@@ -13,6 +13,7 @@ from dap.methods.common.registry import METHODS, MethodInfo, check_method, list_
 from dap.methods.d3m import D3M
 from dap.methods.d4m import D4M
 from dap.methods.dap import DAP
+from dap.methods.dap_networks import DAPNetworks
 from dap.methods.dap_set import DAPSet
 from dap.methods.dit import DiT
 from dap.methods.dm import DM
@@ -28,13 +29,14 @@ from dap.methods.random import Random
 
 __all__ = [
     "D3M", "D4M", "DAP", "DM", "IGD", "LD3M", "METHODS", "MGD3", "TERMS", "AnyGuide", "AnyMethod", "CoDA", "Context",
-    "DAPSet", "DiT", "Guide", "Guided", "Herding", "KCenter", "KMedoids", "ManifoldGD", "Method", "MethodInfo",
-    "PlugAndPlay", "Random", "SingleGuide", "Slot", "Unit", "get_method", "list_methods", "register_method",
+    "DAPNetworks", "DAPSet", "DiT", "Guide", "Guided", "Herding", "KCenter", "KMedoids", "ManifoldGD", "Method",
+    "MethodInfo", "PlugAndPlay", "Random", "SingleGuide", "Slot", "Unit", "get_method", "list_methods",
+    "register_method",
 ]  # fmt: skip
 
 for _method in (
     Random, Herding, KCenter, KMedoids, DiT, DAP, MGD3, ManifoldGD, IGD, D4M, D3M, LD3M, CoDA, PlugAndPlay, DAPSet,
-    Guided, DM,
+    DAPNetworks, Guided, DM,
 ):  # fmt: skip
     register_method(_method)
 

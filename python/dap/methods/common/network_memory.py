@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from dap.methods.base import Context
     from dap.methods.common.surrogate import SurrogateTraining
 
-__all__ = ["gradient_bytes", "network_bytes", "rehearse_network", "surrogate_bytes", "training_bytes"]
+__all__ = [
+    "features_bytes", "gradient_bytes", "network_bytes", "rehearse_features", "rehearse_network", "surrogate_bytes",
+    "training_bytes",
+]  # fmt: skip
 
 
 def network_bytes(context: Context, network: str, width: int) -> int:
@@ -50,6 +53,19 @@ def rehearse_network(context: Context, network: str, width: int, *, second: bool
         else:
             total = net(image).sum()
         torch.autograd.grad(total, image)
+
+
+def features_bytes(net: Network, shape: tuple[int, int, int]) -> int:
+    """Return the memory that a network's features take for each image of some shape, with a graph to the image."""
+    return peak_bytes(lambda: rehearse_features(net, shape))
+
+
+def rehearse_features(net: Network, shape: tuple[int, int, int]) -> None:
+    """Compute a network's features of one image on the meta device, and the backward pass to the image."""
+    on_meta = without_data(net)
+    image = torch.empty(1, *shape, device="meta").requires_grad_()
+    with torch.enable_grad():
+        torch.autograd.grad(on_meta.features(image * 1).sum(), image)  # type: ignore[operator]
 
 
 def gradient_bytes(context: Context, training: SurrogateTraining) -> int:

@@ -1,0 +1,191 @@
+"""Guidance by random networks: its mismatch against double sums, a whole step against a float64 oracle, its options."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import test_dap
+import torch
+
+import dap
+from dap import rng
+from dap.errors import OptionError
+from dap.methods import DAPNetworks, Slot, Unit
+from dap.methods.common.network_kernel import mismatch
+from dap.methods.dap_networks import NetworkKernel, medoids
+from dap.nets import create_net, shift_flip
+from dap.priors.dit import DiTPrior
+from dap.sampling import StepState
+
+UNIT, NAMES, SEED = test_dap.UNIT, test_dap.NAMES, test_dap.SEED
+SMALL = {"width": 4, "batch": 3, "every": 1}
+
+
+def context(prior):
+    """As that of DAP's tests, with no more images of a class than it has real ones."""
+    return dataclasses.replace(test_dap.context(prior), counts=(4, 1, 4))
+
+
+def rows(n, d, name):
+    return torch.randn((n, d), generator=rng.generator("rows", n, d, name), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("m", "n", "d"), [(4, 5, 3), (1, 5, 3), (4, 1, 3), (1, 1, 1), (3, 2, 1)])
+def test_mismatches_are_squared_distances_of_distributions(m, n, d):
+    x, y = rows(m, d, "x"), rows(n, d, "y")
+    x[-1] = x[0]  # a tie
+    means = [sum(row[i] for row in side) / len(side) for i in range(d) for side in (x, y)]
+    exact = sum((means[2 * i] - means[2 * i + 1]) ** 2 for i in range(d))
+    assert float(mismatch(x, y, "linear")) == pytest.approx(float(exact), abs=1e-12)
+
+    def distance(a, b):
+        return math.dist(a.tolist(), b.tolist())
+
+    energy = sum(distance(a, b) for a in x for b in y) / (m * n)
+    if m > 1:
+        energy -= sum(distance(a, b) for a in x for b in x) / (2 * m * (m - 1))
+    assert float(mismatch(x, y, "distance")) == pytest.approx(energy, abs=1e-6)
+
+
+def state_of(x0, labels, step=1, num_steps=4):
+    return StepState(step, num_steps, 500, 0.8, 0.6, 0.3, x0, x0, x0, labels, {})
+
+
+def oracle(term, given, method, prior, x0, step):
+    """The change of x̂_0 in float64: image by image, class by class, its own draws and decoder."""
+    vae = copy.deepcopy(prior.pipeline.vae).double()
+    z = x0.double().requires_grad_()
+    changes, networks = torch.zeros_like(z), method.networks or ("convnet3",)
+    for class_index in sorted({slot.class_index for slot in UNIT.slots}):
+        places = [place for place, slot in enumerate(UNIT.slots) if slot.class_index == class_index]
+        name, owned = given.classes[class_index].name, given.source.of_class(class_index)
+        drawn = torch.randperm(len(owned), generator=rng.generator(SEED, "dap_networks", "references", name))
+        real = test_dap.images()[owned[sorted(drawn[: method.references].tolist())]]
+        total = torch.zeros_like(z)
+        for draw in range(method.draws):
+            key = (SEED, "dap_networks", name, step, draw)
+            net = create_net(
+                networks[step % len(networks)], width=method.width, channels=1, classes=1, size=32,
+                generator=rng.generator(SEED, "dap_networks", "network", step, draw),
+            ).double()  # fmt: skip
+            chosen = torch.randperm(len(real), generator=rng.generator(*key))[: method.batch].tolist()
+            means = []
+            for side in (
+                [vae.decode(z[place : place + 1] / vae.config.scaling_factor).sample for place in places],
+                [torch.from_numpy(real[row].astype(np.float64) / 127.5 - 1)[None, None] for row in chosen],
+            ):
+                features = []
+                for image in side:
+                    if method.augmentation is None:
+                        image = shift_flip(image, rng.generator(*key, "augment"))
+                    features.append(net.layers[:-1](image)[0])
+                means.append(sum(features) / len(features))
+            loss = ((means[0] - means[1]) ** 2).sum()
+            (gradient,) = torch.autograd.grad(loss, z)
+            total = total + gradient
+        size = math.sqrt(sum(float((total[place] ** 2).sum()) for place in places))
+        for place in places:
+            changes[place] = -0.3 * math.sqrt(len(places) * z[0].numel()) * total[place] / size
+    return changes.detach()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"augmentation": "none", "references": 2}, {"networks": ("convnet4", "convnet3")}],
+    ids=["shift_flip", "none", "two networks"],
+)
+def test_a_step_equals_the_float64_oracle(make_pipeline, options):
+    prior = DiTPrior(make_pipeline())
+    given = context(prior)
+    method = DAPNetworks(**SMALL | options)
+    term = method.term(given, UNIT, method.prepare(given))
+    x0 = torch.randn((5, *prior.latent_shape), generator=rng.generator("x0"))
+    ours = term.delta(state_of(x0, given.labels(UNIT)))
+    torch.testing.assert_close(ours.double(), oracle(term, given, method, prior, x0, 1), rtol=1e-3, atol=1e-4)
+
+
+def toy(every=1, window=(0.0, 1.0), draws=1, batch=3):
+    """A term whose decoder is the identity, for two classes of three and one slots."""
+    method = DAPNetworks(
+        width=4, batch=batch, space="latent", every=every, draws=draws, start=window[0], stop=window[1]
+    )
+    real = {name: rows(6, 64, name).float().reshape(6, 1, 8, 8) for name in ("a", "b")}
+    given = SimpleNamespace(
+        seed=0, prior=SimpleNamespace(latent_shape=(1, 8, 8)), channels=1, size=8,
+        classes=[SimpleNamespace(name=name) for name in real],
+        source=SimpleNamespace(of_class=lambda index: np.arange(6)),
+        classes_of=lambda unit: [(0, torch.tensor([0, 2, 3])), (1, torch.tensor([1]))],
+    )  # fmt: skip
+    artefact = SimpleNamespace(latents=SimpleNamespace(of_class=real.__getitem__), starts=None)
+    return method.term(given, None, artefact)
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_the_slots_of_a_class_move_together_by_the_noise_of_the_step(draws):
+    x0 = torch.randn((4, 1, 8, 8), generator=rng.generator("x0"))
+    change = toy(draws=draws).delta(state_of(x0, torch.zeros(4)))
+    for places in ([0, 2, 3], [1]):
+        assert float(change[places].square().mean().sqrt()) == pytest.approx(0.3, rel=1e-4)
+
+
+def test_guidance_acts_in_each_nth_step_of_its_window():
+    x0, term = torch.randn((4, 1, 8, 8), generator=rng.generator("x0")), toy(every=2, window=(0.25, 1.0))
+    acts = [bool(term.delta(state_of(x0, torch.zeros(4), step, 8)).any()) for step in range(2, 8)]
+    assert acts == [True, False, True, False, True, False]
+
+
+def test_a_class_is_made_alike_alone_and_beside_others(make_pipeline):
+    given, method = context(DiTPrior(make_pipeline())), DAPNetworks(**SMALL)
+    artefact = method.prepare(given)
+    whole = method.make(given, UNIT, artefact)
+    alone = method.make(given, Unit(0, (Slot(2, 0), Slot(2, 3))), artefact)
+    torch.testing.assert_close(alone, whole[[0, 2]], rtol=1e-3, atol=1e-3)
+
+
+def test_a_step_brings_the_features_of_each_class_nearer_to_the_real_ones():
+    x0, term = torch.randn((4, 1, 8, 8), generator=rng.generator("x0")), toy(batch=6)
+    net = term.matching.network(1, 0)
+    moved = x0 + 0.01 * term.delta(state_of(x0, torch.zeros(4)))
+    for target in term.targets:
+        real = net.features(target.real)
+        before, after = (float(mismatch(net.features(x[target.places]), real, "linear")) for x in (x0, moved))
+        assert after < 0.999 * before
+
+
+def test_slots_start_at_medoids(make_pipeline):
+    given = context(DiTPrior(make_pipeline()))
+    method = DAPNetworks(**SMALL, strength=0.4)
+    artefact = method.prepare(given)
+    record = method.record(given, artefact)["started"]
+    assert {name: len(set(ids)) for name, ids in record.items()} == {"Dress": 4, "Bag": 1, "Coat": 4}
+    assert method.steps_per_slot(given) == 1
+    points = np.array([[0.0], [1.0], [1.5], [9.0], [10.0], [10.4], [11.0]], np.float32)
+    found = medoids(points, 2, 0)
+    assert found.centers.tolist() == [[10.0], [1.0]] and found.labels.tolist() == [1, 1, 1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"networks": "convnet9"}, "did you mean"),
+        ({"kernel": "rbf"}, "kernel"),
+        ({"space": "features"}, "space"),
+        ({"every": 0}, "every"),
+        ({"strength": 0.0}, "strength"),
+        ({"start": 0.6, "stop": 0.5}, "start"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(OptionError, match=message):
+        DAPNetworks(**options)
+
+
+def test_a_network_for_larger_images_is_refused_before_a_step(tmp_path):
+    with pytest.raises(OptionError, match="at least 64 pixels"):
+        dap.distill("fashion-mini", method=NetworkKernel(networks="convnet6"), ipc=1, out=tmp_path / "o")
+    assert not list((tmp_path / "o").glob("train/*"))
