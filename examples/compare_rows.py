@@ -33,7 +33,9 @@ IGD_TEST["igd, published constants"] = {"method": IGD(**FASHION_IGD | IGD.preset
 OTHERS: Rows = BASELINES | {name: {"method": name} for name in ("coda:fashion", "coda:paper", "plug_and_play:fashion")}
 LD3M_TEST: Rows = BASELINES | {name: {"method": name} for name in ("k_medoids", "ld3m:fashion")}
 LD3M_TEST["ld3m:paper, 100 iterations"] = {"method": "ld3m:paper", "method_options": {"steps": 100}}
-DM_TEST: Rows = BASELINES | {name: {"method": name} for name in ("k_medoids", "dm:fashion", "dm:fashion_latent")}
+DM_TEST: Rows = BASELINES | {
+    name: {"method": name} for name in ("k_medoids", "dm:fashion", "dm:fashion_latent", "rded")
+}
 DM_TEST["dm:paper, 100 iterations"] = {"method": "dm:paper", "method_options": {"steps": 100}}
 NETWORKS_TEST: Rows = {name: {"method": name} for name in ("dit", "k_medoids", "dap_networks")}
 SCALING: Rows = {

@@ -24,9 +24,9 @@ from dap.errors import FormatError, OptionError, SourceError
 from dap.evaluation import Teacher as OwnTeacher
 from dap.evaluation import TeacherCheck, evaluate_sets, evaluate_source, measure_teacher, soft_label_file, training
 from dap.evaluation.augment import normalised
-from dap.evaluation.teacher import output_rows
 from dap.evaluation.teacher_check import check_teacher
 from dap.nets import create_net
+from dap.nets.teacher import output_rows
 
 NAMES = ["up", "left"]
 TRAINING = {"width": 4, "batch_size": 10, "lr": 0.05, "crop": 0.8, "flip": False}

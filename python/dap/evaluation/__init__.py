@@ -20,10 +20,10 @@ from dap.evaluation.sets import evaluate_sets
 from dap.evaluation.small import Small
 from dap.evaluation.source import evaluate_source
 from dap.evaluation.statistics import Difference, Summary, paired_difference, summary
-from dap.evaluation.teacher import Teacher
 from dap.evaluation.teacher_check import TeacherCheck, check_teacher, measure_teacher
-from dap.evaluation.teacher_file import open_teacher, teacher_from_options
 from dap.evaluation.teacher_train import train_teacher
+from dap.nets.teacher import Teacher
+from dap.nets.teacher_file import open_teacher, teacher_from_options
 
 __all__ = [
     "PROTOCOLS",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dap.evaluation.protocol import Outcome, TestImages
-from dap.evaluation.soft_labels import update_state_hash
+from dap.nets.teacher import update_state_hash
 from dap.storage.checked_json import NUMBER, fields, read_json
 from dap.storage.files import write_atomic
 

@@ -12,8 +12,9 @@ from torch import nn
 from dap.data.names import escape
 from dap.evaluation.protocol import LabelledImages, Protocol, Published, TestImages
 from dap.evaluation.recipe import Case
-from dap.evaluation.soft_labels import SoftLabels, state_hash
+from dap.evaluation.soft_labels import SoftLabels
 from dap.evaluation.teacher_check import measure_teacher
+from dap.nets.teacher import state_hash
 from dap.storage.space import size_text
 
 __all__ = ["measured", "plan_labels"]

@@ -23,12 +23,12 @@ from dap.errors import DivergedError, OptionError
 from dap.evaluation.augment import Draws, apply, draw, draw_mix, paste
 from dap.evaluation.recipe import Recipe
 from dap.evaluation.soft_label_file import EpochLabels, read_epoch, write_epoch
-from dap.evaluation.teacher import teacher_name
+from dap.nets.teacher import state_hash, teacher_name
 from dap.storage.checked_json import ANYTHING, NUMBER, SHA256, TEXT, choice, fields, mapping, read_json, whole
 from dap.storage.files import check_writable, write_json
 from dap.storage.space import check_space
 
-__all__ = ["SoftLabels", "Step", "state_hash", "stored_teacher", "update_state_hash"]
+__all__ = ["SoftLabels", "Step", "stored_teacher"]
 
 SEED = 42  # relabel/relabel.sh, --fkd-seed
 AT_ONCE = 128  # images that the teacher sees at once
@@ -194,20 +194,6 @@ def stored_teacher(folder: Path) -> dict[str, object] | None:
         header = _header(folder)
         return {"name": header["teacher_name"], "accuracy": None, "sha256": header["teacher"]}
     return None
-
-
-def state_hash(net: nn.Module) -> str:
-    """Return the SHA-256 of a network's weights and buffers."""
-    digest = hashlib.sha256()
-    update_state_hash(digest, net)
-    return digest.hexdigest()
-
-
-def update_state_hash(digest: hashlib._Hash, net: nn.Module) -> None:
-    """Add a network's weights and buffers to a hash."""
-    for name, value in net.state_dict().items():
-        content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(name.encode() + content.numpy().tobytes())
 
 
 def _header(folder: Path) -> Mapping[str, object]:

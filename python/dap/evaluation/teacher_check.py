@@ -17,8 +17,8 @@ from dap.device import resolve_device
 from dap.errors import OptionError
 from dap.evaluation.augment import centre, normalised
 from dap.evaluation.protocol import TestImages
-from dap.evaluation.teacher import Teacher, output_rows, teacher_name
-from dap.evaluation.teacher_file import teacher_from_options
+from dap.nets.teacher import Teacher, output_rows, teacher_name
+from dap.nets.teacher_file import teacher_from_options
 from dap.result_text import columns, json_text
 from dap.torch_state import own_torch_state
 

@@ -23,10 +23,10 @@ from dap.errors import OptionError, SourceError
 from dap.evaluation.protocol import Published, TestImages, Training
 from dap.evaluation.recipe import Case, Recipe
 from dap.evaluation.source import check_not_blank
-from dap.evaluation.teacher import Teacher
-from dap.evaluation.teacher_file import open_teacher, write_teacher
 from dap.evaluation.training import train_network
 from dap.nets import check_network
+from dap.nets.teacher import Teacher
+from dap.nets.teacher_file import open_teacher, write_teacher
 from dap.storage.files import check_writable
 from dap.torch_state import own_torch_state
 
@@ -129,7 +129,9 @@ def train_teacher(
         ),
     )  # fmt: skip
     write_teacher(
-        file, net, recipe, network=network, class_names=images.class_names, channels=channels, accuracy=accuracies[-1],
+        file, net, network=network, class_names=images.class_names, channels=channels, size=recipe.size,
+        margin=recipe.margin, width=recipe.width, norm=recipe.norm, grey_padding=recipe.grey_padding,
+        accuracy=accuracies[-1],
         measured_on="the training images" if tests is None else "test images", images=len(tests or images),
         constants=protocol.constants(case),
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """Teachers of other programs: models of torchvision and timm by name, and files of weights.
 
 The order of a network's outputs is not in such a file. It is ImageNet's, if there are 1,000, or the order of the set's
-classes, unless the user names the classes (:func:`dap.evaluation.teacher.output_rows`).
+classes, unless the user names the classes (:func:`dap.nets.teacher.output_rows`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from dap import rng
 from dap.errors import FormatError, OptionError, SourceError
-from dap.evaluation.teacher import Teacher
-from dap.nets import check_network, create_net
 from dap.nets.network import LibraryNetwork
+from dap.nets.register import check_network, create_net
+from dap.nets.teacher import Teacher
 from dap.registry import unknown_name_error
 
 __all__ = ["TIMM", "TORCHVISION", "load", "plain_teacher", "read_state", "timm_teacher", "torchvision_teacher"]

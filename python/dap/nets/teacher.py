@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -9,10 +10,10 @@ from torch import Tensor, nn
 
 from dap.data.names import some
 from dap.errors import OptionError
-from dap.nets import normal_values
+from dap.nets.normalisation import normal_values
 from dap.priors.label_names import IMAGENET_CLASSES, imagenet_names
 
-__all__ = ["Teacher", "output_rows", "teacher_name"]
+__all__ = ["Teacher", "output_rows", "state_hash", "teacher_name", "update_state_hash"]
 
 
 class Teacher(nn.Module):
@@ -136,3 +137,17 @@ def output_rows(teacher: str, outputs: int, known: Sequence[str] | None, names: 
             "of these classes"
         )
     return list(range(outputs))
+
+
+def state_hash(net: nn.Module) -> str:
+    """Return the SHA-256 of a network's weights and buffers."""
+    digest = hashlib.sha256()
+    update_state_hash(digest, net)
+    return digest.hexdigest()
+
+
+def update_state_hash(digest: hashlib._Hash, net: nn.Module) -> None:
+    """Add a network's weights and buffers to a hash."""
+    for name, value in net.state_dict().items():
+        content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(name.encode() + content.numpy().tobytes())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -15,8 +15,10 @@ from dap import rng
 from dap.config import check_path, check_whole
 from dap.data.label_order import LabelOrder, class_order
 from dap.errors import OptionError, SourceError
-from dap.evaluation.teacher import Teacher
-from dap.evaluation.teacher_library import (
+from dap.nets.normalisation import normal_values
+from dap.nets.register import check_network, create_net
+from dap.nets.teacher import Teacher
+from dap.nets.teacher_library import (
     TIMM,
     TORCHVISION,
     load,
@@ -25,7 +27,6 @@ from dap.evaluation.teacher_library import (
     timm_teacher,
     torchvision_teacher,
 )  # fmt: skip
-from dap.nets import check_network, create_net, normal_values
 from dap.registry import unknown_name_error
 from dap.storage.checked_json import (
     FLAG,
@@ -41,9 +42,6 @@ from dap.storage.checked_json import (
     whole,
 )
 from dap.storage.files import write_atomic
-
-if TYPE_CHECKING:
-    from dap.evaluation.recipe import Recipe
 
 __all__ = ["open_teacher", "write_teacher"]
 
@@ -131,15 +129,16 @@ def teacher_from_options(where: str | Path, options: Mapping[str, object]) -> Te
 
 
 def write_teacher(
-    path: Path, net: nn.Module, recipe: Recipe, *, network: str, class_names: Sequence[str], channels: int,
-    accuracy: float, measured_on: str, images: int, constants: Mapping[str, object],
+    path: Path, net: nn.Module, *, network: str, class_names: Sequence[str], channels: int, size: int, margin: bool,
+    width: int | None, norm: str, grey_padding: int, accuracy: float, measured_on: str, images: int,
+    constants: Mapping[str, object],
 ) -> None:  # fmt: skip
     """Write a trained network as the file of a teacher."""
     mean, std = normal_values(channels)
     header = {
         "format": "dap teacher 1", "network": network, "class_names": list(class_names), "channels": channels,
-        "size": recipe.size, "margin": recipe.margin, "width": recipe.width, "norm": recipe.norm,
-        "grey_padding": recipe.grey_padding, "mean": mean, "std": std, "accuracy": accuracy,
+        "size": size, "margin": margin, "width": width, "norm": norm, "grey_padding": grey_padding,
+        "mean": mean, "std": std, "accuracy": accuracy,
         "measured_on": measured_on, "images": images, "constants": dict(constants),
     }  # fmt: skip
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in net.state_dict().items()}

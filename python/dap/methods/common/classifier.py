@@ -1,0 +1,125 @@
+"""The classifier by which methods judge images: a teacher that the user gives, or one that the run trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dap.config import check_choice, check_whole
+from dap.errors import OptionError
+from dap.methods.common.network_memory import training_bytes
+from dap.methods.common.siamese import normalised
+from dap.methods.common.surrogate import prepare_classifier
+from dap.nets import list_nets
+from dap.nets.teacher import Teacher, state_hash
+from dap.nets.teacher_file import teacher_from_options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dap.methods.base import Context, Record
+
+__all__ = ["Classifier", "ClassifierChoice"]
+
+AT_ONCE = 64  # images that are classified together, whatever the unit
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A frozen classifier of a run's classes.
+
+    Attributes:
+        net: The network, on its device.
+        logits: Returns logits (B, classes), in the order of the run, of float images (B, channels, S, S) in [-1, 1].
+        record: What the manifest says about it.
+    """
+
+    net: nn.Module
+    logits: Callable[[Tensor], Tensor]
+    record: Record
+
+    @torch.no_grad()
+    def surprise(self, images: Tensor, class_index: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return of images of one class the cross-entropy, and whether they are taken for it, (B,) each, on the CPU."""
+        parts = [self.logits(part.to(device)).float().cpu() for part in images.split(AT_ONCE)]
+        logits = torch.cat(parts)
+        targets = torch.full((len(logits),), class_index)
+        return functional.cross_entropy(logits, targets, reduction="none"), logits.argmax(1) == targets
+
+
+@dataclass(frozen=True)
+class ClassifierChoice:
+    """Which classifier a method takes.
+
+    Attributes:
+        teacher: A file or a name, as for :func:`dap.open_teacher`; None: a classifier is trained on all real images of
+            the run, as that of ``plug_and_play``.
+        teacher_options: Options of :func:`dap.open_teacher` by name, such as {"network": "resnet18"}.
+        network: The network to train, one of :func:`dap.nets.list_nets`.
+        width: Its number of channels.
+        epochs: Passes over the real images, at least 2.
+    """
+
+    teacher: str | None
+    teacher_options: Mapping[str, object] | None
+    network: str
+    width: int
+    epochs: int
+
+    def __post_init__(self) -> None:
+        if self.teacher is not None and not isinstance(self.teacher, str):
+            raise OptionError(f"teacher: expected a file, or a name as timm/resnet18.tv_in1k, got {self.teacher!r}")
+        if self.teacher_options and self.teacher is None:
+            raise OptionError("teacher_options: they are for a teacher; give teacher= too, or leave them out")
+        if self.teacher_options is not None and not isinstance(self.teacher_options, Mapping):
+            raise OptionError(f"teacher_options: expected options by name, got {self.teacher_options!r}")
+        check_choice("network", self.network, list_nets())
+        check_whole("width", self.width)
+        check_whole("epochs", self.epochs, 2)
+
+    def prepare(self, context: Context) -> Classifier:
+        """Open the teacher, or train the classifier, or find it in the cache.
+
+        Raises:
+            OptionError: The teacher is unknown, or of other classes, or takes other images than the run's.
+        """
+        device = context.prior.device
+        if self.teacher is None:
+            net = prepare_classifier(context, self.network, self.width, self.epochs)
+            return Classifier(net, net, {"epochs": self.epochs})
+        teacher = teacher_from_options(self.teacher, self.teacher_options or {})
+        teacher = teacher.for_classes([entry.name for entry in context.classes])
+        _check_images(teacher, context)
+        teacher.to(device).requires_grad_(False)
+        units = partial(normalised, clamp=False)
+        return Classifier(
+            teacher, lambda images: teacher(units(images)), {"teacher": teacher.name, "sha256": state_hash(teacher.net)}
+        )
+
+    def preparation_bytes(self, context: Context) -> int:
+        """Return the memory of training the classifier; 0 with a teacher."""
+        return 0 if self.teacher is not None else training_bytes(context, self.network, self.width)
+
+    def shared(self) -> str | None:
+        """Return what all classes of a run share: the classifier that it trains."""
+        return None if self.teacher is not None else "a classifier of all classes"
+
+
+def _check_images(teacher: Teacher, context: Context) -> None:
+    """Raise OptionError unless a teacher takes images of the run's size and channels."""
+    if teacher.channels != context.channels:
+        raise OptionError(
+            f"teacher {teacher.name} takes images of {teacher.channels} channels, this run's have {context.channels}: "
+            f"give channels={'rgb' if teacher.channels == 3 else 'grey'!r}, or another teacher"
+        )
+    if teacher.size != context.size:
+        raise OptionError(
+            f"teacher {teacher.name} takes images of {teacher.size} pixels, this run's have {context.size}: give "
+            f"size={teacher.size}, or teacher_options={{'size': {context.size}}} if it takes those too"
+        )
