@@ -29,10 +29,11 @@ SUMMARIES: Mapping[str, str] = {
     "dap_set": "pulls the images of a class, as a set, to the class's distribution, and apart",
     "dap_networks": "pulls the images of a class, as a set, to what random networks see of the class",
     "dm": "optimises pixels, or latents, until random networks see the mean features of the class",
+    "rded": "crops of real images that a classifier is surest of, four in an image",
     "guided": "sums the guidance of several methods",
 }
 COSTS: Mapping[str, str] = {
     "random": "real images", "herding": "real images", "k_center": "real images", "k_medoids": "real images",
     "dit": "1", "dap": "1.2", "dap_set": "1.1", "mgd3": "1.0", "manifold_gd": "1.1", "igd": "3.8", "coda": "1.0",
-    "plug_and_play": "2.7", "ld3m": "4.7", "dap_networks": "1.9", "guided": "of its parts",
+    "plug_and_play": "2.7", "ld3m": "4.7", "rded": "real images", "dap_networks": "1.9", "guided": "of its parts",
 }  # fmt: skip
