@@ -14,8 +14,8 @@ what is there is not done again. Seeds are the outer loop, and the tables take t
 study that was stopped has equally many of each. What is left to do is printed before the start, with its time by the
 seconds of the same parts in OUT, else by SECONDS. Two processes may work side by side: --part 1/2 and --part 2/2.
 
-The best methods on this prior are in: dap_networks and k_medoids (README). ld3m is left out unless --only names it: its
-sets cost 4.7 times those of dit.
+The best methods on this prior are in: dap_networks and k_medoids (docs/results.md). ld3m is left out unless --only
+names it: its sets cost 4.7 times those of dit.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ __all__ = ["methods"]
 
 
 COST = (
-    "cost: time per image, divided by that of dit, without preparation (README, What guidance costs).\n"
+    "cost: time per image, divided by that of dit, without preparation (docs/results.md).\n"
     "couples: what is made together; with slot, a larger --ipc adds images.\n"
     "dap methods NAME shows options, presets and paper."
 )

@@ -1,7 +1,7 @@
 """One line on what each method does, and what it costs, for lists.
 
 The cost is the time per image divided by that of unguided sampling (``dit``), without preparation, on the built-in
-prior: README, "What guidance costs" (``benches/methods_cost.py``, two cores of an AMD EPYC, and for ``coda``, ``ld3m``
+prior: docs/results.md (``benches/methods_cost.py``, two cores of an AMD EPYC, and for ``coda``, ``ld3m``
 and ``plug_and_play`` ``examples/compare_methods.py``).
 """
 
