@@ -14,13 +14,15 @@ from hostile import Parser
 from PIL import Image
 
 import dap
-from dap.data.manifest import append_ledger
+from dap.data.manifest import LEDGER
 from dap.data.packing import write_packed
+from dap.data.records import Records
 from dap.data.shard_writer import Sample
 from dap.index import ClassRows, IndexSpec, IndexWriter
 from dap.priors import BUILTIN
 from dap.priors.adapter import write_adapter
 from dap.storage.files import write_json
+from dap.storage.ledger import Ledger
 
 DEEP = b'{"a":' * 10**6 + b"\n"  # too deep for a parser that recurses
 Made: TypeAlias = tuple[str, str, str]
@@ -40,8 +42,15 @@ def run(folder: Path) -> Made:
 
 def ledger(folder: Path) -> Made:
     for number in range(3):
-        append_ledger(folder, {f"train/cat/{number:05d}.png": HASH})
-    return ".dap-ledger.jsonl", "from dap.data.manifest import read_ledger", "read_ledger(Path(folder))"
+        Ledger(folder / LEDGER).append({f"train/cat/{number:05d}.png": HASH})
+    return LEDGER, "from dap.data.manifest import read_ledger", "read_ledger(Path(folder))"
+
+
+def records(folder: Path) -> Made:
+    for number in range(3):
+        files = {f"train/cat/{number:05d}.png": HASH}
+        Records(folder, "worker").append({"unit": number, "files": files, "seconds": {"make": 0.1}, "threads": 1})
+    return "worker.jsonl", "from dap.data.records import Records", "Records(Path(folder), 'other').new()"
 
 
 def packed(folder: Path) -> Made:
@@ -91,6 +100,7 @@ def training(folder: Path) -> Made:
 MAKERS: dict[str, Callable[[Path], Made]] = {
     "dap.json": run,
     "the ledger of a run": ledger,
+    "the ledger of a worker": records,
     "pack.json": packed,
     "index.json": index,
     "ids.json": ids,

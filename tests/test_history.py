@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_resume import CLASSES, contents, fixture_of_kill_at, grey_tree, kept, stamps  # noqa: F401 - a fixture
+from test_resume import CLASSES, contents, fixture_of_kill_at, grey_tree, kept, ledger_lines, stamps  # noqa: F401 - a fixture
 
 import dap
-from dap.data.manifest import LEDGER, read_manifest
+from dap.data.manifest import read_manifest
 from dap.errors import OptionError, RunMismatchError
 from dap.run import plan
 
@@ -284,7 +284,7 @@ def test_a_remake_that_was_stopped_is_continued_by_the_same_call(run, tmp_path):
     remake = ["T-shirt/top", "Bag/0"]
     with pytest.raises(KeyboardInterrupt):
         run(out, "dit", batch_size=1, remake=remake, callback_on_step_end=stop)
-    assert len((out / LEDGER).read_text().splitlines()) == 1
+    assert len(ledger_lines(out)) == 1
     run(out, "dit", batch_size=1, remake=remake)
     run(undisturbed, "dit", batch_size=1, remake=remake)
     assert contents(out) == contents(undisturbed)

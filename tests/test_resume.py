@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 
 import dap
-from dap.data.manifest import LEDGER, append_ledger
 from dap.errors import RunMismatchError
+from dap.run.state import RunState
+from dap.storage.files import SHARED
 
 PNGS = "train/*/*.png"
 CLASSES = ("Bag", "Dress", "T-shirt%2Ftop")
@@ -68,6 +69,11 @@ def contents(out):
     manifest = json.loads(found.pop("dap.json"))
     assert manifest.pop("seconds")
     return found | {"dap.json": manifest, "order": list(manifest)}
+
+
+def ledger_lines(out):
+    """The lines of the ledgers of all workers."""
+    return [line for path in (out / SHARED).glob("*.jsonl") for line in path.read_bytes().splitlines()]
 
 
 def stamps(out, pattern="**/*"):
@@ -146,7 +152,7 @@ def test_killed_by_the_system_and_continued_ends_as_if_nothing_had_happened(opti
         env=os.environ | {"PYTHONPATH": str(Path(dap.__file__).parents[1])}, check=False,
     )  # fmt: skip
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert len((out / LEDGER).read_text().splitlines()) == 2
+    assert len(ledger_lines(out)) == 2
     before = stamps(out, PNGS)
     assert len(before) == 4
     with pytest.raises(dap.errors.SourceError, match="not finished"):
@@ -231,18 +237,18 @@ def test_killed_at_any_change_of_the_disk_and_continued_ends_the_same(options, t
 def test_killed_within_a_unit_of_dap_keeps_its_files(options, undisturbed, tmp_path, monkeypatch):
     calls = []
 
-    def killed_second(out, files):
-        calls.append(files)
+    def killed_second(state, *entry, add=RunState.add):
+        calls.append(entry)
         if len(calls) == 2:
             raise Killed
-        append_ledger(out, files)
+        add(state, *entry)
 
     out = tmp_path / "c"
     with monkeypatch.context() as patch:
-        patch.setattr("dap.run.folder.append_ledger", killed_second)
+        patch.setattr(RunState, "add", killed_second)
         with pytest.raises(Killed):
             dap.distill(**options, out=out)
-    assert len((out / LEDGER).read_text().splitlines()) == 1
+    assert len(ledger_lines(out)) == 1
     before = stamps(out, PNGS)
     assert len(before) == 4
     steps = []
@@ -263,9 +269,10 @@ def test_torn_last_line_of_the_ledger_costs_nothing(options, undisturbed, tmp_pa
     out = tmp_path / "c"
     with pytest.raises(Killed):
         dap.distill(**options, out=out, callback_on_step_end=interrupt)
-    lines = (out / LEDGER).read_bytes().splitlines(keepends=True)
+    (ledger,) = (out / SHARED).glob("*.jsonl")
+    lines = ledger.read_bytes().splitlines(keepends=True)
     assert len(lines) == 2
-    (out / LEDGER).write_bytes(lines[0] + lines[1][:left])
+    ledger.write_bytes(lines[0] + lines[1][:left])
     before = stamps(out, PNGS)
     dap.distill(**options, out=out)
     assert kept(before, stamps(out, PNGS))

@@ -18,7 +18,6 @@ import dap
 from dap.data.manifest import (
     LEDGER,
     MANIFEST,
-    append_ledger,
     check_same_run,
     read_ledger,
     read_manifest,
@@ -28,6 +27,7 @@ from dap.data.manifest import (
 from dap.errors import FormatError, RunMismatchError, SourceError
 from dap.methods import Method
 from dap.run import plan
+from dap.storage.ledger import Ledger
 
 HASH = "0" * 64
 STAGES = [(1,), (5,), (10,), (1, 3), (2, 3, 7)]
@@ -166,14 +166,14 @@ def test_a_manifest_without_its_entries_is_named(tmp_path):
 
 def test_ledger_joins_its_lines_and_a_missing_one_is_empty(tmp_path):
     assert read_ledger(tmp_path) == {}
-    append_ledger(tmp_path, {"train/a%2Fé/00000.png": HASH, "b": HASH})
-    append_ledger(tmp_path, {"c": HASH})
+    Ledger(tmp_path / LEDGER).append({"train/a%2Fé/00000.png": HASH, "b": HASH})
+    Ledger(tmp_path / LEDGER).append({"c": HASH})
     assert read_ledger(tmp_path) == dict.fromkeys(("train/a%2Fé/00000.png", "b", "c"), HASH)
 
 
 @pytest.mark.parametrize("line", ['{"a": 1}', '{"a": "0"}', '{"../a": "%s"}' % ("0" * 64), "[]", '{"a": {}}'])
 def test_a_line_of_another_type_is_named(tmp_path, line):
-    append_ledger(tmp_path, {"c": HASH})
+    Ledger(tmp_path / LEDGER).append({"c": HASH})
     with (tmp_path / LEDGER).open("a") as file:
         file.write(line + "\n")
     with pytest.raises(FormatError, match=r"dap-ledger\.jsonl: damaged, line 2: .*expected"):
@@ -182,13 +182,13 @@ def test_a_line_of_another_type_is_named(tmp_path, line):
 
 @pytest.mark.parametrize("kept", [1, 5, -2, -1])
 def test_a_torn_last_line_of_the_ledger_is_dropped_and_the_next_is_whole(tmp_path, kept):
-    append_ledger(tmp_path, {"a": HASH})
+    Ledger(tmp_path / LEDGER).append({"a": HASH})
     whole = (tmp_path / LEDGER).read_bytes()
-    append_ledger(tmp_path, {"b": HASH})
+    Ledger(tmp_path / LEDGER).append({"b": HASH})
     second = (tmp_path / LEDGER).read_bytes()[len(whole) :]
     (tmp_path / LEDGER).write_bytes(whole + second[:kept])
     assert read_ledger(tmp_path) == {"a": HASH}
-    append_ledger(tmp_path, {"c": HASH})
+    Ledger(tmp_path / LEDGER).append({"c": HASH})
     assert read_ledger(tmp_path) == {"a": HASH, "c": HASH}
 
 

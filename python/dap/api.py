@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from dap.config import check_path
+from dap.config import check_number, check_path, check_whole
 from dap.data.classmap import LabelMap
 from dap.data.hub import download_set, is_hub_set
 from dap.data.ipc import Ipc
@@ -26,9 +27,11 @@ from dap.index import Index, open_index
 from dap.indexing import build_index
 from dap.methods import AnyGuide, AnyMethod
 from dap.priors import PriorLike
-from dap.run import SHEET, Request, RunFolder, execute, open_run, ranking, resolve
+from dap.run import SHEET, Request, execute, open_run, own_device, own_rank, ranking, resolve, worker_processes
+from dap.stopping import time_limit
 from dap.storage.cache import cache_in_use
-from dap.storage.files import atomic_path, check_writable
+from dap.storage.claims import Claims
+from dap.storage.files import SHARED, atomic_path, check_writable
 from dap.storage.lock import folder_lock
 from dap.torch_state import own_torch_state
 
@@ -123,6 +126,8 @@ def distill(
     size: int | None = None,
     channels: str | None = None,
     remake: str | Collection[str] = (),
+    workers: int = 1,
+    max_time: float | None = None,
     callback_on_step_end: StepCallback | None = None,
     progress: bool = True,
 ) -> DistilledDataset:
@@ -131,7 +136,8 @@ def distill(
     Writes ``out/train/<class>/<slot>.png``, ``out/dap.json`` and ``out/contact_sheet.png``. The same call continues a
     run that was stopped, after checking the files that are there. With a larger ``ipc`` it adds images, if the method
     makes each image by itself; with more ``classes`` it adds these, if the method makes each class by itself. The same
-    source, prior, options and seed give the same bytes.
+    source, prior, options and seed give the same bytes. Any number of processes may make the same call at once, on any
+    machines that share the folder: each unit of images is made by one of them (docs/runs.md).
 
     Args:
         source: Real images: a class-per-folder tree, a built-in name ("fashion-mini"), a torch ``Dataset``, a Hugging
@@ -178,6 +184,10 @@ def distill(
         remake: Images of a finished run to make again with other random numbers: "Bag/3" is number 3 of class "Bag",
             "Bag" all of them. The others keep their bytes. Where a method couples the images of a class, the new one is
             sampled together with the random numbers of the others. The manifest records what was made again.
+        workers: Processes of this machine that make the run together, with this one; each on a GPU of its own if there
+            are several. Their source, prior and method have to pickle, as names and paths do.
+        max_time: Seconds after which the run ends with the unit that it is at, by a StoppedError; the same call
+            continues it. Never, if left out.
         callback_on_step_end: As in diffusers: ``callback(prior, step, timestep, {"latents": x}) -> dict``.
         progress: Show a progress bar.
 
@@ -198,16 +208,40 @@ def distill(
         timestep_spacing=timestep_spacing, eta=eta, device=device, dtype=dtype, tf32=tf32, features=features,
         features_options=features_options, size=size, channels=channels,
     )  # fmt: skip
+    workers, rank = check_whole("workers", workers), own_rank()
+    if max_time is not None:
+        check_number("max_time", max_time, 0)
+    if workers > 1 and rank.world > 1:
+        raise OptionError(f"workers: torchrun or SLURM has started {rank.world} processes already; leave it out")
+    if workers > 1 and callback_on_step_end is not None:
+        raise OptionError("workers: other processes cannot call callback_on_step_end; leave one of the two out")
+    if remake and max(workers, rank.world) > 1:
+        raise OptionError("remake: only one process can make images again; leave workers out, and start it once")
     out = check_path("out", out)
     check_writable(out)
     check_outside(out, source)
-    with folder_lock(out):
+    with time_limit(max_time), folder_lock(out, shared=True), Claims(out / SHARED) as claims:
         slots = slots_to_remake(out, remake)
-        job = resolve(request)
-        folder = RunFolder(out, job, batch_size=batch_size, remake=slots)
-        execute(job, folder, progress=progress, callback_on_step_end=callback_on_step_end)
+        with worker_processes(workers, _help, request, out, batch_size, max_time):
+            first = own_rank()
+            job = resolve(replace(request, device=own_device(request.device, first)))
+            execute(
+                job, out, claims, batch_size=batch_size, remake=slots, progress=progress and first.number == 0,
+                callback_on_step_end=callback_on_step_end,
+            )  # fmt: skip
+        if workers > 1:
+            claims.clear()  # of those that came late, and were ended with their work
         distilled = load(out)
         if not (out / SHEET).exists():
             with atomic_path(out / SHEET) as temporary:
                 distilled.show().save(temporary, format="PNG")
     return distilled
+
+
+@own_torch_state()
+@cache_in_use()
+def _help(request: Request, out: Path, batch_size: int | None, max_time: float | None) -> None:
+    """Work on a run that another process of this machine has been asked for."""
+    with time_limit(max_time), folder_lock(out, shared=True), Claims(out / SHARED) as claims:
+        job = resolve(replace(request, device=own_device(request.device, own_rank())))
+        execute(job, out, claims, batch_size=batch_size, progress=False)

@@ -10,7 +10,9 @@ __all__ = [
     "OptionError",
     "RunMismatchError",
     "SourceError",
+    "StoppedError",
     "StorageError",
+    "UnitError",
 ]
 
 
@@ -44,3 +46,11 @@ class StorageError(DapError, OSError):
 
 class DivergedError(DapError, ArithmeticError):
     """Sampling produced a value that is infinite or not a number."""
+
+
+class UnitError(DapError, RuntimeError):
+    """Some units of a run could not be made; the others are there."""
+
+
+class StoppedError(DapError, RuntimeError):
+    """A run was stopped before it was finished, by a signal or after its time; the same call continues it."""

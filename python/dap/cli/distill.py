@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import click
@@ -20,8 +21,11 @@ from dap.cli.command import Command, announce, json_option, print_result, quiet_
 from dap.cli.config_file import config_options
 from dap.cli.options import channels_option, device_option, precision_options, prior_options, sampling_options
 from dap.cli.values import Method, Number, Out, Whole, assignments_option
+from dap.stopping import stop_at_signals
 
 __all__ = ["distill"]
+
+NOT_OF_THE_BYTES = {"source", "out", "index", "remake", "workers", "max_time"}  # options that change no image
 
 
 @click.command(
@@ -82,6 +86,19 @@ __all__ = ["distill"]
     metavar="CLASS/NUMBER",
     help="Make an image of a finished run again with other random numbers, or all of a CLASS; repeatable.",
 )
+@click.option(
+    "--workers",
+    default=1,
+    type=Whole(),
+    show_default=True,
+    help="Processes of this machine that make the run together, each on a GPU of its own if there are several.",
+)
+@click.option(
+    "--max-time",
+    type=Number(0),
+    metavar="SECONDS",
+    help="End after so many seconds with the images in the making, and exit code 75; the same command continues.",
+)
 @json_option
 @quiet_option
 @config_options
@@ -113,6 +130,8 @@ def distill(
     channels: str | None,
     method_options: dict[str, object],
     remake: tuple[str, ...],
+    workers: int,
+    max_time: float | None,
 ) -> None:
     """Distils SOURCE (a class-per-folder tree, a built-in name, or a Hugging Face id) into --ipc images per class."""
     from dap.cli.rerun import finished_images, remember
@@ -120,6 +139,8 @@ def distill(
     from dap.data.remake import slots_to_remake
     from dap.index import open_index
 
+    if workers > 1 and label_column is not None:
+        raise click.UsageError("--workers and --label-column do not go together: start the command several times.")
     slots_to_remake(out, remake)  # raises for what is not there, before torch is imported
     label_map = parse_labels(labels)
     indexed = None if index is None else open_index(index)
@@ -133,7 +154,7 @@ def distill(
     chosen = choose_classes(classes, known)
     numbers = choose_ipc(ipc, [name for name in known if chosen is None or name in chosen])
     parameters = click.get_current_context().params
-    options = {name: parameters[name] for name in parameters.keys() - {"source", "out", "index", "remake"}}
+    options = {name: parameters[name] for name in parameters.keys() - NOT_OF_THE_BYTES}
     identities = ["" if images is None else images.identity(), "" if indexed is None else indexed.hash]
     done = None if remake else finished_images(out, options, identities)
     if done is not None:
@@ -142,16 +163,22 @@ def distill(
 
     from dap.api import distill as run
     from dap.methods import get_method
+    from dap.run import own_rank
 
+    stop_at_signals()
+    logging.getLogger("dap.run.sharing").setLevel(logging.INFO)  # says for whom it waits
     uses_prior = get_method(method, method_options).uses_prior()
-    announce(plan_text(numbers, chosen or known, method, prior if uses_prior else None, seed, out))
+    if own_rank().number == 0:
+        announce(plan_text(numbers, chosen or known, method, prior if uses_prior else None, seed, out))
     distilled = run(
-        images, out=out, prior=prior, prior_options=prior_options or None, method=method,
-        method_options=method_options, ipc=numbers, seed=seed, index=indexed, classes=chosen, label_map=label_map,
+        images if workers == 1 else source, out=out, prior=prior, prior_options=prior_options or None, method=method,
+        method_options=method_options, ipc=numbers, seed=seed,
+        index=indexed if workers == 1 else index, classes=chosen, label_map=label_map,
         batch_size=batch_size, sampling=sampling,
         num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, scheduler=scheduler,
         timestep_spacing=timestep_spacing, eta=eta, device=device, dtype=dtype, tf32=tf32, features=features,
         features_options=features_options or None, size=size, channels=channels, remake=remake,
+        workers=workers, max_time=max_time,
     )  # fmt: skip
     remember(out, options, identities)
     spent = sum(distilled.manifest["seconds"].values())

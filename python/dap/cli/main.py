@@ -23,7 +23,8 @@ from dap.cli.metrics import metrics
 from dap.cli.pack import pack
 from dap.cli.prior import prior
 from dap.cli.teacher import teacher
-from dap.errors import DapError
+from dap.errors import DapError, StoppedError
+from dap.stopping import RESUME
 
 __all__ = ["main"]
 
@@ -52,7 +53,8 @@ class _InFlags(logging.Formatter):
 def main() -> None:
     """Runs the command, and prints an error as one line on standard error.
 
-    Exit codes: 2 for bad input, 1 for other errors, 130 for Ctrl-C.
+    Exit codes: 2 for bad input, 1 for other errors, 130 for Ctrl-C, 75 for a run that was stopped before it was
+    finished, which the same command continues.
     """
     _print_anything()
     handler = logging.StreamHandler()
@@ -70,7 +72,7 @@ def main() -> None:
         if "--debug" in sys.argv[1:]:
             traceback.print_exc()
         click.echo(f"dap: error: {in_flags(' '.join(str(error).split()))}", err=True)
-        sys.exit(2 if isinstance(error, DapError | OSError) else 1)
+        sys.exit(RESUME if isinstance(error, StoppedError) else 2 if isinstance(error, DapError | OSError) else 1)
 
 
 def _kept(stop: BaseException) -> str:

@@ -1,7 +1,7 @@
 """The manifest ``dap.json``: the options that were given, the values that were used, and a hash of each file.
 
-While a run goes on, the files of each finished unit are appended to a ledger. A run that was killed is continued from
-manifest and ledger.
+While a run goes on, the files of each finished unit are appended to ledgers (:mod:`dap.data.records`). A run that was
+killed is continued from manifest and ledgers.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ __all__ = [
     "MANIFEST",
     "SCHEMA",
     "TRAIN",
-    "append_ledger",
     "check_finished",
     "check_manifest",
     "check_same_run",
     "counts_in",
+    "files_present",
     "images_of",
     "read_ledger",
     "read_manifest",
@@ -66,7 +66,7 @@ SHAPE = fields(
     optional={
         "index": either(NOTHING, mapping(ANYTHING)), "pass_size": whole(1), "rank": mapping(items(whole())),
         "versions": mapping(ANYTHING), "licenses": mapping(TEXT), "remade": items(mapping(items(whole(), least=1))),
-        "latent_dtype": choice("float16", "float32"),
+        "latent_dtype": choice("float16", "float32"), "threads": items(whole(1)),
     },
     more=True,
 )  # fmt: skip
@@ -160,13 +160,8 @@ def _has_all_images(manifest: Mapping[str, Any]) -> bool:
     return few_enough and all(path in files for path in images_of(manifest))
 
 
-def append_ledger(out: Path, files: Mapping[str, str]) -> None:
-    """Record the files of one finished unit, path to SHA-256, and wait until the record is on disk."""
-    Ledger(out / LEDGER).append(files)
-
-
 def read_ledger(out: Path) -> dict[str, str]:
-    """Return the SHA-256 of all files that the ledger records, by path; none where there is no ledger."""
+    """Return the SHA-256 of all files in the ledger of an older version, by path; none where there is none."""
     return {path: sha256 for unit in Ledger(out / LEDGER).read(FILES) for path, sha256 in unit.items()}
 
 
@@ -201,13 +196,18 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def files_present(out: Path, files: Mapping[str, str]) -> dict[str, str]:
+    """Return those of ``files``, SHA-256 by path below ``out``, that are there; their bytes are not read."""
+    return {path: sha256 for path, sha256 in files.items() if (out / path).is_file()}
+
+
 def verify_files(out: Path, files: Mapping[str, str]) -> dict[str, str]:
     """Return those of ``files``, SHA-256 by path below ``out``, that are there.
 
     Raises:
         RunMismatchError: A file that is there has another hash.
     """
-    present = {path: sha256 for path, sha256 in files.items() if (out / path).is_file()}
+    present = files_present(out, files)
     for path, sha256 in present.items():
         if sha256_file(out / path) != sha256:
             raise RunMismatchError(

@@ -1,19 +1,30 @@
-"""The local executor: prepares the method, makes the missing units one after the other, and ranks the slots."""
+"""The local executor: prepares the method, makes the missing units one after the other, and ranks the slots.
+
+Other processes may execute the same job in the same folder. What only one may do is done in turn: beginning the run
+with its first preparation, and finishing it. The units are shared out.
+"""
 
 from __future__ import annotations
 
 import time
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dap.data.image_files import read_image
-from dap.methods import Context, Method
+from dap.errors import StorageError
+from dap.methods import Context, Method, Unit
 from dap.run.folder import RunFolder
 from dap.run.job import Job
 from dap.run.progress import Progress
+from dap.run.sharing import note_failure, raise_failures, units_to_make, waiting_for
 from dap.sampling import StepCallback
+from dap.storage.claims import Claims
 from dap.torch_state import own_torch_state
 
 __all__ = ["execute"]
@@ -22,43 +33,133 @@ A = TypeVar("A")
 
 
 def execute(
-    job: Job, folder: RunFolder, *, progress: bool = True, callback_on_step_end: StepCallback | None = None
-) -> None:
-    """Make what is missing in the folder of a job, and finish it.
+    job: Job, out: Path, claims: Claims, *, batch_size: int | None = None,
+    remake: Mapping[str, Sequence[int]] | None = None, progress: bool = True,
+    callback_on_step_end: StepCallback | None = None,
+) -> None:  # fmt: skip
+    """Make what is missing in the folder of a job, together with other processes, until it is finished.
 
     Args:
         job: The run.
-        folder: Its output folder.
+        out: Its output folder.
+        claims: This process among those that work on the run.
+        batch_size: See :class:`RunFolder`.
+        remake: See :class:`RunFolder`.
         progress: Show progress bars.
         callback_on_step_end: The user's callback; see :func:`dap.distill`.
 
     Raises:
         DapError: What the method raises. Before its preparation has ended, nothing is written to the folder.
     """
-    if not folder.complete:
-        with own_torch_state(tf32=job.tf32):
-            _execute(job.recipe, job, folder, progress, callback_on_step_end)
-    folder.finish()
+
+    def opened() -> RunFolder:
+        checked = bool(claims.others())
+        return RunFolder(out, job, batch_size=batch_size, remake=remake, worker=claims.name, checked=checked)
+
+    with own_torch_state(tf32=job.tf32):
+        bars = Progress(shown=progress, callback=callback_on_step_end)
+        _Executor(job.recipe, job, out, claims, bars, opened).run()
 
 
-def _execute(recipe: Method[A], job: Job, folder: RunFolder, progress: bool, callback: StepCallback | None) -> None:
-    bars = Progress(shown=progress, callback=callback)
-    context, start = job.context(bars, latent_dtype=folder.latent_dtype), time.monotonic()
-    artefact = recipe.prepare(context)
-    folder.add_seconds("prepare", time.monotonic() - start)
-    folder.begin(recipe.record(context, artefact), recipe.files(context, artefact))
-    start = time.monotonic()
-    title = f"{recipe.name}, {folder.in_words}"
-    total = sum(len(unit.slots) for unit in folder.missing()) * recipe.steps_per_slot(context)
-    with bars.making(title, total) as on_step:
-        context = job.context(bars, on_step, pass_size=folder.pass_size, latent_dtype=folder.latent_dtype)
-        for unit in folder.missing():
-            made = recipe.make(context, unit, artefact)
-            if isinstance(made, torch.Tensor) and made.is_floating_point():
-                made = job.prior.decode(made)
-            folder.add(unit, made)
-    folder.add_seconds("make", time.monotonic() - start)
-    _rank(recipe, context, artefact, folder)
+class _Prepared(NamedTuple, Generic[A]):
+    """What a method has prepared, what it says about it, and the files that it keeps next to the images."""
+
+    artefact: A
+    record: Mapping[str, object]
+    files: Mapping[str, bytes]
+
+
+class _Executor(Generic[A]):
+    """One process that executes a job; the arguments are those of :func:`execute`."""
+
+    def __init__(
+        self, recipe: Method[A], job: Job, out: Path, claims: Claims, bars: Progress, opened: Callable[[], RunFolder]
+    ) -> None:
+        self._recipe, self._job, self._out = recipe, job, out
+        self._claims, self._bars, self._opened = claims, bars, opened
+
+    def run(self) -> None:
+        """Make what is missing."""
+        folder, prepared = self._begin()
+        if prepared is None:  # it is complete
+            return
+        self._make(folder, prepared.artefact)
+        while not folder.complete:
+            with self._claims.turn("finish", waiting_for(self._out, "to finish the run")):
+                folder.refresh()
+                if not folder.complete:
+                    _rank(self._recipe, self._context(folder), prepared.artefact, folder)
+                    if self._claims.holds("finish"):
+                        folder.finish()
+                        self._claims.clear()
+
+    def _begin(self) -> tuple[RunFolder, _Prepared[A] | None]:
+        """Return the folder of a run that has begun, with what the method has prepared; None where it is complete.
+
+        The first process prepares while the others wait, and then find in the cache what it has made.
+        """
+        claims, begun = self._claims, False
+        while not begun:
+            with claims.turn("begin", waiting_for(self._out, "to prepare the run")):
+                folder = self._opened()
+                if folder.complete:
+                    folder.finish()
+                    claims.clear()
+                    return folder, None
+                if not folder.begun:
+                    if others := claims.others():
+                        raise _busy(self._out, others[0])
+                    try:
+                        claims.note("preparing")
+                        prepared = self._prepare(folder)
+                        if claims.holds("begin"):
+                            folder.begin(prepared.record, prepared.files)
+                            return folder, prepared
+                    finally:
+                        claims.note("begun" if folder.begun else "")
+                begun = folder.begun
+                claims.note("preparing" if begun else "")
+        prepared = self._prepare(folder)
+        folder.set_record(prepared.record)
+        return folder, prepared
+
+    def _prepare(self, folder: RunFolder) -> _Prepared[A]:
+        context, start = self._context(folder), time.monotonic()
+        artefact = self._recipe.prepare(context)
+        folder.state.add_seconds("prepare", time.monotonic() - start)
+        return _Prepared(artefact, self._recipe.record(context, artefact), self._recipe.files(context, artefact))
+
+    def _make(self, folder: RunFolder, artefact: A) -> None:
+        """Make units until none is missing.
+
+        Raises:
+            UnitError: Some could not be made.
+        """
+        steps, missing = self._recipe.steps_per_slot(self._context(folder)), [unit.index for unit in folder.missing()]
+        total = sum(len(folder.units[number].slots) for number in missing) * steps
+        with self._bars.making(f"{self._recipe.name}, {folder.in_words}", total) as (on_step, move):
+            context = self._context(folder, on_step)
+            units = units_to_make(folder, self._claims, missing, lambda unit: move(len(unit.slots) * steps))
+            with closing(units):
+                for unit in units:
+                    start = time.monotonic()
+                    try:
+                        images = self._images(context, unit, artefact)
+                    except Exception as error:
+                        note_failure(folder, unit, error)
+                        continue
+                    folder.state.add_seconds("make", time.monotonic() - start)
+                    folder.add(unit, images, torch.get_num_threads())
+        raise_failures(folder)
+
+    def _images(self, context: Context, unit: Unit, artefact: A) -> Iterable[Tensor]:
+        made = self._recipe.make(context, unit, artefact)
+        if not isinstance(made, Tensor):
+            return list(made)
+        return self._job.prior.decode(made) if made.is_floating_point() else made
+
+    def _context(self, folder: RunFolder, on_step: StepCallback | None = None) -> Context:
+        return self._job.context(self._bars, on_step, pass_size=folder.pass_size, latent_dtype=folder.latent_dtype)
 
 
 def _rank(recipe: Method[A], context: Context, artefact: A, folder: RunFolder) -> None:
@@ -74,3 +175,10 @@ def _rank(recipe: Method[A], context: Context, artefact: A, folder: RunFolder) -
             ranks[entry.name] = [order.index(number) for number in range(context.ipc_of(index))]
     if ranks:
         folder.set_ranks(ranks)
+
+
+def _busy(out: Path, worker: str) -> StorageError:
+    return StorageError(
+        f"{out}: another process ({worker}) makes the run that is there, and this call would change it: wait until it "
+        "ends, or choose another folder"
+    )

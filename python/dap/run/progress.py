@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor
@@ -27,8 +27,10 @@ class Progress(Bars):
         self._callback = callback
 
     @contextmanager
-    def making(self, title: str, total: int) -> Iterator[StepCallback]:
+    def making(self, title: str, total: int) -> Iterator[tuple[StepCallback, Callable[[int], None]]]:
         """Yield a callback of the denoising loop that moves a bar over the denoiser steps of all slots.
+
+        Beside it comes a function that moves the bar by steps which another process has made.
 
         Args:
             title: Text before the bar.
@@ -41,4 +43,4 @@ class Progress(Bars):
                 bar.update(len(tensors["latents"]))  # a unit may be sampled in parts
                 return self._callback(prior, step, timestep, tensors) if self._callback else tensors
 
-            yield on_step
+            yield on_step, bar.update

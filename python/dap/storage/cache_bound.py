@@ -19,8 +19,8 @@ from pathlib import Path
 from dap.errors import OptionError
 from dap.storage.cache_folder import HASHED, HASHES, KINDS, RUNS, SHARDS, bytes_of, cache_folder
 from dap.storage.cache_use import hold_cache, used_by_runs, wait_for_lock
-from dap.storage.files import process_is_alive, temporary_owner
 from dap.storage.lock import NEW, Hold, lock
+from dap.storage.processes import process_is_alive, temporary_owner
 
 __all__ = [
     "UNFINISHED",

@@ -1,7 +1,7 @@
 """Files and folders that appear whole or not at all, and the hashes of files.
 
-Until it is finished, a file or folder has a temporary name beside its final one, ``.tmp-<process>-<random>``. A killed
-process leaves it behind; :func:`sweep` removes it.
+Until it is finished, a file or folder has a temporary name beside its final one, ``.tmp-<process>-<machine>-<random>``.
+A killed process leaves it behind; :func:`sweep` removes it.
 """
 
 from __future__ import annotations
@@ -10,35 +10,33 @@ import errno
 import hashlib
 import json
 import os
-import re
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dap.errors import OptionError, StorageError
+from dap.storage.processes import TEMPORARY, process_is_alive, temporary_name, temporary_owner
 
 __all__ = [
     "LOCK",
+    "SHARED",
     "atomic_folder",
     "atomic_path",
     "check_writable",
     "is_vacant",
     "move",
     "naming",
-    "process_is_alive",
     "sha256_file",
     "sweep",
     "sync_file",
     "sync_folder",
-    "temporary_owner",
     "write_atomic",
     "write_json",
 ]
 
-TEMPORARY = re.compile(r"\.tmp-(\d{1,10})-[0-9a-f]{8}\d{0,10}")  # a process; more digits at the end of a tar file
 LOCK = ".dap-lock"  # names the writer of a folder where the file system has no locks
+SHARED = ".dap-run"  # what the processes share that work on one run, while it is not finished
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -93,7 +91,7 @@ def atomic_path(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
         'whole'
     """
     path = Path(path)
-    temporary = _temporary(path)
+    temporary = path.with_name(temporary_name())
     try:
         with naming(path):
             yield temporary
@@ -129,7 +127,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         ...     [file.name for file in Path(parent, "x").iterdir()]
         ['y.txt']
     """
-    temporary = _temporary(path)
+    temporary = path.with_name(temporary_name())
     try:
         with naming(path):
             temporary.mkdir(parents=True)
@@ -176,11 +174,11 @@ def is_vacant(folder: Path) -> bool:
     if not folder.exists():
         return True
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else [folder.name]
-    return all(name == LOCK or TEMPORARY.fullmatch(name) for name in names)
+    return all(name in (LOCK, SHARED) or TEMPORARY.fullmatch(name) for name in names)
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporary files and folders below ``folder`` that dead processes left.
+    """Remove the temporary files and folders below ``folder`` that dead processes of this machine left.
 
     Other names stay, even if they begin with ``.tmp-``.
     """
@@ -194,38 +192,10 @@ def sweep(folder: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
-def temporary_owner(name: str) -> int | None:
-    """Return the number of the process that gave this temporary name; None if the name is not one of dap's.
-
-    Example:
-        >>> temporary_owner(".tmp-4711-0123abcd"), temporary_owner(".tmp-thesis.txt")
-        (4711, None)
-    """
-    match = TEMPORARY.fullmatch(name)
-    return int(match[1]) if match else None
-
-
 def sha256_file(path: str | Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal. The file is read in blocks."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}")
-
-
-def process_is_alive(process: int) -> bool:
-    """Return whether a process of this number runs on this machine; False where that cannot be asked."""
-    if os.name != "posix":  # os.kill would end the process there
-        return False
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True  # another user's
-    return True
 
 
 def sync_file(path: Path) -> None:

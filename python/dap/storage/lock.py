@@ -16,7 +16,8 @@ from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from dap.errors import StorageError
-from dap.storage.files import LOCK, naming, process_is_alive
+from dap.storage.files import LOCK, naming
+from dap.storage.processes import process_is_alive
 
 try:
     import fcntl
@@ -100,28 +101,46 @@ def new_locked_folder(parent: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path, *, shared: bool = False) -> Iterator[None]:
     """Be the only writer of a folder until the block ends.
 
     The folder is made if it is missing, and removed again if the block leaves it empty.
+
+    Args:
+        folder: The folder.
+        shared: Let others write there that share it too, and take care of each other (:mod:`dap.storage.claims`).
 
     Raises:
         StorageError: Another process writes to it, or the disk is full.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    with naming(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     try:
-        try:
-            hold = lock(folder)
-        except BlockingIOError as error:
-            raise _busy(folder) from error
-        with _lock_file(folder) if hold is None else closing(hold):
+        hold = _folder_hold(folder, shared)
+        if hold is not None:
+            with closing(hold):
+                yield
+        elif shared:  # where there are no locks, their claims have to do
             yield
+        else:
+            with _lock_file(folder):
+                yield
     finally:
         with suppress(OSError):  # not empty
             for path in made:
                 path.rmdir()
+
+
+def _folder_hold(folder: Path, shared: bool) -> Hold | None:
+    """Return the lock on a folder, which is made if it is missing; None where there are no locks."""
+    while True:
+        with naming(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            return lock(folder, shared=shared)
+        except BlockingIOError as error:
+            raise _busy(folder) from error
+        except FileNotFoundError:  # another process has just removed the empty folder
+            continue
 
 
 @contextmanager

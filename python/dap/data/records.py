@@ -1,0 +1,88 @@
+"""What the workers of a run have finished: a ledger for each worker, which only that worker writes.
+
+A line has the files of a unit, path to SHA-256, the time that it took, and the worker's number of threads; or the error
+with which a unit failed. Ledgers are read as they grow. The last line of a killed worker may have no end; it is never
+read, since each worker begins a ledger of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from dap.errors import FormatError
+from dap.storage.checked_json import BELOW, NUMBER, SHA256, TEXT, check_shape, fields, mapping, parse_json, whole
+from dap.storage.ledger import Ledger
+
+__all__ = ["Records"]
+
+SUFFIX = ".jsonl"
+LINE = fields(
+    {"unit": whole()},
+    optional={
+        "files": mapping(SHA256, keys=BELOW), "seconds": mapping(NUMBER), "threads": whole(1), "error": TEXT,
+    },
+)  # fmt: skip
+
+
+class Records:
+    """The ledgers in a folder, and that of one worker.
+
+    Args:
+        folder: The folder that the workers share.
+        worker: The name of the worker that writes.
+    """
+
+    def __init__(self, folder: Path, worker: str) -> None:
+        self._folder, self._own = folder, Ledger(folder / f"{worker}{SUFFIX}")
+        self._read: dict[str, int] = {}  # of each ledger the bytes that were read
+
+    def append(self, entry: dict[str, object]) -> None:
+        """Write a line into this worker's ledger, and wait until it is on disk."""
+        self._own.append(entry)
+
+    def new(self) -> list[dict[str, Any]]:
+        """Return the lines that all workers have written since the last call.
+
+        Raises:
+            FormatError: A line is not what workers write.
+        """
+        lines: list[dict[str, Any]] = []
+        for path in self._paths():
+            with suppress(FileNotFoundError):  # the run has just been finished
+                lines += [self._checked(path, line) for line in self._grown(path)]
+        return lines
+
+    def _grown(self, path: Path) -> list[bytes]:
+        """Return the finished lines of a ledger after those that were read."""
+        status, before = path.lstat(), self._read.get(path.name, 0)
+        if not stat.S_ISREG(status.st_mode):
+            raise FormatError(f"{path}: expected a regular file; {self._own.advice}")
+        if status.st_size <= before:
+            return []
+        with path.open("rb") as file:
+            file.seek(before)
+            data = file.read()
+        finished = data[: data.rfind(b"\n") + 1]
+        self._read[path.name] = before + len(finished)
+        return finished.split(b"\n")[:-1]
+
+    def remove(self) -> None:
+        """Delete all ledgers."""
+        for path in self._paths():
+            path.unlink(missing_ok=True)
+        self._read.clear()
+
+    def _paths(self) -> list[Path]:
+        try:
+            return [self._folder / name for name in sorted(os.listdir(self._folder)) if name.endswith(SUFFIX)]
+        except OSError:
+            return []
+
+    def _checked(self, path: Path, line: bytes) -> dict[str, Any]:
+        entry: dict[str, Any] = parse_json(f"{path}: damaged", line, advice=self._own.advice)
+        check_shape(f"{path}: damaged", entry, LINE, advice=self._own.advice)
+        return entry

@@ -1,0 +1,121 @@
+"""Which units this process makes, when several work on one run: each claims a unit, and looks for the next.
+
+Every unit is tried by some process until its files are there. One that fails is left for later, and tried twice more.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+
+from dap.errors import DapError, StorageError, UnitError
+from dap.methods import Unit
+from dap.run.folder import RunFolder
+from dap.stopping import check_stop
+from dap.storage.claims import Claims, pauses
+
+__all__ = ["note_failure", "raise_failures", "units_to_make", "waiting_for"]
+
+RETRIES = 2
+SHOWN = 3  # failed units that an error names
+
+logger = logging.getLogger(__name__)
+
+
+def units_to_make(
+    folder: RunFolder, claims: Claims, numbers: Sequence[int], elsewhere: Callable[[Unit], None]
+) -> Generator[Unit, None, None]:
+    """Yield each unit that this process is to make; its claim ends when the next one is asked for.
+
+    Ends when all units are recorded, or have failed too often. Units that others have claimed are looked at again when
+    there is no free one: they may have failed, or their worker may have died.
+
+    Args:
+        folder: The folder of the run.
+        claims: This process among those that work on the run.
+        numbers: The units that are missing.
+        elsewhere: Called with each of them that another process has made.
+    """
+    say, waits, first = waiting_for(folder.out, "to make the last units"), pauses(), True
+    while numbers:
+        folder.refresh()
+        taken = claims.taken() if first else set()
+        left: list[int] = []
+        worked = False
+        for number in numbers:
+            check_stop(folder.out)
+            unit, name = folder.units[number], f"unit-{number}"
+            if not folder.lacks(unit):
+                elsewhere(unit)
+            elif folder.state.failures[number] > RETRIES:
+                continue
+            elif name in taken or not claims.take(name):
+                left.append(number)
+            else:
+                try:
+                    folder.refresh()  # another may have made it and ended its claim since the last look
+                    if folder.lacks(unit):
+                        claims.note(name)
+                        worked = True
+                        yield unit
+                    else:
+                        elsewhere(unit)
+                finally:
+                    claims.release(name)
+                left += [number] if folder.lacks(unit) else []
+                taken = claims.taken() if first else set()
+        if left and not worked and not first:
+            say(claims.owner(f"unit-{left[0]}"))
+            time.sleep(next(waits))
+        numbers, first = left, False
+
+
+def waiting_for(out: Path, purpose: str) -> Callable[[str], None]:
+    """Return a function that logs once, with the name of a worker, that this process waits for it.
+
+    It raises StoppedError when the run is to end.
+    """
+    said: list[str] = []
+
+    def say(worker: str) -> None:
+        check_stop(out)
+        if not said:
+            logger.info("%s: waiting for %s %s", out, worker or "another worker", purpose)
+            said.append(worker)
+
+    return say
+
+
+def note_failure(folder: RunFolder, unit: Unit, error: Exception) -> None:
+    """Keep the error of a unit, and let the run go on; or raise it, where the others would fail too.
+
+    Raises:
+        DapError: Nothing of the run has been made yet, or the disk is full.
+        Exception: The error, if nothing was made and this is the last try.
+    """
+    tries = sum(folder.state.failures.values()) + 1
+    nothing = not folder.has_images
+    if isinstance(error, StorageError) or (nothing and (isinstance(error, DapError) or tries > RETRIES)):
+        raise error
+    logger.warning("%s: unit %d could not be made (%s: %s); it is tried again later", folder.out, unit.index,
+                   type(error).__name__, error)  # fmt: skip
+    folder.add_failure(unit, error)
+
+
+def raise_failures(folder: RunFolder) -> None:
+    """Raise if there are units that could not be made.
+
+    Raises:
+        UnitError: It names them, with the errors.
+    """
+    failed = sorted(unit.index for unit in folder.missing())
+    if failed:
+        errors = "; ".join(f"unit {number}: {folder.state.errors.get(number)}" for number in failed[:SHOWN])
+        more = f"; and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
+        raise UnitError(
+            f"{folder.out}: {len(failed)} of {len(folder.units)} units could not be made in {RETRIES + 1} tries "
+            f"({errors}{more}); the others are there, and the same command tries these again; if memory is short, "
+            "give batch_size= when the run is begun"
+        )

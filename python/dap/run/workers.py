@@ -1,0 +1,99 @@
+"""Other processes of this machine that work on the same run, beside this one."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.context import SpawnProcess
+
+import torch
+
+from dap.errors import DapError, OptionError, StoppedError
+from dap.stopping import GRACE, RESUME, stop_at_signals
+
+__all__ = ["worker_processes"]
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def worker_processes(count: int, work: Callable[..., object], *arguments: object) -> Iterator[None]:
+    """Let other processes do the same work during the block. They share the threads of the CPU with this one.
+
+    This process is rank 0. When the block ends, the others have nothing more to do and are ended.
+
+    Args:
+        count: The number of processes, with this one.
+        work: A function of a module.
+        *arguments: Its arguments, which have to pickle.
+
+    Raises:
+        OptionError: They do not pickle.
+    """
+    if count == 1:
+        yield
+        return
+    before = torch.get_num_threads()
+    threads = max(1, before // count)
+    context = multiprocessing.get_context("spawn")
+    others: list[SpawnProcess] = []
+    try:
+        for rank in range(1, count):
+            process = context.Process(
+                target=_work, args=(rank, count, threads, work, arguments), name=f"dap worker {rank}", daemon=True
+            )
+            _start(process)
+            others.append(process)
+        torch.set_num_threads(threads)
+        os.environ.update(_environment(0, count))
+        yield
+    except BaseException:
+        for process in others:
+            process.terminate()
+        for process in others:
+            process.join(GRACE + 5)
+        raise
+    finally:
+        torch.set_num_threads(before)
+        for name in _environment(0, count):
+            os.environ.pop(name, None)
+        for process in others:
+            if process.exitcode not in (None, 0, RESUME, -15):
+                logger.warning("%s ended with exit code %s", process.name, process.exitcode)
+            process.kill()
+            process.join()
+
+
+def _start(process: SpawnProcess) -> None:
+    try:
+        process.start()
+    except (AttributeError, TypeError, pickle.PicklingError) as error:
+        raise OptionError(
+            f"workers: an option cannot be sent to another process ({error}): give source, prior and method by name or "
+            "path, or start the same program several times with the same out="
+        ) from error
+
+
+def _environment(rank: int, count: int) -> dict[str, str]:
+    return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+
+
+def _work(rank: int, count: int, threads: int, work: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    """Do the work in a process of its own; the first process reports what every one finds wrong."""
+    stop_at_signals()
+    torch.set_num_threads(threads)
+    os.environ.update(_environment(rank, count))
+    try:
+        work(*arguments)
+    except StoppedError:
+        sys.exit(RESUME)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except DapError as error:
+        print(f"dap: worker {rank}: {error}", file=sys.stderr)
+        sys.exit(2)

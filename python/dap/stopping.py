@@ -1,0 +1,71 @@
+"""Ends a run before it is finished: after a time, or when the system asks for it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from types import FrameType
+
+from dap.errors import StoppedError
+
+__all__ = ["RESUME", "check_stop", "stop_at_signals", "time_limit"]
+
+RESUME = 75  # the exit code of a run that was stopped, which the same command continues; EX_TEMPFAIL
+GRACE = 20.0  # seconds for the unit that is being made; SLURM and Kubernetes kill after 30
+
+_until: ContextVar[float | None] = ContextVar("until", default=None)
+_reasons: list[str] = []  # names of signals, which reach the whole process
+
+
+@contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Let runs in the block end with the unit that they are at after some seconds; None: never."""
+    token = _until.set(None if seconds is None else time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _until.reset(token)
+
+
+def check_stop(out: Path) -> None:
+    """Raise if the run in ``out`` is to end before its next unit.
+
+    Raises:
+        StoppedError: It says why.
+    """
+    until = _until.get()
+    reason = _reasons[0] if _reasons else "max_time is over" if until and time.monotonic() > until else None
+    if reason:
+        raise StoppedError(f"{out}: stopped ({reason}); its images stay, and the same command makes the others")
+
+
+def stop_at_signals() -> None:
+    """From now on SIGTERM and SIGUSR1 end runs of this process with their unit, or without it after :data:`GRACE`.
+
+    A second Ctrl-C ends the process at once, wherever it is. The process ends with exit code :data:`RESUME` where the
+    unit did not. Only the main thread may call it.
+    """
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, _ask)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell lets it be ignored
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def _ask(number: int, frame: FrameType | None) -> None:
+    if not _reasons:
+        _reasons.append(signal.Signals(number).name)
+        signal.signal(signal.SIGALRM, _abandon)
+        signal.setitimer(signal.ITIMER_REAL, GRACE)
+
+
+def _abandon(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(RESUME)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    raise KeyboardInterrupt

@@ -1,0 +1,187 @@
+"""Several processes on one run: claims, takeovers, failures that are kept, and stops."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from test_run import Painter
+
+import dap
+from dap.data.manifest import read_manifest
+from dap.errors import OptionError, StoppedError, UnitError
+from dap.run import own_rank
+from dap.storage import claims
+from dap.storage.claims import Claims
+from dap.storage.files import SHARED
+
+HOLDER = """
+import sys
+from pathlib import Path
+from dap.storage.claims import Claims
+with Claims(Path(sys.argv[1])) as mine:
+    print(mine.take("unit-0"), flush=True)
+    input()
+"""
+
+
+@pytest.fixture(name="holder")
+def fixture_of_holder(tmp_path: Path):
+    """Another process that has claimed "unit-0" of the folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, tmp_path / "shared"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(dap.__file__).parents[1])},
+    )  # fmt: skip
+    assert process.stdout is not None and process.stdout.readline() == "True\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_claim_is_respected_until_its_process_dies_and_leaves_nothing(tmp_path: Path, holder) -> None:
+    with Claims(tmp_path / "shared") as mine:
+        assert not mine.take("unit-0")
+        assert mine.take("unit-1")
+        holder.kill()
+        while holder.poll() is None:
+            time.sleep(0.01)
+        assert mine.take("unit-0")
+        assert mine.holds("unit-0") and not mine.take("unit-0")
+        mine.clear()
+    assert not (tmp_path / "shared").exists()
+
+
+def test_a_claim_without_a_beat_is_taken_over_and_its_old_owner_does_no_harm(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(claims, "BEAT", 1e6)
+    with Claims(tmp_path / "shared") as stalled, Claims(tmp_path / "shared") as mine:
+        assert stalled.take("unit-0") and not mine.take("unit-0")
+        monkeypatch.setattr(claims, "PATIENCE", 0.0)
+        assert mine.take("unit-0")
+        assert not stalled.holds("unit-0")
+        stalled.release("unit-0")
+        assert mine.holds("unit-0")
+
+
+def test_a_worker_of_another_machine_lives_while_it_beats(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(claims, "PATIENCE", 0.0)
+    with Claims(tmp_path / "shared") as mine:
+        far = tmp_path / "shared" / "far.away-1-0123abcd.worker"
+        far.write_text("unit-0")
+        (tmp_path / "shared" / "unit-0").write_text(far.stem)
+        for beat in (1.0, 2.0):
+            os.utime(far, (beat, beat))  # whatever its clock says
+            assert not mine.take("unit-0")
+        assert mine.take("unit-0")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    for name in "ab":
+        (tmp_path / "source" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "source" / name / "0.png")
+    Painter.made.clear()
+    return tmp_path / "source"
+
+
+def test_units_that_others_have_made_or_left_are_told_apart(source: Path, tmp_path: Path, monkeypatch) -> None:
+    """A worker joins a run, which another one claims a unit of and dies."""
+    out, make = tmp_path / "out", Painter.make
+
+    def joined(self, context, unit, artefact):
+        if unit.index == 0:
+            with Claims(out / SHARED) as other:
+                assert not other.take("unit-0")
+                assert other.take("unit-1")
+                dap.distill(source, method=Painter(), ipc=3, batch_size=1, out=out, progress=False)
+        return make(self, context, unit, artefact)
+
+    calls = []
+
+    def counted(self, context, unit, artefact):
+        calls.append(unit.index)
+        return (joined if len(calls) == 1 else make)(self, context, unit, artefact)
+
+    monkeypatch.setattr(Painter, "make", counted)
+    monkeypatch.setattr(claims, "PATIENCE", 0.3)
+    monkeypatch.setattr(claims, "BEAT", 1e6)  # the first worker and the one that claims stall while the second works
+    dap.distill(source, method=Painter(), ipc=3, batch_size=1, out=out, progress=False)
+    assert sorted(calls) == [0, 0, 1, 2, 3, 4, 5]
+    assert not (out / SHARED).exists()
+    manifest = read_manifest(out)
+    assert manifest is not None and (manifest["status"], len(manifest["files"])) == ("complete", 6)
+    assert manifest["threads"] == sorted({*manifest["threads"]}) and len(manifest["threads"]) == 1
+
+
+@pytest.mark.parametrize(("times", "made"), [(1, 7), (2, 8), (3, 8)])
+def test_a_unit_that_fails_is_tried_again_at_the_end(source, tmp_path, monkeypatch, times, made) -> None:
+    calls, make = [], Painter.make
+
+    def fails(self, context, unit, artefact):
+        calls.append(unit.index)
+        if unit.index == 2 and calls.count(2) <= times:
+            raise MemoryError("no room")
+        return make(self, context, unit, artefact)
+
+    monkeypatch.setattr(Painter, "make", fails)
+    options = {"method": Painter(), "ipc": 3, "batch_size": 1, "out": tmp_path / "out", "progress": False}
+    if times < 3:
+        dap.distill(source, **options)
+    else:
+        with pytest.raises(UnitError, match=r"1 of 6 units .* in 3 tries \(unit 2: MemoryError: no room\)"):
+            dap.distill(source, **options)
+        assert len(list((tmp_path / "out").glob("train/*/*.png"))) == 5
+    assert (calls[:6], len(calls)) == ([0, 1, 2, 3, 4, 5], made)
+    dap.distill(source, **options)
+    assert len(dap.load(tmp_path / "out")) == 6 and not (tmp_path / "out" / SHARED).exists()
+
+
+def test_an_error_of_the_first_unit_is_raised_before_all_others_fail_too(source, tmp_path, monkeypatch) -> None:
+    calls = []
+
+    def fails(self, context, unit, artefact):
+        calls.append(unit.index)
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Painter, "make", fails)
+    with pytest.raises(RuntimeError, match="broken"):
+        dap.distill(source, method=Painter(), ipc=30, batch_size=1, out=tmp_path / "out", progress=False)
+    assert calls == [0, 1, 2]
+
+
+def test_max_time_ends_with_a_whole_unit_and_the_same_call_continues(source: Path, tmp_path: Path) -> None:
+    options = {"method": Painter(), "ipc": 3, "batch_size": 1, "out": tmp_path / "out", "progress": False}
+    with pytest.raises(StoppedError, match="max_time is over"):
+        dap.distill(source, **options, max_time=1e-9)
+    assert Painter.made == []
+    assert len(dap.distill(source, **options)) == 6
+
+
+@pytest.mark.parametrize(
+    ("environment", "rank"),
+    [
+        ({}, (0, 0, 1)),
+        ({"RANK": "9", "LOCAL_RANK": "1", "WORLD_SIZE": "16", "SLURM_PROCID": "3"}, (9, 1, 16)),
+        ({"SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NTASKS": "4"}, (3, 1, 4)),
+        ({"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "64", "SLURM_PROCID": "0"}, (7, 0, 64)),
+    ],
+)
+def test_ranks_come_from_the_environment(environment: dict[str, str], rank: tuple[int, ...]) -> None:
+    assert own_rank(environment) == rank
+
+
+def test_what_workers_cannot_do_is_named(source: Path, tmp_path: Path, monkeypatch) -> None:
+    options = {"method": "random", "out": tmp_path / "out", "workers": 2}
+    with pytest.raises(OptionError, match="callback_on_step_end"):
+        dap.distill(source, **options, callback_on_step_end=lambda *call: call[3])
+    with pytest.raises(OptionError, match="remake: only one process"):
+        dap.distill(source, **options, remake="a/0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(OptionError, match="has started 2 processes"):
+        dap.distill(source, **options)
+    assert not (tmp_path / "out").exists()
