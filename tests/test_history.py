@@ -22,7 +22,7 @@ METHODS = {
     "dap_set": {"method_options": {"references": 3}}, "dap_set:medoids": {"method_options": {"references": 3}},
     "dap_networks": {"method_options": {"width": 4}},
     "mgd3": {}, "manifold_gd": {}, "igd": {"method_options": {"width": 4, "epochs": 2, "checkpoints": 1}},
-    "ld3m:tiny": {"num_inference_steps": 1},
+    "ld3m:tiny": {"num_inference_steps": 1}, "dm": {"method_options": {"steps": 2, "batch": 4, "width": 8}},
     "guided": {"method_options": {"terms": [{"name": "influence", "width": 4, "epochs": 2, "checkpoints": 1}]}},
 }  # fmt: skip
 
@@ -104,7 +104,7 @@ def test_one_class_grows_where_slots_are_independent(run, tmp_path):
         run(tmp_path / "out", "dit", ipc={"Bag": 4, "Dress": 1, "T-shirt/top": 1})
 
 
-@pytest.mark.parametrize("method", ["k_medoids", "dap", "ld3m:tiny"])
+@pytest.mark.parametrize("method", ["k_medoids", "dap", "ld3m:tiny", "dm"])
 def test_an_added_class_is_that_of_the_whole_run_and_the_others_stay(run, tmp_path, method):
     part, whole = tmp_path / "part", tmp_path / "whole"
     run(part, method, classes=["Bag", "T-shirt/top"])

@@ -22,6 +22,7 @@ METHODS = {
     "plug_and_play": {"steps": 2, "references": 4},
     "plug_and_play, classifier": {"steps": 2, "constraint": "classifier", "epochs": 2, "width": 4},
     "ld3m": {"steps": 1, "chain": 2, "batch": 4, "width": 4},
+    "dm": {"space": "latent", "steps": 1, "batch": 4, "width": 4},
 }  # fmt: skip
 
 

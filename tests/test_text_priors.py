@@ -47,6 +47,7 @@ METHODS = {
     "plug_and_play": {"steps": 3, "references": 4},
     "ld3m": {"steps": 2, "chain": 2, "batch": 4, "width": 8},
     "ld3m, gradient": {"steps": 1, "chain": 2, "batch": 4, "width": 8, "matching": "gradient"},
+    "dm": {"space": "latent", "steps": 2, "batch": 4, "width": 8},
     "d3m": {"steps": 2, "batch": 2},
 }  # fmt: skip
 
