@@ -154,7 +154,7 @@ def test_a_hub_that_refuses(run: dap.DistilledDataset, local_hub: LocalHub, monk
 
     monkeypatch.setattr(local_hub, "create_repo", refuse)
     with pytest.raises(
-        SourceError, match=r"cannot push to 'me/set' \(HfHubHTTPError: 401 .*\); log in by: hf auth login"
+        SourceError, match=r"cannot push to 'me/set' \(RuntimeError: 401 .*\); log in by: hf auth login"
     ):
         run.push_to_hub("me/set")
 

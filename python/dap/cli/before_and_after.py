@@ -44,10 +44,13 @@ def next_commands(source: str | None, out: Path) -> list[str]:
 
     Example:
         >>> next_commands("my photos", Path("out"))
-        ["dap metrics out --real 'my photos'"]
+        ["dap report out --real 'my photos'", "dap metrics out --real 'my photos'"]
     """
     from dap.data.builtin import BUILTIN  # here, since it imports Pillow
 
     if source in BUILTIN:
-        return [shlex.join(["dap", "evaluate", str(out), "--test", str(source), "--judge"])]
-    return [] if source is None else [shlex.join(["dap", "metrics", str(out), "--real", source])]
+        evaluate = ["dap", "evaluate", str(out), "--test", str(source), "--judge"]
+        return [shlex.join(["dap", "report", str(out)]), shlex.join(evaluate)]
+    if source is None:
+        return []
+    return [shlex.join(["dap", command, str(out), "--real", source]) for command in ("report", "metrics")]

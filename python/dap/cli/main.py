@@ -22,6 +22,7 @@ from dap.cli.methods import methods
 from dap.cli.metrics import metrics
 from dap.cli.pack import pack
 from dap.cli.prior import prior
+from dap.cli.report import report
 from dap.cli.teacher import teacher
 from dap.errors import DapError, StoppedError
 from dap.stopping import RESUME
@@ -38,7 +39,7 @@ def dap(debug: bool) -> None:
     """Distils a labelled image dataset into a few images per class, with a diffusion model as prior."""
 
 
-for _command in (cache, compare, distill, evaluate, index, info, methods, metrics, pack, prior, teacher):
+for _command in (cache, compare, distill, evaluate, index, info, methods, metrics, pack, prior, report, teacher):
     dap.add_command(_command)
 
 

@@ -1,0 +1,146 @@
+"""The report: one page without a network, with what is wrong in a set first."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dap
+from dap.data.open import open_source
+from dap.features.encoders import PixelEncoder
+from dap.metrics.distance import coverage, diversity
+from dap.report.findings import findings_of
+from dap.report.page import report_page
+
+VOID = ("img", "meta", "br")
+
+
+class Page(HTMLParser):
+    """Raises unless tags are closed in order; keeps texts, pictures and links."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.pictures: list[dict[str, str | None]] = []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert not {"href", "srcset"} & dict(attrs).keys() and tag not in ("script", "link", "iframe")
+        if tag == "img":
+            self.pictures.append(dict(attrs))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data.strip())
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    for name in ("cat & co", "dog"):
+        (tmp_path / "real" / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = generator.integers(0, 256, (16, 16, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "real" / name / f"{number:02d}.png")
+    return tmp_path / "real"
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """Four cats: two alike, one blank, one a real image; three dogs without a fault."""
+    generator = np.random.default_rng(1)
+    for name, count in (("cat & co", 4), ("dog", 3)):
+        (tmp_path / "made" / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = generator.integers(0, 256, (16, 16, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "made" / name / f"{number}.png")
+    cats = tmp_path / "made" / "cat & co"
+    (cats / "1.png").write_bytes((cats / "0.png").read_bytes())
+    Image.new("RGB", (16, 16), (90, 90, 90)).save(cats / "2.png")
+    return tmp_path / "made"
+
+
+def test_what_is_wrong_is_found(real: Path, made: Path) -> None:
+    (made / "cat & co" / "3.png").write_bytes((real / "cat & co" / "07.png").read_bytes())
+    source, originals = open_source(made), open_source(real)
+    cats, dogs = findings_of(source, {}, originals, PixelEncoder(), most=100)
+    assert cats.alerts == [
+        "image 2 is blank: all pixels have nearly the same value",
+        "image 3 is nearly a copy of real image cat & co/07.png", "images 0 and 1 are nearly the same",
+    ]  # fmt: skip
+    assert dogs.alerts == ["3 images, where other classes have up to 4"]
+    rows = [PixelEncoder().rows(one, one.of_class(0), label=0, cached=False) for one in (source, originals)]
+    assert cats.coverage == coverage(*rows) and cats.diversity == diversity(rows[0])
+    for index, near in cats.pairs:
+        distances = np.linalg.norm(rows[1] - rows[0][index], axis=1)
+        assert near == originals.of_class(0)[distances.argmin()]
+
+
+def test_real_images_that_were_chosen_are_no_copies(tmp_path: Path) -> None:
+    run = dap.distill("fashion-mini", method="random", ipc=3, classes=["Bag", "Dress"], out=tmp_path / "run")
+    found = findings_of(run.source, run.manifest, open_source("fashion-mini"), PixelEncoder(), most=100)
+    assert [entry.alerts for entry in found] == [[], []]
+
+
+def test_the_page_holds_all_it_shows(real: Path, made: Path, tmp_path: Path, command_line) -> None:
+    page = tmp_path / "page.html"
+    code, shown, _ = command_line("report", made, real, "--real", real, "--out", page)
+    assert code == 0 and shown.startswith(f"{page}: 0.")
+    text = page.read_text()
+    parsed = Page(text)
+    assert len(parsed.pictures) == 2 * (7 + 24)
+    assert all(
+        str(picture["src"]).startswith("data:image/jpeg;base64,") and picture["alt"] for picture in parsed.pictures
+    )
+    assert not re.search(r"https?://|url\(", text)
+    assert "cat & co: images 0 and 1 are nearly the same" in parsed.texts and "cat & co" in parsed.texts
+    assert parsed.texts.index("Alerts") < parsed.texts.index("In numbers")
+    for words in ('lang="en"', "prefers-color-scheme: dark", 'name="viewport"'):
+        assert words in text
+
+
+def test_a_run_has_its_command_and_manifest(tmp_path: Path, command_line, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    dap.distill("fashion-mini", method="random", ipc=1, seed=5, out="run", progress=False)
+    assert command_line("report", "run")[0] == 0
+    texts = Page(Path("report.html").read_text()).texts
+    assert "dap distill fashion-mini --out run --method random --ipc 1 --seed 5" in texts
+    assert any('"identity"' in text for text in texts) and "Nothing that needs a look." in texts
+
+
+def test_what_a_judge_does_not_recognise(real: Path, made: Path, tmp_path: Path, command_line, monkeypatch) -> None:
+    from dap.evaluation import judge
+
+    asked = []
+    shares = SimpleNamespace(per_class={0: 0.25, 1: 0.75})
+    monkeypatch.setattr(judge, "judge_source", lambda *arguments: asked.append(arguments) or shares)
+    page = tmp_path / "page.html"
+    assert command_line("report", made, "--real", real, "--judge", "--out", page)[0] == 0
+    alerts = [text for text in Page(page.read_text()).texts if "judge" in text]
+    assert alerts == ["cat & co: the judge recognises 25 % of its images"] and len(asked) == 1
+
+
+def test_many_images_are_sampled(real: Path, monkeypatch) -> None:
+    monkeypatch.setattr("dap.report.page.MOST_IMAGES", 6)
+    source = open_source(real)
+    text = report_page({"a": (source, {}), "b": (source, {})}, {"a": source, "b": source}, PixelEncoder())
+    assert len(Page(text).pictures) == 2 * 4 and "2 of 24 images are shown" in text
+
+
+def test_what_a_report_needs(real: Path, tmp_path: Path, command_line) -> None:
+    page = tmp_path / "page.html"
+    assert "give the real images that it stands for, --real" in command_line("report", real, "--out", page)[2]
+    assert "without labels" in command_line("report", real, "--features", "prior", "--out", page)[2]
+    assert not page.exists()
