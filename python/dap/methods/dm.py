@@ -102,8 +102,8 @@ class DM(Method[RealSource]):
     needs: ClassVar[tuple[str, ...]] = ("prior", "labels")
     presets: ClassVar[Presets] = {
         "paper": {"space": "pixels", "steps": 20_000, "learning_rate": 1.0, "momentum": 0.5, "batch": 256},
-        "fashion": {"steps": 300, "learning_rate": 1.0, "batch": 64, "width": 32},
-        "fashion_latent": {"space": "latent", "steps": 300, "learning_rate": 1.0, "batch": 64, "width": 32},
+        "fashion": {"steps": 100, "learning_rate": 10.0, "batch": 64, "width": 32},
+        "fashion_latent": {"space": "latent", "steps": 100, "learning_rate": 10.0, "batch": 64, "width": 32},
         "tiny": {"steps": 2, "batch": 4, "width": 8},
     }
 
