@@ -224,9 +224,15 @@ def test_second_stage_touches_no_image(tree, tiny_folder, run, tmp_path):
     assert first.manifest["record"]["index"] == index.hash
     assert {path.name for path in cache_folder().iterdir()} <= {"hashed", "hashes"}  # of the weights
     assert run(index=index, out="d", classes=["Dress"]).class_names == ("Dress",)
-    with pytest.raises(OptionError, match="needs the images, and an index has none"):
-        run(index=index, out="e", method="random")
-    assert not (tmp_path / "e").exists()
+    for method in ("random", "ld3m:tiny", "dap_networks"):
+        with pytest.raises(OptionError, match="needs the images, and an index has none"):
+            run(
+                index=index,
+                out="e",
+                method=method,
+                method_options={"strength": 1.0} if method == "dap_networks" else {},
+            )
+        assert not (tmp_path / "e").exists()
 
 
 def test_an_index_of_everything_gives_what_its_source_gives(tree, index, tiny_pipeline, tmp_path):

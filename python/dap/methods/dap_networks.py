@@ -118,6 +118,7 @@ class NetworkKernel(Guide[Prepared]):
         for number in range(len(self.networks) or 1):
             self.network(context, number, 0)
         if self.space == "pixels":
+            context.images([0])  # raises now, and not while images are made, if the source has none
             return Prepared()
         real = real_latents(
             context.source, context.classes, context.prior, index=context.index, bars=context.bars,

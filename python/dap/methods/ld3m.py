@@ -130,6 +130,7 @@ class LD3M(Method[RealLatents]):
 
     def prepare(self, context: Context) -> RealLatents:
         """Return the latents of all real images, which are encoded or found in the cache."""
+        context.images([0])  # raises now, and not while images are made, if the source has none
         real = real_latents(
             context.source, context.classes, context.prior, index=context.index, bars=context.bars,
             dtype=context.latent_dtype,

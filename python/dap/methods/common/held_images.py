@@ -38,6 +38,7 @@ def images_by_index(context: Context, *, kept: str = "nothing is kept") -> Calla
     """
     count, shape = len(context.source), (context.channels, context.size, context.size)
     if count * math.prod(shape) > HELD_BYTES:
+        context.images([0])  # raises now, and not while images are made, if the source has none
         return lambda indices: context.images(indices.tolist())
     images = read_images(
         context.source, np.arange(count), size=context.size, channels=context.channels, bars=context.bars, kept=kept
