@@ -1,0 +1,37 @@
+"""What a release says of itself."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import yaml
+
+import dap
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_the_citation_has_version_and_licence() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == dap.__version__ and citation["license"] == PROJECT["project"]["license"]
+    assert [author["name"] for author in citation["authors"]] == [a["name"] for a in PROJECT["project"]["authors"]]
+
+
+def test_the_source_distribution_names_files_that_there_are() -> None:
+    for entry in PROJECT["tool"]["maturin"]["include"]:
+        assert list(ROOT.glob(entry["path"])), entry
+
+
+def test_the_page_of_installation_has_every_extra() -> None:
+    text = (ROOT / "docs" / "install.md").read_text()
+    missing = [name for name in PROJECT["project"]["optional-dependencies"] if f"| `{name}` |" not in text]
+    assert missing == ["bench"]  # for those who work on dap
+
+
+def test_the_glossary_has_the_words_of_the_tables() -> None:
+    text = (ROOT / "docs" / "glossary.md").read_text()
+    for word in ("slot", "unit", "prior", "ipc", "tap", "representativeness", "diversity", "coverage"):
+        assert f"\n| {word} |" in text
+    assert "sketch" in text
