@@ -185,3 +185,33 @@ def test_what_workers_cannot_do_is_named(source: Path, tmp_path: Path, monkeypat
     with pytest.raises(OptionError, match="has started 2 processes"):
         dap.distill(source, **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_status_tells_how_far_a_run_is_and_verify_what_was_changed(source: Path, tmp_path: Path, monkeypatch) -> None:
+    from click.testing import CliRunner
+
+    from dap.cli.status import status, verify
+
+    calls, make, out = [], Painter.make, tmp_path / "out"
+
+    def stops(self, context, unit, artefact):
+        calls.append(unit.index)
+        if len(calls) == 3:
+            told = CliRunner().invoke(status, [str(out)]).output
+            assert "running, 2 of 6 images" in told and ": unit-2, last beat" in told
+            raise KeyboardInterrupt
+        return make(self, context, unit, artefact)
+
+    monkeypatch.setattr(Painter, "make", stops)
+    options = {"method": Painter(), "ipc": 3, "batch_size": 1, "out": out, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        dap.distill(source, **options)
+    dap.distill(source, **options)
+    assert "complete, 6 of 6 images" in CliRunner().invoke(status, [str(out)]).output
+    assert "6 files" in CliRunner().invoke(verify, [str(out)]).output
+    (out / "train" / "a" / "00001.png").write_bytes(b"other")
+    with pytest.raises(dap.errors.RunMismatchError, match=r"a/00001\.png"):
+        CliRunner().invoke(verify, [str(out)], catch_exceptions=False)
+    (out / "train" / "a" / "00001.png").unlink()
+    with pytest.raises(dap.errors.SourceError, match="1 of its 6 files are gone"):
+        CliRunner().invoke(verify, [str(out)], catch_exceptions=False)

@@ -23,6 +23,7 @@ from dap.cli.metrics import metrics
 from dap.cli.pack import pack
 from dap.cli.prior import prior
 from dap.cli.report import report
+from dap.cli.status import status, verify
 from dap.cli.teacher import teacher
 from dap.errors import DapError, StoppedError
 from dap.stopping import RESUME
@@ -39,7 +40,9 @@ def dap(debug: bool) -> None:
     """Distils a labelled image dataset into a few images per class, with a diffusion model as prior."""
 
 
-for _command in (cache, compare, distill, evaluate, index, info, methods, metrics, pack, prior, report, teacher):
+for _command in (
+    cache, compare, distill, evaluate, index, info, methods, metrics, pack, prior, report, status, teacher, verify,
+):  # fmt: skip
     dap.add_command(_command)
 
 

@@ -1,0 +1,77 @@
+"""``dap status`` and ``dap verify``: how far a run is, who works on it, and whether its files are what they were."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dap.cli.command import Command, json_option, print_result
+from dap.data.manifest import counts_in, images_of, read_ledger, read_manifest, verify_files
+from dap.data.records import Records
+from dap.errors import SourceError
+from dap.storage.claims import workers_in
+from dap.storage.files import SHARED
+
+__all__ = ["status", "verify"]
+
+
+def _recorded(run: Path) -> tuple[dict[str, Any], dict[str, str], list[dict[str, Any]]]:
+    """Return the manifest of a run, its files with their hashes, and the lines that its workers have written since."""
+    manifest = read_manifest(run)
+    if manifest is None:
+        raise SourceError(f"{run}: there is no dap.json of a run")
+    lines = Records(run / SHARED, "").new()
+    files = manifest["files"] | read_ledger(run)
+    for line in lines:
+        files |= line.get("files", {})
+    return manifest, files, lines
+
+
+@click.command(cls=Command, examples=["dap status distilled", "dap status distilled --json -"])
+@click.argument("run", type=click.Path(path_type=Path))
+@json_option
+def status(run: Path) -> None:
+    """Tells how many images of RUN are made, and which processes work on it. Nothing is changed."""
+    manifest, files, lines = _recorded(run)
+    images = set(images_of(manifest))
+    failed = Counter(line["unit"] for line in lines if "error" in line)
+    for line in lines:
+        if "files" in line:
+            failed.pop(line["unit"], None)
+    errors = {line["unit"]: line["error"] for line in lines if line.get("unit") in failed and "error" in line}
+    seconds = sum(line.get("seconds", {}).get("make", 0.0) for line in lines)
+    made = sum(len(line.get("files", {})) for line in lines)
+    workers = {}
+    for name, note in workers_in(run / SHARED).items():
+        silent = time.time() - (run / SHARED / f"{name}.worker").stat().st_mtime
+        workers[name] = {"note": note, "silent": round(max(0.0, silent), 1)}
+    result = {
+        "status": manifest["status"], "images": len(images & files.keys()), "of": sum(counts_in(manifest)),
+        "seconds_per_image": round(seconds / made, 3) if made and seconds else None, "workers": workers,
+        "failed": [{"unit": unit, "error": error} for unit, error in sorted(errors.items())],
+    }  # fmt: skip
+    text = [f"{run}: {result['status']}, {result['images']} of {result['of']} images"]
+    if result["seconds_per_image"]:
+        text.append(f"{result['seconds_per_image']} s of one process for an image")
+    for name, worker in workers.items():
+        text.append(f"worker {name}: {worker['note'] or 'starting'}, last beat {worker['silent']:.0f} s ago")
+    text += [f"unit {unit} failed: {error}" for unit, error in sorted(errors.items())]
+    print_result(lambda: "\n".join(text), result)
+
+
+@click.command(cls=Command, examples=["dap verify distilled"])
+@click.argument("run", type=click.Path(path_type=Path))
+def verify(run: Path) -> None:
+    """Reads all files of RUN and compares them with their hashes. Raises for one that was changed or is gone."""
+    manifest, files, _ = _recorded(run)
+    present = verify_files(run, files)
+    if missing := sorted(files.keys() - present.keys()):
+        raise SourceError(
+            f"{run}: {len(missing)} of its {len(files)} files are gone, such as {missing[0]}; the command of the "
+            "run makes them again"
+        )
+    click.echo(f"{len(files)} files of {run} have the bytes that were written; the run is {manifest['status']}")
