@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from dap import rng
 from dap.errors import FormatError, OptionError
-from dap.methods.common import class_gradients
+from dap.methods.common import class_gradients, held_images
 from dap.methods.common import surrogate_training as module
 from dap.methods.common.class_gradients import mean_gradient
 from dap.methods.common.surrogate import Surrogate, SurrogateTraining, prepare_surrogate
@@ -261,8 +261,8 @@ def test_a_damaged_file_and_a_cache_that_cannot_be_written(prior, cache, monkeyp
 
 def test_streamed_images_give_the_same_bytes_as_images_in_memory(prior, cache, monkeypatch):
     given, found = context(prior), []
-    for limit in (module.HELD_BYTES, 0):
-        monkeypatch.setattr(module, "HELD_BYTES", limit)
+    for limit in (held_images.HELD_BYTES, 0):
+        monkeypatch.setattr(held_images, "HELD_BYTES", limit)
         surrogate = prepare_surrogate(given, QUICK)
         found.append([surrogate.weights, gradients_of(surrogate)])
         shutil.rmtree(cache)
