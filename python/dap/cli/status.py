@@ -10,8 +10,6 @@ from typing import Any
 import click
 
 from dap.cli.command import Command, json_option, print_result
-from dap.data.manifest import counts_in, images_of, read_ledger, read_manifest, verify_files
-from dap.data.records import Records
 from dap.errors import SourceError
 from dap.storage.claims import workers_in
 from dap.storage.files import SHARED
@@ -21,6 +19,9 @@ __all__ = ["status", "verify"]
 
 def _recorded(run: Path) -> tuple[dict[str, Any], dict[str, str], list[dict[str, Any]]]:
     """Return the manifest of a run, its files with their hashes, and the lines that its workers have written since."""
+    from dap.data.manifest import read_ledger, read_manifest  # here, since they import Pillow
+    from dap.data.records import Records
+
     manifest = read_manifest(run)
     if manifest is None:
         raise SourceError(f"{run}: there is no dap.json of a run")
@@ -36,6 +37,8 @@ def _recorded(run: Path) -> tuple[dict[str, Any], dict[str, str], list[dict[str,
 @json_option
 def status(run: Path) -> None:
     """Tells how many images of RUN are made, and which processes work on it. Nothing is changed."""
+    from dap.data.manifest import counts_in, images_of
+
     manifest, files, lines = _recorded(run)
     images = set(images_of(manifest))
     failed = Counter(line["unit"] for line in lines if "error" in line)
@@ -67,6 +70,8 @@ def status(run: Path) -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 def verify(run: Path) -> None:
     """Reads all files of RUN and compares them with their hashes. Raises for one that was changed or is gone."""
+    from dap.data.manifest import verify_files
+
     manifest, files, _ = _recorded(run)
     present = verify_files(run, files)
     if missing := sorted(files.keys() - present.keys()):

@@ -49,7 +49,8 @@ def execute(
         callback_on_step_end: The user's callback; see :func:`dap.distill`.
 
     Raises:
-        DapError: What the method raises. Before its preparation has ended, nothing is written to the folder.
+        DapError: What the method raises; with a callback, whatever is raised ends the run at once. Before the
+            preparation has ended, nothing is written to the folder.
     """
 
     def opened() -> RunFolder:
@@ -58,7 +59,7 @@ def execute(
 
     with own_torch_state(tf32=job.tf32):
         bars = Progress(shown=progress, callback=callback_on_step_end)
-        _Executor(job.recipe, job, out, claims, bars, opened).run()
+        _Executor(job.recipe, job, out, claims, bars, opened, retry=callback_on_step_end is None).run()
 
 
 class _Prepared(NamedTuple, Generic[A]):
@@ -73,10 +74,11 @@ class _Executor(Generic[A]):
     """One process that executes a job; the arguments are those of :func:`execute`."""
 
     def __init__(
-        self, recipe: Method[A], job: Job, out: Path, claims: Claims, bars: Progress, opened: Callable[[], RunFolder]
-    ) -> None:
+        self, recipe: Method[A], job: Job, out: Path, claims: Claims, bars: Progress, opened: Callable[[], RunFolder],
+        *, retry: bool,
+    ) -> None:  # fmt: skip
         self._recipe, self._job, self._out = recipe, job, out
-        self._claims, self._bars, self._opened = claims, bars, opened
+        self._claims, self._bars, self._opened, self._retry = claims, bars, opened, retry
 
     def run(self) -> None:
         """Make what is missing."""
@@ -146,6 +148,8 @@ class _Executor(Generic[A]):
                     try:
                         images = self._images(context, unit, artefact)
                     except Exception as error:
+                        if not self._retry:  # the user's callback may have raised it
+                            raise
                         note_failure(folder, unit, error)
                         continue
                     folder.state.add_seconds("make", time.monotonic() - start)
