@@ -295,8 +295,7 @@ def test_distill_does_what_the_function_does(run, tree, tiny_folder, tmp_path):
         "--guidance-scale", 2, "--scheduler", "ddim", "--eta", 0.5, "--device", "cpu",
     )  # fmt: skip
     assert (code, err) == (0, [])
-    images = rf"4 images in {re.escape(str(tmp_path))}/a/train, \d+ s; see .*\n"
-    assert re.fullmatch(images + r"(next: dap .*\n){2}", out), out
+    assert re.fullmatch(rf"4 images in {re.escape(str(tmp_path))}/a/train, \d+ s; see .*\n", out)
     expected = dap.distill(
         tree, out=tmp_path / "b", prior=str(tiny_folder), ipc=2, seed=7, batch_size=3, num_inference_steps=4,
         method=dap.methods.DAP(scale=0.5, noise="shared", kernel={"name": "rbf", "bandwidth": 3.0}, references=2),

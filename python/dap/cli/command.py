@@ -97,13 +97,13 @@ def json_option(command: F) -> F:
 
 
 def say(text: str) -> None:
-    """Print what is no result, such as what comes next, unless ``--quiet`` is given or JSON is printed."""
+    """Print what is no result, unless ``--quiet`` is given or JSON is printed."""
     if not click.get_current_context().meta.get(SILENT):
         click.echo(text)
 
 
 def announce(text: str) -> None:
-    """Print what a command is about to do, where somebody watches: on standard error, if that is a terminal."""
+    """Print what a command is about to do, or what comes next, on standard error, if that is a terminal."""
     if sys.stderr.isatty() and not click.get_current_context().meta.get(SILENT):
         click.echo(text, err=True)
 

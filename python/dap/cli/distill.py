@@ -17,7 +17,7 @@ from dap.cli.classes import (
     label_option,
     parse_labels,
 )
-from dap.cli.command import Command, announce, json_option, print_result, quiet_option, say
+from dap.cli.command import Command, announce, json_option, print_result, quiet_option
 from dap.cli.config_file import config_options
 from dap.cli.options import channels_option, device_option, precision_options, prior_options, sampling_options
 from dap.cli.values import Method, Number, Out, Whole, assignments_option
@@ -191,4 +191,4 @@ def _tell(source: str | None, out: Path, images: int, how: str) -> None:
     text = f"{images} images in {out}/train, {how}; see {out}/contact_sheet.png and {out}/dap.json"
     print_result(lambda: text, {"out": str(out), "images": images, "manifest": read_manifest(out)})
     for command in next_commands(source, out):
-        say(f"next: {command}")
+        announce(f"next: {command}")

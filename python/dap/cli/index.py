@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from dap.cli.classes import choose_classes, classes_option, label_column_option, label_option, parse_labels
-from dap.cli.command import json_option, print_result, quiet_option, say
+from dap.cli.command import announce, json_option, print_result, quiet_option, say
 from dap.cli.config_file import config_options
 from dap.cli.group import Group
 from dap.cli.options import channels_option, device_option, precision_options, prior_options, sampling_options
@@ -121,7 +121,7 @@ def build(
         dtype=dtype, tf32=tf32,
     )  # fmt: skip
     say(f"{len(built)} images in {out}")
-    say(f"next: dap distill --index {out} --out distilled")
+    announce(f"next: dap distill --index {out} --out distilled")
 
 
 def _block(text: str | None) -> int | str | None:
