@@ -7,8 +7,8 @@
 with ψ_θ all but the last layer of a network with random weights θ: the feature map of distribution matching (Zhao and
 Bilen, "Dataset Condensation with Distribution Matching", WACV 2023, https://arxiv.org/abs/2110.04181). Its MMD² between
 slots x_1 … x_m of a class and real images r_1 … r_N is E_θ ‖mean ψ_θ(x) − mean ψ_θ(r)‖². Each step draws θ anew,
-decodes x̂_0, shifts and mirrors both sets alike, takes the gradient g of this mismatch by x̂_0 of all slots of
-the class, D numbers, and changes them by
+decodes x̂_0, and shifts and mirrors both sets alike. It takes the gradient g of this mismatch with respect to x̂_0 of
+all slots of the class together, D numbers, and changes them by
 
     −scale · σ_t · √D · g / ‖g‖,    σ_t the ancestral sampler's noise,
 
@@ -32,7 +32,6 @@ from torch import Tensor
 from dap import rng
 from dap.config import check_choice, check_number, check_whole
 from dap.features import RealLatents, latents_bytes, real_latents
-from dap.kernels import nearest
 from dap.methods.base import Context, Couples, Presets, Record, Unit
 from dap.methods.common.guides import TERMS, Guide, SingleGuide
 from dap.methods.common.modes import Clusters, Modes, find_modes, largest_first, modes_bytes
@@ -42,6 +41,7 @@ from dap.methods.common.siamese import AUGMENTATIONS
 from dap.nets import Network, check_network, create_net
 from dap.priors import Demand
 from dap.sampling import Window
+from dap.selection.k_means import nearest_rows
 
 __all__ = ["DAPNetworks", "NetworkKernel"]
 
@@ -70,8 +70,8 @@ class NetworkKernel(Guide[Prepared]):
             ConvNet with as many blocks as leave 4 × 4 pixels, from three to six.
         width: Channels of the blocks of a ConvNet, at least 1; other networks have their own.
         draws: Networks in a step, at least 1.
-        references: Real images of each class that are drawn for a unit, at least 1; a class with fewer gives all.
-        batch: How many of them a network sees in a step, at least 1.
+        references: Real images of each class that are drawn for the run, at least 1; a class with fewer gives all.
+        batch: How many of them a network sees in a step, drawn anew, at least 1; with fewer references all.
         kernel: "linear", which matches means, or "distance", the energy distance of the features.
         augmentation: "shift_flip", "dsa" or "none". None: "shift_flip" for pixels, "none" for latents.
         space: "pixels", or "latent": networks of x̂_0 itself, without the decoder.
@@ -115,8 +115,8 @@ class NetworkKernel(Guide[Prepared]):
 
     def prepare(self, context: Context) -> Prepared:
         """Check the networks against the size of the images; in the latent space, encode the real images."""
-        for number in range(len(self.networks) or 1):
-            self.network(context, number, 0)
+        for step in range(len(self.kinds(context))):
+            self.network(context, step, 0)
         if self.space == "pixels":
             context.images([0])  # raises now, and not while images are made, if the source has none
             return Prepared()
@@ -130,8 +130,8 @@ class NetworkKernel(Guide[Prepared]):
     def demand(self, context: Context) -> Demand:
         """Return that a graph leads through the decoder, if images are compared, and through a network."""
         own = max(
-            features_bytes(self.network(context, number, 0), self.shape(context))
-            for number in range(len(self.networks) or 1)
+            features_bytes(self.network(context, step, 0), self.shape(context))
+            for step in range(len(self.kinds(context)))
         )
         return Demand(decoder=self.space == "pixels", own=own) if self.scale else Demand()
 
@@ -167,12 +167,17 @@ class NetworkKernel(Guide[Prepared]):
         pixels = (context.channels, context.size, context.size)
         return pixels if self.space == "pixels" else context.prior.latent_shape
 
+    def kinds(self, context: Context) -> tuple[str, ...]:
+        """Return the names of the networks that take turns."""
+        blocks = int(math.log2(self.shape(context)[1])) - 2
+        return tuple(self.networks) or (f"convnet{min(max(blocks, 3), 6)}",)
+
     def network(self, context: Context, step: int, draw: int) -> Network:
         """Return the network of a step, in the mode of evaluation: without dropout, and each image by itself."""
         channels, size, _ = self.shape(context)
-        networks = self.networks or (f"convnet{min(max(int(math.log2(size)) - 2, 3), 6)}",)
+        kinds = self.kinds(context)
         net = create_net(
-            networks[step % len(networks)], width=self.width, channels=channels, classes=1, size=size,
+            kinds[step % len(kinds)], width=self.width, channels=channels, classes=1, size=size,
             generator=rng.generator(context.seed, "dap_networks", "network", step, draw),
         )  # fmt: skip
         return net.eval().requires_grad_(False)
@@ -212,7 +217,7 @@ class DAPNetworks(NetworkKernel, SingleGuide[Prepared]):
     def prepare(self, context: Context) -> Prepared:
         """Prepare the term, and find the medoids at which the slots start."""
         prepared = super().prepare(context)
-        starts = find_modes(context, medoids, "k-medoids") if self.strength < 1 else None
+        starts = find_modes(context, medoids, "k-medoids, all different") if self.strength < 1 else None
         return replace(prepared, starts=starts)
 
     def disk(self, context: Context) -> int:
@@ -232,7 +237,6 @@ class DAPNetworks(NetworkKernel, SingleGuide[Prepared]):
 
 
 def medoids(rows: npt.NDArray[np.float32], count: int, seed: int) -> Clusters:
-    """Cluster latents (N, D) by k-means and take the real row nearest to each centre; the largest cluster first."""
+    """Cluster latents (N, D) by k-means and take a row near each centre, all different; the largest cluster first."""
     clusters = largest_first(rows, count, seed)
-    chosen = np.asarray(nearest(clusters.centers.astype(np.float32), rows)[1])[:, 0]
-    return Clusters(rows[chosen].astype(np.float64), clusters.labels)
+    return Clusters(rows[nearest_rows(rows, clusters.centers)].astype(np.float64), clusters.labels)

@@ -20,7 +20,7 @@ from dap.kernels.arrays import Array, to_numpy
 from dap.kernels.checks import check_rows
 from dap.selection.base import DISTANCE, Embedding, Selection, as_rows
 
-__all__ = ["KMeans", "k_means", "k_means_centroids", "k_medoids", "kmeans_plusplus"]
+__all__ = ["KMeans", "k_means", "k_means_centroids", "k_medoids", "kmeans_plusplus", "nearest_rows"]
 
 _ROWS = 4096
 
@@ -153,7 +153,7 @@ def k_means_centroids(features: Array, count: int, *, kernel: Kernel | str = DIS
     embedding = Embedding.of(rows, kernel)
     means = row_means(centers, rows.astype(np.float64), embedding.kernel)
     error = embedding.error(centers, means, weights)
-    return Selection(_medoids(rows, centers), weights, error, embedding.kernel, centers)
+    return Selection(nearest_rows(rows, centers), weights, error, embedding.kernel, centers)
 
 
 def k_medoids(features: Array, count: int, *, kernel: Kernel | str = DISTANCE, seed: int = 0) -> Selection:
@@ -176,11 +176,23 @@ def k_medoids(features: Array, count: int, *, kernel: Kernel | str = DISTANCE, s
         [1, 3]
     """
     rows = as_rows(features, count)
-    return Embedding.of(rows, kernel).select(_medoids(rows, k_means(rows, count, seed=seed).cluster_centers))
+    return Embedding.of(rows, kernel).select(nearest_rows(rows, k_means(rows, count, seed=seed).cluster_centers))
 
 
-def _medoids(rows: np.ndarray, centers: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Return, for each centre in turn, the nearest row that no earlier centre has taken."""
+def nearest_rows(rows: np.ndarray, centers: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Return, for each centre in turn, the nearest row that no earlier centre has taken.
+
+    Args:
+        rows: Floats with shape (N, D).
+        centers: (k, D), with k at most N.
+
+    Returns:
+        Indices of rows, int64 (k,).
+
+    Example:
+        >>> nearest_rows(np.array([[0.0], [9.0]]), np.array([[0.0], [1.0]]))
+        array([0, 1])
+    """
     _, near = nearest(centers.astype(np.result_type(rows, np.float32)), rows, k=len(centers))
     taken: list[int] = []
     for candidates in near.tolist():

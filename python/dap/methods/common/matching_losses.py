@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from dap.nets import images_at_once
 
-__all__ = ["distribution_loss", "gradient_loss"]
+__all__ = ["distribution_loss", "gradient_loss", "real_features"]
 
 
 def distribution_loss(net: nn.Module, real: Tensor, generated: Tensor) -> Tensor:
@@ -26,11 +26,16 @@ def distribution_loss(net: nn.Module, real: Tensor, generated: Tensor) -> Tensor
     Returns:
         A scalar with the graph to ``generated``.
     """
-    with torch.no_grad():
-        parts = real.split(_at_once(net, real))
-        target = torch.cat([net.features(part) for part in parts]).mean(0)  # type: ignore[operator]
+    target = real_features(net, real).mean(0)
     loss: Tensor = (net.features(generated).mean(0) - target).square().sum()  # type: ignore[operator]
     return loss
+
+
+@torch.no_grad()
+def real_features(net: nn.Module, images: Tensor) -> Tensor:
+    """Return ψ of images (N, channels, H, W), float (N, D) without a graph, computed in parts that fit the memory."""
+    parts = images.split(_at_once(net, images))
+    return torch.cat([net.features(part) for part in parts])  # type: ignore[operator]
 
 
 def gradient_loss(net: nn.Module, real: Tensor, generated: Tensor, *, target: int) -> Tensor:

@@ -5,6 +5,7 @@ It is defined and explained in :mod:`dap.methods.dap_networks`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from dap import rng
 from dap.kernels import Distance
+from dap.methods.common.matching_losses import real_features
 from dap.methods.common.set_energy import set_energies
 from dap.methods.common.siamese import AUGMENTATIONS
-from dap.nets import Network, images_at_once
+from dap.nets import Network
 from dap.priors import Prior
 from dap.sampling import DeltaTerm, Place, StepState
 
@@ -101,7 +103,7 @@ class NetworkKernelTerm(DeltaTerm):
 
     def delta(self, state: StepState) -> Tensor:
         """Return the change, with shape (B, C, h, w)."""
-        first = next(step for step in range(state.num_steps) if self.window.contains(step, state.num_steps))
+        first = math.ceil(self.window.start * state.num_steps)
         if (state.step - first) % self.every:
             return torch.zeros_like(state.x0)
         with torch.enable_grad():
@@ -127,11 +129,7 @@ class NetworkKernelTerm(DeltaTerm):
             if matching.augmentation != "none":
                 change = AUGMENTATIONS[matching.augmentation]
                 real, generated = (change(images, rng.generator(*key, "augment")) for images in (real, generated))
-            with torch.no_grad():
-                _, channels, height, width = real.shape
-                parts = real.split(images_at_once(net, (channels, height, width)))
-                features = torch.cat([net.features(part) for part in parts])
-            total = total + mismatch(net.features(generated), features, matching.kernel)
+            total = total + mismatch(net.features(generated), real_features(net, real), matching.kernel)
         return torch.autograd.grad(total, shown)[0]
 
     def _unit_length(self, gradient: Tensor) -> Tensor:
