@@ -150,6 +150,21 @@ def test_options_in_a_file(tree: Path, tmp_path: Path, command_line) -> None:
     assert (tmp_path / "b" / "dap.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("given", ["on the command line", "in the file"])
+def test_a_token_is_not_saved(given: str, tree: Path, tmp_path: Path, command_line, caplog) -> None:
+    config, saved = tmp_path / "run.yaml", tmp_path / "saved.yaml"
+    config.write_text(yaml.safe_dump({"prior-set": {"token": "hf_secret"}} if given == "in the file" else {}))
+    options = ("--prior-set", "token=hf_secret") if given == "on the command line" else ()
+    arguments = ("distill", tree, "--method", "random", "--ipc", 1, "--config", config, "--save-config", saved)
+    assert command_line(*arguments, *options, "--out", tmp_path / "a")[0] == 0
+    assert "hf_secret" not in saved.read_text() and "prior-set" not in yaml.safe_load(saved.read_text())
+    assert [record.getMessage() for record in caplog.records if "token" in record.getMessage()] == [
+        f"--save-config {saved}: the token is left out; give it on the command line, or as $HF_TOKEN"
+    ]
+    assert command_line(*arguments, *options, "--prior-set", "variant=fp16", "--out", tmp_path / "b")[0] == 0
+    assert yaml.safe_load(saved.read_text())["prior-set"] == "variant=fp16"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

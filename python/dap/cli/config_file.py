@@ -7,6 +7,7 @@ of an argument (``source``). Options that are given several times take a list; t
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from dap.errors import OptionError
 from dap.storage.files import write_atomic
 
 __all__ = ["config_options", "read_given", "save_given"]
+
+logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -119,10 +122,21 @@ def save_given(ctx: click.Context) -> None:
 
     # an argument that is missing is None or, in newer click, a sentinel
     words = {name: value for name, value in ctx.meta[GIVEN].items() if isinstance(value, str | bool | list | tuple)}
-    given = {**(ctx.default_map or {}), **words}
+    given = {name: _without_tokens(file, value) for name, value in {**(ctx.default_map or {}), **words}.items()}
     content = {key: _plain(given[param.name]) for key, param in _names(ctx.command).items() if param.name in given}
+    content = {key: value for key, value in content.items() if value != []}
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     write_atomic(file, f"# {ctx.command_path} --config {file.name}\n{text}".encode())
+
+
+def _without_tokens(file: Path, value: object) -> object:
+    """Return the value of an option without token=…, which is a password; log that it is left out."""
+    if not isinstance(value, list | tuple):
+        return value
+    kept = [item for item in value if not str(item).startswith("token=")]
+    if len(kept) < len(value):
+        logger.warning("--save-config %s: the token is left out; give it on the command line, or as $HF_TOKEN", file)
+    return kept
 
 
 def _plain(value: object) -> object:
