@@ -101,7 +101,7 @@ def test_the_commands_take_anybodys_images(make, command_line, tmp_path: Path) -
 
     code, text, error = command_line(
         "teacher", "train", own, "--test", own, "--out", tmp_path / "teacher.safetensors", "--network", "small_mlp",
-        "--epochs", 20, "--set", "size=16",
+        "--epochs", 20, "--set", "size=16", "--quiet",  # which leaves the result
     )  # fmt: skip
     assert code == 0 and "of the test images" in text, error
     code, text, error = command_line("teacher", "check", tmp_path / "teacher.safetensors", "--test", own)

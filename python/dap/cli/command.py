@@ -1,4 +1,4 @@
-"""Commands with examples in their help, and what a command prints: results, and words that ``--quiet`` leaves out."""
+"""Commands with examples in their help; printing of results, and of notes that ``--quiet`` leaves out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dap.errors import OptionError
 from dap.result_text import json_text
 from dap.storage.files import write_atomic
 
-__all__ = ["Command", "announce", "json_option", "print_result", "quiet_option", "say"]
+__all__ = ["Command", "announce", "json_option", "print_result", "quiet_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -94,12 +94,6 @@ def json_option(command: F) -> F:
         "--json", metavar="FILE", type=click.Path(path_type=Path), callback=check, expose_value=False,
         help="Also write the result to FILE as JSON; - prints it in place of the text.",
     )(command)  # fmt: skip
-
-
-def say(text: str) -> None:
-    """Print what is no result, unless ``--quiet`` is given or JSON is printed."""
-    if not click.get_current_context().meta.get(SILENT):
-        click.echo(text)
 
 
 def announce(text: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 
 import click
 
 from dap.cli.classes import choose_classes, classes_option, label_column_option, label_option, parse_labels
-from dap.cli.command import announce, json_option, print_result, quiet_option, say
+from dap.cli.command import announce, json_option, print_result, quiet_option
 from dap.cli.config_file import config_options
 from dap.cli.group import Group
 from dap.cli.options import channels_option, device_option, precision_options, prior_options, sampling_options
@@ -120,8 +121,8 @@ def build(
         max_per_class=max_per_class, shard=shard, storage_dtype=storage_dtype, latents=latents, device=device,
         dtype=dtype, tf32=tf32,
     )  # fmt: skip
-    say(f"{len(built)} images in {out}")
-    announce(f"next: dap distill --index {out} --out distilled")
+    click.echo(f"{len(built)} images in {out}")
+    announce(f"next: {shlex.join(['dap', 'distill', '--index', str(out), '--out', 'distilled'])}")
 
 
 def _block(text: str | None) -> int | str | None:
@@ -174,7 +175,7 @@ def verify(folder: Path) -> None:
 
     features = open_index(folder)
     features.verify()
-    say(f"{folder}: all {len(features)} images are as they were written")
+    click.echo(f"{folder}: all {len(features)} images are as they were written")
 
 
 @index.command(
@@ -189,4 +190,4 @@ def merge(parts: tuple[Path, ...], out: Path) -> None:
     """Joins PARTS that were built with --shard."""
     from dap.index import merge as join
 
-    say(f"{len(join(parts, out))} images in {out}")
+    click.echo(f"{len(join(parts, out))} images in {out}")

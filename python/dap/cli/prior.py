@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 
 import click
 
 from dap.cli.classes import choose_classes, classes_option, label_column_option
-from dap.cli.command import quiet_option, say
+from dap.cli.command import quiet_option
 from dap.cli.config_file import config_options
 from dap.cli.group import Group
 from dap.cli.options import channels_option, device_option, precision_options
@@ -73,8 +74,8 @@ def train(
         images, out=out, size=size, autoencoder_steps=autoencoder_steps, denoiser_steps=denoiser_steps,
         classes=chosen, seed=seed, device=device, card=card, dtype=dtype, tf32=tf32,
     )  # fmt: skip
-    quality = f"{out}/README.md says how good it is; " if (out / "README.md").exists() else ""
-    say(f"{quality}dap distill {source} --prior {out}")
+    quality = f"; {out}/README.md says how good it is" if (out / "README.md").exists() else ""
+    click.echo(f"prior in {out}{quality}; {_use(source, out)}")
 
 
 @prior.command(
@@ -135,4 +136,8 @@ def adapt(
         images, out=out, prior=base, classes=chosen, channels=channels, rank=rank, steps=steps,
         seed=seed, device=device, dtype=dtype, tf32=tf32,
     )  # fmt: skip
-    say(f"dap distill {source} --prior {out}")
+    click.echo(f"adapter in {out}; {_use(source, out)}")
+
+
+def _use(source: str, out: Path) -> str:
+    return shlex.join(["dap", "distill", source, "--prior", str(out), "--out", "distilled"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from dap.cli.classes import label_column_option
-from dap.cli.command import json_option, print_result, quiet_option, say
+from dap.cli.command import json_option, print_result, quiet_option
 from dap.cli.config_file import config_options
 from dap.cli.group import Group
 from dap.cli.options import device_option
@@ -61,7 +61,7 @@ def train(
         images, out=out, network=network, epochs=epochs, test=tests, options=options, seed=seed, device=device
     )
     where = "the training images, on which every teacher is too good" if test is None else "the test images"
-    say(f"{out}: {trained.accuracy:.1f} % of {where}")
+    click.echo(f"{out}: {trained.accuracy:.1f} % of {where}")
 
 
 @teacher.command(
