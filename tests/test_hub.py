@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import fnmatch
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from huggingface_hub.errors import LocalEntryNotFoundError
+from PIL import Image
 
 import dap
 from dap.data import hub
 from dap.errors import OptionError, RunMismatchError, SourceError
 from dap.evaluation.result import EvaluationResult, Row
-from dap.report import command_of
+from dap.report import command_of, hub_card
 
 
 class LocalHub:
@@ -129,16 +132,38 @@ def test_the_card_of_images_of_others(local_hub: LocalHub, run: dap.DistilledDat
 
 
 def test_two_licences_are_both_told(run: dap.DistilledDataset) -> None:
-    from dap.report import hub_card
-
     manifest = {
         **run.manifest,
         "licenses": {"prior": "openrail", "source": "mit"},
         "prior": {"name": "a/b", "sha256": "1"},
+        "options": {**run.manifest["options"], "method": {"name": "dit"}},
     }
     card = hub_card("me/set", run.source, manifest, sheet=None)
     assert yaml.safe_load(card.split("---\n")[1])["license"] == "other"
     assert "prior openrail, source mit" in card and "`a/b`" in card and "nearest_real" in card
+
+
+def test_the_card_shows_no_folders(run: dap.DistilledDataset) -> None:
+    teacher = {"name": "igd", "teacher": "/home/me/teacher.safetensors"}
+    manifest = {
+        **run.manifest, "prior": {"name": "/home/me/priors/mine", "sha256": "1"},
+        "source": {**run.manifest["source"], "name": "/home/me/photos"},
+        "options": {**run.manifest["options"], "method": teacher},
+    }  # fmt: skip
+    card = hub_card("me/set", run.source, manifest, sheet=None)
+    assert "/home" not in card and manifest["prior"]["name"] == "/home/me/priors/mine"
+    for words in ("prior `mine`", "| prior | mine |", "dap distill photos ", "--set teacher=teacher.safetensors"):
+        assert words in card, words
+    assert "prior facebook/DiT" in hub_card(
+        "me/set", run.source, {**manifest, "prior": {"name": "facebook/DiT"}}, sheet=None
+    )
+
+
+def test_real_images_that_a_prior_chose_are_real_in_the_card(run: dap.DistilledDataset) -> None:
+    manifest = {**run.manifest, "prior": {"name": "fashion-dit", "sha256": "1"}}
+    card = hub_card("me/set", run.source, manifest, sheet=None)
+    assert "`herding` chose them among the real images" in card and "The images are real ones" in card
+    assert "generative" not in card
 
 
 @pytest.mark.parametrize("name", ["set", "me/", "a/b/c", "me/my set", ""])
@@ -181,11 +206,39 @@ def test_other_datasets_of_the_hub_open_as_before(local_hub: LocalHub, monkeypat
 
 
 def test_the_command_of_a_run_makes_it_again(run: dap.DistilledDataset, tmp_path: Path, command_line) -> None:
-    import shlex
-
     out = tmp_path / "again"
     words = shlex.split(command_of(run.manifest, str(out)))
-    assert words[:3] == ["dap", "distill", "fashion-mini"] and command_line(*words[1:], "--features", "pixels")[0] == 0
+    assert words[:3] == ["dap", "distill", "fashion-mini"] and command_line(*words[1:])[0] == 0
     again = dap.load(out)
+    assert {**again.manifest, "seconds": 0} == {**run.manifest, "seconds": 0}
+    assert torch.equal(again.to_torch()[0], run.to_torch()[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"method": "k_center", "features": "pixels", "features_options": {"size": 8}, "size": 12, "channels": "grey"},
+         "--features pixels --features-set size=8 --size 12 --channels grey"),
+        ({"method": "k_center", "features": "vae", "channels": "grey", "size": 12},
+         "--prior fashion-dit --features vae --size 12 --channels grey"),
+        ({"method": "dit", "num_inference_steps": 2, "channels": "grey", "label_map": {"anorak": 4}},
+         "--prior fashion-dit --label anorak=4 --channels grey"),
+    ],
+    ids=["pixels", "vae", "label"],
+)  # fmt: skip
+def test_the_command_of_a_run_of_a_folder(
+    options: dict[str, Any], words: str, tmp_path: Path, command_line: Any
+) -> None:
+    generator = np.random.default_rng(0)
+    for name in ("Bag", "anorak"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(4):
+            pixels = generator.integers(0, 256, (16, 16, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    run = dap.distill(tmp_path / "photos", ipc=2, out=tmp_path / "run", progress=False, **options)
+    command = command_of(run.manifest, str(tmp_path / "again"))
+    assert words in command
+    assert command_line(*shlex.split(command)[1:])[0] == 0
+    again = dap.load(tmp_path / "again")
     assert {**again.manifest, "seconds": 0} == {**run.manifest, "seconds": 0}
     assert torch.equal(again.to_torch()[0], run.to_torch()[0])

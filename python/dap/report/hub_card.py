@@ -10,6 +10,7 @@ import yaml
 from dap.data.source import Source
 from dap.methods import METHODS
 from dap.report.command_text import command_of
+from dap.report.origin import are_real, without_folders
 
 __all__ = ["hub_card"]
 
@@ -24,10 +25,12 @@ def hub_card(
     Args:
         repo_id: The repository, "user/name".
         source: The images.
-        manifest: That of the run that made them; empty for the images of others.
+        manifest: That of the run that made them; empty for the images of others. The card shows the last part of its
+            paths.
         sheet: Path of the contact sheet in the repository; None: there is none.
         results: Tables of evaluations, as text.
     """
+    manifest = without_folders(manifest) if manifest else {}
     count, classes = len(source), len(source.class_names)
     licences: Mapping[str, str] = manifest.get("licenses", {})
     size = next((name for most, name in SIZES if count < most), "n>1M")
@@ -62,13 +65,14 @@ def _licence(licences: Mapping[str, str]) -> dict[str, str]:
 def _summary(count: int, classes: int, manifest: Mapping[str, Any]) -> str:
     if not manifest:
         return f"{count} labelled images of {classes} classes.\n"
-    prior = manifest["prior"]
-    sampled = f" with the diffusion prior `{prior['name']}`" if prior else " among the real images"
+    prior, method = manifest["prior"], manifest["options"]["method"]["name"]
+    made = f"made them with the diffusion prior `{prior['name']}`" if prior else "made them from the real images"
+    if are_real(manifest):
+        made = "chose them among the real images"
     return (
         f"{count} images of {classes} classes, which stand for the {manifest['source'].get('images', '')} real images "
         f"of `{manifest['source']['name']}`: a distilled dataset. A classifier is trained on these images in "
-        f"place of the real ones. The method `{manifest['options']['method']['name']}` made them{sampled}, seed "
-        f"{manifest['options']['seed']}.\n"
+        f"place of the real ones. The method `{method}` {made}, seed {manifest['options']['seed']}.\n"
     )
 
 
@@ -102,13 +106,15 @@ def _limits(manifest: Mapping[str, Any], licences: Mapping[str, str], evaluated:
         f"- Licence: {', '.join(f'{of} {name}' for of, name in licences.items())}." if licences
         else "- The licences of source and prior are not known to dap. Read them before you share the set."
     ]  # fmt: skip
-    if manifest and manifest["prior"]:
+    if are_real(manifest):
+        lines.append("- The images are real ones: whoever is shown in the source may be shown here.")
+    elif manifest and manifest["prior"]:
         lines.append("- The images come from a generative model. They can be wrong, and show what its data shows.")
         lines.append(
             "- A prior may repeat images that it was trained on. `dap metrics --only nearest_real` looks for them."
         )
     elif manifest:
-        lines.append("- The images are real ones: whoever is shown in the source may be shown here.")
+        lines.append("- The images are made of real ones: whoever is shown in the source may be seen here.")
     if not evaluated:
         lines.append("- No accuracy was measured for this card.")
     lines.append("- A set suits the resolution and classes that it was made for, and classifiers trained from scratch.")
