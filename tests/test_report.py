@@ -88,8 +88,9 @@ def test_what_is_wrong_is_found(real: Path, made: Path) -> None:
         assert near == originals.of_class(0)[distances.argmin()]
 
 
-def test_real_images_that_were_chosen_are_no_copies(tmp_path: Path) -> None:
-    run = dap.distill("fashion-mini", method="random", ipc=3, classes=["Bag", "Dress"], out=tmp_path / "run")
+@pytest.mark.parametrize("method", ["random", "k_medoids"])
+def test_real_images_that_were_chosen_are_no_copies(method: str, tmp_path: Path) -> None:
+    run = dap.distill("fashion-mini", method=method, ipc=3, classes=["Bag", "Dress"], out=tmp_path / "run")
     found = findings_of(run.source, run.manifest, open_source("fashion-mini"), PixelEncoder(), most=100)
     assert [entry.alerts for entry in found] == [[], []]
 
@@ -137,6 +138,32 @@ def test_many_images_are_sampled(real: Path, monkeypatch) -> None:
     source = open_source(real)
     text = report_page({"a": (source, {}), "b": (source, {})}, {"a": source, "b": source}, PixelEncoder())
     assert len(Page(text).pictures) == 2 * 4 and "2 of 24 images are shown" in text
+
+
+def test_a_page_of_noise_is_not_too_long(tmp_path: Path, monkeypatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 64, 64, 3), np.uint8)
+    for label in range(30):
+        (tmp_path / "noise" / f"{label:02d}").mkdir(parents=True)
+        for number in range(2):
+            Image.fromarray(noise[2 * label + number]).save(tmp_path / "noise" / f"{label:02d}" / f"{number}.png")
+    source = open_source(tmp_path / "noise")
+    page = [report_page({"a": (source, {})}, {"a": source}, PixelEncoder())]
+    for most in (300_000, 200_000):
+        monkeypatch.setattr("dap.report.page.MOST_BYTES", most)
+        page.append(report_page({"a": (source, {})}, {"a": source}, PixelEncoder()))
+        assert len(page[-1].encode()) <= most < len(page[-2].encode())
+        assert all(str(picture["src"]).startswith("data:") for picture in Page(page[-1]).pictures)
+    monkeypatch.setattr("dap.report.page.MOST_IMAGES", 10)
+    assert len(Page(report_page({"a": (source, {})}, {"a": source}, PixelEncoder())).pictures) == 2 * 10
+
+
+def test_pairs_that_are_alike_are_counted_after_twenty(real: Path, tmp_path: Path) -> None:
+    (tmp_path / "same" / "dog").mkdir(parents=True)
+    for number in range(8):
+        Image.new("RGB", (16, 16), (200, 0, 0)).save(tmp_path / "same" / "dog" / f"{number}.png")
+    (found,) = findings_of(open_source(tmp_path / "same"), {}, open_source(real), PixelEncoder(), most=100)
+    assert sum(" are nearly the same" in alert for alert in found.alerts) == 21
+    assert found.alerts[-1] == "8 more pairs of images are nearly the same"
 
 
 def test_what_a_report_needs(real: Path, tmp_path: Path, command_line) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from dap.features import Encoder
 from dap.metrics.distance import coverage, diversity
 from dap.metrics.memorisation import nearest_real
 from dap.metrics.rows import squared_distances
+from dap.report.origin import are_real
 
 __all__ = ["ClassFindings", "findings_of", "without_alerts"]
 
@@ -20,6 +21,7 @@ FLAT = 3.0  # standard deviation in grey levels below which an image is blank
 NEAR = 0.25  # of the usual distance between neighbouring real images: nearer is a copy
 UNRECOGNISED = 0.5  # share of a class's images that the judge recognises, below which is an alert
 NEIGHBOURS = 5  # of coverage
+MOST_PAIRS = 20  # alerts about two images of a class
 MOST_REAL = 1000  # real images of a class that are compared, drawn evenly
 
 
@@ -68,7 +70,7 @@ def findings_of(
     counts = [len(source.of_class(label)) for label in labels]
     chosen_by_hand = isinstance(manifest.get("ipc"), dict)
     found = [
-        _class(source, real, encoder, label, shown, 0 if chosen_by_hand else max(counts), copies=_are_real(manifest))
+        _class(source, real, encoder, label, shown, 0 if chosen_by_hand else max(counts), copies=are_real(manifest))
         for label in labels
     ]
     for entry in found:
@@ -76,10 +78,6 @@ def findings_of(
         if share < UNRECOGNISED:
             entry.alerts.insert(0, f"the judge recognises {100 * share:.0f} % of its images")
     return found
-
-
-def _are_real(manifest: Mapping[str, Any]) -> bool:
-    return bool(manifest) and manifest["prior"] is None
 
 
 def _class(
@@ -104,7 +102,10 @@ def _class(
         near = np.flatnonzero(found.distances < NEAR * usual_distance)
         alerts += [f"image {number} is nearly a copy of real image {real.ids[real_indices[found.indices[number]]]}"
                    for number in near.tolist()]  # fmt: skip
-    alerts += [f"images {first} and {second} are nearly the same" for first, second in _pairs(rows, usual_distance)]
+    alike = _pairs(rows, usual_distance)
+    alerts += [f"images {first} and {second} are nearly the same" for first, second in alike[:MOST_PAIRS]]
+    if len(alike) > MOST_PAIRS:
+        alerts.append(f"{len(alike) - MOST_PAIRS} more pairs of images are nearly the same")
     return ClassFindings(
         name, total, list(zip(indices.tolist(), real_indices[found.indices].tolist(), strict=True)), alerts,
         coverage(rows, real_rows, NEIGHBOURS) if len(real_rows) > NEIGHBOURS else None,
@@ -122,6 +123,6 @@ def _pairs(rows: np.ndarray, usual_distance: float) -> list[tuple[int, int]]:
     return pairs
 
 
-def without_alerts(findings: list[ClassFindings]) -> bool:
+def without_alerts(findings: Sequence[ClassFindings]) -> bool:
     """Whether nothing was found that needs a look."""
     return not any(entry.alerts for entry in findings)
