@@ -15,7 +15,7 @@ from test_run import Painter
 import dap
 from dap.data.manifest import read_manifest
 from dap.errors import OptionError, StoppedError, UnitError
-from dap.run import own_rank
+from dap.run import Rank, own_rank, worker_processes
 from dap.storage import claims
 from dap.storage.claims import Claims
 from dap.storage.files import SHARED
@@ -172,6 +172,23 @@ def test_max_time_ends_with_a_whole_unit_and_the_same_call_continues(source: Pat
 )
 def test_ranks_come_from_the_environment(environment: dict[str, str], rank: tuple[int, ...]) -> None:
     assert own_rank(environment) == rank
+
+
+def write_rank(rank: Rank, folder: Path) -> None:
+    (folder / "new").write_text(f"{rank} {own_rank()}")
+    (folder / "new").rename(folder / "rank")
+
+
+def test_workers_get_their_rank_and_the_environment_stays(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    before = dict(os.environ)
+    with worker_processes(2, write_rank, tmp_path):
+        during = dict(os.environ)
+        deadline = time.monotonic() + 300
+        while not (tmp_path / "rank").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert (tmp_path / "rank").read_text() == f"{Rank(1, 1, 2)} {Rank(0, 0, 1)}"
+    assert before == during == dict(os.environ)
 
 
 def test_what_workers_cannot_do_is_named(source: Path, tmp_path: Path, monkeypatch) -> None:

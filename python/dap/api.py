@@ -27,7 +27,7 @@ from dap.index import Index, open_index
 from dap.indexing import build_index
 from dap.methods import AnyGuide, AnyMethod
 from dap.priors import PriorLike
-from dap.run import SHEET, Request, execute, open_run, own_device, own_rank, ranking, resolve, worker_processes
+from dap.run import SHEET, Rank, Request, execute, open_run, own_device, own_rank, ranking, resolve, worker_processes
 from dap.stopping import time_limit
 from dap.storage.cache import cache_in_use
 from dap.storage.claims import Claims
@@ -217,16 +217,17 @@ def distill(
         raise OptionError("workers: other processes cannot call callback_on_step_end; leave one of the two out")
     if remake and max(workers, rank.world) > 1:
         raise OptionError("remake: only one process can make images again; leave workers out, and start it once")
+    if workers > 1:
+        rank = Rank(0, 0, workers)
     out = check_path("out", out)
     check_writable(out)
     check_outside(out, source)
     with time_limit(max_time), folder_lock(out, shared=True), Claims(out / SHARED) as claims:
         slots = slots_to_remake(out, remake)
         with worker_processes(workers, _help, request, out, batch_size, max_time):
-            first = own_rank()
-            job = resolve(replace(request, device=own_device(request.device, first)))
+            job = resolve(replace(request, device=own_device(request.device, rank)))
             execute(
-                job, out, claims, batch_size=batch_size, remake=slots, progress=progress and first.number == 0,
+                job, out, claims, batch_size=batch_size, remake=slots, progress=progress and rank.number == 0,
                 callback_on_step_end=callback_on_step_end,
             )  # fmt: skip
         if workers > 1:
@@ -240,8 +241,8 @@ def distill(
 
 @own_torch_state()
 @cache_in_use()
-def _help(request: Request, out: Path, batch_size: int | None, max_time: float | None) -> None:
+def _help(rank: Rank, request: Request, out: Path, batch_size: int | None, max_time: float | None) -> None:
     """Work on a run that another process of this machine has been asked for."""
     with time_limit(max_time), folder_lock(out, shared=True), Claims(out / SHARED) as claims:
-        job = resolve(replace(request, device=own_device(request.device, own_rank())))
+        job = resolve(replace(request, device=own_device(request.device, rank)))
         execute(job, out, claims, batch_size=batch_size, progress=False)

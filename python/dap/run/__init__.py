@@ -5,10 +5,10 @@ from dap.run.folder import SHEET, RunFolder
 from dap.run.job import Job, Request, resolve
 from dap.run.local import execute
 from dap.run.plan import plan
-from dap.run.ranks import own_device, own_rank
+from dap.run.ranks import Rank, own_device, own_rank
 from dap.run.workers import worker_processes
 
 __all__ = [
-    "SHEET", "Job", "OpenedRun", "Request", "RunFolder", "execute", "open_run",
+    "SHEET", "Job", "OpenedRun", "Rank", "Request", "RunFolder", "execute", "open_run",
     "own_device", "own_rank", "plan", "ranking", "resolve", "worker_processes",
 ]  # fmt: skip

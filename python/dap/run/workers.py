@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import pickle
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +14,7 @@ from multiprocessing.context import SpawnProcess
 import torch
 
 from dap.errors import DapError, OptionError, StoppedError
+from dap.run.ranks import Rank
 from dap.stopping import GRACE, RESUME, stop_at_signals
 
 __all__ = ["worker_processes"]
@@ -25,12 +26,12 @@ logger = logging.getLogger(__name__)
 def worker_processes(count: int, work: Callable[..., object], *arguments: object) -> Iterator[None]:
     """Let other processes do the same work during the block. They share the threads of the CPU with this one.
 
-    This process is rank 0. When the block ends, the others have nothing more to do and are ended.
+    This process is rank 0 of ``count``. When the block ends, the others have nothing more to do and are ended.
 
     Args:
         count: The number of processes, with this one.
-        work: A function of a module.
-        *arguments: Its arguments, which have to pickle.
+        work: A function of a module, which gets the :class:`Rank` of its process before the arguments.
+        *arguments: They have to pickle.
 
     Raises:
         OptionError: They do not pickle.
@@ -43,14 +44,14 @@ def worker_processes(count: int, work: Callable[..., object], *arguments: object
     context = multiprocessing.get_context("spawn")
     others: list[SpawnProcess] = []
     try:
-        for rank in range(1, count):
+        for number in range(1, count):
+            rank = Rank(number, number, count)
             process = context.Process(
-                target=_work, args=(rank, count, threads, work, arguments), name=f"dap worker {rank}", daemon=True
+                target=_work, args=(rank, threads, work, arguments), name=f"dap worker {number}", daemon=True
             )
             _start(process)
             others.append(process)
         torch.set_num_threads(threads)
-        os.environ.update(_environment(0, count))
         yield
     except BaseException:
         for process in others:
@@ -60,10 +61,8 @@ def worker_processes(count: int, work: Callable[..., object], *arguments: object
         raise
     finally:
         torch.set_num_threads(before)
-        for name in _environment(0, count):
-            os.environ.pop(name, None)
         for process in others:
-            if process.exitcode not in (None, 0, RESUME, -15):
+            if process.exitcode not in (None, 0, RESUME, -signal.SIGTERM):
                 logger.warning("%s ended with exit code %s", process.name, process.exitcode)
             process.kill()
             process.join()
@@ -79,21 +78,16 @@ def _start(process: SpawnProcess) -> None:
         ) from error
 
 
-def _environment(rank: int, count: int) -> dict[str, str]:
-    return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
-
-
-def _work(rank: int, count: int, threads: int, work: Callable[..., object], arguments: tuple[object, ...]) -> None:
+def _work(rank: Rank, threads: int, work: Callable[..., object], arguments: tuple[object, ...]) -> None:
     """Do the work in a process of its own; the first process reports what every one finds wrong."""
     stop_at_signals()
     torch.set_num_threads(threads)
-    os.environ.update(_environment(rank, count))
     try:
-        work(*arguments)
+        work(rank, *arguments)
     except StoppedError:
         sys.exit(RESUME)
     except KeyboardInterrupt:
         sys.exit(130)
     except DapError as error:
-        print(f"dap: worker {rank}: {error}", file=sys.stderr)
+        print(f"dap: worker {rank.number}: {error}", file=sys.stderr)
         sys.exit(2)
