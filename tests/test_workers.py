@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from PIL import Image
 from test_run import Painter
 
 import dap
+from dap import stopping
 from dap.data.manifest import read_manifest
 from dap.errors import OptionError, StoppedError, UnitError
 from dap.run import Rank, own_rank, worker_processes
@@ -159,6 +161,53 @@ def test_max_time_ends_with_a_whole_unit_and_the_same_call_continues(source: Pat
         dap.distill(source, **options, max_time=1e-9)
     assert Painter.made == []
     assert len(dap.distill(source, **options)) == 6
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_a_signal_ends_a_run_with_its_unit_or_soon_and_leaves_no_handler(source, tmp_path, monkeypatch, stuck) -> None:
+    make = Painter.make
+
+    def signalled(self, context, unit, artefact):
+        images = make(self, context, unit, artefact)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60 if stuck else 0)
+        return images
+
+    monkeypatch.setattr(stopping, "GRACE", 0.2 if stuck else 60.0)
+    options = {"method": Painter(), "ipc": 3, "batch_size": 1, "out": tmp_path / "out", "progress": False}
+    signals = (signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM, signal.SIGINT)
+    handlers = [signal.getsignal(number) for number in signals]
+    with monkeypatch.context() as patch, stopping.stop_at_signals():
+        patch.setattr(Painter, "make", signalled)
+        with pytest.raises(SystemExit if stuck else StoppedError, match="75" if stuck else "SIGTERM"):
+            dap.distill(source, **options)
+    assert len(list((tmp_path / "out").glob("train/*/*.png"))) == (0 if stuck else 1)
+    assert handlers == [signal.getsignal(number) for number in signals]
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert len(dap.distill(source, **options)) == 6  # the signal is forgotten
+
+
+TWO_CTRL_C = """
+import os, signal
+from dap.stopping import stop_at_signals
+with stop_at_signals():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        print("cleaning up", flush=True)
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            print("still here", flush=True)
+"""
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", TWO_CTRL_C], capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(dap.__file__).parents[1])},
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (-signal.SIGINT, "cleaning up\n")
 
 
 @pytest.mark.parametrize(

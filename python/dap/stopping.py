@@ -43,22 +43,35 @@ def check_stop(out: Path) -> None:
         raise StoppedError(f"{out}: stopped ({reason}); its images stay, and the same command makes the others")
 
 
-def stop_at_signals() -> None:
-    """From now on SIGTERM and SIGUSR1 end runs of this process with their unit, or without it after :data:`GRACE`.
+@contextmanager
+def stop_at_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGUSR1 end a run in the block with the unit that it is at, or without it after :data:`GRACE`.
 
-    A second Ctrl-C ends the process at once, wherever it is. The process ends with exit code :data:`RESUME` where the
-    unit did not. Only the main thread may call it.
+    The second Ctrl-C ends the process at once. Only for processes that are dap's own (the command line and the workers
+    that it starts), and only in the main thread.
+
+    Raises:
+        SystemExit: The unit took longer than :data:`GRACE`; with the exit code :data:`RESUME`.
     """
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, _ask)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)}
+    for number, handler in zip(before, (_ask, _ask, _abandon), strict=True):
+        signal.signal(number, handler)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell lets it be ignored
         signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, former in before.items():
+            signal.signal(number, former)
+        if signal.getsignal(signal.SIGINT) is _interrupt:  # after a Ctrl-C, the next one still ends the process
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        _reasons.clear()
 
 
 def _ask(number: int, frame: FrameType | None) -> None:
     if not _reasons:
         _reasons.append(signal.Signals(number).name)
-        signal.signal(signal.SIGALRM, _abandon)
         signal.setitimer(signal.ITIMER_REAL, GRACE)
 
 

@@ -165,21 +165,21 @@ def distill(
     from dap.methods import get_method
     from dap.run import own_rank
 
-    stop_at_signals()
     logging.getLogger("dap.run.sharing").setLevel(logging.INFO)  # says for whom it waits
     uses_prior = get_method(method, method_options).uses_prior()
     if own_rank().number == 0:
         announce(plan_text(numbers, chosen or known, method, prior if uses_prior else None, seed, out))
-    distilled = run(
-        images if workers == 1 else source, out=out, prior=prior, prior_options=prior_options or None, method=method,
-        method_options=method_options, ipc=numbers, seed=seed,
-        index=indexed if workers == 1 else index, classes=chosen, label_map=label_map,
-        batch_size=batch_size, sampling=sampling,
-        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, scheduler=scheduler,
-        timestep_spacing=timestep_spacing, eta=eta, device=device, dtype=dtype, tf32=tf32, features=features,
-        features_options=features_options or None, size=size, channels=channels, remake=remake,
-        workers=workers, max_time=max_time,
-    )  # fmt: skip
+    with stop_at_signals():
+        distilled = run(
+            images if workers == 1 else source, out=out, prior=prior, prior_options=prior_options or None,
+            method=method, method_options=method_options, ipc=numbers, seed=seed,
+            index=indexed if workers == 1 else index, classes=chosen, label_map=label_map,
+            batch_size=batch_size, sampling=sampling,
+            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, scheduler=scheduler,
+            timestep_spacing=timestep_spacing, eta=eta, device=device, dtype=dtype, tf32=tf32, features=features,
+            features_options=features_options or None, size=size, channels=channels, remake=remake,
+            workers=workers, max_time=max_time,
+        )  # fmt: skip
     remember(out, options, identities)
     spent = sum(distilled.manifest["seconds"].values())
     _tell(source, out, len(distilled), f"{spent:.0f} s")

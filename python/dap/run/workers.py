@@ -80,10 +80,10 @@ def _start(process: SpawnProcess) -> None:
 
 def _work(rank: Rank, threads: int, work: Callable[..., object], arguments: tuple[object, ...]) -> None:
     """Do the work in a process of its own; the first process reports what every one finds wrong."""
-    stop_at_signals()
     torch.set_num_threads(threads)
     try:
-        work(rank, *arguments)
+        with stop_at_signals():
+            work(rank, *arguments)
     except StoppedError:
         sys.exit(RESUME)
     except KeyboardInterrupt:
