@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
 import subprocess
@@ -16,7 +18,8 @@ from test_run import Painter
 import dap
 from dap import stopping
 from dap.data.manifest import read_manifest
-from dap.errors import OptionError, StoppedError, UnitError
+from dap.data.records import Records
+from dap.errors import OptionError, StoppedError, StorageError, UnitError
 from dap.run import Rank, own_rank, worker_processes
 from dap.storage import claims
 from dap.storage.claims import Claims
@@ -79,6 +82,27 @@ def test_a_worker_of_another_machine_lives_while_it_beats(tmp_path: Path, monkey
             os.utime(far, (beat, beat))  # whatever its clock says
             assert not mine.take("unit-0")
         assert mine.take("unit-0")
+
+
+def test_a_claim_that_a_full_disk_cuts_short_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def opens(path, mode="r", *, open=Path.open, **options):
+        file = open(path, mode, **options)
+        return Full(file.close()) if "x" in mode else file
+
+    with Claims(tmp_path / "shared") as mine:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "open", opens)
+            with pytest.raises(StorageError, match=r"shared/unit-0: cannot be written \(No space left"):
+                mine.take("unit-0")
+        assert mine.taken() == set() and mine.take("unit-0")
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_text", lambda *_, **__: Full().write(""))
+            with pytest.raises(StorageError, match=r"\.worker: cannot be written"):
+                mine.note("unit-0")
 
 
 @pytest.fixture
@@ -265,8 +289,21 @@ def test_status_tells_how_far_a_run_is_and_verify_what_was_changed(source: Path,
         if len(calls) == 3:
             told = CliRunner().invoke(status, [str(out)]).output
             assert "running, 2 of 6 images" in told and ": unit-2, last beat" in told
+            monkeypatch.setattr(Records, "new", finished)
+            assert "complete, 6 of 6 images" in CliRunner().invoke(status, [str(out)]).output
             raise KeyboardInterrupt
         return make(self, context, unit, artefact)
+
+    def finished(records, new=Records.new):
+        """Another worker ends the run after the ledgers were read."""
+        lines = new(records)
+        monkeypatch.setattr(Records, "new", new)
+        with monkeypatch.context() as patch:
+            patch.setattr(Painter, "make", make)
+            patch.setattr(claims, "PATIENCE", 0.0)
+            patch.setattr(claims, "BEAT", 1e6)
+            dap.distill(source, **options)
+        return lines
 
     monkeypatch.setattr(Painter, "make", stops)
     options = {"method": Painter(), "ipc": 3, "batch_size": 1, "out": out, "progress": False}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,11 @@ def _recorded(run: Path) -> tuple[dict[str, Any], dict[str, str], list[dict[str,
     from dap.data.manifest import read_ledger, read_manifest  # here, since they import Pillow
     from dap.data.records import Records
 
-    manifest = read_manifest(run)
+    recorded, lines = read_ledger(run), Records(run / SHARED, "").new()
+    manifest = read_manifest(run)  # last: when a run is finished, it has what was in the ledgers
     if manifest is None:
         raise SourceError(f"{run}: there is no dap.json of a run")
-    lines = Records(run / SHARED, "").new()
-    files = manifest["files"] | read_ledger(run)
+    files = manifest["files"] | recorded
     for line in lines:
         files |= line.get("files", {})
     return manifest, files, lines
@@ -41,17 +40,14 @@ def status(run: Path) -> None:
 
     manifest, files, lines = _recorded(run)
     images = set(images_of(manifest))
-    failed = Counter(line["unit"] for line in lines if "error" in line)
-    for line in lines:
-        if "files" in line:
-            failed.pop(line["unit"], None)
-    errors = {line["unit"]: line["error"] for line in lines if line.get("unit") in failed and "error" in line}
+    units = {line["unit"] for line in lines if "files" in line}
+    errors = {line["unit"]: line["error"] for line in lines if "error" in line and line["unit"] not in units}
     seconds = sum(line.get("seconds", {}).get("make", 0.0) for line in lines)
     made = sum(len(line.get("files", {})) for line in lines)
-    workers = {}
-    for name, note in workers_in(run / SHARED).items():
-        silent = time.time() - (run / SHARED / f"{name}.worker").stat().st_mtime
-        workers[name] = {"note": note, "silent": round(max(0.0, silent), 1)}
+    workers = {
+        name: {"note": worker.note, "silent": round(max(0.0, time.time() - worker.beat), 1)}
+        for name, worker in workers_in(run / SHARED).items()
+    }
     result = {
         "status": manifest["status"], "images": len(images & files.keys()), "of": sum(counts_in(manifest)),
         "seconds_per_image": round(seconds / made, 3) if made and seconds else None, "workers": workers,

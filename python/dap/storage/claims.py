@@ -18,12 +18,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from dap.storage.files import naming
 from dap.storage.processes import HOST, process_is_alive
 
-__all__ = ["Claims", "workers_in"]
+__all__ = ["Claims", "Worker", "pauses", "workers_in"]
 
 BEAT, PATIENCE = 5.0, 60.0  # seconds between beats, and without one after which a worker counts as dead
 POLL = 0.05, 1.0  # seconds between two looks while others work: the first pause, and the longest
@@ -31,6 +31,18 @@ WORKER = ".worker"
 NAME = re.compile(r"(.+)-(\d{1,10})-[0-9a-f]{8}")  # of a worker: machine, process, a random number
 
 _here: set[str] = set()  # the workers of this process that have not ended
+
+
+class Worker(NamedTuple):
+    """What the file of a worker says.
+
+    Attributes:
+        note: What it is at; "" before it is at anything.
+        beat: When it was last renewed, in seconds since 1970 by the clock of the disk.
+    """
+
+    note: str
+    beat: float
 
 
 class Claims:
@@ -82,15 +94,13 @@ class Claims:
                 if not self._file.exists():  # another process took this one for dead
                     self._appear()
                 with naming(path):
-                    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+                    _make(path, self.name)
             except FileNotFoundError:  # the folder has just been removed
                 continue
             except FileExistsError:
                 if not self._set_aside(path):
                     return False
                 continue
-            with os.fdopen(descriptor, "w") as file:
-                file.write(self.name)
             self._held.add(work)
             return True
 
@@ -99,7 +109,6 @@ class Claims:
         self._held.discard(work)
         if self.owner(work) == self.name:
             (self.folder / work).unlink(missing_ok=True)
-        self._remove_folder()
 
     @contextmanager
     def turn(self, work: str, waiting: Callable[[str], None]) -> Iterator[None]:
@@ -141,12 +150,12 @@ class Claims:
     def note(self, text: str) -> None:
         """Let the others read what this worker is at."""
         self._note = text
-        with suppress(FileNotFoundError):
+        with naming(self._file), suppress(FileNotFoundError):
             self._file.write_text(text, encoding="utf-8")
 
     def others(self) -> list[str]:
         """Return the other workers that are alive and have made a note."""
-        return [name for name, text in workers_in(self.folder).items() if text and self._is_alive(name)]
+        return [name for name, worker in workers_in(self.folder).items() if worker.note and self._is_alive(name)]
 
     def _appear(self) -> None:
         while True:
@@ -223,14 +232,27 @@ def pauses() -> Iterator[float]:
         pause = min(1.5 * pause, longest)
 
 
-def workers_in(folder: Path) -> dict[str, str]:
-    """Return the notes of all workers that have a file in a shared folder, dead or alive, by name."""
-    notes = {}
+def workers_in(folder: Path) -> dict[str, Worker]:
+    """Return all workers that have a file in a shared folder, dead or alive, by name."""
+    workers = {}
     for name in sorted(_names(folder)):
         if name.endswith(WORKER):
-            with suppress(OSError, ValueError):
-                notes[name.removesuffix(WORKER)] = (folder / name).read_text(encoding="utf-8")
-    return notes
+            path = folder / name
+            with suppress(OSError):  # it has just ended
+                note = path.read_text(encoding="utf-8", errors="replace")
+                workers[name.removesuffix(WORKER)] = Worker(note, path.stat().st_mtime)
+    return workers
+
+
+def _make(path: Path, text: str) -> None:
+    """Make a file that is not there; a part of it, on a full disk, is removed."""
+    file = path.open("x", encoding="utf-8")
+    try:
+        with file:
+            file.write(text)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _names(folder: Path) -> list[str]:
