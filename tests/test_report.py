@@ -108,6 +108,7 @@ def test_the_page_holds_all_it_shows(real: Path, made: Path, tmp_path: Path, com
     assert not re.search(r"https?://|url\(", text)
     assert "cat & co: images 0 and 1 are nearly the same" in parsed.texts and "cat & co" in parsed.texts
     assert parsed.texts.index("Alerts") < parsed.texts.index("In numbers")
+    assert any(text.startswith("Features: pixels. Coverage: ") for text in parsed.texts)
     for words in ('lang="en"', "prefers-color-scheme: dark", 'name="viewport"'):
         assert words in text
 

@@ -51,7 +51,7 @@ def report_page(
     }  # fmt: skip
     template = Environment(autoescape=True).from_string(files("dap.report").joinpath("page.html").read_text("utf-8"))
     table = _table(list(findings.values()))
-    described = ", ".join(f"{key} {value}" for key, value in encoder.describe().items())
+    features = encoder.describe().get("model", encoder.name)  # a model of timm has a name of its own
 
     def render(picture: Callable[[Source, int], str]) -> str:
         runs = [
@@ -60,7 +60,7 @@ def report_page(
             )
             for name in sets
         ]
-        return template.render(runs=runs, features=described, table=table)
+        return template.render(runs=runs, features=features, table=table)
 
     pictures = 2 * sum(min(share, sum(len(entry.pairs) for entry in found)) for found in findings.values())
     left = (MOST_BYTES - len(render(lambda source, index: "").encode())) // max(1, pictures)
