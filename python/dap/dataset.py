@@ -11,20 +11,16 @@ import numpy as np
 
 from dap.config import check_whole
 from dap.data.hub import check_repo_id, upload_set
-from dap.data.huggingface import to_hf_dataset
 from dap.data.labelled_set import LabelledSet, Transform
 from dap.data.manifest import MANIFEST
 from dap.data.open import check_outside
 from dap.data.packing import source_samples, write_packed
 from dap.data.source import Source
-from dap.data.webdataset_pipeline import to_pipeline
 from dap.report import hub_card, sheet_html, source_sheet
 
 if TYPE_CHECKING:
-    import datasets
     import torch
     from PIL import Image
-    from webdataset import FluidWrapper
 
     from dap.evaluation import EvaluationResult
     from dap.loader import Augment, Loader
@@ -144,33 +140,6 @@ class DistilledDataset(LabelledSet):
             *self.to_torch(size=size), batch_size=batch_size, augment=augment, seed=seed, device=device,
             shuffle=shuffle, drop_last=drop_last, mean=mean, std=std,
         )  # fmt: skip
-
-    def to_hf(self) -> datasets.Dataset:
-        """A Hugging Face ``datasets.Dataset`` in memory, with columns image (``Image``) and label (``ClassLabel``).
-
-        Image files keep their bytes; images that are stored as tensors become PNG.
-
-        Raises:
-            OptionError: ``datasets`` is not installed.
-
-        Example:
-            >>> import dap
-            >>> dap.load("distilled").to_hf()[0]["image"].size  # doctest: +SKIP
-            (32, 32)
-        """
-        return to_hf_dataset(self.source)
-
-    def to_webdataset(self) -> FluidWrapper:
-        """A ``webdataset`` pipeline over the files in memory; a sample has ``__key__``, the image, and ``cls``.
-
-        Raises:
-            OptionError: ``webdataset`` is not installed.
-
-        Example:
-            >>> import dap
-            >>> pipeline = dap.load("distilled").to_webdataset().decode("pil").to_tuple("png", "cls")  # doctest: +SKIP
-        """
-        return to_pipeline(self.source)
 
     def save(
         self,

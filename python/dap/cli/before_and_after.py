@@ -1,4 +1,4 @@
-"""What ``dap distill`` says before it starts, and which commands it names when it has ended."""
+"""The line that ``dap distill`` prints before it starts, and the commands that it names at its end."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def plan_text(
         '4 images (2 of each of 2 classes) by dap_set with the prior fashion-dit, seed 0, into out'
     """
     counts = [ipc] * len(classes) if isinstance(ipc, int) else list(ipc.values())
-    each = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    number = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     with_what = "without a prior" if prior is None else f"with the prior {prior}"
     return (
-        f"{sum(counts)} images ({each} of each of {len(counts)} class{'es' if len(counts) > 1 else ''}) by {method} "
+        f"{sum(counts)} images ({number} of each of {len(counts)} class{'es' if len(counts) > 1 else ''}) by {method} "
         f"{with_what}, seed {seed}, into {out}"
     )
 
@@ -48,9 +48,9 @@ def next_commands(source: str | None, out: Path) -> list[str]:
     """
     from dap.data.builtin import BUILTIN  # here, since it imports Pillow
 
-    if source in BUILTIN:
-        evaluate = ["dap", "evaluate", str(out), "--test", str(source), "--judge"]
-        return [shlex.join(["dap", "report", str(out)]), shlex.join(evaluate)]
     if source is None:
         return []
+    if source in BUILTIN:
+        evaluate = ["dap", "evaluate", str(out), "--test", source, "--judge"]
+        return [shlex.join(["dap", "report", str(out)]), shlex.join(evaluate)]
     return [shlex.join(["dap", command, str(out), "--real", source]) for command in ("report", "metrics")]

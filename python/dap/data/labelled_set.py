@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any, Self, overload
 import numpy as np
 from PIL import Image
 
+from dap.data.huggingface import to_hf_dataset
 from dap.data.source import Source
 from dap.data.stack import stack_images
+from dap.data.webdataset_pipeline import to_pipeline
 
 if TYPE_CHECKING:
+    import datasets
     import torch
+    from webdataset import FluidWrapper
 
 __all__ = ["LabelledSet", "Transform"]
 
@@ -117,3 +121,30 @@ class LabelledSet:
         import torch
 
         return torch.from_numpy(stack_images(self.source, size)), torch.from_numpy(self.labels)
+
+    def to_hf(self) -> datasets.Dataset:
+        """A Hugging Face ``datasets.Dataset`` in memory, with columns image (``Image``) and label (``ClassLabel``).
+
+        Image files keep their bytes; images that are stored as tensors become PNG.
+
+        Raises:
+            OptionError: ``datasets`` is not installed.
+
+        Example:
+            >>> import dap
+            >>> dap.load("distilled").to_hf()[0]["image"].size  # doctest: +SKIP
+            (32, 32)
+        """
+        return to_hf_dataset(self.source)
+
+    def to_webdataset(self) -> FluidWrapper:
+        """A ``webdataset`` pipeline over the files in memory; a sample has ``__key__``, the image, and ``cls``.
+
+        Raises:
+            OptionError: ``webdataset`` is not installed.
+
+        Example:
+            >>> import dap
+            >>> pipeline = dap.load("distilled").to_webdataset().decode("pil").to_tuple("png", "cls")  # doctest: +SKIP
+        """
+        return to_pipeline(self.source)

@@ -6,11 +6,8 @@ the prior's label, which :mod:`dap.data.classmap` finds. ``labels`` are indices 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Literal, TypeVar
@@ -22,6 +19,7 @@ from dap.config import check_choice, check_whole
 from dap.data.appearance import Appearance, appearance_of
 from dap.data.batches import Batches, ImageError, decode_batch
 from dap.data.codecs import decode
+from dap.data.content import digest_of_pixels, digest_of_selection, naming
 from dap.data.names import readable, some
 from dap.data.pixels import to_pixels, to_upright
 from dap.errors import FormatError, OptionError, SourceError
@@ -117,7 +115,7 @@ class Source:
                 raise FormatError(f"{name}: cannot be read as an image ({error})") from error
         pixels = np.empty((len(indices), channels, size, size), np.uint8)
         for row, index in zip(pixels, indices, strict=True):
-            with self._naming(int(index)):
+            with naming(self, int(index)):
                 row[:] = to_pixels(self.load(int(index)), size=size, channels=channels)
         return pixels
 
@@ -132,23 +130,12 @@ class Source:
         Raises:
             FormatError: It cannot be decoded; the message names it.
         """
-        with self._naming(index):
+        with naming(self, index):
             upright = to_upright(self.load(index)) if self.read is None else decode(self.read(index))
             if channels not in (None, upright.shape[2]):
                 image = Image.fromarray(upright if channels == 1 else upright[:, :, 0])
                 upright = to_upright(image, channels=channels)
         return upright.transpose(2, 0, 1).copy()  # writable, and not shared
-
-    @contextmanager
-    def _naming(self, index: int) -> Iterator[None]:
-        """Turns every error of an image into a FormatError that names the image."""
-        try:
-            yield
-        except MemoryError:
-            raise
-        except Exception as error:  # decoders raise almost anything when a file is damaged or hostile
-            name = f"{self.name}/{self.ids[index]}"
-            raise FormatError(f"{name}: cannot be read as an image ({type(error).__name__}: {error})") from error
 
     def subset(self, classes: Collection[str]) -> Source:
         """The images of some classes; the classes keep the source's order.
@@ -170,7 +157,7 @@ class Source:
             class_names=names,
             source_ids=tuple(self.source_ids[label] for label in class_labels),
             labels=np.searchsorted(class_labels, self.labels[indices]).astype(np.int64),
-            digest=partial(_selection_digest, self, list(names)),
+            digest=partial(digest_of_selection, self, list(names)),
         )
 
     def _labels(self, classes: Collection[str]) -> list[int]:
@@ -198,7 +185,7 @@ class Source:
             labels=self.labels[numbers],
             ids=[self.ids[number] for number in numbers],
             load=partial(_call_at, self.load, numbers),
-            digest=partial(_selection_digest, self, numbers),
+            digest=partial(digest_of_selection, self, numbers),
             digest_of=None,
             read=None if self.read is None else partial(_call_at, self.read, numbers),
         )
@@ -253,18 +240,8 @@ class Source:
     def _identity(self) -> str:
         if self.digest is not None:
             return self.digest()
-        content = hashlib.sha256(json.dumps(self.class_names).encode())
-        content.update(self.labels.astype("<i8").tobytes())
-        for index in range(len(self)):
-            with self._naming(index):
-                image = self.load(index)
-                content.update(f"{image.mode} {image.size}".encode() + image.tobytes())
-        return content.hexdigest()
+        return digest_of_pixels(self)
 
 
 def _call_at(call: Callable[[int], T], numbers: Sequence[int], index: int) -> T:
     return call(numbers[index])
-
-
-def _selection_digest(parent: Source, selection: list[int] | list[str]) -> str:
-    return hashlib.sha256(json.dumps([parent.identity(), selection]).encode()).hexdigest()
