@@ -167,7 +167,10 @@ def test_real_images_that_are_not_held_give_the_same(monkeypatch, clothes):
 
 
 def test_options(photographs, clothes, tiny_pipeline, tmp_path):
-    assert get_method("dm:paper") == DM() and not DM().uses_prior() and LATENT.uses_prior()
+    paper = get_method("dm:paper")
+    assert (paper.steps, paper.learning_rate, paper.momentum, paper.batch) == (20_000, 1.0, 0.5, 256)
+    assert (paper.space, paper.network, paper.width) == ("pixels", "convnet3", 128)
+    assert paper == DM() and not DM().uses_prior() and LATENT.uses_prior()
     assert get_method("dm:fashion_latent").space == "latent" and get_method("dm:fashion").space == "pixels"
     for options, message in (
         ({"space": "latents"}, "unknown space 'latents'; did you mean 'latent'"),

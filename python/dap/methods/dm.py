@@ -48,7 +48,7 @@ from dap.features import encode_images
 from dap.methods.base import Context, Couples, Method, Presets, Record, Slot, Unit
 from dap.methods.common.class_matching import ClassMatching
 from dap.methods.common.held_images import held_bytes, images_by_index
-from dap.methods.common.matching_losses import distribution_loss
+from dap.methods.common.matching_losses import LOSSES
 from dap.methods.common.network_memory import network_bytes
 from dap.methods.common.real_images import rows_of_classes
 from dap.methods.common.siamese import normalised, siamese_augmentation
@@ -198,7 +198,7 @@ class DM(Method[RealSource]):
     def _loss(self, context: Context, unit: Unit, images: Tensor, iteration: int, real: RealSource) -> Tensor:
         """Return the loss of an iteration, summed over the unit's classes."""
         matching = ClassMatching(
-            self.name, lambda net, *batches: distribution_loss(net, *batches[:2]), self.network, self.width, self.batch,
-            siamese_augmentation, units=partial(normalised, clamp=self.uses_prior()),
+            self.name, LOSSES["distribution"], self.network, self.width, self.batch, siamese_augmentation,
+            units=partial(normalised, clamp=self.uses_prior()),
         )  # fmt: skip
         return matching.of(context, unit, images, iteration, real.images)

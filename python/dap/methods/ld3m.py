@@ -38,7 +38,7 @@ The preset "fashion" had the best accuracy of a few trials on held-out images (`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -50,8 +50,8 @@ from dap.config import check_choice, check_number, check_whole
 from dap.errors import DivergedError
 from dap.features import RealLatents, latents_bytes, real_latents
 from dap.methods.base import Context, Couples, Method, Presets, Record, Unit
-from dap.methods.common.class_matching import ClassLoss, ClassMatching
-from dap.methods.common.matching_losses import distribution_loss, gradient_loss
+from dap.methods.common.class_matching import ClassMatching
+from dap.methods.common.matching_losses import LOSSES
 from dap.methods.common.network_memory import network_bytes
 from dap.methods.common.residual_chain import residual_chain
 from dap.methods.common.siamese import AUGMENTATIONS, normalised
@@ -60,12 +60,6 @@ from dap.priors import Demand
 from dap.selection import permutation
 
 __all__ = ["LD3M"]
-
-
-MATCHING: Mapping[str, ClassLoss] = {
-    "distribution": lambda net, real, generated, index: distribution_loss(net, real, generated),
-    "gradient": lambda net, real, generated, index: gradient_loss(net, real, generated, target=index),
-}
 
 
 @dataclass(frozen=True)
@@ -118,7 +112,7 @@ class LD3M(Method[RealLatents]):
     augmentation: str = "shift_flip"
 
     def __post_init__(self) -> None:
-        check_choice("matching", self.matching, MATCHING)
+        check_choice("matching", self.matching, LOSSES)
         check_choice("noise", self.noise, ("kept", "fresh"))
         check_choice("augmentation", self.augmentation, AUGMENTATIONS)
         check_choice("network", self.network, list_nets())
@@ -209,7 +203,7 @@ class LD3M(Method[RealLatents]):
     def _loss(self, context: Context, unit: Unit, images: Tensor, iteration: int) -> Tensor:
         """Return the loss of an iteration, summed over the unit's classes."""
         matching = ClassMatching(
-            self.name, MATCHING[self.matching], self.network, self.width, self.batch, AUGMENTATIONS[self.augmentation],
+            self.name, LOSSES[self.matching], self.network, self.width, self.batch, AUGMENTATIONS[self.augmentation],
             units=normalised if self.normalise else None,
         )  # fmt: skip
         return matching.of(context, unit, images, iteration, lambda indices: context.images(indices.tolist()))

@@ -11,14 +11,15 @@ Each image keeps its crop of the lowest score, and of these the ipc · g² with 
 j · ipc + i goes to place j of image i; the places are numbered by rows. Sides that g does not divide have places of one
 pixel more at the top and left, into which the crop is enlarged.
 
-Published constants: 300 images a class, 5 crops, g = 2, a ResNet-18 as teacher, images of 224 pixels. They are the
-defaults and the preset "paper", but for the teacher: the user gives it as ``teacher=``, a file or a name as for
-``dap evaluate``. Otherwise the run trains a small classifier on its real images.
+Published constants: 300 images a class, 5 crops, g = 2, a ResNet-18 as teacher, images of 224 pixels; for images of 32
+and 64 pixels the released scripts have g = 1. They are the defaults and the preset "paper", but for the teacher: the
+user gives it as ``teacher=``, a file or a name as for ``dap evaluate``. Otherwise the run trains a small classifier on
+its real images. Neither the preset nor the small classifier was measured against the published accuracies.
 
 No prior is needed: the pixels are real ones. The labels of its training are a teacher's too, those of protocol "rded".
 
-Differences from the released code: which images of a class it takes was not looked at; here they are drawn by the seed.
-Its images are JPEG files, here PNG.
+Differences from the released code: its images are JPEG files, whose values were rounded down; here they are PNG, and
+rounded to the nearest. A class with fewer than 300 images gives all it has; there it is an error.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class RDED(Method[Classifier]):
     Attributes:
         images: Real images of each class from which crops are cut; a class with fewer images gives all it has.
         crops: Crops of each image.
-        grid: g, the crops along a side of an image.
+        grid: g, the crops along a side of an image; the released scripts have 1 for images of up to 64 pixels.
         teacher: The classifier: a file or a name as for :func:`dap.open_teacher`. None trains one, as ``network``,
             ``width`` and ``epochs`` say; see :class:`dap.methods.common.classifier.ClassifierChoice`.
         teacher_options: Options of the teacher by name.
@@ -163,7 +164,7 @@ class RDED(Method[Classifier]):
         best, scores = [], []
         for part in np.split(chosen, range(TOGETHER, len(chosen), TOGETHER)):
             crops = torch.stack([torch.stack(list(self._crops_of(context, row, again))) for row in part.tolist()])
-            losses, _ = classifier.surprise(padded(crops.flatten(0, 1), context.size), index, context.prior.device)
+            losses = classifier.surprise(padded(crops.flatten(0, 1), context.size), index, context.prior.device)
             lowest, place = losses.view(len(part), self.crops).min(1)
             best.append(crops[torch.arange(len(part)), place])
             scores.append(lowest)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dap import rng
 from dap.nets import create_net
@@ -16,11 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dap.methods.base import Context, Unit
+    from dap.methods.common.matching_losses import ClassLoss
 
-__all__ = ["ClassLoss", "ClassMatching"]
-
-ClassLoss: TypeAlias = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
-"""A loss of a network, real images, generated images and the position of their class."""
+__all__ = ["ClassMatching"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class ClassMatching:
 
     Attributes:
         stream: The method's name, of its own random numbers.
-        loss: Compares the images of a class.
+        loss: Compares the images of a class: one of :data:`dap.methods.common.matching_losses.LOSSES`.
         network: One of :func:`dap.nets.list_nets`.
         width: Its number of channels.
         batch: Number of real images of each class; a class with fewer images gives all it has.

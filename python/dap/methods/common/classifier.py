@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from dap.config import check_choice, check_whole
@@ -35,22 +35,26 @@ class Classifier:
     """A frozen classifier of a run's classes.
 
     Attributes:
-        net: The network, on its device.
         logits: Returns logits (B, classes), in the order of the run, of float images (B, channels, S, S) in [-1, 1].
         record: What the manifest says about it.
     """
 
-    net: nn.Module
     logits: Callable[[Tensor], Tensor]
     record: Record
 
     @torch.no_grad()
-    def surprise(self, images: Tensor, class_index: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return of images of one class the cross-entropy, and whether they are taken for it, (B,) each, on the CPU."""
+    def surprise(self, images: Tensor, class_index: int, device: torch.device) -> Tensor:
+        """Return the cross-entropy of images (B, channels, S, S) in [-1, 1] of one class, float (B,) on the CPU.
+
+        Args:
+            images: The images, on any device.
+            class_index: Position of their class in the class map.
+            device: That of the network.
+        """
         parts = [self.logits(part.to(device)).float().cpu() for part in images.split(AT_ONCE)]
         logits = torch.cat(parts)
         targets = torch.full((len(logits),), class_index)
-        return functional.cross_entropy(logits, targets, reduction="none"), logits.argmax(1) == targets
+        return functional.cross_entropy(logits, targets, reduction="none")
 
 
 @dataclass(frozen=True)
@@ -92,14 +96,14 @@ class ClassifierChoice:
         device = context.prior.device
         if self.teacher is None:
             net = prepare_classifier(context, self.network, self.width, self.epochs)
-            return Classifier(net, net, {"epochs": self.epochs})
+            return Classifier(net, {"epochs": self.epochs})
         teacher = teacher_from_options(self.teacher, self.teacher_options or {})
         teacher = teacher.for_classes([entry.name for entry in context.classes])
         _check_images(teacher, context)
         teacher.to(device).requires_grad_(False)
         units = partial(normalised, clamp=False)
         return Classifier(
-            teacher, lambda images: teacher(units(images)), {"teacher": teacher.name, "sha256": state_hash(teacher.net)}
+            lambda images: teacher(units(images)), {"teacher": teacher.name, "sha256": state_hash(teacher.net)}
         )
 
     def preparation_bytes(self, context: Context) -> int:

@@ -1,4 +1,4 @@
-"""Distribution- and gradient-matching losses between real and generated images, for :mod:`dap.methods.ld3m`.
+"""Distribution- and gradient-matching losses between real and generated images, for ``ld3m`` and ``dm``.
 
 Zhao and Bilen, "Dataset Condensation with Distribution Matching", WACV 2023, https://arxiv.org/abs/2110.04181; Zhao,
 Mopuri and Bilen, "Dataset Condensation with Gradient Matching", ICLR 2021, https://arxiv.org/abs/2006.05929.
@@ -6,13 +6,19 @@ Mopuri and Bilen, "Dataset Condensation with Gradient Matching", ICLR 2021, http
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dap.nets import images_at_once
 
-__all__ = ["distribution_loss", "gradient_loss", "real_features"]
+__all__ = ["LOSSES", "ClassLoss", "distribution_loss", "gradient_loss", "real_features"]
+
+ClassLoss: TypeAlias = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
+"""A loss of a network, real images, generated images and the position of their class."""
 
 
 def distribution_loss(net: nn.Module, real: Tensor, generated: Tensor) -> Tensor:
@@ -20,8 +26,8 @@ def distribution_loss(net: nn.Module, real: Tensor, generated: Tensor) -> Tensor
 
     Args:
         net: A network of :func:`dap.nets.create_net`.
-        real: Images, float (N, channels, H, W) in [−1, 1].
-        generated: Images, float (M, channels, H, W) in [−1, 1], with a graph.
+        real: Images as the network takes them, float (N, channels, H, W).
+        generated: Images as the network takes them, float (M, channels, H, W), with a graph.
 
     Returns:
         A scalar with the graph to ``generated``.
@@ -45,9 +51,9 @@ def gradient_loss(net: nn.Module, real: Tensor, generated: Tensor, *, target: in
     with one number for each output are left out: biases and the scales of normalisations.
 
     Args:
-        net: Maps float images in [−1, 1] to logits.
-        real: Images, float (N, channels, H, W) in [−1, 1].
-        generated: Images, float (M, channels, H, W) in [−1, 1], with a graph.
+        net: Maps images to logits.
+        real: Images as the network takes them, float (N, channels, H, W).
+        generated: Images as the network takes them, float (M, channels, H, W), with a graph.
         target: The class number of all images.
 
     Returns:
@@ -72,3 +78,10 @@ def _at_once(net: nn.Module, images: Tensor) -> int:
     """Return how many of these images go through a network at once."""
     channels, height, width = images.shape[1:]
     return images_at_once(net, (channels, height, width))
+
+
+LOSSES: Mapping[str, ClassLoss] = {
+    "distribution": lambda net, real, generated, index: distribution_loss(net, real, generated),
+    "gradient": lambda net, real, generated, index: gradient_loss(net, real, generated, target=index),
+}
+"""The losses by the name that methods take."""
