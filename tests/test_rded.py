@@ -26,7 +26,7 @@ from dap.sampling import SamplingSettings
 from dap.selection import permutation
 
 SMALL = RDED(images=5, crops=3, grid=2, width=4, epochs=2)
-MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+MEAN, STD = (torch.tensor(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
 
 
 def context_of(source, size, ipc=1, channels=3):
@@ -123,20 +123,49 @@ def test_runs_are_the_same_to_the_byte_and_resume(photographs, tmp_path):
         dap.distill(photographs, out=tmp_path / "one", **settings)
 
 
-def test_a_teacher_is_taken_by_its_classes(photographs, tmp_path):
+def trained_net(source):
+    """A network that tells a source's two classes apart; its first output is that of the second class."""
     net = create_net(
         "convnet3", width=4, channels=3, classes=2, size=16, generator=torch.Generator().manual_seed(3), norm="instance"
     )
-    file = tmp_path / "teacher.safetensors"
+    images = (torch.from_numpy(source.images(range(10), size=16, channels=3)) / 255 - MEAN) / STD
+    optimizer = torch.optim.Adam(net.parameters(), 0.01)
+    for _ in range(40):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net(images), 1 - torch.tensor(source.labels)).backward()
+        optimizer.step()
+    return net.eval().requires_grad_(False)
+
+
+def written(file, net, class_names):
     write_teacher(
-        file, net, network="convnet3", class_names=["oak tree", "cat"], channels=3, size=16, margin=False, width=4,
+        file, net, network="convnet3", class_names=class_names, channels=3, size=16, margin=False, width=4,
         norm="instance", grey_padding=1, accuracy=90.0, measured_on="test images", images=10, constants={},
     )  # fmt: skip
+
+
+def test_a_teacher_of_another_order_or_without_training_is_refused(photographs, tmp_path):
+    net, context = trained_net(open_source(photographs)), context_of(open_source(photographs), 16)
+    chance = create_net(
+        "convnet3", width=4, channels=3, classes=2, size=16, generator=torch.Generator().manual_seed(3), norm="instance"
+    )
+    for number, (teacher, names, message) in enumerate((
+        (net, ["cat", "oak tree"], "its classes are in another order: 0.0 % of 10 images are right, and 100.0 % would"),
+        (chance, ["oak tree", "cat"], "of 10 images are right, where chance is 50.0 %"),
+    )):  # fmt: skip
+        file = tmp_path / f"{number}.safetensors"
+        written(file, teacher, names)
+        with pytest.raises(OptionError, match=message):
+            RDED(images=5, crops=3, teacher=str(file)).prepare(context)
+
+
+def test_a_teacher_is_taken_by_its_classes(photographs, tmp_path):
+    net, file = trained_net(open_source(photographs)), tmp_path / "teacher.safetensors"
+    written(file, net, ["oak tree", "cat"])
     method = RDED(images=5, crops=3, teacher=str(file))
     classifier = method.prepare(context_of(open_source(photographs), 16))
     images = torch.rand((2, 3, 16, 16), generator=torch.Generator().manual_seed(0)) * 2 - 1
-    std = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
-    expected = net(((images + 1) / 2 - MEAN) / std).flip(1)  # its classes are in another order
+    expected = net(((images + 1) / 2 - MEAN) / STD).flip(1)  # its classes are in another order
     torch.testing.assert_close(classifier.logits(images), expected)
     losses = classifier.surprise(images, 1, torch.device("cpu"))
     torch.testing.assert_close(losses, -torch.log_softmax(expected, 1)[:, 1])

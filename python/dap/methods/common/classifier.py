@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -17,8 +18,10 @@ from dap.methods.common.network_memory import training_bytes
 from dap.methods.common.siamese import normalised
 from dap.methods.common.surrogate import prepare_classifier
 from dap.nets import list_nets
+from dap.nets.confusion import TeacherCheck
 from dap.nets.teacher import Teacher, state_hash
 from dap.nets.teacher_file import teacher_from_options
+from dap.selection import random_of_each_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Classifier", "ClassifierChoice"]
 
 AT_ONCE = 64  # images that are classified together, whatever the unit
+CHECKED = 20  # real images of each class on which a teacher is measured
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,7 @@ class Classifier:
             class_index: Position of their class in the class map.
             device: That of the network.
         """
-        parts = [self.logits(part.to(device)).float().cpu() for part in images.split(AT_ONCE)]
-        logits = torch.cat(parts)
+        logits = torch.cat([self.logits(part.to(device)).float().cpu() for part in images.split(AT_ONCE)])
         targets = torch.full((len(logits),), class_index)
         return functional.cross_entropy(logits, targets, reduction="none")
 
@@ -91,7 +94,8 @@ class ClassifierChoice:
         """Open the teacher, or train the classifier, or find it in the cache.
 
         Raises:
-            OptionError: The teacher is unknown, or of other classes, or takes other images than the run's.
+            OptionError: The teacher is unknown, or of other classes, or takes other images than the run's; or, on 20
+                real images of each class, it is no better than chance or its outputs are those of other classes.
         """
         device = context.prior.device
         if self.teacher is None:
@@ -102,9 +106,11 @@ class ClassifierChoice:
         _check_images(teacher, context)
         teacher.to(device).requires_grad_(False)
         units = partial(normalised, clamp=False)
-        return Classifier(
+        classifier = Classifier(
             lambda images: teacher(units(images)), {"teacher": teacher.name, "sha256": state_hash(teacher.net)}
         )
+        _check_order(classifier, teacher.name, context)
+        return classifier
 
     def preparation_bytes(self, context: Context) -> int:
         """Return the memory of training the classifier; 0 with a teacher."""
@@ -127,3 +133,14 @@ def _check_images(teacher: Teacher, context: Context) -> None:
             f"teacher {teacher.name} takes images of {teacher.size} pixels, this run's have {context.size}: give "
             f"size={teacher.size}, or teacher_options={{'size': {context.size}}} if it takes those too"
         )
+
+
+@torch.no_grad()
+def _check_order(classifier: Classifier, name: str, context: Context) -> None:
+    """Raise OptionError if a teacher's outputs are in another order, or no better than chance, on real images."""
+    names = tuple(entry.name for entry in context.classes)
+    confusion = np.zeros((len(names), len(names)), np.int64)
+    for index, rows in enumerate(random_of_each_class(context.source, CHECKED, context.seed).values()):
+        images = context.images(rows.tolist()).to(context.prior.device).float() / 127.5 - 1
+        np.add.at(confusion[index], classifier.logits(images).argmax(1).cpu().numpy(), 1)
+    TeacherCheck(name, names, confusion).raise_if_bad()
