@@ -43,7 +43,6 @@ __all__ = [
     "check_manifest",
     "check_same_run",
     "counts_in",
-    "files_present",
     "images_of",
     "read_ledger",
     "read_manifest",
@@ -196,18 +195,13 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def files_present(out: Path, files: Mapping[str, str]) -> dict[str, str]:
-    """Return those of ``files``, SHA-256 by path below ``out``, that are there; their bytes are not read."""
-    return {path: sha256 for path, sha256 in files.items() if (out / path).is_file()}
-
-
 def verify_files(out: Path, files: Mapping[str, str]) -> dict[str, str]:
     """Return those of ``files``, SHA-256 by path below ``out``, that are there.
 
     Raises:
         RunMismatchError: A file that is there has another hash.
     """
-    present = files_present(out, files)
+    present = {path: sha256 for path, sha256 in files.items() if (out / path).is_file()}
     for path, sha256 in present.items():
         if sha256_file(out / path) != sha256:
             raise RunMismatchError(

@@ -1,7 +1,8 @@
 """What the workers of a run have finished: a ledger for each worker, which only that worker writes.
 
-A line has the files of a unit, path to SHA-256, the time that it took, and the worker's number of threads; or the error
-with which a unit failed. Ledgers are read as they grow. The last line of a killed worker may have no end; it is never
+A line has the files of a unit, path to SHA-256, the state of each when it was written, the time that the unit took, and
+the worker's number of threads; or the error with which a unit failed; or the states of files whose bytes have been
+compared with their hashes. Ledgers are read as they grow. The last line of a killed worker may have no end; it is never
 read, since each worker begins a ledger of its own.
 """
 
@@ -14,18 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from dap.errors import FormatError
-from dap.storage.checked_json import BELOW, NUMBER, SHA256, TEXT, check_shape, fields, mapping, parse_json, whole
+from dap.storage.checked_json import BELOW, NUMBER, SHA256, TEXT, check_shape, fields, items, mapping, parse_json, whole
 from dap.storage.ledger import Ledger
 
 __all__ = ["Records"]
 
 SUFFIX = ".jsonl"
+STATES = mapping(items(whole()), keys=BELOW)
 LINE = fields(
     {"unit": whole()},
     optional={
-        "files": mapping(SHA256, keys=BELOW), "seconds": mapping(NUMBER), "threads": whole(1), "error": TEXT,
+        "files": mapping(SHA256, keys=BELOW), "states": STATES, "seconds": mapping(NUMBER), "threads": whole(1),
+        "error": TEXT,
     },
 )  # fmt: skip
+VERIFIED = fields({"states": STATES})
 
 
 class Records:
@@ -38,6 +42,7 @@ class Records:
 
     def __init__(self, folder: Path, worker: str) -> None:
         self._folder, self._own = folder, Ledger(folder / f"{worker}{SUFFIX}")
+        self._advice = self._own.advice
         self._read: dict[str, int] = {}  # of each ledger the bytes that were read
 
     def append(self, entry: dict[str, object]) -> None:
@@ -60,7 +65,7 @@ class Records:
         """Return the finished lines of a ledger after those that were read."""
         status, before = path.lstat(), self._read.get(path.name, 0)
         if not stat.S_ISREG(status.st_mode):
-            raise FormatError(f"{path}: expected a regular file; {self._own.advice}")
+            raise FormatError(f"{path}: expected a regular file; {self._advice}")
         if status.st_size <= before:
             return []
         with path.open("rb") as file:
@@ -83,6 +88,7 @@ class Records:
             return []
 
     def _checked(self, path: Path, line: bytes) -> dict[str, Any]:
-        entry: dict[str, Any] = parse_json(f"{path}: damaged", line, advice=self._own.advice)
-        check_shape(f"{path}: damaged", entry, LINE, advice=self._own.advice)
+        entry: dict[str, Any] = parse_json(f"{path}: damaged", line, advice=self._advice)
+        shape = VERIFIED if isinstance(entry, dict) and "unit" not in entry else LINE
+        check_shape(f"{path}: damaged", entry, shape, advice=self._advice)
         return entry

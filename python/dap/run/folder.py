@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -9,12 +10,7 @@ from torch import Tensor
 
 from dap.config import check_whole
 from dap.data.image_files import encode_png
-from dap.data.manifest import (
-    TRAIN,
-    files_present,
-    slot_path,
-    verify_files,
-)
+from dap.data.manifest import TRAIN, slot_path
 from dap.errors import RunMismatchError
 from dap.methods import Slot, Unit
 from dap.run.batch import batch_of
@@ -23,7 +19,7 @@ from dap.run.history import history_of
 from dap.run.job import Job
 from dap.run.plan import plan
 from dap.run.state import RunState
-from dap.storage.files import is_vacant, naming, sha256_file, sweep, write_atomic
+from dap.storage.files import is_vacant, naming, sweep, write_atomic
 from dap.storage.space import check_space
 
 __all__ = ["SHEET", "RunFolder"]
@@ -91,7 +87,7 @@ class RunFolder:
         if history.remakes:
             for slot in (Slot(index, number) for index, numbers in history.rounds[-1].items() for number in numbers):
                 recorded.pop(self._path(slot), None)
-        self.state.files = files_present(out, recorded) if checked else verify_files(out, recorded)
+        self.state.look(recorded, checked=checked)
         self._lost = recorded.keys() - self.state.files.keys()
         names = [entry.name for entry in job.classes]
         self._manifest = header_of(job) | history.to_json(names) | {"batch_size": size}
@@ -146,6 +142,7 @@ class RunFolder:
             self.state.remove_ledgers()  # they may have the images that are made again
         self.state.write(self._manifest, "running")
         self.state.remove_ledgers()  # the manifest has what they had
+        self.state.keep_states()
         self.begun = True
 
     def set_record(self, record: Mapping[str, object]) -> None:
@@ -198,4 +195,4 @@ class RunFolder:
             with naming(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(target, data)
-        return sha256_file(target)
+        return hashlib.sha256(data).hexdigest()

@@ -120,6 +120,8 @@ class _Executor(Generic[A]):
                     finally:
                         claims.note("begun" if folder.begun else "")
                 begun = folder.begun
+                if begun:
+                    folder.state.keep_states()
                 claims.note("preparing" if begun else "")
         prepared = self._prepare(folder)
         folder.set_record(prepared.record)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dap.data.manifest import LEDGER, MANIFEST, read_ledger, read_manifest, write_manifest
+from dap.data.manifest import LEDGER, MANIFEST, read_ledger, read_manifest, verify_files, write_manifest
 from dap.data.records import Records
 from dap.errors import FormatError, RunMismatchError
+from dap.storage.file_states import file_state
 from dap.storage.files import SHARED
 
 __all__ = ["RunState"]
@@ -26,7 +27,7 @@ class RunState:
     Attributes:
         before: The manifest when the folder was opened; None: there was none.
         recorded: The files that were recorded then, path to SHA-256, whether they are there or not.
-        files: The files that are there; set by who has looked, and added to by :meth:`refresh`.
+        files: The files that are there; set by :meth:`look`, and added to by :meth:`refresh`.
         finished: Whether the manifest says that the run is complete.
         failures: How often each unit has failed since the folder was opened, by its number.
         errors: The last error of each of these units.
@@ -44,9 +45,36 @@ class RunState:
         self._threads = set(before.get("threads", ()))
         self.failures: Counter[int] = Counter()
         self.errors: dict[int, str] = {}
+        self._states: set[tuple[str | int, ...]] = set()  # path and state
         for line in lines:
             self._enter(line)
+            self._states |= {(path, *state) for path, state in line.get("states", {}).items()}
+        self._verified: dict[str, list[int]] = {}
         self.failures.clear()
+
+    def look(self, recorded: Mapping[str, str], *, checked: bool) -> None:
+        """Set :attr:`files` to those that are there of some recorded files, path to SHA-256.
+
+        A file whose size and times are those of the moment when it was written, or last read here, is not read.
+
+        Args:
+            recorded: The files.
+            checked: Whether another worker has just looked at them.
+
+        Raises:
+            RunMismatchError: A file has other bytes than those that are recorded.
+        """
+        states = self._states_of(recorded)
+        self.files = {path: recorded[path] for path in states}
+        if not checked:
+            self._verified = {path: state for path, state in states.items() if (path, *state) not in self._states}
+            verify_files(self._out, {path: recorded[path] for path in self._verified})
+
+    def keep_states(self) -> None:
+        """Enter the states of the files that have been read, so that the next process need not read them."""
+        if self._verified:
+            self._append({"states": self._verified})
+            self._verified = {}
 
     def refresh(self, manifest: Mapping[str, object]) -> None:
         """Take in what all workers have finished since the last look.
@@ -70,7 +98,9 @@ class RunState:
 
     def add(self, unit: int, files: Mapping[str, str], threads: int) -> None:
         """Enter the files of a unit, path to SHA-256, in this worker's ledger."""
-        self._append({"unit": unit, "files": files, "seconds": self._unwritten, "threads": threads})
+        states = self._states_of(files)
+        line = {"unit": unit, "files": files, "states": states, "seconds": self._unwritten, "threads": threads}
+        self._append(line)
         self._unwritten = {}
 
     def add_failure(self, unit: int, error: Exception) -> None:
@@ -114,6 +144,10 @@ class RunState:
         for line in lines:
             files |= line.get("files", {})
         return manifest, (manifest["files"] | files if manifest else {}), lines
+
+    def _states_of(self, paths: Iterable[str]) -> dict[str, list[int]]:
+        """Return the states of those files that are there, by path."""
+        return {path: state for path in paths if (state := file_state(self._out / path)) is not None}
 
     def _append(self, line: dict[str, object]) -> None:
         with suppress(FileNotFoundError):  # others have finished the run

@@ -7,6 +7,7 @@ the same. So hashes of such files are not kept, as git does not trust the entry 
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,9 +17,18 @@ from pathlib import Path
 from dap.errors import OptionError
 from dap.storage.cache import HASHED, CacheEntry
 
-__all__ = ["FileStates", "kept_hash"]
+__all__ = ["FileStates", "file_state", "kept_hash"]
 
 YOUNG = 2 * 10**9  # nanoseconds; FAT, the coarsest file system, counts two seconds
+
+
+def file_state(path: Path) -> list[int] | None:
+    """Return the size of a file and the times of change of its content and of its entry (ns); None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns] if stat.S_ISREG(status.st_mode) else None
 
 
 @dataclass(frozen=True)
