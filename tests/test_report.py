@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,13 @@ from PIL import Image
 
 import dap
 from dap.data.open import open_source
+from dap.evaluation import EvaluationResult, Row, judge, judge_images, judge_source
+from dap.evaluation.judge import JUDGE
 from dap.features.encoders import PixelEncoder
 from dap.metrics.distance import coverage, diversity
-from dap.report.findings import findings_of
+from dap.report.charts import energy_charts
+from dap.report.feature_map import feature_map
+from dap.report.findings import ClassFindings, findings_of
 from dap.report.page import report_page
 
 VOID = ("img", "meta", "br")
@@ -29,15 +34,25 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.texts: list[str] = []
         self.pictures: list[dict[str, str | None]] = []
+        self.ids: list[str | None] = []
+        self.links: list[str] = []
         self.feed(page)
-        assert self.open == []
+        assert self.open == [] and set(self.links) <= set(self.ids)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert not {"href", "srcset"} & dict(attrs).keys() and tag not in ("script", "link", "iframe")
+        assert "srcset" not in dict(attrs) and tag not in ("script", "link", "iframe")
+        assert str(dict(attrs).get("href", "#")).startswith("#")
         if tag == "img":
             self.pictures.append(dict(attrs))
+        if "id" in dict(attrs):
+            self.ids.append(dict(attrs)["id"])
+        if "href" in dict(attrs):
+            self.links.append(str(dict(attrs)["href"])[1:])
         if tag not in VOID:
             self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -107,9 +122,10 @@ def test_the_page_holds_all_it_shows(real: Path, made: Path, tmp_path: Path, com
     )
     assert not re.search(r"https?://|url\(", text)
     assert "cat & co: images 0 and 1 are nearly the same" in parsed.texts and "cat & co" in parsed.texts
-    assert parsed.texts.index("Alerts") < parsed.texts.index("In numbers")
-    assert any(text.startswith("Features: pixels. Coverage: ") for text in parsed.texts)
-    for words in ('lang="en"', "prefers-color-scheme: dark", 'name="viewport"'):
+    alerts, numbers, images = (text.index(f'<h2 id="{part}"') for part in ("alerts", "numbers", "images"))
+    assert alerts < numbers < images
+    assert any(text.startswith("Features: pixels.") for text in parsed.texts)
+    for words in ('lang="en"', "prefers-color-scheme: dark", 'name="viewport"', 'class="skip"'):
         assert words in text
 
 
@@ -120,18 +136,96 @@ def test_a_run_has_its_command_and_manifest(tmp_path: Path, command_line, monkey
     texts = Page(Path("report.html").read_text()).texts
     assert "dap distill fashion-mini --out run --method random --ipc 1 --seed 5" in texts
     assert any('"identity"' in text for text in texts) and "Nothing that needs a look." in texts
+    assert (
+        texts[texts.index("prior") + 1] == "none"
+        and "making the images" in texts
+        and "Energy over the steps" not in texts
+    )
 
 
 def test_what_a_judge_does_not_recognise(real: Path, made: Path, tmp_path: Path, command_line, monkeypatch) -> None:
-    from dap.evaluation import judge
+    from dap import evaluation
 
     asked = []
-    shares = SimpleNamespace(per_class={0: 0.25, 1: 0.75})
-    monkeypatch.setattr(judge, "judge_source", lambda *arguments: asked.append(arguments) or shares)
+    seen = evaluation.Judged(
+        np.array([0.9, 0.2, 0.1, 0.3, 0.8, 0.05, 0.7], np.float32), np.array([0, 1, 1, 1, 1, 0, 1])
+    )
+    monkeypatch.setattr(evaluation, "judge_images", lambda *arguments: asked.append(arguments) or seen)
     page = tmp_path / "page.html"
     assert command_line("report", made, "--real", real, "--judge", "--out", page)[0] == 0
-    alerts = [text for text in Page(page.read_text()).texts if "judge" in text]
-    assert alerts == ["cat & co: the judge recognises 25 % of its images"] and len(asked) == 1
+    parsed = Page(page.read_text())
+    assert "cat & co: the judge recognises 25 % of its images" in parsed.texts and len(asked) == 1
+    worst = [" ".join(text.split()) for text in parsed.texts if " image " in text and "%;" in text]
+    assert worst[:2] == ["dog, image 1: 5.0 %; seen as cat & co", "cat & co, image 2: 10.0 %; seen as dog"]
+
+
+def test_a_judge_sees_each_image(real: Path, monkeypatch) -> None:
+    source = open_source(real)
+    monkeypatch.setattr(judge, "JUDGE", replace(JUDGE, width=8, few_steps=40, many_steps=40))
+    seen = judge_images(source, source, 0, "cpu")
+    again = judge_source(source, source, 0, "cpu")
+    assert seen.own.shape == (24,) and ((seen.own >= 0) & (seen.own <= 1)).all()
+    assert again.share == (seen.seen_as == source.labels).mean() > 0.5
+    assert ((seen.own > 0.5) == (seen.seen_as == source.labels)).all()
+
+
+def test_a_map_has_the_principal_components_of_the_real_images() -> None:
+    generator = np.random.default_rng(0)
+    real = (generator.normal(size=(60, 5)) * (9, 5, 1, 0.5, 0.1)).astype(np.float32)
+    far = np.array([[0, 0, 0, 0, 0], [500, 0, 0, 0, 0]], np.float32)
+    entries = [
+        ClassFindings(name, 2, [], [], None, None, 30, far, rows)
+        for name, rows in zip("ab", (real[:30], real[30:]), strict=True)
+    ]
+    found = feature_map(entries)
+    values = np.linalg.eigvalsh(np.cov(real.T))[::-1]
+    assert found is not None and found.share == pytest.approx(values[:2].sum() / values.sum(), rel=1e-5)
+    assert [dots.real.count("M") for dots in found.classes] == [30, 30] and found.real == 60
+    zero, edge = re.findall(r"M(\d+) (\d+)", found.classes[0].made)
+    assert 200 < int(zero[0]) < 440 and int(edge[0]) in (5, found.width - 5)
+    (first, second) = (dots.label for dots in found.classes)  # both at the same place, apart on the page
+    assert first[0] == second[0] and abs(first[1] - second[1]) == 18
+    assert feature_map([replace(entry, real_features=entry.real_features[:1]) for entry in entries]) is None
+    many = feature_map([replace(entries[0], name=str(number)) for number in range(11)])
+    assert many is not None and [dots.name for dots in many.classes] == [""]
+
+
+def test_accuracies_and_energies_are_drawn(real: Path, made: Path, tmp_path: Path, command_line) -> None:
+    def result(*last: float) -> str:
+        rows = (
+            Row("distilled", "convnet3", 7, last, last, None),
+            Row("random real", "convnet3", 7, (50.0, 52.0), (50.0, 52.0), None),
+        )
+        return EvaluationResult("small", 0, 2, 100, ("a", "b"), rows).to_json()
+
+    (tmp_path / "a.json").write_text(result(60.0, 62.0))
+    (tmp_path / "b.json").write_text(result(40.0, 43.0))
+    page, files = tmp_path / "page.html", ("--evaluation", tmp_path / "a.json", "--evaluation", tmp_path / "b.json")
+    assert command_line("report", made, real, "--real", real, "--out", page, *files)[0] == 0
+    texts = Page(page.read_text()).texts
+    assert "+10.0 [+10.0, +10.0]" in texts and any(text.startswith("-9.5 [") for text in texts)
+    assert "minus made" in texts
+    assert (
+        "expected one for each of 2 folders, got 1" in command_line("report", made, real, "--out", page, *files[:2])[2]
+    )
+    (chart,) = energy_charts({"a": {"Pull": [4.0, 2.0, None]}, "b": {"Pull": [3.0, 1.0, 0.0]}})
+    assert chart.steps == 3 and [line.name for line in chart.lines] == ["a", "b"]
+    heights = [[float(place.split()[1]) for place in re.split("[ML]", line.path)[1:]] for line in chart.lines]
+    assert [len(line) for line in heights] == [2, 3] and heights[0][0] == 10 and heights[1][2] == chart.bottom
+
+
+def test_a_run_records_its_energies(tmp_path: Path) -> None:
+    def energies(out: str, **options: object) -> dict[str, Any]:
+        return dap.distill(
+            "fashion-mini", method="dap", num_inference_steps=4, classes=["Bag", "Dress"], out=tmp_path / out,
+            progress=False, batch_size=1, **options,
+        ).manifest["energy"]  # fmt: skip
+
+    whole = energies("whole", ipc=2)
+    ((term, entry),) = whole.items()
+    assert (term, entry["slots"], len(entry["mean"])) == ("KernelDistanceTerm", 4, 4) and min(entry["mean"]) > 0
+    assert energies("grown", ipc=1)[term]["slots"] == 2
+    assert energies("grown", ipc=2) == whole  # to the last digit, in whichever order units are made
 
 
 def test_many_images_are_sampled(real: Path, monkeypatch) -> None:

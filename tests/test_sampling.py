@@ -376,7 +376,8 @@ def test_callback_sees_and_replaces_latents():
     prior, calls = Affine(), []
 
     def watch(given, step, timestep, tensors):
-        assert given is prior and isinstance(timestep, int) and list(tensors) == ["latents"]
+        assert given is prior and isinstance(timestep, int)
+        assert list(tensors) == ["latents", "energy.Pull"] and tensors["energy.Pull"].shape == (2,)
         calls.append((step, timestep, tensors["latents"].clone()))
         return {"latents": torch.full_like(tensors["latents"], 2.0)} if step == 1 else {}
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from dap.cli.command import Command, print_result, quiet_option
+from dap.cli.command import Command, json_option, print_result, quiet_option
 from dap.cli.options import device_option
-from dap.errors import OptionError
+from dap.errors import OptionError, SourceError
 
 __all__ = ["report"]
 
@@ -18,7 +18,8 @@ __all__ = ["report"]
     examples=[
         "dap report distilled",
         "dap report distilled other-run --real photos/train --out comparison.html",
-        "dap report distilled --features timm/resnet18",
+        "dap report distilled --features timm/resnet18 --judge",
+        "dap report distilled --evaluation distilled.json",
     ],
 )
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FOLDER...")
@@ -29,14 +30,20 @@ __all__ = ["report"]
     help='Features that are compared: "pixels", "vae" (of fashion-dit), or a model of timm.',
 )  # fmt: skip
 @click.option("--judge/--no-judge", help="Train a classifier on the real images, and see what it recognises.")
+@click.option(
+    "--evaluation", "evaluations", multiple=True, metavar="FILE", type=click.Path(path_type=Path),
+    help="Result of dap evaluate --json, one for each FOLDER in their order; repeatable.",
+)  # fmt: skip
 @device_option
+@json_option
 @quiet_option
 def report(
-    folders: tuple[Path, ...], real: str | None, out: Path, features: str, judge: bool, device: str | None
-) -> None:
-    """Writes a page of HTML about one or several sets: alerts, images beside the nearest real ones, coverage.
+    folders: tuple[Path, ...], real: str | None, out: Path, features: str, judge: bool, evaluations: tuple[Path, ...],
+    device: str | None,
+) -> None:  # fmt: skip
+    """Writes a page of HTML about one or several sets: alerts, numbers, images beside the nearest real ones.
 
-    The page holds all it shows, and at most 1,000 images.
+    The page holds all it shows, and at most 1,000 images. Several sets stand side by side.
     """
     from dap.data.builtin import recorded_builtin
     from dap.data.open import open_source
@@ -49,8 +56,14 @@ def report(
     if len({folder.name for folder in folders}) < len(folders):
         raise OptionError("the folders of a report need different names, by which the page calls them")
 
+    if evaluations and len(evaluations) != len(folders):
+        raise OptionError(f"--evaluation: expected one for each of {len(folders)} folders, got {len(evaluations)}")
+    for file in evaluations:
+        if not file.is_file():
+            raise SourceError(f"{file}: there is no such file; expected one that dap evaluate --json writes")
+
     from dap.api import load
-    from dap.evaluation.judge import judge_source
+    from dap.evaluation import compare, judge_images
     from dap.features.encoders import encoder_by_name
     from dap.report.page import report_page
 
@@ -62,13 +75,12 @@ def report(
             raise OptionError(f"{name}: give the real images that it stands for, --real")
         reals[name] = open_source(spec, classes=distilled.class_names)
     encoder = encoder_by_name(features, prior="fashion-dit" if features == "vae" else None, device=device)
-    shares = None
+    comparison = compare(dict(zip(sets, evaluations, strict=True))) if evaluations else None
+    judged = None
     if judge:
-        shares = {
-            name: {one.class_names[label]: share for label, share in recognition.per_class.items()}
-            for name, one in sets.items()
-            for recognition in [judge_source(one.source, reals[name], 0, device)]
-        }
-    page = report_page({name: (one.source, one.manifest) for name, one in sets.items()}, reals, encoder, shares)
-    write_atomic(out, page.encode())
+        judged = {name: judge_images(one.source, reals[name], 0, device) for name, one in sets.items()}
+    page = report_page(
+        {name: (one.source, one.manifest) for name, one in sets.items()}, reals, encoder, judged, comparison
+    ).encode()
+    write_atomic(out, page)
     print_result(lambda: f"{out}: {len(page) / 1e6:.1f} MB; open it in a browser", {"out": str(out)})

@@ -15,7 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from dap.errors import FormatError
-from dap.storage.checked_json import BELOW, NUMBER, SHA256, TEXT, check_shape, fields, items, mapping, parse_json, whole
+from dap.storage.checked_json import (
+    BELOW,
+    NOTHING,
+    NUMBER,
+    SHA256,
+    TEXT,
+    check_shape,
+    either,
+    fields,
+    items,
+    mapping,
+    parse_json,
+    whole,
+)
 from dap.storage.ledger import Ledger
 
 __all__ = ["Records"]
@@ -27,6 +40,7 @@ LINE = fields(
     optional={
         "files": mapping(SHA256, keys=BELOW), "states": STATES, "seconds": mapping(NUMBER), "threads": whole(1),
         "error": TEXT,
+        "energy": mapping(fields({"slots": whole(1), "sums": items(either(NOTHING, NUMBER))})),
     },
 )  # fmt: skip
 VERIFIED = fields({"states": STATES})

@@ -11,7 +11,7 @@ from dap.evaluation.dd_ranking import (
     label_robust_score,
 )
 from dap.evaluation.error_parts import ErrorParts, crossed_difference, error_parts
-from dap.evaluation.judge import Recognition, judge_source, recognised, train_judge
+from dap.evaluation.judge import Judged, Recognition, judge_images, judge_source, recognised, train_judge
 from dap.evaluation.protocol import Outcome, Protocol, Published
 from dap.evaluation.recipe import Recipe
 from dap.evaluation.result import EvaluationResult, Row
@@ -32,6 +32,7 @@ __all__ = [
     "Difference",
     "ErrorParts",
     "EvaluationResult",
+    "Judged",
     "Outcome",
     "Protocol",
     "Published",
@@ -51,6 +52,7 @@ __all__ = [
     "evaluate_source",
     "hard_label_recovery",
     "improvement_over_random",
+    "judge_images",
     "judge_source",
     "label_robust_score",
     "measure_teacher",

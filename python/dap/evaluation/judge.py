@@ -11,20 +11,21 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from dap.device import resolve_device
 from dap.errors import OptionError
 from dap.evaluation.small import Small
-from dap.nets import predict
+from dap.nets import predict, probabilities
 from dap.rng import generator
 from dap.torch_state import own_torch_state
 
 if TYPE_CHECKING:
     from dap.data.source import Source
 
-__all__ = ["JUDGE", "Recognition", "judge_source", "recognised", "train_judge"]
+__all__ = ["JUDGE", "Judged", "Recognition", "judge_images", "judge_source", "recognised", "train_judge"]
 
 JUDGE = Small(width=64, few_steps=1200, many_steps=1200)
 
@@ -34,6 +35,18 @@ class Recognition(NamedTuple):
 
     share: float
     per_class: dict[int, float]
+
+
+class Judged(NamedTuple):
+    """What the judge sees in each image of a set.
+
+    Attributes:
+        own: The probability of the image's own class, float32 (n,).
+        seen_as: The likeliest class, as a number of the set's classes, int64 (n,).
+    """
+
+    own: npt.NDArray[np.float32]
+    seen_as: npt.NDArray[np.int64]
 
 
 @own_torch_state()
@@ -108,9 +121,22 @@ def judge_source(
     Raises:
         OptionError: ``real`` lacks a class of the set.
     """
+    judge = _judge_for(distilled, real, seed, device)
+    return recognised(judge, *_labelled(distilled, distilled.class_names, distilled), device)
+
+
+def judge_images(distilled: Source, real: Source, seed: int = 0, device: str | torch.device | None = None) -> Judged:
+    """Return what a judge sees in each image of a set; see :func:`judge_source`."""
+    judge = _judge_for(distilled, real, seed, device)
+    images, labels = _labelled(distilled, distilled.class_names, distilled)
+    with own_torch_state():
+        found = probabilities(judge, torch.from_numpy(images), device).numpy()
+    return Judged(found[np.arange(len(found)), labels], found.argmax(1))
+
+
+def _judge_for(distilled: Source, real: Source, seed: int, device: str | torch.device | None) -> nn.Module:
     names = distilled.class_names
-    judge = train_judge(*_labelled(real.subset(names), names, distilled), len(names), seed, device)
-    return recognised(judge, *_labelled(distilled, names, distilled), device)
+    return train_judge(*_labelled(real.subset(names), names, distilled), len(names), seed, device)
 
 
 def _labelled(source: Source, names: Sequence[str], like: Source) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from dap.device import resolve_device
 from dap.nets.augmentation import shift_flip
 
-__all__ = ["ClassifierTraining", "accuracy", "one_cycle", "predict", "train_classifier"]
+__all__ = ["ClassifierTraining", "accuracy", "one_cycle", "predict", "probabilities", "train_classifier"]
 
 PREDICT_BATCH = 64
 """Few images, whose activations stay in a CPU's cache: more than twice as quick as 250."""
@@ -164,12 +164,22 @@ def predict(net: nn.Module, images: Tensor, device: str | torch.device | None = 
     Returns:
         int64 class numbers with shape (N,), on the CPU.
     """
+    return torch.cat([logits.argmax(1) for logits in _logits(net, images, device)])
+
+
+@torch.no_grad()
+def probabilities(net: nn.Module, images: Tensor, device: str | torch.device | None = None) -> Tensor:
+    """Return the probability that a network gives each class, float32 (N, classes) on the CPU; see :func:`predict`."""
+    return torch.cat([logits.float().softmax(1) for logits in _logits(net, images, device)])
+
+
+def _logits(net: nn.Module, images: Tensor, device: str | torch.device | None) -> list[Tensor]:
     device = resolve_device(device)
     training = net.training
     net.to(device).eval()
-    classes = [net(_to_float(batch.to(device))).argmax(1).cpu() for batch in images.split(PREDICT_BATCH)]
+    logits = [net(_to_float(batch.to(device))).cpu() for batch in images.split(PREDICT_BATCH)]
     net.train(training)
-    return torch.cat(classes)
+    return logits
 
 
 def accuracy(net: nn.Module, images: Tensor, labels: Tensor, device: str | torch.device | None = None) -> float:

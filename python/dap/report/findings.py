@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from dap.data.source import Source
+from dap.evaluation import Judged
 from dap.features import Encoder
 from dap.metrics.distance import coverage, diversity
 from dap.metrics.memorisation import nearest_real
@@ -23,6 +25,8 @@ UNRECOGNISED = 0.5  # share of a class's images that the judge recognises, below
 NEIGHBOURS = 5  # of coverage
 MOST_PAIRS = 20  # alerts about two images of a class
 MOST_REAL = 1000  # real images of a class that are compared, drawn evenly
+MOST_REAL_IN_ALL = 100_000  # of all classes
+ON_MAP = 1000  # real images of all classes whose features are kept
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,9 @@ class ClassFindings:
         alerts: Sentences about its images.
         coverage: Share of real images with an image of the set in their neighbourhood; None with too few real ones.
         diversity: Mean distance between its images; None for a single one.
+        compared: The number of real images with which its images were compared.
+        features: Those of the images that are shown, float32 (n, d).
+        real_features: Those of some of the real images, float32 (N, d).
     """
 
     name: str
@@ -44,6 +51,9 @@ class ClassFindings:
     alerts: list[str]
     coverage: float | None
     diversity: float | None
+    compared: int
+    features: npt.NDArray[np.float32]
+    real_features: npt.NDArray[np.float32]
 
 
 def findings_of(
@@ -53,7 +63,7 @@ def findings_of(
     encoder: Encoder,
     *,
     most: int,
-    recognised: Mapping[str, float] | None = None,
+    judged: Judged | None = None,
 ) -> list[ClassFindings]:
     """Return the findings of each class that has images.
 
@@ -63,30 +73,39 @@ def findings_of(
         real: Real images with the same class names.
         encoder: Its features are compared.
         most: Images that are shown and compared in all, the same share of each class.
-        recognised: Share of each class's images that a judge recognises; None without a judge.
+        judged: What a judge sees in each image of the set; None without a judge.
     """
     labels = np.unique(source.labels).tolist()
     shown = max(1, most // len(labels))
     counts = [len(source.of_class(label)) for label in labels]
     chosen_by_hand = isinstance(manifest.get("ipc"), dict)
-    found = [
-        _class(source, real, encoder, label, shown, 0 if chosen_by_hand else max(counts), copies=are_real(manifest))
-        for label in labels
-    ]
-    for entry in found:
-        share = (recognised or {}).get(entry.name, 1.0)
-        if share < UNRECOGNISED:
-            entry.alerts.insert(0, f"the judge recognises {100 * share:.0f} % of its images")
+    limits = _Limits(shown, min(MOST_REAL, max(1, MOST_REAL_IN_ALL // len(labels))), max(1, ON_MAP // len(labels)))
+    found = []
+    for label in labels:
+        usual = 0 if chosen_by_hand else max(counts)
+        entry = _class(source, real, encoder, label, limits, usual, copies=are_real(manifest))
+        if judged is not None:
+            share = float((judged.seen_as[source.of_class(label)] == label).mean())
+            if share < UNRECOGNISED:
+                entry.alerts.insert(0, f"the judge recognises {100 * share:.0f} % of its images")
+        found.append(entry)
     return found
 
 
+class _Limits(NamedTuple):
+    """How many images of a class are shown, with how many real ones they are compared, and how many are on the map."""
+
+    shown: int
+    compared: int
+    on_map: int
+
+
 def _class(
-    source: Source, real: Source, encoder: Encoder, label: int, shown: int, usual: int, *, copies: bool
+    source: Source, real: Source, encoder: Encoder, label: int, limits: _Limits, usual: int, *, copies: bool
 ) -> ClassFindings:
     name = source.class_names[label]
-    indices = source.of_class(label)[:shown]
-    real_indices = real.of_class(real.class_names.index(name))
-    real_indices = real_indices[np.linspace(0, len(real_indices) - 1, min(MOST_REAL, len(real_indices)), dtype=int)]
+    indices = source.of_class(label)[: limits.shown]
+    real_indices = _evenly(real.of_class(real.class_names.index(name)), limits.compared)
     rows = encoder.rows(source, indices, label=label, cached=False)
     real_rows = encoder.rows(real, real_indices, label=label, cached=False)
     found = nearest_real(rows, real_rows)
@@ -109,8 +128,13 @@ def _class(
     return ClassFindings(
         name, total, list(zip(indices.tolist(), real_indices[found.indices].tolist(), strict=True)), alerts,
         coverage(rows, real_rows, NEIGHBOURS) if len(real_rows) > NEIGHBOURS else None,
-        diversity(rows) if len(rows) > 1 else None,
+        diversity(rows) if len(rows) > 1 else None, len(real_rows), rows, _evenly(real_rows, limits.on_map),
     )  # fmt: skip
+
+
+def _evenly(rows: np.ndarray, most: int) -> np.ndarray:
+    """Return at most so many rows, at equal distances."""
+    return rows[np.linspace(0, len(rows) - 1, min(most, len(rows)), dtype=int)]
 
 
 def _pairs(rows: np.ndarray, usual_distance: float) -> list[tuple[int, int]]:

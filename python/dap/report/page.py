@@ -1,37 +1,63 @@
-"""A report as one page of HTML that needs no network: alerts, the images beside the nearest real ones, numbers."""
+"""A report as one page of HTML that needs no network: alerts, numbers, maps, images beside the nearest real ones."""
 
 from __future__ import annotations
 
 import base64
 import io
-import json
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from importlib.resources import files
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment
+from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from dap.data.source import Source
+from dap.evaluation import Comparison, Judged
 from dap.features import Encoder
-from dap.report.command_text import command_of
-from dap.report.contact_sheet import sheet_title
-from dap.report.findings import ClassFindings, findings_of, without_alerts
+from dap.report.charts import accuracy_rows, energy_charts
+from dap.report.feature_map import feature_map
+from dap.report.findings import ClassFindings, findings_of
+from dap.report.run_parts import alerts_of, cost_table, number_table, summary_of, worst_of
 
 __all__ = ["report_page"]
 
 MOST_BYTES = 10_000_000  # of a page
 MOST_IMAGES = 1000  # of all sets together, each shown with its real one
-SIDES = (64, 48, 32, 24, 16)  # of thumbnails, in pixels; the largest with which the page is not too long
-LISTS = ("files", "record", "rank")  # entries of the manifest with a line for each image
+LARGE, FEW = 96, 200  # side of thumbnails in pixels, where there are few
+SIDES = (96, 64, 48, 32, 24, 16)  # of thumbnails, in pixels; the largest with which the page is not too long
+LISTS = ("files", "record", "rank", "energy")  # entries of the manifest with a line for each image or step
+
+Picture = Callable[[Source, int], str]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One set, the real images beside it, and what was found."""
+
+    name: str
+    source: Source
+    manifest: Mapping[str, Any]
+    real: Source
+    findings: list[ClassFindings]
+    judged: Judged | None
+    most: int
+
+    @property
+    def shown(self) -> dict[str, list[tuple[int, int]]]:
+        """By class the images that are shown, and the nearest real ones."""
+        shown, left = {}, self.most
+        for entry in self.findings:
+            shown[entry.name] = entry.pairs[:left]
+            left -= len(shown[entry.name])
+        return {name: pairs for name, pairs in shown.items() if pairs}
 
 
 def report_page(
     sets: Mapping[str, tuple[Source, Mapping[str, Any]]],
     real: Mapping[str, Source],
     encoder: Encoder,
-    recognised: Mapping[str, Mapping[str, float]] | None = None,
+    judged: Mapping[str, Judged] | None = None,
+    evaluation: Comparison | None = None,
 ) -> str:
     """Return the page, of at most 10 MB: thumbnails are as small as that needs.
 
@@ -39,83 +65,84 @@ def report_page(
         sets: Images and manifest (empty for images of others) of each set, by its name.
         real: The real images of each set, by its name.
         encoder: Its features are compared.
-        recognised: By set and class, the share of images that a judge recognises; None without a judge.
+        judged: What a judge sees in each image of each set; None without a judge.
+        evaluation: Accuracies of the sets; None: they are not shown.
     """
     share = MOST_IMAGES // len(sets)
-    findings = {
-        name: findings_of(
-            source, manifest, real[name], encoder, most=share,
-            recognised=None if recognised is None else recognised[name],
+    runs = []
+    for name, (source, manifest) in sets.items():
+        seen = None if judged is None else judged[name]
+        findings = findings_of(source, manifest, real[name], encoder, most=share, judged=seen)
+        runs.append(_Run(name, source, manifest, real[name], findings, seen, share))
+    pictures = sum(2 * sum(map(len, run.shown.values())) for run in runs)
+    side = LARGE if pictures <= 2 * FEW else SIDES[1]
+    widest = max(len(pairs) for run in runs for pairs in run.shown.values())
+    fixed = _fixed(runs, encoder, evaluation) | {
+        "side": side, "wide": min(widest, 20) * (side + 8) * len(runs),
+        "pixelated": max(run.source.appearance.size for run in runs) < side,
+    }  # fmt: skip
+    template = Environment(autoescape=True, loader=PackageLoader("dap", "report")).get_template("page.html")
+
+    def render(picture: Picture) -> str:
+        return template.render(
+            **fixed,
+            classes=_classes(runs, picture),
+            worst=[(run.name, worst_of(run.source, run.judged, picture)) for run in runs if run.judged is not None],
         )
-        for name, (source, manifest) in sets.items()
-    }  # fmt: skip
-    template = Environment(autoescape=True).from_string(files("dap.report").joinpath("page.html").read_text("utf-8"))
-    table = _table(list(findings.values()))
-    features = encoder.describe().get("model", encoder.name)  # a model of timm has a name of its own
 
-    def render(picture: Callable[[Source, int], str]) -> str:
-        runs = [
-            _run(
-                name, *sets[name], findings[name], partial(picture, sets[name][0]), partial(picture, real[name]), share
-            )
-            for name in sets
-        ]
-        return template.render(runs=runs, features=features, table=table)
-
-    pictures = 2 * sum(min(share, sum(len(entry.pairs) for entry in found)) for found in findings.values())
-    left = (MOST_BYTES - len(render(lambda source, index: "").encode())) // max(1, pictures)
-    return render(partial(_thumbnail, most=left))
+    bare = render(lambda source, index: "")
+    most = (MOST_BYTES - len(bare.encode())) // max(1, bare.count("<img"))
+    return render(lambda source, index: _thumbnail(source, index, most=most, side=side))
 
 
-def _run(
-    name: str,
-    source: Source,
-    manifest: Mapping[str, Any],
-    findings: Sequence[ClassFindings],
-    made: Callable[[int], str],
-    near: Callable[[int], str],
-    most: int,
-) -> dict[str, object]:
-    """Return what the page says of a set; ``made`` and ``near`` return pictures of its images and of real ones."""
-    classes, shown = [], 0
-    for entry in findings:
-        pairs = entry.pairs[: most - shown]
-        shown += len(pairs)
-        if pairs:
-            classes.append((entry, [(made(index), near(real_index)) for index, real_index in pairs]))
+def _fixed(runs: list[_Run], encoder: Encoder, evaluation: Comparison | None) -> dict[str, Any]:
+    """Return what the page says beside the pictures."""
+    energies = {
+        run.name: {term: entry["mean"] for term, entry in run.manifest.get("energy", {}).items()} for run in runs
+    }
     return {
-        "name": name, "findings": findings, "clean": without_alerts(findings), "classes": classes, "shown": shown,
-        "total": len(source),
-        "title": sheet_title(source, manifest).partition(", the first")[0] if manifest else f"{len(source)} images",
-        "command": command_of(manifest, name) if manifest else "",
-        "manifest": json.dumps({key: manifest[key] for key in manifest if key not in LISTS}, indent=1),
+        "names": [run.name for run in runs],
+        "features": encoder.describe().get("model", encoder.name),  # a model of timm has a name of its own
+        "runs": [
+            summary_of(run.name, run.source, run.manifest, leave_out=LISTS)
+            | {
+                "alerts": alerts_of(run.findings), "map": feature_map(run.findings),
+                "shown": sum(map(len, run.shown.values())),
+                "compared": sorted({entry.compared for entry in run.findings}),
+            }
+            for run in runs
+        ],
+        "table": number_table([run.findings for run in runs]),
+        "cost": cost_table([(run.manifest, len(run.source)) for run in runs]),
+        "energy": energy_charts(energies),
+        "evaluation": evaluation,
+        "accuracies": [] if evaluation is None else accuracy_rows(evaluation),
+        "judged": runs[0].judged is not None,
     }  # fmt: skip
 
 
-def _table(findings: Sequence[Sequence[ClassFindings]]) -> list[list[str]]:
-    names = list(dict.fromkeys(entry.name for found in findings for entry in found))
-    rows = []
-    for name in names:
-        row = [name]
-        for found in findings:
-            entry = next((entry for entry in found if entry.name == name), None)
-            row += ["0", "", ""] if entry is None else [
-                str(entry.images), _number(entry.coverage), _number(entry.diversity)
-            ]  # fmt: skip
-        rows.append(row)
-    return rows
+def _classes(runs: list[_Run], picture: Picture) -> list[tuple[str, list[tuple[str, list[tuple[str, str]]]]]]:
+    """Return for each class, and each set that has it, the pictures of its images and of the nearest real ones."""
+    names = dict.fromkeys(name for run in runs for name in run.shown)
+    return [
+        (
+            name,
+            [
+                (run.name, [(picture(run.source, made), picture(run.real, near)) for made, near in run.shown[name]])
+                for run in runs
+                if name in run.shown
+            ],
+        )
+        for name in names
+    ]
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _thumbnail(source: Source, index: int, *, most: int) -> str:
+def _thumbnail(source: Source, index: int, *, most: int, side: int) -> str:
     """Return an image as a URL with its data, of at most ``most`` bytes; nothing if it takes more at any size."""
     pixels = source.pixels(index)
     image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
-    for side in SIDES:
-        image.thumbnail((side, side))
+    for size in (size for size in SIDES if size <= side):
+        image.thumbnail((size, size))
         buffer = io.BytesIO()
         image.save(buffer, format="JPEG", quality=85)
         url = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -19,6 +19,7 @@ from torch import Tensor
 from dap.data.image_files import read_image
 from dap.errors import StorageError
 from dap.methods import Context, Method, Unit
+from dap.run.energies import Energies
 from dap.run.folder import RunFolder
 from dap.run.job import Job
 from dap.run.progress import Progress
@@ -142,11 +143,13 @@ class _Executor(Generic[A]):
         steps, missing = self._recipe.steps_per_slot(self._context(folder)), [unit.index for unit in folder.missing()]
         total = sum(len(folder.units[number].slots) for number in missing) * steps
         with self._bars.making(f"{self._recipe.name}, {folder.in_words}", total) as (on_step, move):
-            context = self._context(folder, on_step)
+            energies = Energies()
+            context = self._context(folder, energies.watching(on_step))
             units = units_to_make(folder, self._claims, missing, lambda unit: move(len(unit.slots) * steps))
             with closing(units):
                 for unit in units:
                     start = time.monotonic()
+                    energies.take()  # of a unit that failed
                     try:
                         images = self._images(context, unit, artefact)
                     except Exception as error:
@@ -155,7 +158,7 @@ class _Executor(Generic[A]):
                         note_failure(folder, unit, error)
                         continue
                     folder.state.add_seconds("make", time.monotonic() - start)
-                    folder.add(unit, images, torch.get_num_threads())
+                    folder.add(unit, images, torch.get_num_threads(), energies.take())
         raise_failures(folder)
 
     def _images(self, context: Context, unit: Unit, artefact: A) -> Iterable[Tensor]:

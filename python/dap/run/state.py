@@ -11,6 +11,7 @@ from typing import Any
 from dap.data.manifest import LEDGER, MANIFEST, read_ledger, read_manifest, verify_files, write_manifest
 from dap.data.records import Records
 from dap.errors import FormatError, RunMismatchError
+from dap.run.energies import Sums, add_sums, from_manifest, to_manifest
 from dap.storage.file_states import file_state
 from dap.storage.files import SHARED
 
@@ -43,6 +44,7 @@ class RunState:
         self._seconds: dict[str, float] = dict(before.get("seconds", {}))
         self._unwritten: dict[str, float] = {}  # seconds of this worker that its ledger does not have yet
         self._threads = set(before.get("threads", ()))
+        self._energies = from_manifest(before.get("energy", {}))
         self.failures: Counter[int] = Counter()
         self.errors: dict[int, str] = {}
         self._states: set[tuple[str | int, ...]] = set()  # path and state
@@ -96,11 +98,11 @@ class RunState:
             self._manifest_state, self.finished = state, there["status"] == "complete"
             self.files |= there["files"]
 
-    def add(self, unit: int, files: Mapping[str, str], threads: int) -> None:
+    def add(self, unit: int, files: Mapping[str, str], threads: int, energies: Sums) -> None:
         """Enter the files of a unit, path to SHA-256, in this worker's ledger."""
         states = self._states_of(files)
         line = {"unit": unit, "files": files, "states": states, "seconds": self._unwritten, "threads": threads}
-        self._append(line)
+        self._append({**line, "energy": energies} if energies else line)
         self._unwritten = {}
 
     def add_failure(self, unit: int, error: Exception) -> None:
@@ -120,6 +122,8 @@ class RunState:
         }  # fmt: skip
         if self._threads:
             entries["threads"] = sorted(self._threads)
+        if self._energies:
+            entries["energy"] = to_manifest(self._energies)
         write_manifest(self._out, {**manifest, **entries})
         self._manifest_state, self.finished = _file_state(self._out / MANIFEST), status == "complete"
 
@@ -156,6 +160,7 @@ class RunState:
     def _enter(self, line: Mapping[str, Any]) -> None:
         self._seconds = _sums(self._seconds, line.get("seconds", {}))
         self._threads |= {line["threads"]} if "threads" in line else set()
+        self._energies = add_sums(self._energies, line.get("energy", {}))
         if "error" in line:
             self.failures[line["unit"]] += 1
             self.errors[line["unit"]] = line["error"]

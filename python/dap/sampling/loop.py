@@ -23,7 +23,9 @@ from dap.sampling.settings import SamplingSettings
 from dap.sampling.term import DeltaTerm, EnergyTerm, StepState, Term
 from dap.torch_state import own_torch_state
 
-__all__ = ["StepCallback", "sample"]
+__all__ = ["ENERGY", "StepCallback", "sample"]
+
+ENERGY = "energy."  # with the name of a term: the key of its energies
 
 StepCallback = Callable[[Prior, int, int, dict[str, Tensor]], dict[str, Tensor]]
 
@@ -59,7 +61,8 @@ def sample(
         pass_size: The most slots in one evaluation of the denoiser; None: all. With more slots the evaluation is done
             in parts (:mod:`dap.sampling.parts`).
         callback_on_step_end: Called as in diffusers, ``callback(prior, step, timestep, {"latents": x})``. The loop goes
-            on with the "latents" of the dict that it returns.
+            on with the "latents" of the dict that it returns. Beside the latents are the energies (B,) of each energy
+            term that acts in the step, before its scale, as "energy." and the name of its class.
 
     Returns:
         Latents with shape (B, C, h, w), float32, on the prior's device.
@@ -110,6 +113,7 @@ def sample(
                 ratio = noise_level.cumulative / noise_level.after
                 x = ratio**0.5 * x + (1 - ratio) ** 0.5 * _noise(prior, generators)
             x = x.detach().requires_grad_(graph)
+            energies_now: dict[str, Tensor] = {}
             with torch.set_grad_enabled(graph):
                 prediction = denoise(
                     scheduler.scale_model_input(x, t), t, labels, guidance_scale=settings.guidance_scale,
@@ -125,7 +129,7 @@ def sample(
                     step, num_steps, int(t), alpha, sigma, std, x, prediction.eps, x0, labels, prediction.features,
                     x0_conditional,
                 )  # fmt: skip
-                gradients = _gradients(energies, state, first_energies, keep_graph=differentiated)
+                gradients = _gradients(energies, state, first_energies, energies_now, keep_graph=differentiated)
 
             eps, to_sample = prediction.eps.detach(), torch.zeros_like(x)
             for place, gradient in gradients.items():
@@ -149,7 +153,7 @@ def sample(
             x = scheduler.step(output, t, x.detach(), **extra, return_dict=False)[0] + to_sample
             del state, prediction  # a graph that a delta term kept would stay beside that of the next step
         if callback_on_step_end is not None:
-            x = callback_on_step_end(prior, step, int(t), {"latents": x}).get("latents", x)
+            x = callback_on_step_end(prior, step, int(t), {"latents": x, **energies_now}).get("latents", x)
     if not torch.isfinite(x).all():
         raise DivergedError("sampling left the finite numbers: lower the guidance scale or the method's scale")
     return x
@@ -208,16 +212,19 @@ def _std(now: float, after: float, variance: Tensor | None) -> float | Tensor:
 
 
 def _gradients(
-    terms: Sequence[EnergyTerm], state: StepState, first: dict[int, Tensor], *, keep_graph: bool
-) -> dict[str, Tensor]:
+    terms: Sequence[EnergyTerm], state: StepState, first: dict[int, Tensor], now: dict[str, Tensor], *,
+    keep_graph: bool,
+) -> dict[str, Tensor]:  # fmt: skip
     """Return ∇_{x_t} of the weighted energies by place, one backward pass for each place.
 
-    ``first`` holds the energies of each term in the first step in which it acted; ``keep_graph`` keeps the graph for
-    delta terms.
+    ``first`` holds the energies of each term in the first step in which it acted, ``now`` gets those of this step;
+    ``keep_graph`` keeps the graph for delta terms.
     """
     totals: dict[str, Tensor] = {}
     for term in terms:
         energy = _checked(term, "energy", term.energy(state), state.labels.shape, first)
+        name = f"{ENERGY}{type(term).__name__}"
+        now[name if name not in now else f"{name} {len(now) + 1}"] = energy.detach()
         if term.normalise:
             start = first[id(term)]
             energy = energy / torch.where(start > 0, start, 1)

@@ -1,0 +1,125 @@
+"""Charts of a report as coordinates for inline SVG: energies over the steps, and accuracies with their errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dap.evaluation import Comparison, Difference
+
+__all__ = ["AccuracyRow", "EnergyChart", "Line", "accuracy_rows", "energy_charts"]
+
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 480, 220, 64, 28, 10
+BAR = 200  # width of the picture of an accuracy
+
+
+@dataclass(frozen=True)
+class Line:
+    """The energies of a run: its name, and the ``d`` of a path."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True)
+class EnergyChart:
+    """The energies of one term in one or several runs.
+
+    Attributes:
+        term: Name of the term.
+        lines: One for each run.
+        ticks: Height and text of marks of the vertical axis.
+        steps: The number of steps.
+    """
+
+    term: str
+    lines: list[Line]
+    ticks: list[tuple[float, str]]
+    steps: int
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    bottom: int = HEIGHT - BOTTOM
+
+
+@dataclass(frozen=True)
+class AccuracyRow:
+    """A row of an evaluation as text, with places for a picture of it.
+
+    Attributes:
+        cells: Name, network, number of images, accuracy with its standard error.
+        minus_random: Difference to random real images with its 95 % interval; "" where it is not known.
+        minus_first: Difference to the first set in the same way.
+        middle: Place of the accuracy, from 0 to ``width``.
+        low: Place of the accuracy minus its standard error.
+        high: Place of the accuracy plus its standard error.
+    """
+
+    cells: tuple[str, str, str, str]
+    minus_random: str
+    minus_first: str
+    middle: float
+    low: float
+    high: float
+    width: int = BAR
+
+
+def energy_charts(runs: Mapping[str, Mapping[str, Sequence[float | None]]]) -> list[EnergyChart]:
+    """Return a chart for each term.
+
+    Args:
+        runs: For each run its terms, and for each term the mean energy of its slots in each step; None: it did not act.
+    """
+    terms = dict.fromkeys(term for energies in runs.values() for term in energies)
+    return [_energy_chart(term, {name: own[term] for name, own in runs.items() if term in own}) for term in terms]
+
+
+def _energy_chart(term: str, runs: Mapping[str, Sequence[float | None]]) -> EnergyChart:
+    values = [value for energies in runs.values() for value in energies if value is not None]
+    low, high = min(values), max(values)
+    span = high - low or 1.0
+    steps = max(map(len, runs.values()))
+
+    def height(value: float) -> float:
+        return round(HEIGHT - BOTTOM - (value - low) / span * (HEIGHT - BOTTOM - TOP), 1)
+
+    lines = []
+    for name, energies in runs.items():
+        places = [
+            (LEFT + step / max(1, steps - 1) * (WIDTH - LEFT - 10), height(value))
+            for step, value in enumerate(energies)
+            if value is not None
+        ]
+        lines.append(Line(name, "M" + "L".join(f"{x:.1f} {y}" for x, y in places)))
+    marks = [low, (low + high) / 2, high] if high > low else [low]
+    return EnergyChart(term, lines, [(height(value), f"{value:.4g}") for value in marks], steps)
+
+
+def accuracy_rows(comparison: Comparison) -> list[AccuracyRow]:
+    """Return the rows of an evaluation, all on one scale."""
+    ranges = [(row.accuracy.mean - row.accuracy.total, row.accuracy.mean + row.accuracy.total)
+              for row in comparison.rows]  # fmt: skip
+    least, most = min(low for low, _ in ranges), max(high for _, high in ranges)
+    span = most - least or 1.0
+
+    def place(value: float) -> float:
+        return round(6 + (value - least) / span * (BAR - 12), 1)
+
+    return [
+        AccuracyRow(
+            (row.name, row.network, str(row.images), f"{row.accuracy.mean:.1f} ± {row.accuracy.total:.1f}"),
+            _difference(row.minus_random), _difference(row.minus_first), place(row.accuracy.mean), place(low),
+            place(high),
+        )
+        for row, (low, high) in zip(comparison.rows, ranges, strict=True)
+    ]  # fmt: skip
+
+
+def _difference(difference: Difference | None) -> str:
+    if difference is None:
+        return ""
+    if not math.isfinite(difference.high):
+        return f"{difference.mean:+.1f}"
+    noise = ", in the noise" if difference.in_noise else ""
+    return f"{difference.mean:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]{noise}"
