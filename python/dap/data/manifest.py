@@ -66,7 +66,7 @@ SHAPE = fields(
         "index": either(NOTHING, mapping(ANYTHING)), "pass_size": whole(1), "rank": mapping(items(whole())),
         "versions": mapping(ANYTHING), "licenses": mapping(TEXT), "remade": items(mapping(items(whole(), least=1))),
         "latent_dtype": choice("float16", "float32"), "threads": items(whole(1)),
-        "energy": mapping(fields({"slots": whole(1), "mean": items(either(NOTHING, NUMBER))})),
+        "energy": mapping(mapping(fields({"slots": whole(1), "mean": items(either(NOTHING, NUMBER))}))),
     },
     more=True,
 )  # fmt: skip

@@ -40,7 +40,7 @@ LINE = fields(
     optional={
         "files": mapping(SHA256, keys=BELOW), "states": STATES, "seconds": mapping(NUMBER), "threads": whole(1),
         "error": TEXT,
-        "energy": mapping(fields({"slots": whole(1), "sums": items(either(NOTHING, NUMBER))})),
+        "energy": mapping(fields({"slots": whole(1), "mean": items(either(NOTHING, NUMBER))})),
     },
 )  # fmt: skip
 VERIFIED = fields({"states": STATES})

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dap.evaluation import Comparison, Difference
 
-__all__ = ["AccuracyRow", "EnergyChart", "Line", "accuracy_rows", "energy_charts"]
+__all__ = ["AccuracyRow", "EnergyChart", "Line", "accuracy_rows", "energy_charts", "mean_energies"]
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 480, 220, 64, 28, 10
 BAR = 200  # width of the picture of an accuracy
@@ -73,6 +74,21 @@ def energy_charts(runs: Mapping[str, Mapping[str, Sequence[float | None]]]) -> l
     """
     terms = dict.fromkeys(term for energies in runs.values() for term in energies)
     return [_energy_chart(term, {name: own[term] for name, own in runs.items() if term in own}) for term in terms]
+
+
+def mean_energies(manifest: Mapping[str, Any]) -> dict[str, list[float | None]]:
+    """Return the mean energy of a run's latents in each step, by term; none where no energy was recorded."""
+    return {term: _mean_of_units(list(units.values())) for term, units in manifest.get("energy", {}).items()}
+
+
+def _mean_of_units(units: Sequence[Mapping[str, Any]]) -> list[float | None]:
+    means: list[float | None] = []
+    for step in range(max(len(unit["mean"]) for unit in units)):
+        values = [(unit["slots"], unit["mean"][step]) for unit in units if step < len(unit["mean"])]
+        known = [(slots, value) for slots, value in values if value is not None]
+        total = sum(slots for slots, _ in known)
+        means.append(sum(slots * value for slots, value in known) / total if total else None)
+    return means
 
 
 def _energy_chart(term: str, runs: Mapping[str, Sequence[float | None]]) -> EnergyChart:

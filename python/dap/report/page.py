@@ -14,7 +14,7 @@ from PIL import Image
 from dap.data.source import Source
 from dap.evaluation import Comparison, Judged
 from dap.features import Encoder
-from dap.report.charts import accuracy_rows, energy_charts
+from dap.report.charts import accuracy_rows, energy_charts, mean_energies
 from dap.report.feature_map import feature_map
 from dap.report.findings import ClassFindings, findings_of
 from dap.report.run_parts import alerts_of, cost_table, number_table, summary_of, worst_of
@@ -97,9 +97,6 @@ def report_page(
 
 def _fixed(runs: list[_Run], encoder: Encoder, evaluation: Comparison | None) -> dict[str, Any]:
     """Return what the page says beside the pictures."""
-    energies = {
-        run.name: {term: entry["mean"] for term, entry in run.manifest.get("energy", {}).items()} for run in runs
-    }
     return {
         "names": [run.name for run in runs],
         "features": encoder.describe().get("model", encoder.name),  # a model of timm has a name of its own
@@ -114,7 +111,7 @@ def _fixed(runs: list[_Run], encoder: Encoder, evaluation: Comparison | None) ->
         ],
         "table": number_table([run.findings for run in runs]),
         "cost": cost_table([(run.manifest, len(run.source)) for run in runs]),
-        "energy": energy_charts(energies),
+        "energy": energy_charts({run.name: mean_energies(run.manifest) for run in runs}),
         "evaluation": evaluation,
         "accuracies": [] if evaluation is None else accuracy_rows(evaluation),
         "judged": runs[0].judged is not None,

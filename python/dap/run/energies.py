@@ -1,7 +1,4 @@
-"""The energies that guidance descends, as the sum over a run's slots in each step, for the manifest and its report.
-
-Sums are whole numbers of billionths: so they do not depend on the order in which units are finished.
-"""
+"""The energies that guidance descends: of each unit the mean over its latents in each step, for the manifest."""
 
 from __future__ import annotations
 
@@ -14,12 +11,10 @@ from torch import Tensor
 from dap.priors import Prior
 from dap.sampling import ENERGY, StepCallback
 
-__all__ = ["Energies", "Sums", "add_sums", "from_manifest", "to_manifest"]
+__all__ = ["Energies", "EnergyMeans"]
 
-UNIT = 1e-9
-
-Sums: TypeAlias = Mapping[str, Mapping[str, Any]]
-"""By term "slots", how many latents it guided, and "sums", the sum of their energies in each step or None."""
+EnergyMeans: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""By term "slots", the number of latents that it guided, and "mean", of each step a number, or None without one."""
 
 
 class Energies:
@@ -39,53 +34,19 @@ class Energies:
 
         return on_step
 
-    def take(self) -> Sums:
-        """Return the sums since the last call."""
-        sums = {}
+    def take(self) -> EnergyMeans:
+        """Return the means since the last call, with six digits."""
+        found = {}
         for term, steps in self._steps.items():
-            totals = {step: _billionths(parts) for step, parts in steps.items()}
-            slots = sum(map(len, steps[min(steps)]))
-            sums[term] = {"slots": slots, "sums": [totals.get(step) for step in range(max(steps) + 1)]}
+            means = [_mean(steps.get(step, [])) for step in range(max(steps) + 1)]
+            found[term] = {"slots": sum(map(len, steps[max(steps)])), "mean": means}
         self._steps = {}
-        return sums
+        return found
 
 
-def _billionths(parts: Sequence[Tensor]) -> int | None:
-    total = sum(float(part.double().sum()) for part in parts)
-    return round(total / UNIT) if math.isfinite(total) else None
-
-
-def add_sums(first: Sums, second: Sums) -> Sums:
-    """Return the sums of both."""
-    total = {**first}
-    for term, entry in second.items():
-        if term not in first:
-            total[term] = entry
-            continue
-        longest = max(len(first[term]["sums"]), len(entry["sums"]))
-        sides = [[*side["sums"], *[None] * (longest - len(side["sums"]))] for side in (first[term], entry)]
-        sums = [None if a is None and b is None else (a or 0) + (b or 0) for a, b in zip(*sides, strict=True)]
-        total[term] = {"slots": first[term]["slots"] + entry["slots"], "sums": sums}
-    return total
-
-
-def to_manifest(sums: Sums) -> dict[str, object]:
-    """Return means instead of sums."""
-    return {
-        term: {
-            "slots": entry["slots"],
-            "mean": [None if value is None else value * UNIT / entry["slots"] for value in entry["sums"]],
-        }
-        for term, entry in sums.items()
-    }
-
-
-def from_manifest(means: Mapping[str, Mapping[str, Any]]) -> Sums:
-    """Return the sums of :func:`to_manifest`'s means."""
-    return {
-        term: {
-            "slots": entry["slots"],
-            "sums": [None if value is None else round(value * entry["slots"] / UNIT) for value in entry["mean"]],
-        }
-        for term, entry in means.items()
-    }
+def _mean(parts: Sequence[Tensor]) -> float | None:
+    """Return the mean of all values; None where there are none, or it is not finite."""
+    if not parts:
+        return None
+    mean = sum(float(part.double().sum()) for part in parts) / sum(map(len, parts))
+    return float(f"{mean:.6g}") if math.isfinite(mean) else None

@@ -14,7 +14,7 @@ from dap.data.manifest import TRAIN, slot_path
 from dap.errors import RunMismatchError
 from dap.methods import Slot, Unit
 from dap.run.batch import batch_of
-from dap.run.energies import Sums
+from dap.run.energies import EnergyMeans
 from dap.run.header import header_of
 from dap.run.history import history_of
 from dap.run.job import Job
@@ -160,7 +160,7 @@ class RunFolder:
         self.state.add_failure(unit.index, error)
         self.refresh()
 
-    def add(self, unit: Unit, images: Iterable[Tensor], threads: int, energies: Sums) -> None:
+    def add(self, unit: Unit, images: Iterable[Tensor], threads: int, energies: EnergyMeans) -> None:
         """Write the images of a unit, each uint8 (channels, H, W), and enter them in this worker's ledger."""
         files, written = {}, set(self.units.written(unit))
         for slot, image in zip(unit.slots, images, strict=True):

@@ -11,7 +11,7 @@ from typing import Any
 from dap.data.manifest import LEDGER, MANIFEST, read_ledger, read_manifest, verify_files, write_manifest
 from dap.data.records import Records
 from dap.errors import FormatError, RunMismatchError
-from dap.run.energies import Sums, add_sums, from_manifest, to_manifest
+from dap.run.energies import EnergyMeans
 from dap.storage.file_states import file_state
 from dap.storage.files import SHARED
 
@@ -44,7 +44,7 @@ class RunState:
         self._seconds: dict[str, float] = dict(before.get("seconds", {}))
         self._unwritten: dict[str, float] = {}  # seconds of this worker that its ledger does not have yet
         self._threads = set(before.get("threads", ()))
-        self._energies = from_manifest(before.get("energy", {}))
+        self._energies: dict[str, dict[str, Any]] = {**before.get("energy", {})}  # by term and unit
         self.failures: Counter[int] = Counter()
         self.errors: dict[int, str] = {}
         self._states: set[tuple[str | int, ...]] = set()  # path and state
@@ -98,7 +98,7 @@ class RunState:
             self._manifest_state, self.finished = state, there["status"] == "complete"
             self.files |= there["files"]
 
-    def add(self, unit: int, files: Mapping[str, str], threads: int, energies: Sums) -> None:
+    def add(self, unit: int, files: Mapping[str, str], threads: int, energies: EnergyMeans) -> None:
         """Enter the files of a unit, path to SHA-256, in this worker's ledger."""
         states = self._states_of(files)
         line = {"unit": unit, "files": files, "states": states, "seconds": self._unwritten, "threads": threads}
@@ -123,7 +123,10 @@ class RunState:
         if self._threads:
             entries["threads"] = sorted(self._threads)
         if self._energies:
-            entries["energy"] = to_manifest(self._energies)
+            entries["energy"] = {
+                term: dict(sorted(units.items(), key=lambda item: int(item[0])))
+                for term, units in sorted(self._energies.items())
+            }
         write_manifest(self._out, {**manifest, **entries})
         self._manifest_state, self.finished = _file_state(self._out / MANIFEST), status == "complete"
 
@@ -160,7 +163,8 @@ class RunState:
     def _enter(self, line: Mapping[str, Any]) -> None:
         self._seconds = _sums(self._seconds, line.get("seconds", {}))
         self._threads |= {line["threads"]} if "threads" in line else set()
-        self._energies = add_sums(self._energies, line.get("energy", {}))
+        for term, means in line.get("energy", {}).items():
+            self._energies.setdefault(term, {})[str(line["unit"])] = means
         if "error" in line:
             self.failures[line["unit"]] += 1
             self.errors[line["unit"]] = line["error"]
