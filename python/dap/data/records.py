@@ -60,28 +60,26 @@ class Records:
         self._read: dict[str, int] = {}  # of each ledger the bytes that were read
 
     def append(self, entry: dict[str, object]) -> None:
-        """Write a line into this worker's ledger, and wait until it is on disk."""
+        """Write a line into this worker's ledger, and wait until it is on disk. :meth:`new` leaves it out."""
         self._own.append(entry)
+        self._read[self._own.path.name] = self._own.path.stat().st_size
 
     def new(self) -> list[dict[str, Any]]:
-        """Return the lines that all workers have written since the last call.
+        """Return the lines that the workers have written since the last call.
 
         Raises:
             FormatError: A line is not what workers write.
         """
         lines: list[dict[str, Any]] = []
-        for path in self._paths():
+        for name in self._names():
+            path = self._folder / name
             with suppress(FileNotFoundError):  # the run has just been finished
                 lines += [self._checked(path, line) for line in self._grown(path)]
         return lines
 
     def _grown(self, path: Path) -> list[bytes]:
         """Return the finished lines of a ledger after those that were read."""
-        status, before = path.lstat(), self._read.get(path.name, 0)
-        if not stat.S_ISREG(status.st_mode):
-            raise FormatError(f"{path}: expected a regular file; {self._advice}")
-        if status.st_size <= before:
-            return []
+        before = self._read.get(path.name, 0)
         with path.open("rb") as file:
             file.seek(before)
             data = file.read()
@@ -91,15 +89,25 @@ class Records:
 
     def remove(self) -> None:
         """Delete all ledgers."""
-        for path in self._paths():
-            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            for name in os.listdir(self._folder):
+                if name.endswith(SUFFIX):
+                    (self._folder / name).unlink(missing_ok=True)
         self._read.clear()
 
-    def _paths(self) -> list[Path]:
-        try:
-            return [self._folder / name for name in sorted(os.listdir(self._folder)) if name.endswith(SUFFIX)]
-        except OSError:
-            return []
+    def _names(self) -> list[str]:
+        """Return the names of the ledgers that have grown since they were read."""
+        names = []
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self._folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(SUFFIX):
+                    with suppress(FileNotFoundError):
+                        status = entry.stat(follow_symlinks=False)
+                        if not stat.S_ISREG(status.st_mode):
+                            raise FormatError(f"{entry.path}: expected a regular file; {self._advice}")
+                        if status.st_size > self._read.get(entry.name, 0):
+                            names.append(entry.name)
+        return sorted(names)
 
     def _checked(self, path: Path, line: bytes) -> dict[str, Any]:
         entry: dict[str, Any] = parse_json(f"{path}: damaged", line, advice=self._advice)

@@ -116,6 +116,12 @@ class RunFolder:
         """Return whether a file of a unit is missing."""
         return any(self._path(slot) not in self.state.files for slot in self.units.written(unit))
 
+    def awaits(self, number: int) -> bool:
+        """Return whether a unit that was missing when the folder was opened has not been entered since."""
+        if number in self.state.made:
+            return False
+        return not self.state.replaced or self.lacks(self.units[number])
+
     @property
     def complete(self) -> bool:
         """Whether the manifest says that this run was finished, and all of its files are there."""
@@ -158,7 +164,6 @@ class RunFolder:
     def add_failure(self, unit: Unit, error: Exception) -> None:
         """Enter in this worker's ledger that a unit could not be made."""
         self.state.add_failure(unit.index, error)
-        self.refresh()
 
     def add(self, unit: Unit, images: Iterable[Tensor], threads: int, energies: EnergyMeans) -> None:
         """Write the images of a unit, each uint8 (channels, H, W), and enter them in this worker's ledger."""
@@ -168,7 +173,6 @@ class RunFolder:
                 path = self._path(slot)
                 files[path] = self._write_file(path, encode_png(image.numpy()))
         self.state.add(unit.index, files, threads, energies)
-        self.refresh()
 
     def paths_of(self, class_index: int) -> list[Path]:
         """Return the image files of a class in slot order."""

@@ -140,12 +140,12 @@ class _Executor(Generic[A]):
         Raises:
             UnitError: Some could not be made.
         """
-        steps, missing = self._recipe.steps_per_slot(self._context(folder)), [unit.index for unit in folder.missing()]
-        total = sum(len(folder.units[number].slots) for number in missing) * steps
-        with self._bars.making(f"{self._recipe.name}, {folder.in_words}", total) as (on_step, move):
+        per_slot = self._recipe.steps_per_slot(self._context(folder))
+        steps = {unit.index: len(unit.slots) * per_slot for unit in folder.missing()}
+        with self._bars.making(f"{self._recipe.name}, {folder.in_words}", sum(steps.values())) as (on_step, move):
             energies = Energies()
             context = self._context(folder, energies.watching(on_step))
-            units = units_to_make(folder, self._claims, missing, lambda unit: move(len(unit.slots) * steps))
+            units = units_to_make(folder, self._claims, list(steps), lambda number: move(steps[number]))
             with closing(units):
                 for unit in units:
                     start = time.monotonic()

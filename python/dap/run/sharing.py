@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def units_to_make(
-    folder: RunFolder, claims: Claims, numbers: Sequence[int], elsewhere: Callable[[Unit], None]
+    folder: RunFolder, claims: Claims, numbers: Sequence[int], elsewhere: Callable[[int], None]
 ) -> Generator[Unit, None, None]:
     """Yield each unit that this process is to make; its claim ends when the next one is asked for.
 
@@ -36,7 +36,7 @@ def units_to_make(
         folder: The folder of the run.
         claims: This process among those that work on the run.
         numbers: The units that are missing.
-        elsewhere: Called with each of them that another process has made.
+        elsewhere: Called with each number of a unit that another process has made.
     """
     say, waits, first = waiting_for(folder.out, "to make the last units"), pauses(), True
     while numbers:
@@ -46,9 +46,9 @@ def units_to_make(
         worked = False
         for number in numbers:
             check_stop(folder.out)
-            unit, name = folder.units[number], f"unit-{number}"
-            if not folder.lacks(unit):
-                elsewhere(unit)
+            name = f"unit-{number}"
+            if not folder.awaits(number):
+                elsewhere(number)
             elif folder.state.failures[number] > RETRIES:
                 continue
             elif name in taken or not claims.take(name):
@@ -56,15 +56,15 @@ def units_to_make(
             else:
                 try:
                     folder.refresh()  # another may have made it and ended its claim since the last look
-                    if folder.lacks(unit):
+                    if folder.awaits(number):
                         claims.note(name)
                         worked = True
-                        yield unit
+                        yield folder.units[number]
                     else:
-                        elsewhere(unit)
+                        elsewhere(number)
                 finally:
                     claims.release(name)
-                left += [number] if folder.lacks(unit) else []
+                left += [number] if folder.awaits(number) else []
                 taken = claims.taken() if first else set()
         if left and not worked and not first:
             say(claims.owner(f"unit-{left[0]}"))

@@ -30,6 +30,8 @@ class RunState:
         recorded: The files that were recorded then, path to SHA-256, whether they are there or not.
         files: The files that are there; set by :meth:`look`, and added to by :meth:`refresh`.
         finished: Whether the manifest says that the run is complete.
+        made: The numbers of the units that have been entered since the folder was opened.
+        replaced: Whether another process has replaced the manifest since then; it may have more units.
         failures: How often each unit has failed since the folder was opened, by its number.
         errors: The last error of each of these units.
     """
@@ -45,6 +47,8 @@ class RunState:
         self._unwritten: dict[str, float] = {}  # seconds of this worker that its ledger does not have yet
         self._threads = set(before.get("threads", ()))
         self._energies: dict[str, dict[str, Any]] = {**before.get("energy", {})}  # by term and unit
+        self.made: set[int] = set()
+        self.replaced = False
         self.failures: Counter[int] = Counter()
         self.errors: dict[int, str] = {}
         self._states: set[tuple[str | int, ...]] = set()  # path and state
@@ -52,6 +56,7 @@ class RunState:
             self._enter(line)
             self._states |= {(path, *state) for path, state in line.get("states", {}).items()}
         self._verified: dict[str, list[int]] = {}
+        self.made.clear()
         self.failures.clear()
 
     def look(self, recorded: Mapping[str, str], *, checked: bool) -> None:
@@ -88,7 +93,6 @@ class RunState:
             RunMismatchError: Another process has made the run a different one, or deleted it.
         """
         for line in self._records.new():
-            self.files |= line.get("files", {})
             self._enter(line)
         state = _file_state(self._out / MANIFEST)
         if state != self._manifest_state:
@@ -97,6 +101,7 @@ class RunState:
                 raise RunMismatchError(f"{self._out}: another process has changed its {MANIFEST} meanwhile")
             self._manifest_state, self.finished = state, there["status"] == "complete"
             self.files |= there["files"]
+            self.replaced = True
 
     def add(self, unit: int, files: Mapping[str, str], threads: int, energies: EnergyMeans) -> None:
         """Enter the files of a unit, path to SHA-256, in this worker's ledger."""
@@ -156,11 +161,15 @@ class RunState:
         """Return the states of those files that are there, by path."""
         return {path: state for path in paths if (state := file_state(self._out / path)) is not None}
 
-    def _append(self, line: dict[str, object]) -> None:
+    def _append(self, line: dict[str, Any]) -> None:
         with suppress(FileNotFoundError):  # others have finished the run
             self._records.append(line)
+        self._enter(line)
 
     def _enter(self, line: Mapping[str, Any]) -> None:
+        if "files" in line:
+            self.files |= line["files"]
+            self.made.add(line["unit"])
         self._seconds = _sums(self._seconds, line.get("seconds", {}))
         self._threads |= {line["threads"]} if "threads" in line else set()
         for term, means in line.get("energy", {}).items():
