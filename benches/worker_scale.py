@@ -11,8 +11,8 @@ sleeping (claims, ledgers, encoding and writing the image, its start, the end of
 time that was not slept, which has the waiting for a free core too: set against the cores that there are, 64 workers are
 more than a machine with 64 GPUs has.
 
-At last one worker makes the run and kills itself at its last unit, and the run is continued ``--resumes`` times. Printed
-are the time from the call to that unit, and how many files were read to compare their hashes.
+At last one worker makes the run and kills itself at its last unit, and the run is continued ``--resumes`` times.
+Printed are the time from the call to that unit, and how many files were read to compare their hashes.
 """
 
 from __future__ import annotations
