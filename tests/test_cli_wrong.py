@@ -21,7 +21,7 @@ WRONG = {
     "distil x": "did you mean 'distill'",
     "Distill x": "did you mean 'distill'",
     "evalute x": "did you mean 'evaluate'",
-    "run x": "Known: cache, compare, distill, evaluate, index, info, methods, metrics, pack, prior, report",
+    "run x": "Known: cache, compare, distill, evaluate, index, info, methods, metrics, pack, plan, prior",
     "index biuld x": "did you mean 'build'",
     "cache claer": "did you mean 'clear'",
     "prior adopt x": "did you mean 'adapt'",

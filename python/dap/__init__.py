@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         measure,
         open_index,
         open_teacher,
+        plan,
         train_teacher,
     )
     from dap.data.open import open_source
@@ -58,12 +59,13 @@ __version__: str = build_info()["version"]
 __all__ = [
     "DistilledDataset", "__version__", "adapt_prior", "build_index", "check_teacher", "data", "distill", "errors",
     "evaluate", "evaluation", "features", "index", "kernels", "list_kernels", "list_methods", "list_networks", "load",
-    "measure", "methods", "metrics", "nets", "open_index", "open_source", "open_teacher", "priors", "register_method",
-    "rng", "sampling", "selection", "terms", "train_prior", "train_teacher", "training",
+    "measure", "methods", "metrics", "nets", "open_index", "open_source", "open_teacher", "plan", "priors",
+    "register_method", "rng", "sampling", "selection", "terms", "train_prior", "train_teacher", "training",
 ]  # fmt: skip
 
 _HOMES = {
     "build_index": "dap.api", "distill": "dap.api", "evaluate": "dap.api", "load": "dap.api", "measure": "dap.api",
+    "plan": "dap.api",
     "check_teacher": "dap.evaluation", "open_teacher": "dap.evaluation", "train_teacher": "dap.evaluation",
     "open_index": "dap.index", "open_source": "dap.data.open", "list_kernels": "dap.kernels",
     "list_methods": "dap.methods", "list_networks": "dap.nets", "register_method": "dap.methods",

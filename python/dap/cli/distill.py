@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import click
 
 from dap.cli.before_and_after import next_commands, plan_text
-from dap.cli.classes import (
-    choose_classes,
-    choose_ipc,
-    classes_option,
-    ipc_option,
-    label_column_option,
-    label_option,
-    parse_labels,
-)
 from dap.cli.command import Command, announce, json_option, print_result, quiet_option
 from dap.cli.config_file import config_options
-from dap.cli.options import channels_option, device_option, precision_options, prior_options, sampling_options
-from dap.cli.values import Method, Number, Out, Whole, assignments_option
+from dap.cli.run_options import ask, run_options
+from dap.cli.values import Number, Out, Whole
 from dap.stopping import stop_at_signals
 
 __all__ = ["distill"]
@@ -38,48 +30,8 @@ NOT_OF_THE_BYTES = {"source", "out", "index", "remake", "workers", "max_time"}  
         "dap distill --config run.yaml --ipc 50",
     ],
 )
-@click.argument("source", required=False)
+@run_options
 @click.option("--out", required=True, type=Out(), help="Output folder; a stopped run is continued.")
-@click.option(
-    "--method", default="dap", type=Method(), show_default=True, help='Method, or a preset such as "dap:paper".'
-)
-@ipc_option
-@click.option("--seed", default=0, type=Whole(0), show_default=True, help="Root seed of all random numbers.")
-@prior_options
-@click.option(
-    "--index", type=click.Path(path_type=Path), help="Feature index of the real images; SOURCE is then optional."
-)
-@classes_option("distil")
-@label_option
-@label_column_option
-@click.option(
-    "--batch-size", type=Whole(), help="Images sampled together; if left out, as many as fit into memory, at most 100."
-)
-@click.option(
-    "--num-inference-steps", type=Whole(), help="Denoising steps; if left out, the prior's recommendation or 50."
-)
-@click.option(
-    "--guidance-scale",
-    type=Number(1),
-    help="Scale of classifier-free guidance; if left out, the prior's recommendation or 4.",
-)
-@sampling_options
-@click.option("--eta", type=Number(0, 1), help="Noise level of the DDIM sampler, from 0 to 1.")
-@device_option
-@precision_options()
-@click.option(
-    "--features",
-    help='What methods that choose real images compare: "pixels", "vae", "prior", or a model of timm; if left out, the '
-    "prior's features if it knows all classes, else pixels.",
-)
-@assignments_option(
-    "--features-set", "features_options", "Option of the features, such as size=16 or weights=FILE; repeatable."
-)
-@click.option(
-    "--size", type=Whole(), help="Side in pixels to which chosen real images are cropped; if left out, their own."
-)
-@channels_option
-@assignments_option("--set", "method_options", "Option of the method, such as scale=0.3; repeatable.")
 @click.option(
     "--remake",
     multiple=True,
@@ -102,61 +54,19 @@ NOT_OF_THE_BYTES = {"source", "out", "index", "remake", "workers", "max_time"}  
 @json_option
 @quiet_option
 @config_options
-def distill(
-    source: str | None,
-    out: Path,
-    method: str,
-    ipc: dict[str, int],
-    seed: int,
-    prior: str,
-    prior_options: dict[str, object],
-    index: Path | None,
-    classes: tuple[str, ...],
-    labels: tuple[str, ...],
-    label_column: str | None,
-    batch_size: int | None,
-    num_inference_steps: int | None,
-    guidance_scale: float | None,
-    sampling: str | None,
-    scheduler: str | None,
-    timestep_spacing: str | None,
-    eta: float | None,
-    device: str | None,
-    dtype: str | None,
-    tf32: bool,
-    features: str | None,
-    features_options: dict[str, object],
-    size: int | None,
-    channels: str | None,
-    method_options: dict[str, object],
-    remake: tuple[str, ...],
-    workers: int,
-    max_time: float | None,
-) -> None:
+def distill(out: Path, remake: tuple[str, ...], workers: int, max_time: float | None, **options: Any) -> None:
     """Distils SOURCE (a class-per-folder tree, a built-in name, or a Hugging Face id) into --ipc images per class."""
     from dap.cli.rerun import finished_images, remember
-    from dap.data.open import open_source
     from dap.data.remake import slots_to_remake
-    from dap.index import open_index
 
-    if workers > 1 and label_column is not None:
+    if workers > 1 and options["label_column"] is not None:
         raise click.UsageError("--workers and --label-column do not go together: start the command several times.")
     slots_to_remake(out, remake)  # raises for what is not there, before torch is imported
-    label_map = parse_labels(labels)
-    indexed = None if index is None else open_index(index)
-    images = None if source is None else open_source(source, label_column=label_column)
-    if images is not None:
-        known = images.class_names
-    elif indexed is not None:
-        known = tuple(entry.name for entry in indexed.classes)
-    else:
-        raise click.UsageError("Missing argument 'SOURCE': real images to distil, or --index with an index of them.")
-    chosen = choose_classes(classes, known)
-    numbers = choose_ipc(ipc, [name for name in known if chosen is None or name in chosen])
-    parameters = click.get_current_context().params
-    options = {name: parameters[name] for name in parameters.keys() - NOT_OF_THE_BYTES}
-    identities = ["" if images is None else images.identity(), "" if indexed is None else indexed.hash]
-    done = None if remake else finished_images(out, options, identities)
+    asked = ask(options)
+    source, method = options["source"], options["method"]
+    given = {name: options[name] for name in options.keys() - NOT_OF_THE_BYTES}
+    identities = ["" if asked.images is None else asked.images.identity(), "" if not asked.index else asked.index.hash]
+    done = None if remake else finished_images(out, given, identities)
     if done is not None:
         _tell(source, out, done, "complete already")
         return
@@ -166,21 +76,15 @@ def distill(
     from dap.run import own_rank
 
     logging.getLogger("dap.run.sharing").setLevel(logging.INFO)  # says for whom it waits
-    uses_prior = get_method(method, method_options).uses_prior()
+    prior = options["prior"] if get_method(method, options["method_options"]).uses_prior() else None
     if own_rank().number == 0:
-        announce(plan_text(numbers, chosen or known, method, prior if uses_prior else None, seed, out))
+        announce(plan_text(asked.ipc, asked.classes or asked.known, method, prior, options["seed"], out))
     with stop_at_signals():
         distilled = run(
-            images if workers == 1 else source, out=out, prior=prior, prior_options=prior_options or None,
-            method=method, method_options=method_options, ipc=numbers, seed=seed,
-            index=indexed if workers == 1 else index, classes=chosen, label_map=label_map,
-            batch_size=batch_size, sampling=sampling,
-            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, scheduler=scheduler,
-            timestep_spacing=timestep_spacing, eta=eta, device=device, dtype=dtype, tf32=tf32, features=features,
-            features_options=features_options or None, size=size, channels=channels, remake=remake,
-            workers=workers, max_time=max_time,
+            asked.images if workers == 1 else source, index=asked.index if workers == 1 else options["index"],
+            out=out, remake=remake, workers=workers, max_time=max_time, **asked.arguments,
         )  # fmt: skip
-    remember(out, options, identities)
+    remember(out, given, identities)
     spent = sum(distilled.manifest["seconds"].values())
     _tell(source, out, len(distilled), f"{spent:.0f} s")
 

@@ -21,6 +21,7 @@ from dap.cli.info import info
 from dap.cli.methods import methods
 from dap.cli.metrics import metrics
 from dap.cli.pack import pack
+from dap.cli.plan import plan
 from dap.cli.prior import prior
 from dap.cli.report import report
 from dap.cli.status import status, verify
@@ -41,7 +42,8 @@ def dap(debug: bool) -> None:
 
 
 for _command in (
-    cache, compare, distill, evaluate, index, info, methods, metrics, pack, prior, report, status, teacher, verify,
+    cache, compare, distill, evaluate, index, info, methods, metrics, pack, plan, prior, report, status, teacher,
+    verify,
 ):  # fmt: skip
     dap.add_command(_command)
 

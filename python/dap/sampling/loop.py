@@ -8,7 +8,7 @@ the scheduler's noise, so the noise of a slot depends on its generator alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import torch
@@ -43,6 +43,7 @@ def sample(
     init: Tensor | None = None,
     strength: float = 1.0,
     pass_size: int | None = None,
+    steps: Collection[int] | None = None,
     callback_on_step_end: StepCallback | None = None,
 ) -> Tensor:
     """Draw one latent for each slot.
@@ -60,6 +61,7 @@ def sample(
         strength: Share of the steps that are taken from ``init``, in (0, 1]; at least one step is taken.
         pass_size: The most slots in one evaluation of the denoiser; None: all. With more slots the evaluation is done
             in parts (:mod:`dap.sampling.parts`).
+        steps: The numbers of the steps that are taken, to time them: the result is then no sample. None: all.
         callback_on_step_end: Called as in diffusers, ``callback(prior, step, timestep, {"latents": x})``. The loop goes
             on with the "latents" of the dict that it returns. Beside the latents are the energies (B,) of each energy
             term that acts in the step, before its scale, as "energy." and the name of its class.
@@ -100,6 +102,8 @@ def sample(
         for step in range(num_steps)
     ]
     for step in range(skipped, num_steps):
+        if steps is not None and step not in steps:
+            continue
         t, active = scheduler.timesteps[step], active_in[step]
         energies = [term for term in active if isinstance(term, EnergyTerm)]
         deltas = [term for term in active if isinstance(term, DeltaTerm)]

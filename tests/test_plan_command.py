@@ -1,0 +1,115 @@
+"""``dap plan``: what it says of a run, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+import torch
+
+import dap
+from dap import api
+from dap.cli.main import main
+from dap.errors import DapError, OptionError
+from dap.priors import Demand, load_prior
+from dap.run import forecast as forecasts
+from dap.run.operations import operations_of
+from dap.run.stopwatch import Spent, since_start
+from dap.sampling import SamplingSettings, sample
+
+TWO = {"classes": ["Bag", "Dress"], "num_inference_steps": 4, "device": "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DAP_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    "method, options, steps",
+    [("dit", {}, 24), ("dap", {"references": 8}, 24), ("dap_set", {"references": 8, "recurrences": 2}, 48)],
+)
+def test_steps_and_units_are_those_of_the_run(tmp_path, method, options, steps):
+    plan = dap.plan("fashion-mini", method=method, method_options=options, ipc=3, batch_size=3, **TWO)
+    calls = []
+    dap.distill(
+        "fashion-mini", method=method, method_options=options, ipc=3, batch_size=3, out=tmp_path / "out", **TWO,
+        callback_on_step_end=lambda prior, step, t, tensors: calls.append(len(tensors["latents"])) or tensors,
+    )  # fmt: skip
+    assert plan.steps == steps == sum(calls) * (2 if "recurrences" in options else 1)
+    assert plan.passes == 2 * plan.steps
+    assert (plan.images, plan.units, plan.batch_size) == (6, 2, 3)
+
+
+def test_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = dap.plan("fashion-mini", method="dap", method_options={"references": 8}, ipc=2, out="made", **TWO)
+    assert list(tmp_path.iterdir()) == []
+    assert plan.cache > 0 and plan.disk > 0 and plan.memory > 10**8
+    assert plan.seconds >= plan.prepare + plan.make > 0
+
+
+def test_a_method_without_a_prior_and_one_with_a_loop_of_its_own():
+    real = dap.plan("fashion-mini", method="k_medoids", features="pixels", ipc=3, classes=["Bag", "Dress"])
+    assert (real.steps, real.operations, real.units) == (0, None, 1)
+    pixels = dap.plan("fashion-mini", method="dm", method_options={"steps": 100, "batch": 8}, ipc=2, **TWO)
+    assert pixels.steps == 400
+
+
+def test_a_disk_that_is_too_small_is_refused_before_the_trial(monkeypatch):
+    monkeypatch.setattr("dap.storage.space.shutil.disk_usage", lambda path: type("Disk", (), {"free": 10**6}))
+    monkeypatch.setattr(forecasts, "trial_of", lambda *arguments: pytest.fail("a trial was made"))
+    with pytest.raises(OptionError, match=r"the preparation takes .* has 1.0 MB free: set DAP_CACHE"):
+        dap.plan("fashion-mini", method="dap", ipc=2, **TWO)
+
+
+def test_an_option_that_a_run_does_not_have_is_named():
+    with pytest.raises(OptionError, match="ip"):
+        dap.plan("fashion-mini", ip=2)
+
+
+def test_only_some_steps_are_taken():
+    prior, seen = load_prior("fashion-dit"), []
+
+    def on_step(prior, step, timestep, tensors):
+        seen.append(step)
+        return tensors
+
+    latents = sample(
+        prior, torch.tensor([1]), [torch.Generator()], settings=SamplingSettings(num_inference_steps=6), steps={0, 4},
+        callback_on_step_end=on_step,
+    )  # fmt: skip
+    assert seen == [0, 4] and latents.shape == (1, 8, 8, 8)
+
+
+def test_operations_of_a_step_and_of_one_with_a_graph():
+    prior = load_prior("fashion-dit")
+    plain, guided, decode = operations_of(prior, (Demand(denoiser=True),), 4.0)
+    assert guided == pytest.approx(2 * plain, rel=0.1)  # the gradient by the sample alone costs one pass more
+    assert operations_of(prior, (Demand(),), 1.0)[0] == plain // 2 and decode > 0
+    assert operations_of(prior, (Demand(denoiser=True),) * 2, 4.0).of(1, 2, 3) == plain + 4 * guided + 3 * decode
+
+
+def test_the_command_prints_json(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["dap", "plan", "fashion-mini", "--method", "dit", "--ipc", "2", "--classes", "Bag",
+                                     "--num-inference-steps", "3", "--json", "-"])  # fmt: skip
+    with pytest.raises(SystemExit) as end:
+        main()
+    values = json.loads(capsys.readouterr().out)
+    assert end.value.code == 0 and values["images"] == 2 and values["steps"] == 6
+    assert values["seconds"] == pytest.approx(sum(values[n] for n in ("starting", "prepare", "make", "finish")))
+
+
+def test_times_add_and_grow():
+    assert Spent((1.0, 2.0)) + Spent((0.5, 0.5)) * 2 - Spent((0.0, 5.0)) == (2.0, 0.0)
+    seconds, cpu = since_start()
+    assert cpu > 0 and time.process_time() >= cpu and seconds > 0
+
+
+def test_the_plan_says_what_a_run_would_say(tmp_path):
+    with pytest.raises(DapError) as planned:
+        api.plan("fashion-mini", method="dit", ipc=0)
+    with pytest.raises(DapError) as made:
+        api.distill("fashion-mini", method="dit", ipc=0, out=tmp_path / "out")
+    assert str(planned.value) == str(made.value)
