@@ -543,7 +543,7 @@ def test_the_face_of_the_package():
 
 
 def test_what_the_docs_name_is_there_after_import_dap():
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     names = sorted(set(re.findall(r"\bdap\.[a-z_]\w*(?:\.\w+)*", text)) - {"dap.json", "dap.methods.mine"})
     modules = ["data", "evaluation", "features", "index", "nets", "priors", "rng", "sampling", "selection", "training"]

@@ -13,7 +13,7 @@ import pytest
 import dap
 from dap.cli.values import METRICS
 
-PAGES = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
+PAGES = sorted((Path(__file__).parents[1] / "docs").rglob("*.md"))
 GUIDES = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]  # some are for the shell alone
 MODULES = [module.name for module in pkgutil.walk_packages(dap.__path__, "dap.") if module.name != "dap._core"]
 

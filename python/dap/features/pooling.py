@@ -14,7 +14,7 @@ have the same size, and its signs are ±1: it takes one pass over the tokens and
 K, so sketches of different runs and machines can be compared. Tokens of at most K numbers are kept as they are.
 
 The default is a sketch of 1,024 numbers. For DiT-XL/2 that is less than the 1,152 of the mean over tokens, and it keeps
-most of the direction of the guidance gradient, which the mean loses (``docs/index.md`` has the measurements).
+most of the direction of the guidance gradient, which the mean loses (``docs/feature_index.md`` has the measurements).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The feature index as a format: real images' latents and features on disk, by class and timestep.
 
 An index is a folder with ``index.json``, and for each class ``features.safetensors`` (one tensor for each timestep),
-``latents.safetensors`` and ``ids.json``; ``docs/index.md`` describes the format in full. Files are mapped into memory
-when they are first used, and every field is checked before that: a damaged or hostile file raises one
+``latents.safetensors`` and ``ids.json``; ``docs/feature_index.md`` describes the format in full. Files are mapped into
+memory when they are first used, and every field is checked before that: a damaged or hostile file raises one
 :class:`~dap.errors.FormatError` that names it.
 
 :func:`open_index` opens an :class:`Index`. An :class:`IndexWriter` writes one, or continues a build that was
