@@ -11,8 +11,10 @@ from diffusers import (
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
+    EulerDiscreteScheduler,
     LDMPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
     UNet2DModel,
     VQModel,
@@ -66,6 +68,36 @@ def stable_diffusion(*, v: bool = False, scheduler: Any = None) -> StableDiffusi
     usual = DDIMScheduler(set_alpha_to_one=False, steps_offset=1, prediction_type=predicts, **SCHEDULE)
     pipeline = StableDiffusionPipeline(
         autoencoder, text, words, denoiser, scheduler or usual, None, None, requires_safety_checker=False
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def stable_diffusion_xl(*, scheduler: Any = None) -> StableDiffusionXLPipeline:
+    """Two text encoders, of which the second pools, and a U-Net that also reads sizes."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    words = tokenizer()
+    shape = CLIPTextConfig(
+        vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=48, eos_token_id=len(words) - 1, bos_token_id=len(words) - 2, projection_dim=24,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        denoiser = UNet2DConditionModel(
+            sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=32, norm_num_groups=4, attention_head_dim=(2, 4), use_linear_projection=True,
+            addition_embed_type="text_time", addition_time_embed_dim=8, transformer_layers_per_block=(1, 2),
+            projection_class_embeddings_input_dim=24 + 6 * 8,
+        )  # fmt: skip
+        texts = CLIPTextModel(shape), CLIPTextModelWithProjection(shape)
+        autoencoder = vae()
+    for seed, module in enumerate((denoiser, *texts, autoencoder)):
+        fill(module, seed)
+    usual = EulerDiscreteScheduler(beta_start=0.0001, beta_end=0.004)
+    pipeline = StableDiffusionXLPipeline(
+        autoencoder, *texts, words, words, denoiser, scheduler or usual, add_watermarker=False
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

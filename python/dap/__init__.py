@@ -19,6 +19,7 @@ from dap.lazy import submodules
 
 if TYPE_CHECKING:
     from dap import (
+        callbacks,
         data,
         errors,
         evaluation,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         methods,
         metrics,
         nets,
+        pipelines,
         priors,
         rng,
         sampling,
@@ -52,15 +54,17 @@ if TYPE_CHECKING:
     from dap.kernels import list_kernels
     from dap.methods import list_methods, register_method
     from dap.nets import list_networks
+    from dap.selector import Selector
     from dap.training import adapt_prior, train_prior
 
 __version__: str = build_info()["version"]
 
 __all__ = [
-    "DistilledDataset", "__version__", "adapt_prior", "build_index", "check_teacher", "data", "distill", "errors",
-    "evaluate", "evaluation", "features", "index", "kernels", "list_kernels", "list_methods", "list_networks", "load",
-    "measure", "methods", "metrics", "nets", "open_index", "open_source", "open_teacher", "plan", "priors",
-    "register_method", "rng", "sampling", "selection", "terms", "train_prior", "train_teacher", "training",
+    "DistilledDataset", "Selector", "__version__", "adapt_prior", "build_index", "callbacks", "check_teacher", "data",
+    "distill", "errors", "evaluate", "evaluation", "features", "index", "kernels", "list_kernels", "list_methods",
+    "list_networks", "load", "measure", "methods", "metrics", "nets", "open_index", "open_source", "open_teacher",
+    "pipelines", "plan", "priors", "register_method", "rng", "sampling", "selection", "terms", "train_prior",
+    "train_teacher", "training",
 ]  # fmt: skip
 
 _HOMES = {
@@ -69,7 +73,8 @@ _HOMES = {
     "check_teacher": "dap.evaluation", "open_teacher": "dap.evaluation", "train_teacher": "dap.evaluation",
     "open_index": "dap.index", "open_source": "dap.data.open", "list_kernels": "dap.kernels",
     "list_methods": "dap.methods", "list_networks": "dap.nets", "register_method": "dap.methods",
-    "DistilledDataset": "dap.dataset", "adapt_prior": "dap.training", "train_prior": "dap.training",
+    "DistilledDataset": "dap.dataset", "Selector": "dap.selector", "adapt_prior": "dap.training",
+    "train_prior": "dap.training",
 }  # fmt: skip
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dap.callbacks import Callback
 from dap.config import check_choice, check_number, check_path, check_whole
 from dap.data.classmap import LabelMap
 from dap.data.hub import download_set, is_hub_set
@@ -165,6 +166,7 @@ def distill(
     workers: int = 1,
     max_time: float | None = None,
     callback_on_step_end: StepCallback | None = None,
+    callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> DistilledDataset:
     """Distil a labelled image dataset into ``ipc`` images per class.
@@ -224,7 +226,9 @@ def distill(
             are several. Their source, prior and method have to pickle, as names and paths do.
         max_time: Seconds after which the run ends with the unit that it is at, by a StoppedError; the same call
             continues it. Never, if left out.
-        callback_on_step_end: As in diffusers: ``callback(prior, step, timestep, {"latents": x}) -> dict``.
+        callback_on_step_end: As in diffusers: ``callback(prior, step, timestep, {"latents": x}) -> dict``, where
+            ``prior.pipeline`` is the pipeline; see :meth:`dap.callbacks.Callback.on_step_end`.
+        callbacks: Objects of :mod:`dap.callbacks`, such as ``dap.callbacks.TensorBoard("logs")``.
         progress: Show a progress bar.
 
     Returns:
@@ -249,8 +253,11 @@ def distill(
         check_number("max_time", max_time, 0)
     if workers > 1 and rank.world > 1:
         raise OptionError(f"workers: torchrun or SLURM has started {rank.world} processes already; leave it out")
-    if workers > 1 and callback_on_step_end is not None:
-        raise OptionError("workers: other processes cannot call callback_on_step_end; leave one of the two out")
+    if workers > 1 and (callback_on_step_end is not None or callbacks):
+        raise OptionError("workers: other processes cannot call your callbacks; leave one of the two out")
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise OptionError(f"callbacks: expected objects of dap.callbacks.Callback, got {callback!r}")
     if remake and max(workers, rank.world) > 1:
         raise OptionError("remake: only one process can make images again; leave workers out, and start it once")
     if workers > 1:
@@ -264,7 +271,7 @@ def distill(
             job = resolve(replace(request, device=own_device(request.device, rank)))
             execute(
                 job, out, claims, batch_size=batch_size, remake=slots, progress=progress and rank.number == 0,
-                callback_on_step_end=callback_on_step_end,
+                callback_on_step_end=callback_on_step_end, callbacks=callbacks,
             )  # fmt: skip
         if workers > 1:
             claims.clear()  # of those that came late, and were ended with their work

@@ -49,9 +49,9 @@ def load_prior(
 
     Args:
         prior: "fashion-dit" (built in); the folder, hub id or object of a ``DiTPipeline``, a
-            ``StableDiffusionPipeline``, or a pipeline with a ``UNet2DModel`` (``DDPMPipeline``, ``DDIMPipeline``,
-            ``LDMPipeline``); the folder of an adapter (:func:`dap.adapt_prior`); or an object of a subclass of
-            :class:`Prior` (``DiTPrior.from_pretrained(folder, learned_variance=True)``).
+            ``StableDiffusionPipeline``, a ``StableDiffusionXLPipeline``, or a pipeline with a ``UNet2DModel``
+            (``DDPMPipeline``, ``DDIMPipeline``, ``LDMPipeline``); the folder of an adapter (:func:`dap.adapt_prior`);
+            or an object of a subclass of :class:`Prior` (``DiTPrior.from_pretrained(folder, learned_variance=True)``).
         device: Where to put a prior that is loaded from a folder or id; the GPU if there is one.
         dtype: Dtype in which a prior that is loaded computes, such as torch.bfloat16 or "bfloat16"; float32 if left
             out. Its first stage computes in float32, unless the option ``vae_dtype`` says otherwise.
@@ -137,9 +137,10 @@ def _adapter(pipeline_type: str) -> type[PipelinePrior]:
     """Return the class of priors for pipelines of this class name."""
     from dap.priors.dit import DiTPrior
     from dap.priors.stable_diffusion import StableDiffusionPrior
+    from dap.priors.stable_diffusion_xl import StableDiffusionXLPrior
     from dap.priors.unet import UNetPrior
 
-    kinds: tuple[type[PipelinePrior], ...] = (DiTPrior, StableDiffusionPrior, UNetPrior)
+    kinds: tuple[type[PipelinePrior], ...] = (DiTPrior, StableDiffusionPrior, StableDiffusionXLPrior, UNetPrior)
     adapters = {name: kind for kind in kinds for name in kind.pipeline_types}
     if pipeline_type not in adapters:
         raise unknown_name_error("kind of pipeline", pipeline_type, adapters)

@@ -202,6 +202,11 @@ class PipelinePrior(Prior):
             raise OptionError(f"guided_channels: expected 1 to {channels}, got {guided_channels}")
         self.learned_variance, self.guided_channels = learned_variance, guided_channels
 
+    @property
+    def blocks(self) -> Mapping[str, nn.Module]:
+        """The denoiser's blocks by name, in the order in which they run."""
+        return self._blocks
+
     def labels_of(self, class_names: Sequence[str]) -> Mapping[str, int]:
         """See :meth:`dap.priors.base.Prior.labels_of`."""
         return self.labels

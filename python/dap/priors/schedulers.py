@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
 __all__ = [
-    "Level", "check_schedule", "clip_range", "denoiser_level", "level", "make_scheduler", "noised_input", "public",
-    "remembers", "with_steps",
+    "EXPLODING", "Level", "check_guidable", "check_schedule", "clip_range", "denoiser_level", "level", "make_scheduler",
+    "noised_input", "public", "remembers", "with_steps",
 ]  # fmt: skip
 
 SCHEDULERS = {
@@ -109,18 +109,12 @@ def make_scheduler(
     if name is not None and name not in SCHEDULERS:
         raise unknown_name_error("scheduler", name, SCHEDULERS)
     kind = SCHEDULERS[name] if name else type(base)
-    if kind not in KNOWN:
-        raise OptionError(
-            f"{kind.__name__}: dap cannot guide with this scheduler; choose scheduler={' or '.join(SCHEDULERS)}"
-        )
+    check_guidable(kind, base.config)
     config = base.config
     if kind is PNDMScheduler and config.prediction_type != "epsilon":
         raise OptionError(
             "PNDMScheduler: works with networks that predict ε, this one predicts v; choose scheduler='ddim'"
         )
-    for option, (value, reason) in UNUSABLE.items():
-        if config.get(option) == value:
-            raise OptionError(f"{kind.__name__}: {option}={value!r} cannot be guided, {reason}; turn it off")
     # DPM-Solver++ cannot take every step of the schedule
     longest = config.num_train_timesteps - (kind is DPMSolverMultistepScheduler)
     if num_inference_steps > longest:
@@ -141,6 +135,17 @@ def make_scheduler(
         fixed = "fixed_small" if variance.startswith("learned") else variance
         overrides["variance_type"] = "learned_range" if learned_variance else fixed
     return with_steps(kind, config, overrides, num_inference_steps, device)
+
+
+def check_guidable(kind: type, config: Mapping[str, object]) -> None:
+    """Raise OptionError unless dap can guide with a kind of scheduler under a configuration."""
+    if kind not in KNOWN:
+        raise OptionError(
+            f"{kind.__name__}: dap cannot guide with this scheduler; choose scheduler={' or '.join(SCHEDULERS)}"
+        )
+    for option, (value, reason) in UNUSABLE.items():
+        if config.get(option) == value:
+            raise OptionError(f"{kind.__name__}: {option}={value!r} cannot be guided, {reason}; turn it off")
 
 
 def with_steps(

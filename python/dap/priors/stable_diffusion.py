@@ -70,6 +70,7 @@ class StableDiffusionPrior(PipelinePrior, TextPrior):
     components: ClassVar[Mapping[str, object]] = {
         "safety_checker": None, "feature_extractor": None, "requires_safety_checker": False,
     }  # fmt: skip
+    other_conditions: ClassVar[Mapping[str, object]] = {}  # of the U-Net's configuration, beside the text
 
     def __init__(
         self,
@@ -84,9 +85,12 @@ class StableDiffusionPrior(PipelinePrior, TextPrior):
     ) -> None:
         unet = uncompiled(pipeline.unet)
         blocks = unet_blocks(unet)
-        other = [key for key in OTHER_CONDITIONS if unet.config.get(key) is not None]
+        other = [key for key in OTHER_CONDITIONS if unet.config.get(key) != self.other_conditions.get(key)]
         if other:
-            raise OptionError(f"{name or 'prior'}: expected a U-Net under text alone, this one has {', '.join(other)}")
+            raise OptionError(
+                f"{name or 'prior'}: expected the U-Net of a {self.pipeline_types[0]}, this one differs in "
+                f"{', '.join(other)}"
+            )
         super().__init__(
             pipeline, unet, pipeline.vae, blocks, size=unet.config.sample_size, name=name,
             recommended={"guidance_scale": 7.5, "block": middle_block(blocks), **(recommended or {})},
@@ -175,6 +179,9 @@ class StableDiffusionPrior(PipelinePrior, TextPrior):
         elif states is None:
             prompts = [self._negative] * len(sample) if labels is None else map(self._prompt, labels.tolist())
             states = torch.stack([self._embedding(prompt) for prompt in prompts])
+        return self._output(sample, timesteps, states)
+
+    def _output(self, sample: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
         output: Tensor = self.denoiser(sample, timesteps, encoder_hidden_states=states).sample
         return output
 
@@ -219,9 +226,13 @@ class StableDiffusionPrior(PipelinePrior, TextPrior):
             if prompt.startswith(CONCEPT):
                 states = self.concept_states(self.concepts[prompt.removeprefix(CONCEPT)].to(self.device))
             else:
-                states = self.pipeline.encode_prompt(prompt, self.device, 1, do_classifier_free_guidance=False)[0][0]
+                states = self._encoded(prompt)
             self._states[prompt] = states.to(self.dtype)
         return self._states[prompt]
+
+    def _encoded(self, prompt: str) -> Tensor:
+        states: Tensor = self.pipeline.encode_prompt(prompt, self.device, 1, do_classifier_free_guidance=False)[0][0]
+        return states
 
 
 def name_in_prompt(name: str) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dap.callbacks import Callback, MadeUnit
 from dap.data.image_files import read_image
 from dap.errors import StorageError
 from dap.methods import Context, Method, Unit
@@ -36,7 +37,7 @@ A = TypeVar("A")
 def execute(
     job: Job, out: Path, claims: Claims, *, batch_size: int | None = None,
     remake: Mapping[str, Sequence[int]] | None = None, progress: bool = True,
-    callback_on_step_end: StepCallback | None = None,
+    callback_on_step_end: StepCallback | None = None, callbacks: Sequence[Callback] = (),
 ) -> None:  # fmt: skip
     """Make what is missing in the folder of a job, together with other processes, until it is finished.
 
@@ -48,6 +49,7 @@ def execute(
         remake: See :class:`RunFolder`.
         progress: Show progress bars.
         callback_on_step_end: The user's callback; see :func:`dap.distill`.
+        callbacks: The user's callbacks; see :func:`dap.distill`.
 
     Raises:
         DapError: What the method raises; with a callback, whatever is raised ends the run at once. Before the
@@ -59,8 +61,13 @@ def execute(
         return RunFolder(out, job, batch_size=batch_size, remake=remake, worker=claims.name, checked=checked)
 
     with own_torch_state(tf32=job.tf32):
-        bars = Progress(shown=progress, callback=callback_on_step_end)
-        _Executor(job.recipe, job, out, claims, bars, opened, retry=callback_on_step_end is None).run()
+        steps = [callback_on_step_end] if callback_on_step_end else []
+        bars = Progress(shown=progress, callbacks=[*steps, *(callback.on_step_end for callback in callbacks)])
+        try:
+            _Executor(job.recipe, job, out, claims, bars, opened, callbacks, retry=not steps and not callbacks).run()
+        finally:
+            for callback in callbacks:
+                callback.on_run_end()
 
 
 class _Prepared(NamedTuple, Generic[A]):
@@ -76,10 +83,11 @@ class _Executor(Generic[A]):
 
     def __init__(
         self, recipe: Method[A], job: Job, out: Path, claims: Claims, bars: Progress, opened: Callable[[], RunFolder],
-        *, retry: bool,
+        callbacks: Sequence[Callback], *, retry: bool,
     ) -> None:  # fmt: skip
         self._recipe, self._job, self._out = recipe, job, out
         self._claims, self._bars, self._opened, self._retry = claims, bars, opened, retry
+        self._callbacks = callbacks
 
     def run(self) -> None:
         """Make what is missing."""
@@ -157,8 +165,11 @@ class _Executor(Generic[A]):
                             raise
                         note_failure(folder, unit, error)
                         continue
-                    folder.state.add_seconds("make", time.monotonic() - start)
+                    seconds = time.monotonic() - start
+                    folder.state.add_seconds("make", seconds)
                     folder.add(unit, images, torch.get_num_threads(), energies.take())
+                    for callback in self._callbacks:
+                        callback.on_unit_end(MadeUnit(self._names(unit), list(images), seconds))
         raise_failures(folder)
 
     def _images(self, context: Context, unit: Unit, artefact: A) -> Iterable[Tensor]:
@@ -166,6 +177,9 @@ class _Executor(Generic[A]):
         if not isinstance(made, Tensor):
             return list(made)
         return self._job.prior.decode(made) if made.is_floating_point() else made
+
+    def _names(self, unit: Unit) -> tuple[str, ...]:
+        return tuple(f"{self._job.classes[slot.class_index].name}/{slot.number}" for slot in unit.slots)
 
     def _context(self, folder: RunFolder, on_step: StepCallback | None = None) -> Context:
         return self._job.context(self._bars, on_step, pass_size=folder.pass_size, latent_dtype=folder.latent_dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor
@@ -19,12 +19,12 @@ class Progress(Bars):
 
     Args:
         shown: Whether to show bars.
-        callback: The user's own callback, which is called after the bar of the slots has moved.
+        callbacks: The user's own callbacks, which are called in turn after the bar of the slots has moved.
     """
 
-    def __init__(self, *, shown: bool, callback: StepCallback | None = None) -> None:
+    def __init__(self, *, shown: bool, callbacks: Sequence[StepCallback] = ()) -> None:
         super().__init__(shown=shown)
-        self._callback = callback
+        self._callbacks = callbacks
 
     @contextmanager
     def making(self, title: str, total: int) -> Iterator[tuple[StepCallback, Callable[[int], None]]]:
@@ -41,6 +41,8 @@ class Progress(Bars):
 
             def on_step(prior: Prior, step: int, timestep: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
                 bar.update(len(tensors["latents"]))  # a unit may be sampled in parts
-                return self._callback(prior, step, timestep, tensors) if self._callback else tensors
+                for callback in self._callbacks:  # each goes on with the latents of the one before
+                    tensors = {**tensors, **callback(prior, step, timestep, tensors)}
+                return tensors
 
             yield on_step, bar.update

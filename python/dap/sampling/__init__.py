@@ -1,10 +1,11 @@
 """The denoising loop, its settings, and the terms that guide it."""
 
-from dap.sampling.loop import ENERGY, StepCallback, sample
+from dap.sampling.loop import StepCallback, sample
 from dap.sampling.objective import denoising_loss, draw_noised, noised_latents
 from dap.sampling.parts import denoise_in_parts
 from dap.sampling.schedule import as_sampled, check_settings, differences, scheduler_of, steps_taken
 from dap.sampling.settings import SamplingSettings
+from dap.sampling.steering import ENERGY
 from dap.sampling.term import DeltaTerm, EnergyTerm, Needs, Place, StepState, Term, Window
 
 __all__ = [

@@ -112,9 +112,13 @@ class SingleGuide(Guide[A], Method[A]):
         """Return what the term needs of the prior."""
         return (self.demand(context),)
 
+    def terms_of(self, context: Context, unit: Unit, artefact: A) -> list[Term]:
+        """Return the term that guides the slots of a unit."""
+        return [self.term(context, unit, artefact)]
+
     def make(self, context: Context, unit: Unit, artefact: A) -> Tensor:
         """Return guided latents of the unit's slots."""
-        return context.sample(unit, [self.term(context, unit, artefact)])
+        return context.sample(unit, self.terms_of(context, unit, artefact))
 
 
 @dataclass(frozen=True)
@@ -161,10 +165,14 @@ class Guided(Method[tuple[object, ...]]):
         """Return the artefact of each guide."""
         return tuple(guide.prepare(context) for guide in self.terms)
 
+    def terms_of(self, context: Context, unit: Unit, artefact: tuple[object, ...]) -> list[Term]:
+        """Return the terms that guide the slots of a unit."""
+        pairs = zip(self.terms, artefact, strict=True)
+        return [guide.term(context, unit, prepared) for guide, prepared in pairs]
+
     def make(self, context: Context, unit: Unit, artefact: tuple[object, ...]) -> Tensor:
         """Return guided latents of the unit's slots."""
-        pairs = zip(self.terms, artefact, strict=True)
-        return context.sample(unit, [guide.term(context, unit, prepared) for guide, prepared in pairs])
+        return context.sample(unit, self.terms_of(context, unit, artefact))
 
     def demands(self, context: Context) -> tuple[Demand, ...]:
         """Return what the terms need of the prior, all at once."""
