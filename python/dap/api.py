@@ -31,6 +31,7 @@ from dap.methods import AnyGuide, AnyMethod
 from dap.priors import PriorLike
 from dap.run import SHEET, Rank, Request, execute, open_run, own_device, own_rank, ranking, resolve, worker_processes
 from dap.run.forecast import Forecast, forecast
+from dap.run.ray_actors import ray_actors
 from dap.run.stopwatch import Stopwatch
 from dap.stopping import time_limit
 from dap.storage.cache import cache_in_use
@@ -164,6 +165,8 @@ def distill(
     channels: str | None = None,
     remake: str | Collection[str] = (),
     workers: int = 1,
+    executor: str = "local",
+    address: str | None = None,
     max_time: float | None = None,
     callback_on_step_end: StepCallback | None = None,
     callbacks: Sequence[Callback] = (),
@@ -224,6 +227,10 @@ def distill(
             sampled together with the random numbers of the others. The manifest records what was made again.
         workers: Processes of this machine that make the run together, with this one; each on a GPU of its own if there
             are several. Their source, prior and method have to pickle, as names and paths do.
+        executor: "local", or "ray": the run is made by actors of a Ray cluster, whose machines share the folder. There
+            are as many as ``workers`` says, or if that is 1 one for each GPU, or each machine of a cluster without. An
+            actor that dies is started again. Needs the extra "ray".
+        address: Of the Ray cluster, such as "auto"; if left out, Ray is started on this machine.
         max_time: Seconds after which the run ends with the unit that it is at, by a StoppedError; the same call
             continues it. Never, if left out.
         callback_on_step_end: As in diffusers: ``callback(prior, step, timestep, {"latents": x}) -> dict``, where
@@ -260,6 +267,12 @@ def distill(
             raise OptionError(f"callbacks: expected objects of dap.callbacks.Callback, got {callback!r}")
     if remake and max(workers, rank.world) > 1:
         raise OptionError("remake: only one process can make images again; leave workers out, and start it once")
+    check_choice("executor", executor, ("local", "ray"))
+    on_ray = executor == "ray"
+    if on_ray and (rank.world > 1 or remake or callback_on_step_end is not None or callbacks):
+        raise OptionError("executor 'ray': not with torchrun, SLURM's tasks, remake or callbacks")
+    if address is not None and not on_ray:
+        raise OptionError(f"address={address!r} is that of a Ray cluster: give executor='ray' too")
     if workers > 1:
         rank = Rank(0, 0, workers)
     out = check_path("out", out)
@@ -267,13 +280,17 @@ def distill(
     check_outside(out, source)
     with time_limit(max_time), folder_lock(out, shared=True), Claims(out / SHARED) as claims:
         slots = slots_to_remake(out, remake)
-        with worker_processes(workers, _help, request, out, batch_size, max_time):
-            job = resolve(replace(request, device=own_device(request.device, rank)))
-            execute(
-                job, out, claims, batch_size=batch_size, remake=slots, progress=progress and rank.number == 0,
-                callback_on_step_end=callback_on_step_end, callbacks=callbacks,
-            )  # fmt: skip
-        if workers > 1:
+        if on_ray:
+            shared = out.absolute()
+            ray_actors(workers if workers > 1 else None, address, shared, _help, request, shared, batch_size, max_time)
+        else:
+            with worker_processes(workers, _help, request, out, batch_size, max_time):
+                job = resolve(replace(request, device=own_device(request.device, rank)))
+                execute(
+                    job, out, claims, batch_size=batch_size, remake=slots, progress=progress and rank.number == 0,
+                    callback_on_step_end=callback_on_step_end, callbacks=callbacks,
+                )  # fmt: skip
+        if workers > 1 or on_ray:
             claims.clear()  # of those that came late, and were ended with their work
         distilled = load(out)
         if not (out / SHEET).exists():

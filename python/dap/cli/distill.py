@@ -12,12 +12,13 @@ from dap.cli.before_and_after import next_commands, plan_text
 from dap.cli.command import Command, announce, json_option, print_result, quiet_option
 from dap.cli.config_file import config_options
 from dap.cli.run_options import ask, run_options
-from dap.cli.values import Number, Out, Whole
+from dap.cli.values import Name, Number, Out, Whole
 from dap.stopping import stop_at_signals
 
 __all__ = ["distill"]
 
-NOT_OF_THE_BYTES = {"source", "out", "index", "remake", "workers", "max_time"}  # options that change no image
+# options that change no image
+NOT_OF_THE_BYTES = {"source", "out", "index", "remake", "workers", "executor", "address", "max_time"}
 
 
 @click.command(
@@ -46,6 +47,16 @@ NOT_OF_THE_BYTES = {"source", "out", "index", "remake", "workers", "max_time"}  
     help="Processes of this machine that make the run together, each on a GPU of its own if there are several.",
 )
 @click.option(
+    "--executor",
+    type=Name("executor", ("local", "ray")),
+    default="local",
+    show_default=True,
+    help='"ray": actors of a Ray cluster make the run, as many as --workers, or one for each GPU or machine.',
+)
+@click.option(
+    "--address", metavar="ADDRESS", help='Of the Ray cluster, such as "auto"; if left out, Ray is started here.'
+)
+@click.option(
     "--max-time",
     type=Number(0),
     metavar="SECONDS",
@@ -54,13 +65,17 @@ NOT_OF_THE_BYTES = {"source", "out", "index", "remake", "workers", "max_time"}  
 @json_option
 @quiet_option
 @config_options
-def distill(out: Path, remake: tuple[str, ...], workers: int, max_time: float | None, **options: Any) -> None:
+def distill(
+    out: Path, remake: tuple[str, ...], workers: int, executor: str, address: str | None, max_time: float | None,
+    **options: Any,
+) -> None:  # fmt: skip
     """Distils SOURCE (a class-per-folder tree, a built-in name, or a Hugging Face id) into --ipc images per class."""
     from dap.cli.rerun import finished_images, remember
     from dap.data.remake import slots_to_remake
 
-    if workers > 1 and options["label_column"] is not None:
-        raise click.UsageError("--workers and --label-column do not go together: start the command several times.")
+    alone = workers == 1 and executor == "local"
+    if not alone and options["label_column"] is not None:
+        raise click.UsageError("--label-column goes with one process alone: start the command several times.")
     slots_to_remake(out, remake)  # raises for what is not there, before torch is imported
     asked = ask(options)
     source, method = options["source"], options["method"]
@@ -81,8 +96,8 @@ def distill(out: Path, remake: tuple[str, ...], workers: int, max_time: float | 
         announce(plan_text(asked.ipc, asked.classes or asked.known, method, prior, options["seed"], out))
     with stop_at_signals():
         distilled = run(
-            asked.images if workers == 1 else source, index=asked.index if workers == 1 else options["index"],
-            out=out, remake=remake, workers=workers, max_time=max_time, **asked.arguments,
+            asked.images if alone else source, index=asked.index if alone else options["index"], out=out,
+            remake=remake, workers=workers, executor=executor, address=address, max_time=max_time, **asked.arguments,
         )  # fmt: skip
     remember(out, given, identities)
     spent = sum(distilled.manifest["seconds"].values())

@@ -24,6 +24,7 @@ from dap.cli.pack import pack
 from dap.cli.plan import plan
 from dap.cli.prior import prior
 from dap.cli.report import report
+from dap.cli.slurm import slurm
 from dap.cli.status import status, verify
 from dap.cli.teacher import teacher
 from dap.errors import DapError, StoppedError
@@ -42,7 +43,7 @@ def dap(debug: bool) -> None:
 
 
 for _command in (
-    cache, compare, distill, evaluate, index, info, methods, metrics, pack, plan, prior, report, status, teacher,
+    cache, compare, distill, evaluate, index, info, methods, metrics, pack, plan, prior, report, slurm, status, teacher,
     verify,
 ):  # fmt: skip
     dap.add_command(_command)
