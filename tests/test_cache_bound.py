@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from dap.errors import FormatError, OptionError
+from dap.storage import claims
 from dap.storage.cache import INDEXES, LATENTS, RESULT, CacheEntry, cache_in_use, cache_size, clear_cache
 from dap.storage.cache_bound import cache_limit, cached_paths
 from dap.storage.cache_use import used_by_runs
@@ -165,13 +167,38 @@ def test_an_error_of_the_input_removes_what_was_begun(cache: Path) -> None:
     assert not left(cache / LATENTS)
 
 
-def test_a_process_beside_one_that_continues_makes_its_own(cache: Path) -> None:
+def test_a_process_beside_one_that_is_stalled_makes_its_own(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "PATIENCE", 0.0)
+    monkeypatch.setattr(claims, "BEAT", 1e6)
     made = CacheEntry.of(LATENTS, 1)
     with continued(made) as folder:
+        assert folder is not None
         with continued(made) as other:
-            assert other != folder and lock(cache, shared=True) is not None
+            assert other not in (None, folder) and lock(cache, shared=True) is not None
             (other / RESULT).write_bytes(b"whole")
         assert made.is_whole()
         (folder / RESULT).write_bytes(b"late")
     assert made.is_whole() and made.path.read_bytes() == b"whole" and left(cache / LATENTS) == {made.path.name}
+    assert not (cache / "claims").exists()
     assert clear_cache() == 5 + 64
+
+
+def test_processes_that_need_the_same_entry_make_it_once(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "dap.storage.unfinished")
+    made, makers = CacheEntry.of(LATENTS, 1), []
+
+    def prepare(number: int) -> None:
+        with continued(made) as folder:
+            if folder is not None:
+                makers.append(number)
+                while len(caplog.messages) < 3:
+                    time.sleep(0.001)
+                (folder / RESULT).write_bytes(b"whole")
+
+    others = [threading.Thread(target=prepare, args=(number,)) for number in range(4)]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join(60)
+    assert len(makers) == 1 and made.is_whole()
+    assert len(caplog.messages) == 3 and all("to prepare latents" in message for message in caplog.messages)

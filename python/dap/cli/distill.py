@@ -90,7 +90,8 @@ def distill(
     from dap.methods import get_method
     from dap.run import own_rank
 
-    logging.getLogger("dap.run.sharing").setLevel(logging.INFO)  # says for whom it waits
+    for name in ("dap.run.sharing", "dap.storage.unfinished"):
+        logging.getLogger(name).setLevel(logging.INFO)  # they say for whom the run waits
     prior = options["prior"] if get_method(method, options["method_options"]).uses_prior() else None
     if own_rank().number == 0:
         announce(plan_text(asked.ipc, asked.classes or asked.known, method, prior, options["seed"], out))

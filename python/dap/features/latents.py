@@ -129,13 +129,14 @@ def real_latents(
             def stored(group: int) -> npt.NDArray[np.floating]:
                 return _rounded(latents_of(*groups[group]).numpy(), dtype)
 
+            kept = "the latents that are encoded are kept; the same command continues after them"
             with continued(entry) as folder:
-                written = continue_tensors(folder / RESULT, shapes, values, stored, dtype)
-                before = ends[next(written)]
-                kept = "the latents that are encoded are kept; the same command continues after them"
-                with bars.stage("latents", total=count, done=before, unit=" images", kept=kept) as bar:
-                    for group in written:
-                        bar.update(ends[group] - ends[group - 1])
+                if folder is not None:
+                    written = continue_tensors(folder / RESULT, shapes, values, stored, dtype)
+                    before = ends[next(written)]
+                    with bars.stage("latents", total=count, done=before, unit=" images", kept=kept) as bar:
+                        for group in written:
+                            bar.update(ends[group] - ends[group - 1])
         verified = True
 
     def of_class(name: str) -> Tensor:

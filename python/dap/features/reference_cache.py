@@ -89,10 +89,12 @@ def reference_index(
             "choose fewer references or guided steps (start, stop)",
         )
         with continued(cached, hashed=False) as folder:
-            fill_index(
-                IndexWriter(folder / RESULT, spec, rows), prior, scheduler, latents_of, bars=bars, title="references",
-                kept="the features that are computed are kept; the same command continues after them",
-            )  # fmt: skip
+            if folder is not None:
+                fill_index(
+                    IndexWriter(folder / RESULT, spec, rows), prior, scheduler, latents_of, bars=bars,
+                    title="references",
+                    kept="the features that are computed are kept; the same command continues after them",
+                )  # fmt: skip
         logger.info("references kept in %s", cached.path)
     return open_index(cached.path)
 

@@ -143,11 +143,15 @@ class RunFolder:
         (self.out / SHEET).unlink(missing_ok=True)  # it would show what was there before
         self.set_record(record)
         for path, data in files.items():
-            self.state.files[path] = self._write_file(path, data)
+            if not self._has_bytes(path, data):
+                (self.out / path).unlink(missing_ok=True)  # so that a file is never another one than is recorded
+            self.state.files[path] = hashlib.sha256(data).hexdigest()
         self._lost = set()
         if self._remakes:
             self.state.remove_ledgers()  # they may have the images that are made again
         self.state.write(self._manifest, "running")
+        for path, data in files.items():
+            self._write_file(path, data)
         self.state.remove_ledgers()  # the manifest has what they had
         self.state.keep_states()
         self.begun = True
@@ -196,8 +200,12 @@ class RunFolder:
     def _write_file(self, path: str, data: bytes) -> str:
         """Write a file unless it is there with these bytes already (its unit was cut short); return its hash."""
         target = self.out / path
-        if not (target.is_file() and target.read_bytes() == data):
+        if not self._has_bytes(path, data):
             with naming(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(target, data)
         return hashlib.sha256(data).hexdigest()
+
+    def _has_bytes(self, path: str, data: bytes) -> bool:
+        target = self.out / path
+        return target.is_file() and target.read_bytes() == data

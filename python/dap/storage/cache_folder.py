@@ -15,6 +15,7 @@ from dap.config import check_path
 from dap.errors import OptionError
 
 __all__ = [
+    "CLAIMS",
     "CONCEPTS",
     "FEATURES",
     "HASHED",
@@ -46,6 +47,7 @@ KINDS = CONCEPTS, FEATURES, HASHED, INDEXES, LATENTS, MODES, RUNS, SHARDS, SURRO
 )  # the folders in the cache that hold entries
 
 HASHES = "hashes"  # of the files in the other folders
+CLAIMS = "claims"  # who makes which entry now
 
 
 def cache_folder() -> Path:

@@ -147,6 +147,12 @@ class Claims:
             if name not in own:
                 (self.folder / name).unlink(missing_ok=True)
 
+    def remove_dead(self) -> None:
+        """Remove the files of workers that have died; their claims stay until somebody wants the work."""
+        for name in workers_in(self.folder):
+            if name != self.name and not self._is_alive(name):
+                (self.folder / f"{name}{WORKER}").unlink(missing_ok=True)
+
     def note(self, text: str) -> None:
         """Let the others read what this worker is at."""
         self._note = text

@@ -1,24 +1,30 @@
 """An entry of the cache that takes long to make: the process after a killed one continues it.
 
 Until it is finished, what there is of it lies in ``<entry>.unfinished/`` beside the entry. Its one writer holds the
-system's lock on that folder.
+system's lock on that folder. Processes that need the same entry claim it (:mod:`dap.storage.claims`): one makes it, and
+the others wait.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from dap.errors import DapError, StorageError
 from dap.storage.cache import CacheEntry
 from dap.storage.cache_bound import UNFINISHED
+from dap.storage.cache_folder import CLAIMS, cache_folder, writing
+from dap.storage.claims import Claims
 from dap.storage.files import naming, sweep
 from dap.storage.lock import Hold, lock, new_locked_folder
 
 __all__ = ["continued", "unfinished_bytes"]
+
+logger = logging.getLogger(__name__)
 
 
 def unfinished_bytes(entry: CacheEntry) -> int:
@@ -28,11 +34,13 @@ def unfinished_bytes(entry: CacheEntry) -> int:
 
 
 @contextmanager
-def continued(entry: CacheEntry, *, hashed: bool = True) -> Iterator[Path]:
+def continued(entry: CacheEntry, *, hashed: bool = True) -> Iterator[Path | None]:
     """Yield a folder whose file or folder ``RESULT`` becomes the entry when the block ends without an error.
 
+    While another process makes the entry, this one waits. If the entry is there then, it yields None.
+
     The folder may have what an earlier block has written before it was stopped. The caller checks that, continues it,
-    and syncs what it writes. If another process is at it, or the file system has no locks, the folder is a new one.
+    and syncs what it writes. If a process that is stalled has it, or the file system has no locks, it is a new one.
 
     Args:
         entry: The entry.
@@ -42,6 +50,32 @@ def continued(entry: CacheEntry, *, hashed: bool = True) -> Iterator[Path]:
         OptionError: The cache cannot be written.
     """
     entry.make_parent()
+    with ExitStack() as stack:
+        with writing(), naming(entry.path):
+            claims = stack.enter_context(Claims(cache_folder() / CLAIMS))
+            claims.remove_dead()
+            stack.enter_context(claims.turn(f"{entry.path.parent.name}-{entry.path.name}", _waiting_for(entry)))
+        if entry.exists():
+            yield None
+        else:
+            with _folder_of(entry, hashed) as folder:
+                yield folder
+
+
+def _waiting_for(entry: CacheEntry) -> Callable[[str], None]:
+    """Return a function that logs once, with the name of a worker, that this process waits for it."""
+    said: list[str] = []
+
+    def say(worker: str) -> None:
+        if not said:
+            logger.info("waiting for %s to prepare %s", worker or "another process", entry.path.parent.name)
+            said.append(worker)
+
+    return say
+
+
+@contextmanager
+def _folder_of(entry: CacheEntry, hashed: bool) -> Iterator[Path]:
     path = _unfinished(entry)
     hold = _locked(path)
     if hold is None:

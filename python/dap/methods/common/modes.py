@@ -117,10 +117,11 @@ def find_modes(
         values = [count * (math.prod(prior.latent_shape) + 2) for count in counts]
         kept = "the modes that are found are kept; the same command continues after them"
         with continued(entry) as folder:
-            written = continue_tensors(folder / RESULT, shapes, values, modes_of)
-            with context.bars.stage("modes", total=len(names), done=next(written), unit="class", kept=kept) as bar:
-                for _ in written:
-                    bar.update()
+            if folder is not None:
+                written = continue_tensors(folder / RESULT, shapes, values, modes_of)
+                with context.bars.stage("modes", total=len(names), done=next(written), unit="class", kept=kept) as bar:
+                    for _ in written:
+                        bar.update()
     return _read(entry, real)
 
 

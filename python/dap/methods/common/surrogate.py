@@ -166,11 +166,12 @@ def prepare_surrogate(context: Context, training: SurrogateTraining) -> Surrogat
             "checkpoints or classes",
         )
         with continued(entry) as folder:
-            epochs, weights = train_with_gradients(
-                context, net, folder, epochs=training.epochs, checkpoints=training.checkpoints,
-                similarity=training.similarity, references=training.references,
-            )  # fmt: skip
-            write_atomic(folder / RESULT / STATES, save({"epochs": torch.tensor(epochs), "weights": weights}))
+            if folder is not None:
+                epochs, weights = train_with_gradients(
+                    context, net, folder, epochs=training.epochs, checkpoints=training.checkpoints,
+                    similarity=training.similarity, references=training.references,
+                )  # fmt: skip
+                write_atomic(folder / RESULT / STATES, save({"epochs": torch.tensor(epochs), "weights": weights}))
     states = _read(entry.path / STATES)
     epochs = states["epochs"].tolist()
     files = tuple(gradient_file(entry.path, number) for number in range(len(epochs)))
@@ -196,8 +197,9 @@ def prepare_classifier(context: Context, network: str, width: int, epochs: int) 
     )
     if not entry.is_whole():
         with continued(entry) as folder:
-            weights = train(context, net, folder, epochs=epochs)
-            (folder / RESULT).write_bytes(save({"weights": weights}))
+            if folder is not None:
+                weights = train(context, net, folder, epochs=epochs)
+                (folder / RESULT).write_bytes(save({"weights": weights}))
     vector_to_parameters(_read(entry.path)["weights"].to(context.prior.device), net.parameters())
     return net.eval().requires_grad_(False)
 
