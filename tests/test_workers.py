@@ -23,7 +23,7 @@ from dap.errors import OptionError, StoppedError, StorageError, UnitError
 from dap.run import Rank, own_rank, worker_processes
 from dap.storage import claims
 from dap.storage.claims import Claims
-from dap.storage.files import SHARED
+from dap.storage.files import SHARED, sweep
 
 HOLDER = """
 import sys
@@ -103,6 +103,21 @@ def test_a_claim_that_a_full_disk_cuts_short_leaves_nothing(tmp_path: Path, monk
             patch.setattr(Path, "write_text", lambda *_, **__: Full().write(""))
             with pytest.raises(StorageError, match=r"\.worker: cannot be written"):
                 mine.note("unit-0")
+
+
+def test_a_folder_that_another_worker_removes_meanwhile_is_passed_over(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "out" / SHARED).mkdir(parents=True)
+    leftover = tmp_path / "out" / "train" / ".tmp-4194998-0123abcd"
+    leftover.mkdir(parents=True)
+
+    def scanned(path, *, scandir=os.scandir):
+        if str(path).endswith(SHARED):
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scanned)
+    sweep(tmp_path / "out")
+    assert not leftover.exists() and leftover.parent.exists()
 
 
 @pytest.fixture

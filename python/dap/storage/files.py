@@ -182,14 +182,15 @@ def sweep(folder: Path) -> None:
 
     Other names stay, even if they begin with ``.tmp-``.
     """
-    for leftover in list(folder.rglob(".tmp-*")):
-        owner = temporary_owner(leftover.name)
-        if owner is None or (owner != os.getpid() and process_is_alive(owner)):
-            continue
-        if leftover.is_dir() and not leftover.is_symlink():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+    for parent, folders, names in os.walk(folder):  # passes over what others remove meanwhile
+        for name in (*folders, *names):
+            owner, leftover = temporary_owner(name), Path(parent, name)
+            if owner is None or (owner != os.getpid() and process_is_alive(owner)):
+                continue
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
 
 
 def sha256_file(path: str | Path) -> str:
