@@ -281,7 +281,7 @@ def test_workers_get_their_rank_and_the_environment_stays(tmp_path: Path, monkey
 
 def test_what_workers_cannot_do_is_named(source: Path, tmp_path: Path, monkeypatch) -> None:
     options = {"method": "random", "out": tmp_path / "out", "workers": 2}
-    with pytest.raises(OptionError, match="callback_on_step_end"):
+    with pytest.raises(OptionError, match="cannot call your callbacks"):
         dap.distill(source, **options, callback_on_step_end=lambda *call: call[3])
     with pytest.raises(OptionError, match="remake: only one process"):
         dap.distill(source, **options, remake="a/0")
