@@ -113,3 +113,19 @@ def test_the_plan_says_what_a_run_would_say(tmp_path):
     with pytest.raises(DapError) as made:
         api.distill("fashion-mini", method="dit", ipc=0, out=tmp_path / "out")
     assert str(planned.value) == str(made.value)
+
+
+def test_a_run_that_no_memory_can_hold_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("dap.run.memory.device_memory", lambda device: 10**7)
+    for make in (dap.plan, dap.distill):
+        with pytest.raises(
+            OptionError, match=r"batch_size: 6 slots of dit at once take .* MB of memory, cpu has 10.0 MB"
+        ):
+            make("fashion-mini", method="dit", ipc=3, batch_size=6, out=tmp_path / "out", **TWO)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_says_first_what_it_needs(tmp_path, caplog):
+    caplog.set_level("INFO", "dap.run.local")
+    dap.distill("fashion-mini", method="dit", ipc=3, batch_size=4, out=tmp_path / "out", **TWO)
+    assert "2 units of at most 4 slots, 24 denoiser steps, " in caplog.text and "nothing for the cache" in caplog.text

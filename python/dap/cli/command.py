@@ -17,7 +17,7 @@ from dap.errors import OptionError
 from dap.result_text import json_text
 from dap.storage.files import write_atomic
 
-__all__ = ["Command", "announce", "json_option", "print_result", "quiet_option"]
+__all__ = ["Command", "announce", "announced", "json_option", "print_result", "quiet_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -96,9 +96,14 @@ def json_option(command: F) -> F:
     )(command)  # fmt: skip
 
 
+def announced() -> bool:
+    """Return whether a command says what it is about to do: in a terminal, without ``--quiet`` and ``--json -``."""
+    return sys.stderr.isatty() and not click.get_current_context().meta.get(SILENT)
+
+
 def announce(text: str) -> None:
-    """Print what a command is about to do, or what comes next, on standard error, if that is a terminal."""
-    if sys.stderr.isatty() and not click.get_current_context().meta.get(SILENT):
+    """Print what a command is about to do, or what comes next, on standard error, if :func:`announced`."""
+    if announced():
         click.echo(text, err=True)
 
 

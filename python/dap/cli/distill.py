@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from dap.cli.before_and_after import next_commands, plan_text
-from dap.cli.command import Command, announce, json_option, print_result, quiet_option
+from dap.cli.command import Command, announce, announced, json_option, print_result, quiet_option
 from dap.cli.config_file import config_options
 from dap.cli.run_options import ask, run_options
 from dap.cli.values import Name, Number, Out, Whole
@@ -93,7 +93,8 @@ def distill(
     for name in ("dap.run.sharing", "dap.storage.unfinished"):
         logging.getLogger(name).setLevel(logging.INFO)  # they say for whom the run waits
     prior = options["prior"] if get_method(method, options["method_options"]).uses_prior() else None
-    if own_rank().number == 0:
+    if own_rank().number == 0 and announced():
+        logging.getLogger("dap.run.local").setLevel(logging.INFO)  # says what the run needs
         announce(plan_text(asked.ipc, asked.classes or asked.known, method, prior, options["seed"], out))
     with stop_at_signals():
         distilled = run(

@@ -18,6 +18,7 @@ from dap.run.energies import EnergyMeans
 from dap.run.header import header_of
 from dap.run.history import history_of
 from dap.run.job import Job
+from dap.run.memory import check_memory
 from dap.run.plan import plan
 from dap.run.state import RunState
 from dap.storage.files import is_vacant, naming, sweep, write_atomic
@@ -48,7 +49,8 @@ class RunFolder:
         out: The output folder.
         units: The plan.
         begun: Whether the manifest is that of this run, unfinished, so that units can be made.
-        pass_size: The most slots in one evaluation of the denoiser; None: all slots of a unit. It only differs from the
+        at_once: The most slots in one evaluation of the denoiser.
+        pass_size: The same if it was decided for the run; None: all slots of a unit. It only differs from the
             batch size where a class of more slots is made together.
         latent_dtype: In which the cache keeps latents of real images; "float32" if a version began the run that kept
             them so.
@@ -82,6 +84,9 @@ class RunFolder:
         if couples == "sequence" and parts is None:
             couples = "class"  # in which older versions made such runs
         self.units, self.pass_size = plan(stages, size, couples, history.rounds), parts
+        self.at_once = min(size, parts or size, max(map(sum, stages)))
+        if before is None:
+            check_memory(job, self.at_once)
         self._class_folders = [entry.folder for entry in job.classes]
         recorded = dict(self.state.recorded)
         self._remakes = history.remakes

@@ -8,7 +8,7 @@ from pathlib import Path
 from dap.run.batch import batch_of
 from dap.run.cheaper import cheaper
 from dap.run.job import Job
-from dap.run.memory import device_memory, footprint
+from dap.run.memory import check_memory, device_memory, footprint
 from dap.run.operations import operations_of
 from dap.run.plan import plan
 from dap.run.resident import process_peak, resident_bytes
@@ -115,12 +115,13 @@ def forecast(job: Job, out: Path | None = None, batch_size: int | None = None, s
     held, prior = resident_bytes(job.prior.device), job.prior
     size, parts = batch_of(job, None, batch_size)
     units, images, need = plan([job.counts], size, job.recipe.couples), sum(job.counts), footprint(job)
+    at_once = min(len(units[0].slots), size, parts or size)
+    check_memory(job, at_once)
     check_space(cache_folder(), need.disk, "the preparation takes", "set DAP_CACHE to a folder on another disk")
     trial = trial_of(job, len(units), size, parts)
     shown = min(SHOWN, len(job.counts)) * min(SHOWN, max(job.counts))
     disk = images * (trial.image_bytes + RECORDED) + shown * trial.image_bytes
     check_space(out or Path(), disk, f"{images} images take about", "choose fewer, or another disk")
-    at_once = min(len(units[0].slots), size, parts or size)
     on_gpu, beside = prior.device.type == "cuda", need.peak(at_once) - need.weights
     memory = held + beside if on_gpu else max(process_peak(), held + beside)
     counted = operations_of(prior, job.recipe.demands(job.context()), job.settings.guidance_scale)

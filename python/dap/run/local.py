@@ -6,6 +6,7 @@ with its first preparation, and finishing it. The units are shared out.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -23,6 +24,7 @@ from dap.methods import Context, Method, Unit
 from dap.run.energies import Energies
 from dap.run.folder import RunFolder
 from dap.run.job import Job
+from dap.run.memory import head
 from dap.run.progress import Progress
 from dap.run.sharing import note_failure, raise_failures, units_to_make, waiting_for
 from dap.sampling import StepCallback
@@ -32,6 +34,8 @@ from dap.torch_state import own_torch_state
 __all__ = ["execute"]
 
 A = TypeVar("A")
+
+logger = logging.getLogger(__name__)
 
 
 def execute(
@@ -122,6 +126,8 @@ class _Executor(Generic[A]):
                         raise _busy(self._out, others[0])
                     try:
                         claims.note("preparing")
+                        if logger.isEnabledFor(logging.INFO):
+                            logger.info("%s", head(self._job, len(folder.units), folder.at_once))
                         prepared = self._prepare(folder)
                         if claims.holds("begin"):
                             folder.begin(prepared.record, prepared.files)

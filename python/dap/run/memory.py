@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
+from dap.errors import OptionError
 from dap.priors import StepBytes
+from dap.priors.pipeline import PipelinePrior
 from dap.run.job import Job
+from dap.storage.space import size_text
 
-__all__ = ["Footprint", "device_memory", "footprint"]
+__all__ = ["Footprint", "check_memory", "device_memory", "footprint", "head"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,33 @@ def footprint(job: Job) -> Footprint:
         decoded=prior.batches.decode,
         disk=job.recipe.disk(context),
     )
+
+
+def check_memory(job: Job, slots: int) -> None:
+    """Raise OptionError if the device cannot hold a step of some slots; only for priors whose memory is measured."""
+    if not isinstance(job.prior, PipelinePrior):
+        return
+    need, there = footprint(job).peak(slots), device_memory(job.prior.device)
+    if need > there:
+        raise OptionError(
+            f"batch_size: {slots} slot{'s' if slots > 1 else ''} of {job.recipe.name} at once take {size_text(need)} "
+            f"of memory, {job.prior.device} has {size_text(there)}: choose a smaller batch_size, on a GPU "
+            "dtype='bfloat16', or a method that needs less (docs/memory.md)"
+        )
+
+
+def head(job: Job, units: int, slots: int) -> str:
+    """Return in one line what a run needs: units, steps, memory and disk; :func:`dap.plan` says more."""
+    need, images = footprint(job), sum(job.counts)
+    steps = job.recipe.steps_per_slot(job.context()) * images
+    parts = [f"{units} unit{'s' if units > 1 else ''} of at most {slots} slots"]
+    if steps:
+        parts.append(f"{steps:,} denoiser steps")
+    parts.append(
+        f"{size_text(need.peak(slots))} of {size_text(device_memory(job.prior.device))} memory with the weights"
+    )
+    parts.append(f"up to {size_text(need.disk)} for the cache" if need.disk else "nothing for the cache")
+    return ", ".join(parts) + "; dap plan tells the time"
 
 
 def device_memory(device: torch.device) -> int:

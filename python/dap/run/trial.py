@@ -17,20 +17,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from dap.bar import Bars
 from dap.config import to_json
 from dap.data.image_files import encode_png
-from dap.methods import Context, Method, Slot, Unit
 from dap.run.job import Job
 from dap.run.stopwatch import NO_TIME, Spent, Stopwatch
-from dap.run.trial_sampling import Enough, Sampled, TrialContext
+from dap.run.trial_unit import SHARE, make_part, unit_of
 
 __all__ = ["Trial", "trial_of"]
 
-SHARE = 0.05  # of the run, at most
 IMAGES = 8  # real images whose PNG tells how large the run's images will be
 
 
@@ -100,8 +97,8 @@ def trial_of(job: Job, units: int, batch_size: int, pass_size: int | None) -> Tr
         spent, second, artefact = _prepared(part, pass_size)
         each = len(job.source) / len(job.classes)
         prepare = _of_all(spent, first, second, few, many, each) * (len(job.classes) / classes)
-        unit = _unit(job, part, units)
-        make, finish, sampled = _made(part, unit, artefact, units, batch_size, pass_size, sum(job.counts))
+        unit = unit_of(job, part, units)
+        make, finish, sampled = make_part(part, unit, artefact, units, batch_size, pass_size, sum(job.counts))
     share = sum(job.counts) / len(unit.slots)
     return Trial(
         prepare, make, finish * (len(job.classes) / classes), watch.read(), round(sampled.guided * share),
@@ -177,105 +174,6 @@ def _of_all(spent: Spent, first: list[Stage], second: list[Stage], few: int, man
         counted += more.spent * (max(total, more.total) / max(1, more.total) * alike)
         rest = rest - more.spent
     return counted + rest * (images / many if grows else 1.0)
-
-
-def _unit(job: Job, part: Job, units: int) -> Unit:
-    """Return the slots that are timed: those of a unit, or as many as the share of a trial allows."""
-    steps = 6  # of a unit are taken at most, by slots that are at most this share of all
-    most = max(1, int(SHARE / 2 * sum(job.counts) * max(1, job.recipe.steps_per_slot(job.context())) / steps))
-    slots: list[Slot] = []
-    if job.recipe.couples == "sequence":
-        numbers = max(1, min(2, max(part.counts)))
-        slots = [Slot(label, n) for label in range(len(part.classes)) for n in range(min(numbers, part.counts[label]))]
-    else:
-        slots = [Slot(label, n) for label, count in enumerate(part.counts) for n in range(count)]
-        slots = slots[: min(most, math.ceil(sum(job.counts) / units))]
-    return Unit(0, tuple(slots))
-
-
-def _made(
-    part: Job, unit: Unit, artefact: Any, units: int, batch_size: int, pass_size: int | None, images: int
-) -> tuple[Spent, Spent, Sampled]:
-    """Make a part of a unit; return the time of all units, that of ranking the classes, and what was sampled."""
-    recipe, device = part.recipe, part.prior.device
-    plain = part.context(pass_size=pass_size)
-    sampled = Sampled(device)
-    slots = len(unit.slots)
-    watch = Stopwatch(device)
-    latents: object = None
-    try:
-        latents = recipe.make(TrialContext.of(plain, sampled), unit, artefact)
-        latents = latents if isinstance(latents, Tensor) else list(latents)
-    except Enough:
-        pass
-    made = watch.read()
-    if sampled.calls:
-        at_once = _at_once(part, sampled, slots, math.ceil(images / units), batch_size, pass_size)
-        whole = made - sampled.really + sampled.whole * _gain(plain, sampled.slots, at_once)
-    elif sampled.iteration is not None:
-        passes = recipe.steps_per_slot(plain)
-        whole = sampled.iteration * (passes * slots)
-        sampled.guided = passes * slots
-    else:
-        whole = made
-    if not recipe.uses_prior() and latents is None:
-        latents = torch.zeros(slots, part.shape.channels, part.shape.size, part.shape.size, dtype=torch.uint8)
-    elif latents is None or (isinstance(latents, Tensor) and latents.is_floating_point()):
-        latents = torch.randn(slots, *part.prior.latent_shape, device=device) if latents is None else latents
-        whole, latents = _decoded(part, latents, whole)
-    watch = Stopwatch(device)
-    pixels = [image.numpy() for image in latents]  # type: ignore[attr-defined]  # a tensor, or a list of them
-    for image in pixels:
-        encode_png(image)
-    whole += watch.read()
-    finish = _ranked(recipe, plain, artefact, pixels)
-    return whole * (images / slots), finish, sampled
-
-
-def _at_once(part: Job, sampled: Sampled, slots: int, of_unit: int, batch_size: int, pass_size: int | None) -> int:
-    """Return how many slots the run will sample at once."""
-    if part.recipe.couples == "sequence":
-        return min(batch_size, of_unit)
-    whole = sampled.slots if sampled.calls > 1 else sampled.slots * of_unit // slots
-    return max(1, min(whole, pass_size or whole))
-
-
-def _gain(context: Context, slots: int, at_once: int) -> float:
-    """Return the time of a slot among as many as the run samples at once, as a share of that among fewer."""
-    if slots == at_once:
-        return 1.0
-
-    def per_slot(count: int, repeats: int) -> float:
-        x = torch.randn(count, *context.prior.latent_shape, device=context.prior.device)
-        labels = torch.full((count,), context.classes[0].label, device=context.prior.device)
-        for _ in range(repeats):
-            watch = Stopwatch(context.prior.device)
-            with torch.no_grad():
-                context.prior.denoise(x, torch.tensor(500, device=x.device), labels,
-                                      guidance_scale=context.settings.guidance_scale)  # fmt: skip
-            spent = watch.read()
-        return spent[0 if context.prior.device.type == "cuda" else 1] / count
-
-    return per_slot(at_once, 1) / max(1e-9, per_slot(slots, 2))
-
-
-def _decoded(part: Job, latents: Any, spent: Spent) -> tuple[Spent, Tensor]:
-    """Decode latents; return the time with it, and the images."""
-    part.prior.decode(latents[:1])
-    watch = Stopwatch(part.prior.device)
-    images = part.prior.decode(latents)
-    return spent + watch.read(), images
-
-
-def _ranked(recipe: Method[Any], context: Context, artefact: Any, pixels: list[np.ndarray]) -> Spent:
-    """Return the time of ordering the images of the classes of a trial."""
-    if type(recipe).order is Method.order:
-        return NO_TIME
-    watch = Stopwatch(context.prior.device)
-    for label in range(len(context.classes)):
-        images = [pixels[number % len(pixels)] for number in range(context.ipc_of(label))]
-        recipe.order(context, artefact, label, torch.from_numpy(np.stack(images)))
-    return watch.read()
 
 
 def _image_bytes(job: Job) -> int:
