@@ -63,9 +63,11 @@ def _facts(info: MethodInfo) -> str:
 def _picture(info: MethodInfo) -> str:
     if not (DOCS / "methods" / f"{info.name}.png").exists():
         return ""
+    preset = "fashion" if "fashion" in info.presets else "set_mode" if info.name == "guided" else ""
     return (
         f"![Four images of each of five classes by {info.name}]({info.name}.png)\n\n"
-        "Four images of each of five classes of `fashion-mini` (`python examples/method_pictures.py`)."
+        f"Four images of each of five classes of `fashion-mini` by `{':'.join(filter(None, (info.name, preset)))}` "
+        "(`python examples/method_pictures.py`)."
     )
 
 
