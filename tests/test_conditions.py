@@ -153,7 +153,7 @@ def test_a_class_without_a_label_is_asked_for_by_the_null_condition(make_pipelin
     assert not torch.allclose(mixed[1], plain[1])
     text = StableDiffusionPrior(tiny.stable_diffusion(), negative_prompt="drawing").for_classes(["drawing", "anorak"])
     expected = text.condition(torch.tensor(list(text.labels_of(["drawing"]).values())))
-    assert torch.equal(text.condition(torch.tensor([label]))[0], text._embedding("drawing"))
+    assert torch.equal(text.condition(torch.tensor([label]))[0], text._condition_of("drawing")[0])
     assert expected.shape == (1, *text.condition_shape)
     with pytest.raises(OptionError, match=f"knows no prompt for label {null_label('cat')}"):
         text.condition(torch.tensor([null_label("cat")]))

@@ -129,7 +129,7 @@ def test_runs_are_the_same_to_the_byte_and_words_resume(photographs, tmp_path, m
 
 
 def test_priors_that_read_no_text_and_options(make_pipeline, tmp_path):
-    with pytest.raises(OptionError, match="'d3m' learns words, and DiTPipeline object reads none"):
+    with pytest.raises(OptionError, match="'d3m' learns words for one text encoder, which DiTPipeline object does not"):
         dap.distill("fashion-mini", method=SMALL, prior=make_pipeline(), out=tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
     assert get_method("d3m:tiny").steps == 20 and get_method("d3m").vectors == 1

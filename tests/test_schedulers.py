@@ -11,17 +11,20 @@ from diffusers import (
     CMStochasticIterativeScheduler,
     DDIMScheduler,
     DDPMScheduler,
+    DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
     EDMEulerScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    LCMScheduler,
     PNDMScheduler,
 )
 
 from dap import rng
 from dap.errors import OptionError
-from dap.priors.schedulers import clip_range, denoiser_level, level, make_scheduler, noised_input, public
+from dap.priors.noise_levels import denoiser_level, level, noised_input
+from dap.priors.schedulers import clip_range, make_scheduler, public
 from dap.priors.stable_diffusion import StableDiffusionPrior
 from dap.priors.unet import UNetPrior
 from dap.sampling import DeltaTerm, EnergyTerm, SamplingSettings, sample
@@ -34,7 +37,9 @@ KINDS = {
     "ddim": DDIMScheduler,
     "dpm++": DPMSolverMultistepScheduler,
     "euler": EulerDiscreteScheduler,
+    "euler-ancestral": EulerAncestralDiscreteScheduler,
     "heun": HeunDiscreteScheduler,
+    "lcm": LCMScheduler,
 }
 NAMES = ["cat", "oak tree", "lorry"]
 
@@ -197,14 +202,20 @@ def test_levels_are_those_of_add_noise(name):
 def test_what_clips_is_said_by_the_scheduler_that_clips():
     own = DDPMScheduler(clip_sample=True, clip_sample_range=2.0)
     found = {name: clip_range(make_scheduler(own, name, 4, device=torch.device("cpu"))) for name in KINDS}
-    assert found == {"ddpm": 2.0, "ddim": 2.0, "dpm++": None, "euler": None, "heun": None}
+    assert found == {
+        "ddpm": 2.0,
+        "ddim": 2.0,
+        "dpm++": None,
+        "euler": None,
+        "euler-ancestral": None,
+        "heun": None,
+        "lcm": 2.0,
+    }
 
 
 def test_what_cannot_be_guided_is_refused():
-    from diffusers import LCMScheduler
-
-    with pytest.raises(OptionError, match="LCMScheduler: dap cannot guide"):
-        make_scheduler(LCMScheduler(), None, 4, device=torch.device("cpu"))
+    with pytest.raises(OptionError, match="DEISMultistepScheduler: dap cannot guide"):
+        make_scheduler(DEISMultistepScheduler(), None, 4, device=torch.device("cpu"))
     with pytest.raises(OptionError, match="pure noise"):
         make_scheduler(DDIMScheduler(rescale_betas_zero_snr=True), None, 4, device=torch.device("cpu"))
     with pytest.raises(OptionError, match="PNDMScheduler: works with networks that predict ε"):
@@ -241,6 +252,16 @@ def test_a_sampler_without_spacing_ignores_that_of_the_pipelines_scheduler(name)
     scheduler = make_scheduler(own, name, 5, device=torch.device("cpu"))
     assert level(scheduler, 1).cumulative == scheduler.alphas_cumprod[int(scheduler.timesteps[1])]
     assert not level(scheduler, 1).given
+
+
+def test_karras_spacing_by_name_is_that_of_the_configuration():
+    own = DDIMScheduler(beta_schedule="scaled_linear")
+    named = make_scheduler(own, "dpm++-karras", 6, device=torch.device("cpu"))
+    theirs = DPMSolverMultistepScheduler.from_config(public(own.config), use_karras_sigmas=True)
+    theirs.set_timesteps(6)
+    assert torch.equal(named.sigmas, theirs.sigmas) and not torch.equal(
+        named.sigmas, make_scheduler(own, "dpm++", 6, device=torch.device("cpu")).sigmas
+    )
 
 
 @pytest.mark.parametrize("v", [False, True])
@@ -282,7 +303,7 @@ def test_timesteps_beside_the_steps_have_their_own_noise():
 
 @pytest.mark.parametrize(
     "scheduler",
-    [FlowMatchEulerDiscreteScheduler, CMStochasticIterativeScheduler, EDMEulerScheduler],
+    [CMStochasticIterativeScheduler, EDMEulerScheduler],
 )
 def test_schedulers_without_a_schedule_of_alphas_are_refused(scheduler):
     with pytest.raises(OptionError, match=rf"expected a scheduler with a schedule of ᾱ.*{scheduler.__name__} has no"):

@@ -8,6 +8,8 @@ import oracles
 import pytest
 import tiny
 import torch
+from conftest import build_pipeline
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 import dap
 from dap.errors import FormatError, OptionError, SourceError
@@ -55,12 +57,22 @@ METHODS = {
 READERS = ("stable diffusion", "stable diffusion, v")  # of words, which d3m learns
 
 
+def flow():
+    """A DiT that knows both classes, trained by flow matching."""
+    pipeline = build_pipeline(image_channels=3, names=NAMES, classes=2)
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    return pipeline
+
+
+WHOLE_RUNS = PIPELINES | {"dit, flow": flow}
+
+
 @pytest.mark.parametrize(
     ("kind", "method"),
-    [(kind, method) for kind in PIPELINES for method in METHODS if method != "d3m" or kind in READERS],
+    [(kind, method) for kind in WHOLE_RUNS for method in METHODS if method != "d3m" or kind in READERS],
 )
 def test_every_method_runs_end_to_end_and_resumes(kind, method, photographs, tmp_path):
-    pipeline = PIPELINES[kind]()
+    pipeline = WHOLE_RUNS[kind]()
     settings = {
         "method": method.split(",")[0],
         "method_options": METHODS[method],
@@ -68,7 +80,7 @@ def test_every_method_runs_end_to_end_and_resumes(kind, method, photographs, tmp
         "num_inference_steps": 4,
         "progress": False,
     }
-    prior = load_prior(PIPELINES[kind]())
+    prior = load_prior(WHOLE_RUNS[kind]())
     settings["channels"] = "grey" if prior.image_shape[0] == 1 else "rgb"
     if method == "k_medoids":
         settings["size"] = prior.image_shape[1]  # real images keep their own
@@ -209,9 +221,7 @@ def test_features_are_the_blocks_own_and_the_gradient_ends_there(kind):
         hook = exact.mid_block.register_forward_hook(lambda *call: seen.append(call[2]))
         text = {}
         if "stable" in kind:
-            text = {
-                "encoder_hidden_states": torch.stack([prior._embedding(prior._known[int(k)]) for k in labels]).double()
-            }
+            text = {"encoder_hidden_states": prior.condition(labels).double()}
         with torch.no_grad():
             exact(moved, T.expand(len(moved)), **text)
         hook.remove()

@@ -11,8 +11,17 @@ from diffusers import (
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
+    DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     LDMPipeline,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -25,9 +34,10 @@ from dap.priors import Prior
 SCHEDULE = {"beta_end": 0.004, "clip_sample": False}  # see conftest.build_pipeline
 
 
-def vae() -> AutoencoderKL:
+def vae(**options: Any) -> AutoencoderKL:
     """RGB images of 32 x 32 to latents of 4 x 8 x 8."""
     return AutoencoderKL(
+        **options,
         in_channels=3, out_channels=3, latent_channels=4, sample_size=32, block_out_channels=(8, 16, 16),
         down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, norm_num_groups=4,
     )  # fmt: skip
@@ -43,10 +53,8 @@ def tokenizer() -> Any:
     return CLIPTokenizer(vocab={word: number for number, word in enumerate(words)}, merges=[], model_max_length=48)
 
 
-def stable_diffusion(*, v: bool = False, scheduler: Any = None) -> StableDiffusionPipeline:
+def stable_diffusion(*, v: bool = False, scheduler: Any = None, **options: Any) -> StableDiffusionPipeline:
     """As version 1.5, or, with ``v``, as 2.1: heads by level, linear projections, v-prediction."""
-    from transformers import CLIPTextConfig, CLIPTextModel
-
     words = tokenizer()
     shape = {"attention_head_dim": (2, 4), "use_linear_projection": True} if v else {"attention_head_dim": 4}
     with torch.random.fork_rng(devices=[]):
@@ -54,13 +62,9 @@ def stable_diffusion(*, v: bool = False, scheduler: Any = None) -> StableDiffusi
             sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            cross_attention_dim=16, norm_num_groups=4, **shape,
+            cross_attention_dim=16, norm_num_groups=4, **shape, **options,
         )  # fmt: skip
-        text_shape = CLIPTextConfig(
-            vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-            max_position_embeddings=48, eos_token_id=len(words) - 1, bos_token_id=len(words) - 2,
-        )  # fmt: skip
-        text = CLIPTextModel(text_shape)
+        text = clip(words)
         autoencoder = vae()
     for seed, module in enumerate((denoiser, text, autoencoder)):
         fill(module, seed)
@@ -73,34 +77,117 @@ def stable_diffusion(*, v: bool = False, scheduler: Any = None) -> StableDiffusi
     return pipeline
 
 
-def stable_diffusion_xl(*, scheduler: Any = None) -> StableDiffusionXLPipeline:
-    """Two text encoders, of which the second pools, and a U-Net that also reads sizes."""
+def clip(words: Any, *, projected: bool = False) -> Any:
+    """A text encoder of CLIP's kind of width 16; ``projected``: with the projection of pooled embeddings."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    words = tokenizer()
     shape = CLIPTextConfig(
         vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=48, eos_token_id=len(words) - 1, bos_token_id=len(words) - 2, projection_dim=24,
+        max_position_embeddings=48, eos_token_id=len(words) - 1, bos_token_id=len(words) - 2, projection_dim=8,
     )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        return (CLIPTextModelWithProjection if projected else CLIPTextModel)(shape)
+
+
+def stable_diffusion_xl(*, scheduler: Any = None, **options: Any) -> StableDiffusionXLPipeline:
+    """As SDXL base: two text encoders, a pooled embedding and sizes as added conditions, Euler's steps."""
+    words, second = tokenizer(), tokenizer()
     with torch.random.fork_rng(devices=[]):
         denoiser = UNet2DConditionModel(
             sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=32, norm_num_groups=4, attention_head_dim=(2, 4), use_linear_projection=True,
-            addition_embed_type="text_time", addition_time_embed_dim=8, transformer_layers_per_block=(1, 2),
-            projection_class_embeddings_input_dim=24 + 6 * 8,
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), attention_head_dim=(2, 4), use_linear_projection=True,
+            transformer_layers_per_block=(1, 2), cross_attention_dim=32, norm_num_groups=4,
+            addition_embed_type="text_time", addition_time_embed_dim=4, projection_class_embeddings_input_dim=8 + 6 * 4,
+            **options,
         )  # fmt: skip
-        texts = CLIPTextModel(shape), CLIPTextModelWithProjection(shape)
         autoencoder = vae()
-    for seed, module in enumerate((denoiser, *texts, autoencoder)):
+    encoders = clip(words), clip(second, projected=True)
+    for seed, module in enumerate((denoiser, *encoders, autoencoder)):
         fill(module, seed)
-    usual = EulerDiscreteScheduler(beta_start=0.0001, beta_end=0.004)
+    usual = EulerDiscreteScheduler(timestep_spacing="leading", steps_offset=1, beta_end=0.004)
     pipeline = StableDiffusionXLPipeline(
-        autoencoder, *texts, words, words, denoiser, scheduler or usual, add_watermarker=False
+        autoencoder, *encoders, words, second, denoiser, scheduler or usual, add_watermarker=False
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def t5(width: int = 16) -> tuple[Any, Any]:
+    """A tokenizer of T5's kind, with a token for each letter, and an encoder."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import T5Config, T5EncoderModel, T5TokenizerFast
+
+    letters = [
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", 0.0),
+        *((chr(code), -1.0) for code in range(33, 127)),
+        ("▁", -1.0),
+    ]
+    rules = Tokenizer(models.Unigram(letters, unk_id=2))
+    rules.pre_tokenizer = pre_tokenizers.Metaspace()
+    rules.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    words = T5TokenizerFast(tokenizer_object=rules, extra_ids=0, model_max_length=512)
+    shape = T5Config(vocab_size=len(letters), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    with torch.random.fork_rng(devices=[]):
+        return words, T5EncoderModel(shape)
+
+
+def quiet(pipeline: Any, *modules: Any) -> Any:
+    """Return a pipeline without a bar, its modules filled with small random weights."""
+    for seed, module in enumerate(modules):
+        fill(module.eval(), seed)  # as loaded pipelines are: T5 has dropout
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def stable_diffusion_3(*, scheduler: Any = None, t5_too: bool = True) -> StableDiffusion3Pipeline:
+    """As SD3.5: two CLIP encoders and T5, joint blocks, flow matching with shifted steps."""
+    first, second = tokenizer(), tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        denoiser = SD3Transformer2DModel(
+            sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8,
+            num_attention_heads=2, joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=16,
+            pos_embed_max_size=8, qk_norm="rms_norm", dual_attention_layers=(0,),
+        )  # fmt: skip
+        autoencoder = vae(shift_factor=0.06)
+    words, encoder = t5(32) if t5_too else (None, None)
+    encoders = clip(first, projected=True), clip(second, projected=True)
+    pipeline = StableDiffusion3Pipeline(
+        denoiser, scheduler or FlowMatchEulerDiscreteScheduler(shift=3.0), autoencoder, encoders[0], first, encoders[1],
+        second, encoder, words,
+    )  # fmt: skip
+    return quiet(pipeline, denoiser, *encoders, autoencoder, *([encoder] if encoder is not None else []))
+
+
+def flux(*, guided: bool = True) -> FluxPipeline:
+    """As FLUX.1-dev; or as schnell, without the input for guidance and the shift by the image's size."""
+    words, (more_words, encoder) = tokenizer(), t5()
+    with torch.random.fork_rng(devices=[]):
+        denoiser = FluxTransformer2DModel(
+            in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
+            joint_attention_dim=16, pooled_projection_dim=16, guidance_embeds=guided, axes_dims_rope=(2, 2, 4),
+        )  # fmt: skip
+        autoencoder = vae(shift_factor=0.11)
+    text = clip(words)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=guided)
+    pipeline = FluxPipeline(scheduler, autoencoder, text, words, encoder, more_words, denoiser)
+    return quiet(pipeline, denoiser, text, encoder, autoencoder)
+
+
+def pixart(*, sigma: bool = False) -> PixArtAlphaPipeline | PixArtSigmaPipeline:
+    """As PixArt-α or PixArt-Σ: a DiT with cross-attention to T5 that predicts a variance too."""
+    words, encoder = t5()
+    with torch.random.fork_rng(devices=[]):
+        denoiser = PixArtTransformer2DModel(
+            sample_size=8, patch_size=2, in_channels=4, out_channels=8, num_layers=2, attention_head_dim=8,
+            num_attention_heads=2, cross_attention_dim=16, caption_channels=16,
+        )  # fmt: skip
+        autoencoder = vae()
+    kind = PixArtSigmaPipeline if sigma else PixArtAlphaPipeline
+    pipeline = kind(words, encoder, autoencoder, denoiser, DPMSolverMultistepScheduler(beta_end=0.004))
+    return quiet(pipeline, denoiser, encoder, autoencoder)
 
 
 def unet(channels: int, size: int, *, classes: int | None = None) -> UNet2DModel:

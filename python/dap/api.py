@@ -209,7 +209,8 @@ def distill(
             are taken.
         num_inference_steps: Denoising steps; the prior's recommendation, or 50, if left out.
         guidance_scale: Scale of classifier-free guidance, at least 1; the prior's recommendation, or 4, if left out.
-        scheduler: "ddpm", "ddim", "dpm++", "euler" or "heun"; the prior's own if left out.
+        scheduler: "ddpm", "ddim", "dpm++", "dpm++-karras", "euler", "euler-ancestral", "heun" or "lcm"; the prior's own
+            if left out.
         timestep_spacing: How the steps lie in the schedule: "leading", "linspace" or "trailing"; as in the prior's
             scheduler if left out.
         eta: DDIM's η, 0 to 1.

@@ -93,7 +93,8 @@ def build_index(
             of the schedule; 8, or all of a shorter schedule, if left out.
         sampling: "dit-repo": the steps of that sampling; see :func:`dap.distill`.
         num_inference_steps: Steps of the schedule; the prior's recommendation, or 50, if left out.
-        scheduler: "ddpm", "ddim", "dpm++", "euler" or "heun"; the prior's own if left out.
+        scheduler: "ddpm", "ddim", "dpm++", "dpm++-karras", "euler", "euler-ancestral", "heun" or "lcm"; the prior's own
+            if left out.
         timestep_spacing: How the steps lie in the schedule; see :func:`dap.distill`.
         noise: "own": each image has its own noise at each timestep; "shared": the images of a timestep share one.
         seed: Root seed of the noise and of the draw of ``max_per_class``; 0 or more.

@@ -59,7 +59,8 @@ def sampling_options(command: F) -> F:
         click.option(
             "--scheduler",
             type=Name("scheduler", SCHEDULERS),
-            help='"ddpm", "ddim", "dpm++", "euler" or "heun"; the prior\'s own if left out.',
+            help='"ddpm", "ddim", "dpm++", "dpm++-karras", "euler", "euler-ancestral", "heun" or "lcm"; the '
+            "prior's own if left out.",
         ),
         click.option(
             "--timestep-spacing",

@@ -30,7 +30,7 @@ METHODS = (
     "random", "herding", "k_center", "k_medoids", "dit", "dap", "mgd3", "manifold_gd", "igd", "d4m", "d3m", "ld3m",
     "coda", "plug_and_play", "dap_set", "dap_networks", "guided", "dm", "rded",
 )  # fmt: skip
-SCHEDULERS = ("ddpm", "ddim", "dpm++", "euler", "heun")
+SCHEDULERS = ("ddpm", "ddim", "dpm++", "dpm++-karras", "euler", "euler-ancestral", "heun", "lcm")
 SAMPLINGS = ("dit-repo", "mgd3-sd")
 SPACINGS = ("leading", "linspace", "trailing")
 DTYPES = ("float32", "bfloat16", "float16")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dap import rng
 from dap.features.pooling import Tap
-from dap.priors.schedulers import noised_input
+from dap.priors.noise_levels import noised_input
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -84,5 +84,5 @@ def real_features(
     """Return features (N, D) of uint8 images (N, channels, H, W) at t = 100, in which the metrics are computed."""
     return noised_features(
         prior, encode_images(prior, images), list(image_ids), label=label, tap=tap,
-        scheduler=prior.scheduler("ddpm", 1000), timestep=timestep, seed=seed,
+        scheduler=prior.noise_schedule(), timestep=timestep, seed=seed,
     )  # fmt: skip

@@ -93,8 +93,8 @@ class D3M(Method[TextPrior]):
         prior = context.prior
         if not isinstance(prior, TextPrior):
             raise OptionError(
-                f"method 'd3m' learns words, and {prior.name} reads none: use a text prior such as Stable Diffusion, "
-                "or dap prior adapt for one with class labels"
+                f"method 'd3m' learns words for one text encoder, which {prior.name} does not have: use Stable "
+                "Diffusion 1 or 2, or dap prior adapt for a prior with class labels"
             )
         real = real_latents(
             context.source, context.classes, prior, index=context.index, bars=context.bars,

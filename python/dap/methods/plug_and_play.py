@@ -64,7 +64,7 @@ from dap.methods.common.constraints import ClassifierConstraint, Constraint, Ker
 from dap.methods.common.network_memory import network_bytes, training_bytes
 from dap.methods.common.surrogate import SurrogateTraining, prepare_classifier
 from dap.priors import Demand
-from dap.priors.schedulers import denoiser_level
+from dap.priors.noise_levels import denoiser_level
 from dap.sampling import sample, scheduler_of
 
 __all__ = ["PlugAndPlay", "annealed_timesteps"]

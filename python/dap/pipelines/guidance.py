@@ -13,7 +13,8 @@ from torch import Tensor
 from dap.errors import OptionError
 from dap.pipelines.network_call import NetworkCall, guidance_scale, recorded
 from dap.pipelines.terms import PipelineCall, TermsOfCall
-from dap.priors.schedulers import Level, clip_range, level
+from dap.priors.noise_levels import Level, level
+from dap.priors.schedulers import clip_range
 from dap.priors.taps import network_lock, tapped
 from dap.sampling import StepState, Term
 from dap.sampling.steering import ActiveTerms, active_terms, ancestral_std, changed, estimated_x0

@@ -35,12 +35,16 @@ class Prediction:
         features: Hidden tokens of the conditional pass, (B, T, D) in the model's dtype, by number of the block.
         conditional: The noise estimate under the label, before classifier-free guidance, (B, C, h, w); None if it is
             ``eps``, or if the prior does not say.
+        x0: The estimate of x_0, (B, C, h, w), of flow matching, since at pure noise ``eps`` does not tell it; or None.
+        x0_conditional: That under the label, before classifier-free guidance; None if it is ``x0``.
     """
 
     eps: Tensor
     variance: Tensor | None
     features: Mapping[int, Tensor]
     conditional: Tensor | None = None
+    x0: Tensor | None = None
+    x0_conditional: Tensor | None = None
 
 
 class _Checked(ABCMeta):
@@ -221,6 +225,10 @@ class Prior(metaclass=_Checked):
     @abstractmethod
     def scheduler(self, name: str | None, num_inference_steps: int) -> SchedulerMixin:
         """Return a fresh diffusers scheduler with its steps set, for noise estimates; by name, or the prior's own."""
+
+    def noise_schedule(self) -> SchedulerMixin:
+        """Return a scheduler that tells the noise level of each timestep; its steps are not those of a run."""
+        return self.scheduler("ddpm", 1)
 
     @abstractmethod
     def denoise(

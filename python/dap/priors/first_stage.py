@@ -34,7 +34,7 @@ def image_scale(name: str, first_stage: ModelMixin) -> tuple[int, int]:
 
 
 def encode_pixels(name: str, first_stage: ModelMixin, pixels: Tensor) -> Tensor:
-    """Return the latents of pixels in [-1, 1], float32: the posterior's mean, times the scaling factor.
+    """Return the latents of pixels in [-1, 1], float32: the posterior's mean, shifted and scaled by its configuration.
 
     Raises:
         DivergedError: A latent is not finite.
@@ -42,7 +42,8 @@ def encode_pixels(name: str, first_stage: ModelMixin, pixels: Tensor) -> Tensor:
     encoded = first_stage.encode(pixels.to(first_stage.dtype))
     # diffusers: AutoencoderKL returns a posterior, VQModel latents
     mean = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latents
-    latents: Tensor = mean * first_stage.config.scaling_factor
+    shift = first_stage.config.get("shift_factor")  # of SD3 and FLUX
+    latents: Tensor = (mean if shift is None else mean - shift) * first_stage.config.scaling_factor
     if not torch.isfinite(latents).all():
         raise _overflow(name, "encoder", first_stage.dtype)
     return latents.float()
@@ -54,7 +55,11 @@ def decode_latents(name: str, first_stage: ModelMixin, latents: Tensor) -> Tenso
     Raises:
         DivergedError: A pixel is not finite, though all latents are.
     """
-    pixels: Tensor = first_stage.decode(latents.to(first_stage.dtype) / first_stage.config.scaling_factor).sample
+    scaled, shift = (
+        latents.to(first_stage.dtype) / first_stage.config.scaling_factor,
+        first_stage.config.get("shift_factor"),
+    )
+    pixels: Tensor = first_stage.decode(scaled if shift is None else scaled + shift).sample
     if not pixels.is_meta and not torch.isfinite(pixels).all() and torch.isfinite(latents).all():
         raise _overflow(name, "decoder", first_stage.dtype)
     return pixels.float()

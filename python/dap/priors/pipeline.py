@@ -1,40 +1,38 @@
-"""Base class of the adapters to diffusers' pipelines: loading, hashing, first stage, guidance and taps."""
+"""Base class of the adapters to diffusers' pipelines: first stage, sampling, guidance and taps."""
 
 from __future__ import annotations
 
 import copy
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from dap.device import named_dtype, resolve_device
-from dap.errors import OptionError, SourceError
+from dap.errors import OptionError
 from dap.priors import pipeline_folder
-from dap.priors.base import Prediction, Prior
+from dap.priors.base import Prediction
 from dap.priors.batches import ImageBytes, first_stage_bytes
 from dap.priors.demand import Demand, StepBytes
-from dap.priors.fingerprint import Origin, fingerprint
+from dap.priors.estimates import estimates_of
 from dap.priors.first_stage import decode_latents, encode_pixels, image_scale
-from dap.priors.hub import Files
-from dap.priors.memory import measure_step, tensor_bytes, without_data
+from dap.priors.flow import flow_scheduler
+from dap.priors.memory import measure_step, without_data
 from dap.priors.networks import square_side, uncompiled
-from dap.priors.schedulers import check_schedule, denoiser_level, make_scheduler
+from dap.priors.noise_levels import denoiser_level
+from dap.priors.pipeline_networks import PipelineNetworks
+from dap.priors.schedulers import check_schedule, make_scheduler
 from dap.priors.taps import network_lock, stopped_at, tapped
 from dap.torch_state import own_torch_state
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 
-    from dap.storage.file_states import FileStates
-
 __all__ = ["PipelinePrior"]
 
 
-class PipelinePrior(Prior):
+class PipelinePrior(PipelineNetworks):
     """A diffusers pipeline as a prior; see :class:`dap.priors.base.Prior` for the attributes.
 
     Its modules are used as they are, in eval mode and frozen, never changed. A subclass names the blocks of its network
@@ -51,19 +49,19 @@ class PipelinePrior(Prior):
             the DiT repository samples. Off, as in diffusers' pipelines, the extra channels are dropped.
         guided_channels: Apply classifier-free guidance to this many latent channels only, the first ones. The DiT
             repository and its descendants guide 3 of 4; the others keep the conditional value. None guides all.
+        channels: Channels of a latent; None: the input channels of the network.
         recommended: Settings for sampling, as in ``dap_prior.json``.
 
     Attributes:
         pipeline: As given.
         denoiser: As given.
+        blocks: As given.
         labels: Ids of the labels that the network knows, by name.
     """
 
-    pipeline_types: ClassVar[tuple[str, ...]] = ()  # class names in a folder's model_index.json
-    components: ClassVar[Mapping[str, object]] = {}  # arguments of diffusers' from_pretrained; None: not loaded
     has_null = True
     labels: Mapping[str, int] = {}
-    pass_bytes = 2**30  # of one slot in the denoiser without a graph; adapters say what their network needs
+    spaced_to_zero: ClassVar[bool] = False  # see dap.priors.flow.flow_scheduler
 
     def __init__(
         self,
@@ -76,10 +74,11 @@ class PipelinePrior(Prior):
         name: str | None,
         learned_variance: bool = False,
         guided_channels: int | None = None,
+        channels: int | None = None,
         recommended: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name or f"{type(pipeline).__name__} object"
-        self.pipeline, self._blocks = pipeline, dict(blocks)
+        self.pipeline, self.blocks = pipeline, dict(blocks)
         # a module under torch.compile is used without it: it would not call the hooks that are set later
         self.denoiser, self._vae = denoiser, first_stage = uncompiled(denoiser), uncompiled(first_stage)
         self._scheduler: SchedulerMixin = pipeline.scheduler
@@ -87,103 +86,25 @@ class PipelinePrior(Prior):
             if module is not None:
                 module.eval().requires_grad_(False)
         self._predicts = check_schedule(self.name, self._scheduler)
-        channels, predicted = denoiser.config.in_channels, denoiser.config.out_channels
-        if predicted not in (channels, 2 * channels):
+        taken, predicted = denoiser.config.in_channels, denoiser.config.out_channels or denoiser.config.in_channels
+        if predicted not in (taken, 2 * taken):
             raise OptionError(
                 f"{self.name}: expected a network with as many output as input channels, or twice as many, got "
-                f"{channels} and {predicted}; networks for inpainting and the like need other conditions"
+                f"{taken} and {predicted}; networks for inpainting and the like need other conditions"
             )
+        self._predicts_variance, channels = predicted == 2 * taken, channels or taken
         side = square_side(self.name, size)
         image_channels, scale = image_scale(self.name, first_stage) if first_stage is not None else (channels, 1)
         self.latent_shape = (channels, side, side)
         self.image_shape = (image_channels, side * scale, side * scale)
-        self.block_names = tuple(self._blocks)
+        self.block_names = tuple(self.blocks)
         self.recommended = dict(recommended or {})
         self.device: torch.device = pipeline._execution_device  # not where offloaded modules wait
         # of quantised weights, that in which it computes
         self.dtype: torch.dtype = denoiser.dtype if denoiser.dtype.is_floating_point else torch.float32
         self.vae_dtype = None if first_stage is None else first_stage.dtype
         self.license = pipeline_folder.licence_of(pipeline.name_or_path)
-        self._sha256: str | None = None  # of weights that were converted: their hash before
-        self._origin: Origin | None = None
-        self._hashed: tuple[str, str] | None = None  # a probe of the weights, and their hash
         self._set_sampling(learned_variance, guided_channels)
-
-    @classmethod
-    @own_torch_state()
-    def from_pretrained(
-        cls,
-        id_or_path: str | Path,
-        *,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype = torch.float32,
-        vae_dtype: str | torch.dtype = torch.float32,
-        name: str | None = None,
-        use_safetensors: bool = True,
-        variant: str | None = None,
-        subfolder: str | None = None,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        **options: Any,
-    ) -> Self:
-        """Loads a pipeline's folder or hub id through diffusers.
-
-        Args:
-            id_or_path: A folder, or a hub id such as "facebook/DiT-XL-2-256".
-            device: Where to put it; the GPU if there is one.
-            dtype: In which the networks compute.
-            vae_dtype: In which the first stage computes: in half precision it loses grey levels, or overflows.
-            name: Name of the prior in the manifest; ``id_or_path`` if left out.
-            variant: Which weights to read, "fp16" for ``diffusion_pytorch_model.fp16.safetensors``; None: the plain
-                ones, or the variant of a folder that has no plain ones.
-            use_safetensors: False reads pickled weights where there are no others; a pickle can run code of the person
-                who made it.
-            subfolder: Folder below ``id_or_path`` that holds the pipeline.
-            revision: Branch, tag or commit of a hub id; None: its main branch.
-            token: The hub's token, which gated models need; None: that of ``hf auth login`` or $HF_TOKEN.
-            options: Options of the class, such as ``learned_variance``.
-
-        Raises:
-            SourceError: The folder or the hub id cannot be loaded, or needs code of its own.
-            OptionError: There is no such device or dtype, or an option is wrong.
-        """
-        device, dtype = resolve_device(device), named_dtype(dtype)
-        vae_dtype = named_dtype(vae_dtype, option="vae_dtype")
-        files = Files(id_or_path, use_safetensors, variant, subfolder, revision, token)
-        kind = pipeline_folder.pipeline_type(files)
-        if kind not in cls.pipeline_types:
-            raise SourceError(f"prior {str(id_or_path)!r}: holds a {kind}, expected {' or '.join(cls.pipeline_types)}")
-        pipeline, recommended, states = pipeline_folder.load_pipeline(files, kind, cls.components)
-        prior = cls(pipeline.to(device), name=name or str(id_or_path), recommended=recommended, **options)
-        loading = [cls.__module__, cls.__qualname__, kind, files.variant, files.use_safetensors]
-        if not prior._learned_tensors():
-            prior.loaded_from(states, loading)
-        prior.convert(dtype, vae_dtype)
-        return prior
-
-    def loaded_from(self, files: FileStates, loading: Sequence[object]) -> None:
-        """Keep the hash of the weights in the cache, beside the states of the files that they were loaded from.
-
-        Args:
-            files: The states from before they were read.
-            loading: What else the weights depend on, as JSON.
-        """
-        self._origin = Origin(files, loading, self._fingerprint(probe=True))
-
-    def convert(self, dtype: torch.dtype, vae_dtype: torch.dtype) -> None:
-        """Convert the networks, in place; the prior's hash stays that of its weights before.
-
-        Args:
-            dtype: In which denoiser and text encoder compute.
-            vae_dtype: In which the first stage computes.
-        """
-        if (dtype, vae_dtype) == (torch.float32, torch.float32):
-            return  # as they are loaded
-        self._sha256 = str(self.describe()["sha256"])
-        for network in self._networks():
-            nn.Module.to(network, vae_dtype if network is self._vae else dtype)  # diffusers' own logs a warning
-        self.pass_bytes = self.pass_bytes * dtype.itemsize // self.dtype.itemsize
-        self.dtype, self.vae_dtype = dtype, None if self._vae is None else vae_dtype
 
     def with_sampling(self, *, learned_variance: bool | None = None, guided_channels: int | None = None) -> Self:
         """See :meth:`dap.priors.base.Prior.with_sampling`; the networks are shared."""
@@ -195,41 +116,18 @@ class PipelinePrior(Prior):
         return prior
 
     def _set_sampling(self, learned_variance: bool, guided_channels: int | None) -> None:
-        channels, predicted = self.denoiser.config.in_channels, self.denoiser.config.out_channels
-        if learned_variance and predicted != 2 * channels:
+        channels, predicted = self.latent_shape[0], self.denoiser.config.out_channels
+        if learned_variance and self._predicts == "flow":
+            raise OptionError(f"{self.name}: learned_variance: flow matching has no variance; leave it out")
+        if learned_variance and not self._predicts_variance:
             raise OptionError(f"{self.name}: learned_variance needs {2 * channels} output channels, got {predicted}")
         if guided_channels is not None and not 1 <= guided_channels <= channels:
             raise OptionError(f"guided_channels: expected 1 to {channels}, got {guided_channels}")
         self.learned_variance, self.guided_channels = learned_variance, guided_channels
 
-    @property
-    def blocks(self) -> Mapping[str, nn.Module]:
-        """The denoiser's blocks by name, in the order in which they run."""
-        return self._blocks
-
     def labels_of(self, class_names: Sequence[str]) -> Mapping[str, int]:
         """See :meth:`dap.priors.base.Prior.labels_of`."""
         return self.labels
-
-    def describe(self) -> dict[str, object]:
-        """Return name, options, and the SHA-256 of the weights and configurations of all networks and the scheduler."""
-        return {
-            "name": self.name,
-            "learned_variance": self.learned_variance,
-            "guided_channels": self.guided_channels,
-            "sha256": self._sha256 or self._hash(),
-        }
-
-    def _hash(self) -> str:
-        """Return the hash of the weights, which is computed again only if they were changed."""
-        probe = self._fingerprint(probe=True)
-        if self._hashed is None or self._hashed[0] != probe:
-            origin = self._origin
-            self._hashed = probe, origin.hash(probe, self._fingerprint) if origin else self._fingerprint()
-        return self._hashed[1]
-
-    def _fingerprint(self, *, probe: bool = False) -> str:
-        return fingerprint(self._scheduler, self._networks(), self._learned_tensors(), probe=probe)
 
     @property
     def image_bytes(self) -> ImageBytes:
@@ -244,11 +142,6 @@ class PipelinePrior(Prior):
         )
         return ImageBytes(*first_stage, self.pass_bytes)
 
-    @property
-    def weight_bytes(self) -> int:
-        """See :meth:`dap.priors.base.Prior.weight_bytes`."""
-        return sum(tensor_bytes(network) for network in self._networks())
-
     def step_bytes(self, demand: Demand, *, guidance_scale: float) -> StepBytes:
         """See :meth:`dap.priors.base.Prior.step_bytes`; measured by :mod:`dap.priors.memory`."""
         return measure_step(self, demand, guidance_scale)
@@ -259,16 +152,9 @@ class PipelinePrior(Prior):
         prior = copy.copy(self)
         prior.denoiser = without_data(self.denoiser)
         prior._vae = None if self._vae is None else without_data(self._vae)
-        prior._blocks = {name: prior.denoiser.get_submodule(paths[id(block)]) for name, block in self._blocks.items()}
+        prior.blocks = {name: prior.denoiser.get_submodule(paths[id(block)]) for name, block in self.blocks.items()}
         prior.device, prior._predicts = torch.device("meta"), "epsilon"  # noise levels of v have values
         return prior
-
-    def _networks(self) -> list[ModelMixin]:
-        return [module for module in (self.denoiser, self._vae) if module is not None]
-
-    def _learned_tensors(self) -> Mapping[str, Tensor]:
-        """Return tensors that were learned later, by name; they are part of the hash."""
-        return {}
 
     @own_torch_state()
     @torch.no_grad()
@@ -285,9 +171,23 @@ class PipelinePrior(Prior):
 
     def scheduler(self, name: str | None, num_inference_steps: int) -> SchedulerMixin:
         """See :meth:`dap.priors.base.Prior.scheduler`."""
-        return make_scheduler(
-            self._scheduler, name, num_inference_steps, device=self.device, learned_variance=self.learned_variance
-        )
+        if self._predicts != "flow":
+            return make_scheduler(
+                self._scheduler, name, num_inference_steps, device=self.device, learned_variance=self.learned_variance
+            )
+        if name not in (None, "ddim", "euler"):  # Euler's step of flow matching is that of DDIM without noise
+            raise OptionError(
+                f"scheduler={name!r}: {self.name} was trained by flow matching and is sampled by Euler's method; "
+                "leave the scheduler out"
+            )
+        return flow_scheduler(
+            self._scheduler, num_inference_steps, device=self.device, tokens=self._tokens(),
+            spaced_to_zero=self.spaced_to_zero,
+        )  # fmt: skip
+
+    def noise_schedule(self) -> SchedulerMixin:
+        """See :meth:`dap.priors.base.Prior.noise_schedule`."""
+        return self.scheduler(None, 1) if self._predicts == "flow" else super().noise_schedule()
 
     def denoise(
         self,
@@ -305,7 +205,7 @@ class PipelinePrior(Prior):
 
         The conditional and the null pass run one after the other, so that only the former carries a graph.
         """
-        with network_lock(self.denoiser), tapped(self._blocks, taps, cut=not through) as features:
+        with network_lock(self.denoiser), tapped(self.blocks, taps, cut=not through) as features:
             conditional = self._run(sample, timestep, labels, condition)
         channels = self.latent_shape[0]
         output, labelled = conditional[:, :channels], None
@@ -315,21 +215,26 @@ class PipelinePrior(Prior):
             with network_lock(self.denoiser), torch.set_grad_enabled(through and torch.is_grad_enabled()):
                 null = self._run(sample, timestep, None, None)[:, :guided]
             output = torch.cat([null + guidance_scale * (output[:, :guided] - null), output[:, guided:]], dim=1)
-        if self._predicts == "v_prediction":  # Salimans and Ho, 2022: v = α ε − σ x_0
-            levels = denoiser_level(self._scheduler, timestep.to(self.device), sigma)
-            alpha_t, sigma_t = (level.view(-1, 1, 1, 1) for level in levels)
-            noised = sigma_t * (sample if through else sample.detach())
-            output = alpha_t * output + noised
-            labelled = None if labelled is None else alpha_t * labelled + noised
-        return Prediction(output, conditional[:, channels:] if self.learned_variance else None, features, labelled)
+        variance = conditional[:, channels:] if self.learned_variance else None
+        if self._predicts == "epsilon":
+            return Prediction(output, variance, features, labelled)
+        levels = denoiser_level(self._scheduler, timestep.to(self.device), sigma)
+        noised = sample if through else sample.detach()
+        eps, x0 = estimates_of(self._predicts, noised, output, *levels)
+        of_label = (None, None) if labelled is None else estimates_of(self._predicts, noised, labelled, *levels)
+        return Prediction(eps, variance, features, of_label[0], x0, of_label[1])
 
     @own_torch_state()
     @torch.no_grad()
     def features(self, sample: Tensor, timestep: Tensor, labels: Tensor, block: int) -> Tensor:
         """See :meth:`dap.priors.base.Prior.features`."""
-        with network_lock(self.denoiser), stopped_at(self._blocks, block) as features:
+        with network_lock(self.denoiser), stopped_at(self.blocks, block) as features:
             self._run(sample, timestep, labels, None)
         return features[block]
+
+    def _tokens(self) -> int:
+        """Return the tokens of an image in the denoiser, in which a patch is two positions wide unless it says so."""
+        return (self.latent_shape[1] // (self.denoiser.config.get("patch_size") or 2)) ** 2
 
     def _run(self, sample: Tensor, timestep: Tensor, labels: Tensor | None, condition: Tensor | None) -> Tensor:
         timesteps = timestep.to(self.device).expand(len(sample))

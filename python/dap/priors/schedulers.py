@@ -1,27 +1,23 @@
-"""diffusers' schedulers: making one by name, and the scale in which each keeps x.
-
-Most keep x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε. Euler and Heun keep x = x_0 + σ ε with σ² = (1 − ᾱ) / ᾱ (Karras et al.,
-"Elucidating the Design Space of Diffusion-Based Generative Models", 2022); ``scale_model_input`` converts it to the
-scale that the denoiser was trained on. Heun evaluates the denoiser twice for each step but the last: once for the step,
-once at its end to correct it.
-"""
+"""diffusers' schedulers: making one by name, and what of it can be used."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    LCMScheduler,
     PNDMScheduler,
 )
-from torch import Tensor
 
 from dap.errors import OptionError
 from dap.registry import unknown_name_error
@@ -30,18 +26,21 @@ if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
 __all__ = [
-    "EXPLODING", "Level", "check_guidable", "check_schedule", "clip_range", "denoiser_level", "level", "make_scheduler",
-    "noised_input", "public", "remembers", "with_steps",
+    "EXPLODING", "SPACED", "SPACINGS", "check_guidable", "check_schedule", "clip_range", "make_scheduler", "public",
+    "remembers", "with_steps",
 ]  # fmt: skip
 
 SCHEDULERS = {
     "ddpm": DDPMScheduler,
     "ddim": DDIMScheduler,
     "dpm++": DPMSolverMultistepScheduler,
+    "dpm++-karras": DPMSolverMultistepScheduler,  # with use_karras_sigmas
     "euler": EulerDiscreteScheduler,
+    "euler-ancestral": EulerAncestralDiscreteScheduler,
     "heun": HeunDiscreteScheduler,
+    "lcm": LCMScheduler,
 }
-EXPLODING = (EulerDiscreteScheduler, HeunDiscreteScheduler)
+EXPLODING = (EulerDiscreteScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler)
 KNOWN = (*SCHEDULERS.values(), PNDMScheduler)
 SPACED = (*EXPLODING, DPMSolverMultistepScheduler)
 SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
@@ -51,39 +50,6 @@ UNUSABLE = {  # settings under which a timestep no longer stands for its ᾱ
     "timestep_type": ("continuous", "its timesteps are logarithms of σ"),
     "rescale_betas_zero_snr": (True, "it starts from pure noise, where ε does not give x_0"),
 }
-
-
-class Level(NamedTuple):
-    """The noise level of x at one step.
-
-    Attributes:
-        alpha: x = alpha · x_0 + sigma · ε, in the sampler's own scale.
-        sigma: See ``alpha``.
-        cumulative: ᾱ before the step; of Heun's correction, before the step that it corrects.
-        after: ᾱ after the step.
-        spaced: Whether the steps are spaced by σ (Karras, exponential, beta, λ), so that σ is not that of the timestep.
-    """
-
-    alpha: float
-    sigma: float
-    cumulative: float
-    after: float
-    spaced: bool = False
-
-    @property
-    def scale(self) -> float:
-        """The sampler's x_t divided by √ᾱ_t x_0 + √(1 − ᾱ_t) ε; 1 for schedulers that keep this x_t."""
-        return 1.0 if self.alpha != 1 else (1 + self.sigma**2) ** 0.5
-
-    @property
-    def scale_after(self) -> float:
-        """``scale`` for x after the step."""
-        return 1.0 if self.alpha != 1 else self.after**-0.5
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """Arguments of ``Prior.denoise`` that tell it the noise level, if its timestep does not."""
-        return {"sigma": self.sigma / self.alpha} if self.spaced else {}
 
 
 def make_scheduler(
@@ -98,7 +64,7 @@ def make_scheduler(
 
     Args:
         base: The pipeline's scheduler, whose noise schedule is kept.
-        name: "ddpm", "ddim", "dpm++", "euler" or "heun"; None: the kind of ``base``.
+        name: One of ``SCHEDULERS``; None: the kind of ``base``.
         num_inference_steps: Number of steps.
         device: Where its timesteps live.
         learned_variance: Use the variance that the network predicts; only DDPM can.
@@ -126,6 +92,8 @@ def make_scheduler(
         # With a learned variance it would cut the latents to three channels. It cannot clip x_0: with the
         # squared-cosine schedule the log-SNR of the first steps has to be bounded instead.
         overrides |= {"variance_type": None, "algorithm_type": "dpmsolver++"}
+        if name == "dpm++-karras":
+            overrides |= {"use_karras_sigmas": True}
         if config.beta_schedule == "squaredcos_cap_v2":
             overrides["lambda_min_clipped"] = -5.1
     if learned_variance and kind is not DDPMScheduler:
@@ -152,10 +120,13 @@ def with_steps(
     kind: Any, config: Mapping[str, object], overrides: Mapping[str, object], steps: int, device: torch.device
 ) -> SchedulerMixin:
     """Return a scheduler of a configuration with some values replaced and its steps set, or raise OptionError."""
-    # Pass all public values: a pipeline and its saved folder then give the same samples. From an object, from_config
-    # would replace values that were left at the old kind's defaults by the new kind's defaults.
+    # Pass all public values that the kind has: a pipeline and its saved folder then give the same samples. From an
+    # object, from_config would replace values that were left at the old kind's defaults by the new kind's defaults.
+    known = inspect.signature(kind.__init__).parameters
     try:
-        scheduler: SchedulerMixin = kind.from_config(public(config), **overrides)
+        scheduler: SchedulerMixin = kind.from_config(
+            {option: value for option, value in public(config).items() if option in known}, **overrides
+        )
         scheduler.set_timesteps(steps, device=device)
     except (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise OptionError(
@@ -166,21 +137,23 @@ def with_steps(
 
 
 def check_schedule(name: str, scheduler: SchedulerMixin) -> str:
-    """Return what a network predicts, "epsilon" or "v_prediction", from the configuration of its scheduler.
+    """Return what a network predicts, "epsilon", "v_prediction" or "flow", by its scheduler.
 
     Args:
         name: Name of the prior, for errors.
         scheduler: The pipeline's scheduler.
 
     Raises:
-        OptionError: The scheduler has no schedule of ᾱ (flow matching, consistency models), or the network predicts
+        OptionError: The scheduler has no schedule of ᾱ and is not that of flow matching, or the network predicts
             something else.
     """
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        return "flow"
     missing = [key for key in NEEDED if key not in scheduler.config]
     if missing:
         raise OptionError(
-            f"{name}: expected a scheduler with a schedule of ᾱ, such as DDIMScheduler; {type(scheduler).__name__} has "
-            f"no {' and no '.join(missing)}"
+            f"{name}: expected a scheduler with a schedule of ᾱ, such as DDIMScheduler, or "
+            f"FlowMatchEulerDiscreteScheduler; {type(scheduler).__name__} has no {' and no '.join(missing)}"
         )
     predicts = scheduler.config.prediction_type
     if predicts not in ("epsilon", "v_prediction"):
@@ -188,59 +161,9 @@ def check_schedule(name: str, scheduler: SchedulerMixin) -> str:
     return str(predicts)
 
 
-def level(scheduler: SchedulerMixin, step: int) -> Level:
-    """Return the noise level at step ``step`` of a scheduler whose steps are set."""
-    # DDIM keeps these options of another scheduler in its configuration, without their effect
-    spaced = isinstance(scheduler, SPACED) and any(scheduler.config.get(option) for option in SPACINGS)
-    if isinstance(scheduler, EXPLODING):
-        sigma, following = float(scheduler.sigmas[step]), float(scheduler.sigmas[step + 1])
-        corrects = sigma == following  # Heun
-        before, after = (float(scheduler.sigmas[step - 1]), sigma) if corrects else (sigma, following)
-        return Level(1.0, sigma, 1 / (1 + before**2), 1 / (1 + after**2), spaced)
-    if spaced:  # DPM-Solver++, whose timesteps are rounded: its own σ is not that of the timestep
-        before, after = (1 / (1 + float(sigma) ** 2) for sigma in scheduler.sigmas[step : step + 2])
-        return Level(before**0.5, (1 - before) ** 0.5, before, after, spaced)
-    times = scheduler.timesteps
-    cumulative = float(scheduler.alphas_cumprod[int(times[step])])
-    after = float(scheduler.alphas_cumprod[int(times[step + 1])]) if step + 1 < len(times) else 1.0
-    return Level(cumulative**0.5, (1 - cumulative) ** 0.5, cumulative, after)
-
-
-def denoiser_level(scheduler: SchedulerMixin, timestep: Tensor, ratio: float | None = None) -> tuple[Tensor, Tensor]:
-    """Return √ᾱ_t and √(1 − ᾱ_t) of the denoiser's input; between two whole t, σ is interpolated, as Euler does.
-
-    Args:
-        scheduler: The scheduler, for its ᾱ.
-        timestep: t, of any shape.
-        ratio: σ_t / α_t of all, where it is not that of the timestep.
-    """
-    cumulative = scheduler.alphas_cumprod.double().cpu().numpy()
-    sigmas = ((1 - cumulative) / cumulative) ** 0.5
-    t = timestep.double().cpu()
-    known = np.interp(t.numpy(), np.arange(len(sigmas)), sigmas)
-    sigma = torch.as_tensor(known) if ratio is None else torch.full_like(t, ratio)
-    alpha = (1 + sigma**2) ** -0.5
-    return alpha.float().to(timestep.device), (sigma * alpha).float().to(timestep.device)
-
-
-def noised_input(scheduler: SchedulerMixin, latents: Tensor, noise: Tensor, timestep: int) -> Tensor:
-    """Return the denoiser's input for real latents noised to t: ``add_noise`` and ``scale_model_input``.
-
-    For Euler, Heun and DPM-Solver++ the formula is written out, because their methods work only at the steps that are
-    set.
-    """
-    t = torch.tensor(timestep, device=latents.device)
-    elsewhere = isinstance(scheduler, DPMSolverMultistepScheduler) and timestep not in scheduler.timesteps.tolist()
-    if isinstance(scheduler, EXPLODING) or elsewhere:
-        alpha, sigma = denoiser_level(scheduler, t)
-        return alpha * latents + sigma * noise
-    noised: Tensor = scheduler.scale_model_input(scheduler.add_noise(latents, noise, t.expand(len(latents))), t)
-    return noised
-
-
 def clip_range(scheduler: SchedulerMixin) -> float | None:
     """Return the largest |x̂_0| that the scheduler allows; None if it does not clip."""
-    if isinstance(scheduler, DDPMScheduler | DDIMScheduler) and scheduler.config.clip_sample:
+    if isinstance(scheduler, DDPMScheduler | DDIMScheduler | LCMScheduler) and scheduler.config.clip_sample:
         return float(scheduler.config.clip_sample_range)
     return None
 

@@ -1,10 +1,9 @@
-"""The adapter to ``StableDiffusionXLPipeline``: a larger U-Net under the text of two encoders.
+"""The adapter to ``StableDiffusionXLPipeline``: a U-Net under two text encoders and the size of its images.
 
-Podell et al., "SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis", 2023, arXiv 2307.01952.
-Beside the hidden states of both encoders, the U-Net reads the pooled state of the second and six numbers: the size of
-the original image, the corner of its crop, and the size wanted. As in diffusers' pipeline, the image is whole.
-
-A condition has the hidden states and, in further rows, the pooled state, filled up with zeros.
+Podell et al., "SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis", ICLR 2024, arXiv
+2307.01952. The condition of a prompt is the hidden states of both encoders, side by side, and the second one's pooled
+embedding; beside it stand the size of the original image, its crop and the size that is wanted, here always the whole
+image at the prior's size. The refiner is not used.
 """
 
 from __future__ import annotations
@@ -15,33 +14,45 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
+from dap.config import check_number
 from dap.errors import OptionError
-from dap.priors.stable_diffusion import StableDiffusionPrior
+from dap.priors.networks import uncompiled
+from dap.priors.prompts import PromptedPrior
+from dap.priors.unet import embedded_guidance, middle_block, pass_values, unet_blocks
 
 if TYPE_CHECKING:
-    from diffusers import ModelMixin, StableDiffusionXLPipeline
+    from diffusers import StableDiffusionXLPipeline
 
 __all__ = ["StableDiffusionXLPrior"]
 
 
-class StableDiffusionXLPrior(StableDiffusionPrior):
-    """Stable Diffusion XL as a prior; see :class:`dap.priors.base.Prior` for the attributes.
+class StableDiffusionXLPrior(PromptedPrior):
+    """SDXL as a prior; see :class:`dap.priors.base.Prior` for the attributes.
 
     Args:
-        pipeline: A ``StableDiffusionXLPipeline`` with both of its text encoders; refiners have one.
-        template: See :class:`dap.priors.stable_diffusion.StableDiffusionPrior`, and there for the others. Concepts are
-            not learned for two encoders.
+        pipeline: A ``StableDiffusionXLPipeline``.
+        template: See :class:`dap.priors.prompts.PromptedPrior`.
         prompts: See there.
-        negative_prompt: See there. An empty one is all zeros where the pipeline makes it so.
-        name: See there.
-        recommended: See there.
+        negative_prompt: See there. None: zeros in place of hidden states, as SDXL's pipeline has it without one.
+        guidance: See :class:`dap.priors.stable_diffusion.StableDiffusionPrior`.
+        name: Name of the prior in the manifest.
+        recommended: Settings for sampling, as in ``dap_prior.json``.
+
+    Raises:
+        OptionError: A template without ``{}``, a prompt with more tokens than a text encoder reads, or a U-Net with
+            other conditions than SDXL's.
+
+    Example:
+        >>> prior = StableDiffusionXLPrior.from_pretrained(  # doctest: +SKIP
+        ...     "stabilityai/stable-diffusion-xl-base-1.0", variant="fp16", dtype="bfloat16"
+        ... )
     """
 
     pipeline_types: ClassVar[tuple[str, ...]] = ("StableDiffusionXLPipeline",)
-    components: ClassVar[Mapping[str, object]] = {}
-    other_conditions: ClassVar[Mapping[str, object]] = {"addition_embed_type": "text_time"}
+    components: ClassVar[Mapping[str, object]] = {"feature_extractor": None, "image_encoder": None}
+    encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
+    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer", "tokenizer_2")
 
     def __init__(
         self,
@@ -49,50 +60,54 @@ class StableDiffusionXLPrior(StableDiffusionPrior):
         *,
         template: str = "a photo of a {}",
         prompts: Mapping[str, str] | str | Path | None = None,
-        negative_prompt: str = "",
+        negative_prompt: str | None = None,
+        guidance: float = 5.0,
         name: str | None = None,
         recommended: Mapping[str, Any] | None = None,
     ) -> None:
-        if pipeline.text_encoder is None or pipeline.text_encoder_2 is None:
+        unet = uncompiled(pipeline.unet)
+        added, blocks = unet.config.get("addition_embed_type"), unet_blocks(unet)
+        if added != "text_time" or pipeline.text_encoder_2 is None:
             raise OptionError(
-                f"{name or 'prior'}: expected two text encoders; a refiner alone makes no images from noise"
+                f"{name or 'prior'}: expected SDXL's U-Net and second text encoder, got a U-Net with the added "
+                f"condition {added} and {'no' if pipeline.text_encoder_2 is None else 'a'} second encoder"
             )
+        check_number("guidance", guidance, 1)
+        self._guidance, self._embedded = float(guidance), embedded_guidance(pipeline, unet, guidance)
+        self.has_null = self._embedded is None
         super().__init__(
-            pipeline, template=template, prompts=prompts, negative_prompt=negative_prompt, name=name,
-            recommended={"guidance_scale": 5.0, **(recommended or {})},
+            pipeline, unet, blocks, size=unet.config.sample_size, template=template, prompts=prompts,
+            negative_prompt=negative_prompt, name=name,
+            recommended={
+                "guidance_scale": 5.0 if self.has_null else 1.0, "block": middle_block(blocks), **(recommended or {}),
+            },
         )  # fmt: skip
-        pipeline.text_encoder_2.eval().requires_grad_(False)
-        tokens, width = self.condition_shape or (0, 0)
-        self._tokens, self._pooled_width = tokens, int(pipeline.text_encoder_2.config.projection_dim)
-        self.condition_shape = (tokens + -(-self._pooled_width // width), width)
+        self._pooled = int(pipeline.text_encoder_2.config.projection_dim)
+        self.condition_shape = (pipeline.tokenizer_2.model_max_length, int(unet.config.cross_attention_dim))
+        self.pass_bytes = pass_values(unet) * self.dtype.itemsize
 
-    def concept(self, name: str, vectors: int) -> Tensor:
-        """Raise OptionError: concepts are not learned for two encoders."""
-        raise OptionError(
-            f"{self.name}: concepts are learned for one text encoder, this has two; use Stable Diffusion 1 or 2"
+    def describe(self) -> dict[str, object]:
+        """Return what every prior under text describes, and the guidance of a latent consistency model."""
+        return super().describe() | ({} if self._embedded is None else {"guidance": self._guidance})
+
+    @property
+    def _shapes(self) -> Sequence[tuple[int, ...]]:
+        return (self.condition_shape or (), (self._pooled,))
+
+    def _encode(self, prompt: str | None) -> Sequence[Tensor]:
+        """Return hidden states (tokens, width) and the pooled embedding (D,)."""
+        states, no_states, pooled, not_pooled = self.pipeline.encode_prompt(
+            prompt or "", device=self.device, do_classifier_free_guidance=prompt is None
         )
+        return (states[0], pooled[0]) if prompt is not None else (no_states[0], not_pooled[0])
 
-    def _networks(self) -> list[ModelMixin]:
-        return [*super()._networks(), self.pipeline.text_encoder_2]
-
-    def _encoded(self, prompt: str) -> Tensor:
-        states, _, pooled, _ = self.pipeline.encode_prompt(
-            prompt, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-        )
-        states, pooled = states[0], pooled[0].to(states.dtype)
-        if prompt == self._negative == "" and self.pipeline.config.force_zeros_for_empty_prompt:
-            states, pooled = torch.zeros_like(states), torch.zeros_like(pooled)
-        missing = -len(pooled) % states.shape[1]
-        return torch.cat([states, pad(pooled, (0, missing)).view(-1, states.shape[1])])
-
-    def _output(self, sample: Tensor, timesteps: Tensor, states: Tensor) -> Tensor:
-        _, height, width = self.image_shape
-        sizes: Sequence[int] = (height, width, 0, 0, height, width)
-        more = {
-            "text_embeds": states[:, self._tokens :].flatten(1)[:, : self._pooled_width],
-            "time_ids": torch.tensor(sizes, dtype=states.dtype, device=states.device).expand(len(sample), -1),
-        }
+    def _under(self, sample: Tensor, timesteps: Tensor, condition: Sequence[Tensor]) -> Tensor:
+        states, pooled = condition
+        side = self.image_shape[1]
+        scale = None if self._embedded is None else self._embedded.to(sample).expand(len(sample), -1)
+        sizes = torch.tensor([side, side, 0, 0, side, side], dtype=sample.dtype, device=sample.device)
         output: Tensor = self.denoiser(
-            sample, timesteps, encoder_hidden_states=states[:, : self._tokens], added_cond_kwargs=more
-        ).sample
+            sample, timesteps, encoder_hidden_states=states, timestep_cond=scale,
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes.expand(len(sample), 6)},
+        ).sample  # fmt: skip
         return output

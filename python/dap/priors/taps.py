@@ -108,6 +108,11 @@ def replaced(modules: Sequence[nn.Module], outputs: Sequence[Tensor]) -> Iterato
 
 
 def _tokens(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """Return (B, T, D) of tokens, or of a U-Net's map (B, C, h, w); of a tuple, as down blocks return, the first."""
-    hidden = output if isinstance(output, Tensor) else output[0]
+    """Return (B, T, D) of tokens, or of a U-Net's map (B, C, h, w).
+
+    Of a tuple the first: down blocks return hidden states and a tuple of them. Blocks of SD3 and FLUX return the tokens
+    of the text and those of the image: the second.
+    """
+    joint = isinstance(output, tuple) and isinstance(output[1], Tensor)
+    hidden = output if isinstance(output, Tensor) else output[1 if joint else 0]
     return hidden.flatten(2).transpose(1, 2) if hidden.dim() == 4 else hidden

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from dap.errors import DivergedError
 from dap.priors import Prior
-from dap.priors.schedulers import clip_range, level
+from dap.priors.noise_levels import level
+from dap.priors.schedulers import clip_range
 from dap.sampling.parts import denoise_in_parts
 from dap.sampling.schedule import check_recurrences, scheduler_of, skipped_steps, step_arguments
 from dap.sampling.settings import SamplingSettings
@@ -112,17 +113,21 @@ def sample(
                     through=active.through, taps=active.taps, **noise_level.given,
                 )  # fmt: skip
                 with torch.set_grad_enabled(active.through):
-                    x0 = estimated_x0(x, prediction.eps, noise_level, clip)
-                    x0_conditional = x0 if settings.guidance_scale == 1 else None
-                    if prediction.conditional is not None:
+                    x0 = prediction.x0
+                    if x0 is None:
+                        x0 = estimated_x0(x, prediction.eps, noise_level, clip)
+                    x0_conditional = x0 if settings.guidance_scale == 1 else prediction.x0_conditional
+                    if prediction.conditional is not None and x0_conditional is None:
                         x0_conditional = estimated_x0(x, prediction.conditional, noise_level, clip)
             state = StepState(
                 step, num_steps, int(t), noise_level.alpha, noise_level.sigma,
                 ancestral_std(noise_level, prediction.variance), x, prediction.eps, x0, labels, prediction.features,
                 x0_conditional,
             )  # fmt: skip
-            eps, to_sample = changed(active, state, prediction.eps.detach(), noise_level, first, energies)
-            output = eps if prediction.variance is None else torch.cat([eps, prediction.variance], dim=1)
+            output = (prediction.eps - x0 if noise_level.flow else prediction.eps).detach()
+            output, to_sample = changed(active, state, output, noise_level, first, energies)
+            if prediction.variance is not None:
+                output = torch.cat([output, prediction.variance], dim=1)
             x = scheduler.step(output, t, x.detach(), **extra, return_dict=False)[0] + to_sample
             del state, prediction  # a graph that a delta term kept would stay beside that of the next step
         if callback_on_step_end is not None:

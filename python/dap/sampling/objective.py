@@ -1,7 +1,8 @@
 """The training objective of a denoiser, by which class embeddings and words are learned with the denoiser frozen.
 
 L = ‖ε − ε_θ(x_t, t, c)‖² / D with x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε and D the number of values of x_0 (Ho et al.,
-"Denoising Diffusion Probabilistic Models", 2020, Eq. 14). If the network predicts v, ε_θ is computed from v.
+"Denoising Diffusion Probabilistic Models", 2020, Eq. 14). If the network predicts v, ε_θ is computed from v. With flow
+matching x_t = (1 − σ) x_0 + σ ε, and t is uniform too.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dap.priors import Prior
-from dap.priors.schedulers import denoiser_level
+from dap.priors.noise_levels import denoiser_level
 
 __all__ = ["denoising_loss", "draw_noised", "noised_latents"]
 
@@ -54,13 +55,13 @@ def denoising_loss(
 
 def noised_latents(prior: Prior, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """Return x_t of each latent, (B, C, h, w) on the prior's device, in the scale that its denoiser expects."""
-    levels = denoiser_level(prior.scheduler("ddpm", 1), timesteps.to(prior.device))
+    levels = denoiser_level(prior.noise_schedule(), timesteps.to(prior.device))
     alpha, sigma = (level.view(-1, 1, 1, 1) for level in levels)
     return alpha * latents.to(prior.device) + sigma * noise.to(prior.device)
 
 
 def draw_noised(count: int, prior: Prior, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw noise (B, C, h, w) and timesteps (B,), uniform over the schedule, from a CPU generator."""
-    levels = len(prior.scheduler("ddpm", 1).alphas_cumprod)
+    levels = prior.noise_schedule().config.num_train_timesteps
     noise = torch.randn((count, *prior.latent_shape), generator=generator)
     return noise, torch.randint(levels, (count,), generator=generator)

@@ -7,6 +7,7 @@ that an energy of all slots has its exact gradient while the memory holds the gr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,14 +59,20 @@ def denoise_in_parts(
             sample.split(pass_size), labels.split(pass_size), _split(condition, len(sample), pass_size), strict=True
         )
     ]
-    variances = [part.variance for part in parts if part.variance is not None]
-    conditional = [part.conditional for part in parts if part.conditional is not None]
     return Prediction(
         torch.cat([part.eps for part in parts]),
-        torch.cat(variances) if variances else None,
+        _joined([part.variance for part in parts]),
         {tap: torch.cat([part.features[tap] for part in parts]) for tap in taps},
-        torch.cat(conditional) if conditional else None,
+        _joined([part.conditional for part in parts]),
+        _joined([part.x0 for part in parts]),
+        _joined([part.x0_conditional for part in parts]),
     )
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Return the parts of a tensor put together; None if there are none."""
+    tensors = [part for part in parts if part is not None]
+    return torch.cat(tensors) if tensors else None
 
 
 def _split(condition: Tensor | None, slots: int, pass_size: int) -> tuple[Tensor | None, ...]:

@@ -22,7 +22,8 @@ class SamplingSettings:
         num_inference_steps: Number of denoising steps, at least 1.
         guidance_scale: The scale s of classifier-free guidance ε_u + s (ε_c − ε_u), at least 1; with 1 the conditional
             estimate is used alone.
-        scheduler: "ddpm", "ddim", "dpm++", "euler" or "heun"; None for the prior's own.
+        scheduler: "ddpm", "ddim", "dpm++", "dpm++-karras", "euler", "euler-ancestral", "heun" or "lcm"; None for the
+            prior's own.
         eta: DDIM's η, from 0 (deterministic) to 1; it has to be 0 for a scheduler that has no η.
         timestep_spacing: How the steps lie in the schedule, "leading", "linspace" or "trailing" (Lin et al., "Common
             Diffusion Noise Schedules and Sample Steps are Flawed", 2024, Table 2); None: as in the prior's scheduler.

@@ -1,4 +1,4 @@
-"""What terms change in one step of a sampler: ε before the step, and the sample after it.
+"""What terms change in one step of a sampler: its input before the step, and the sample after it.
 
 The denoising loop uses this, and so does the guidance of a diffusers pipeline that somebody else calls.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dap.errors import DivergedError, OptionError
-from dap.priors.schedulers import Level
+from dap.priors.noise_levels import Level
 from dap.sampling.term import DeltaTerm, EnergyTerm, StepState, Term
 
 __all__ = ["ENERGY", "ActiveTerms", "active_terms", "ancestral_std", "changed", "check_terms", "estimated_x0"]
@@ -82,15 +82,15 @@ def active_terms(terms: Sequence[Term], step: int, num_steps: int) -> ActiveTerm
 
 
 def changed(
-    active: ActiveTerms, state: StepState, eps: Tensor, noise_level: Level, first: dict[int, Tensor],
+    active: ActiveTerms, state: StepState, output: Tensor, noise_level: Level, first: dict[int, Tensor],
     now: dict[str, Tensor],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Return the changed noise estimate, and what is added to the sample after the step; both (B, C, h, w).
+    """Return the changed input of the sampler, and what is added to the sample after the step; both (B, C, h, w).
 
     Args:
         active: The terms of the step.
         state: The step.
-        eps: The noise estimate without a graph.
+        output: The sampler's input without a graph: the noise estimate, or with flow matching v = ε − x_0.
         noise_level: That of ``state.sample``, in the sampler's scale.
         first: The energies or deltas of each term in the first step in which it acted, by its ``id``; new ones are
             added.
@@ -101,28 +101,27 @@ def changed(
         OptionError: A term returns another shape, or an energy without a gradient.
         DivergedError: A term is not finite in the first step in which it acts.
     """
-    alpha, sigma = noise_level.alpha, noise_level.sigma
     with torch.set_grad_enabled(active.graph):
         gradients = _gradients(active.energies, state, first, now, keep_graph=active.differentiated)
-    to_sample = torch.zeros_like(eps)
+    to_sample = torch.zeros_like(output)
     for place, gradient in gradients.items():
         # of √ᾱ_t x_0 + √(1 − ᾱ_t) ε, in whichever scale the sampler works
         gradient = noise_level.scale * gradient
         if place == "eps":
-            eps = eps + sigma / noise_level.scale * gradient
+            output = output + noise_level.per_eps * noise_level.sigma / noise_level.scale * gradient
         elif place == "x0":
-            eps = eps + alpha / sigma * gradient
+            output = output - noise_level.per_x0 * gradient
         else:
             to_sample = to_sample - noise_level.scale_after * gradient
     for term in active.deltas:
-        delta = term.scale * _checked(term, "delta", term.delta(state), eps.shape, first)
+        delta = term.scale * _checked(term, "delta", term.delta(state), output.shape, first)
         if term.at == "eps":
-            eps = eps + delta
+            output = output + noise_level.per_eps * delta
         elif term.at == "x0":
-            eps = eps - alpha / sigma * delta
+            output = output + noise_level.per_x0 * delta
         else:
             to_sample = to_sample + noise_level.scale_after * delta
-    return eps, to_sample
+    return output, to_sample
 
 
 def estimated_x0(x: Tensor, eps: Tensor, noise_level: Level, clip: float | None) -> Tensor:

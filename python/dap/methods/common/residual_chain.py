@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from dap.priors.schedulers import clip_range, level
+from dap.priors.noise_levels import level
+from dap.priors.schedulers import clip_range
 from dap.sampling import SamplingSettings, denoise_in_parts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dap.priors import Prior
+    from dap.priors import Prediction, Prior
 
 __all__ = ["residual_chain"]
 
@@ -46,24 +47,26 @@ def residual_chain(
     first = level(scheduler, 0)
     x = first.alpha * z + first.sigma * noise
 
-    def estimate(x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+    def estimate(x: Tensor, t: Tensor, condition: Tensor | None) -> Prediction:
         return denoise_in_parts(
             prior, x, t, labels, pass_size=pass_size, guidance_scale=settings.guidance_scale, through=True,
             condition=condition,
-        ).eps  # fmt: skip
+        )  # fmt: skip
 
     at_once = pass_size is None or len(z) <= pass_size  # parts are checkpointed by themselves
     for step, t in enumerate(scheduler.timesteps):
         noise_level = level(scheduler, step)
-        eps = (
+        prediction: Prediction = (
             checkpoint(estimate, x, t, condition, use_reentrant=False, preserve_rng_state=False)
             if torch.is_grad_enabled() and at_once
             else estimate(x, t, condition)
         )
-        x0 = (x - noise_level.sigma * eps) / noise_level.alpha
+        eps, x0 = prediction.eps, prediction.x0
+        if x0 is None:
+            x0 = (x - noise_level.sigma * eps) / noise_level.alpha
         if clip is not None:
             x0 = x0.clamp(-clip, clip)
         share = (last - step) / last
         x0 = (1 - share) * x0 + share * z
-        x = noise_level.after**0.5 * x0 + (1 - noise_level.after) ** 0.5 * eps
+        x = noise_level.scale_after * (noise_level.after**0.5 * x0 + (1 - noise_level.after) ** 0.5 * eps)
     return x
