@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dap.config import check_whole
-from dap.data.hub import check_repo_id, upload_set
+from dap.data.hub import check_repo_id, upload_folder
 from dap.data.labelled_set import LabelledSet, Transform
 from dap.data.manifest import MANIFEST
 from dap.data.open import check_outside
@@ -225,7 +225,9 @@ class DistilledDataset(LabelledSet):
             tables = [result.table() for result in results]
             card = hub_card(repo_id, self.source, self.manifest, sheet="contact_sheet.png", results=tables)
             (folder / "README.md").write_text(card, encoding="utf-8")
-            return upload_set(folder, repo_id, private=private, token=token, message=commit_message)
+            return upload_folder(
+                folder, repo_id, private=private, token=token, message=commit_message, replaces="train-*"
+            )
 
     def show(self) -> Image.Image:
         """The contact sheet, as a Pillow image; of a run with method, images per class and seed above it."""

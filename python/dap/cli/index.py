@@ -191,3 +191,39 @@ def merge(parts: tuple[Path, ...], out: Path) -> None:
     from dap.index import merge as join
 
     click.echo(f"{len(join(parts, out))} images in {out}")
+
+
+@index.command(
+    examples=[
+        "dap index push index me/imagenette-index --private",
+    ]
+)
+@click.argument("folder", type=FOLDER)
+@click.argument("repo_id", metavar="USER/NAME")
+@click.option("--private/--public", default=None, help="Whether a new repository is private; as your account has it.")
+@quiet_option
+def push(folder: Path, repo_id: str, private: bool | None) -> None:
+    """Uploads the index in FOLDER to the hub, as a dataset with a card.
+
+    Log in first: hf auth login.
+    """
+    from dap.indexing import push_index
+
+    click.echo(push_index(folder, repo_id, private=private))
+    announce(f"next, on another machine: {shlex.join(['dap', 'index', 'pull', repo_id, '--out', 'index'])}")
+
+
+@index.command(
+    examples=[
+        "dap index pull me/imagenette-index --out index",
+    ]
+)
+@click.argument("repo_id", metavar="USER/NAME")
+@click.option("--out", required=True, type=Out(), help="Folder of the index: new, or empty.")
+@quiet_option
+def pull(repo_id: str, out: Path) -> None:
+    """Downloads an index from the hub, and checks every byte."""
+    from dap.indexing import pull_index
+
+    click.echo(f"{len(pull_index(repo_id, out))} images in {out}")
+    announce(f"next: {shlex.join(['dap', 'distill', '--index', str(out), '--out', 'distilled'])}")
