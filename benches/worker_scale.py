@@ -25,6 +25,7 @@ import resource
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from PIL import Image
+from tqdm.auto import tqdm
 
 import dap
 from dap.data import manifest
@@ -155,6 +157,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder, units, workers = arguments.folder, arguments.units, arguments.workers
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # forked workers would share tqdm's own, which a killed one may hold
     Sleeper.seconds = arguments.seconds
     os.environ["DAP_CACHE"] = str(folder / "cache")
     for number in range(CLASSES):

@@ -25,6 +25,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -35,6 +36,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from PIL import Image
+from tqdm.auto import tqdm
 
 import dap
 from dap.methods import Method, get_method
@@ -211,6 +213,7 @@ def main() -> None:
     slower = SLOW if arguments.prior else 1.0
     claims.PATIENCE, claims.BEAT, claims.POLL = slower * PATIENCE, BEAT, (0.005, 0.05)
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # forked workers would share tqdm's own, which a killed one may hold
     kept: dict[str, dict[str, int]] = {}
     if arguments.results and arguments.results.exists():
         kept = dict(json.loads(line) for line in arguments.results.read_text().splitlines())
