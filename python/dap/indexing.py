@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,11 +36,13 @@ from dap.index import ClassRows, Index, IndexWriter, row_groups
 from dap.index.spec import DTYPES, INDEX
 from dap.priors import PriorLike, load_prior
 from dap.report.index_card import index_card
+from dap.run import Rank, own_device, own_rank, worker_processes
 from dap.run.classes import as_index, classes_of_source
 from dap.sampling import SamplingSettings, scheduler_of
 from dap.selection import permutation
 from dap.storage.cache import cache_in_use
-from dap.storage.files import check_writable, is_vacant
+from dap.storage.claims import Claims
+from dap.storage.files import SHARED, check_writable, is_vacant
 from dap.storage.lock import folder_lock
 from dap.torch_state import own_torch_state
 
@@ -46,6 +50,35 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["build_index", "pull_index", "push_index"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """The options of :func:`build_index`; see there. It pickles where its values do."""
+
+    source: SourceLike
+    out: Path
+    prior: PriorLike
+    prior_options: Mapping[str, object] | None
+    block: int | str | None
+    pooling: str
+    timesteps: int | Sequence[int] | None
+    sampling: str | None
+    num_inference_steps: int | None
+    scheduler: str | None
+    timestep_spacing: str | None
+    noise: str
+    seed: int
+    classes: Collection[str] | None
+    label_map: LabelMap | None
+    channels: str | None
+    max_per_class: int | None
+    shard: str | None
+    storage_dtype: str
+    device: str | torch.device | None
+    dtype: str | torch.dtype | None
+    tf32: bool
+    latents: str | Path | Index | None
 
 
 @own_torch_state()
@@ -75,6 +108,7 @@ def build_index(
     dtype: str | torch.dtype | None = None,
     tf32: bool = False,
     latents: str | Path | Index | None = None,
+    workers: int = 1,
     progress: bool = True,
 ) -> Index:
     """Compute the features φ(x_t, t) of real images, for every later run with the same prior, block and schedule.
@@ -113,6 +147,9 @@ def build_index(
             runs in every dtype.
         tf32: Let a GPU multiply float32 numbers with the ten fraction bits of TF32. CPUs ignore it.
         latents: An index of the same images and prior; its latents are copied instead of encoding the images again.
+        workers: Processes of this machine that build the index together, with this one; each on a GPU of its own if
+            there are several. Processes that torchrun or SLURM has started do so too, on any machines that share the
+            folder: groups of 256 images are dealt out, and the bytes are those of one process.
         progress: Show a progress bar.
 
     Returns:
@@ -126,42 +163,81 @@ def build_index(
         >>> index = dap.build_index("fashion-mini", out="index", timesteps=8)  # doctest: +SKIP
         >>> distilled = dap.distill(index=index, out="distilled")  # doctest: +SKIP
     """
-    out, seed, timesteps, block = check_path("out", out), check_seed(seed), plain(timesteps), plain(block)
+    build = Build(
+        source=source, out=check_path("out", out), prior=prior, prior_options=prior_options, block=plain(block),
+        pooling=pooling, timesteps=plain(timesteps), sampling=sampling, num_inference_steps=num_inference_steps,
+        scheduler=scheduler, timestep_spacing=timestep_spacing, noise=noise, seed=check_seed(seed), classes=classes,
+        label_map=label_map, channels=channels, max_per_class=max_per_class, shard=shard, storage_dtype=storage_dtype,
+        device=device, dtype=dtype, tf32=tf32, latents=latents,
+    )  # fmt: skip
     check_channels(channels)
     if max_per_class is not None:
-        max_per_class = check_whole("max_per_class", max_per_class)
+        check_whole("max_per_class", max_per_class)
     check_choice("storage_dtype", storage_dtype, DTYPES)
+    workers, rank = check_whole("workers", workers), own_rank()
+    if workers > 1 and rank.world > 1:
+        raise OptionError(f"workers: torchrun or SLURM has started {rank.world} processes already; leave it out")
+    out = build.out
     check_writable(out)
     check_outside(out, source)
-    with folder_lock(out):
-        pass  # refused before anything is loaded while another process writes there
-    part = None if shard is None else _parse_shard(shard)
-    all_images = open_source(source)
-    images = all_images if classes is None else all_images.subset(classes)
-    model = load_prior(prior, device=device, dtype=dtype, options=prior_options).for_classes(images.class_names)
+    if workers == rank.world == 1:
+        with folder_lock(out):
+            pass  # refused before anything is loaded while another process writes there
+        return _build(build, rank, None, progress=progress)
+    rank, new = Rank(0, 0, workers) if workers > 1 else rank, not out.exists()
+    try:
+        with Claims(out / SHARED) as claims:
+            with worker_processes(workers, _help, build):
+                index = _build(build, rank, claims, progress=progress and rank.number == 0)
+            if workers > 1:
+                claims.clear()  # of those that were ended with their work
+    except BaseException:
+        if new:
+            with suppress(OSError):  # not empty
+                out.rmdir()
+        raise
+    return index
+
+
+@own_torch_state()
+@cache_in_use()
+def _help(rank: Rank, build: Build) -> None:
+    """Work on an index that another process of this machine has been asked for."""
+    with Claims(build.out / SHARED) as claims:
+        _build(build, rank, claims, progress=False)
+
+
+def _build(build: Build, rank: Rank, claims: Claims | None, *, progress: bool) -> Index:
+    """Open source and prior, check every option, and fill the index; with claims, together with other processes."""
+    part = None if build.shard is None else _parse_shard(build.shard)
+    all_images = open_source(build.source)
+    images = all_images if build.classes is None else all_images.subset(build.classes)
+    device = own_device(build.device, rank)
+    loaded = load_prior(build.prior, device=device, dtype=build.dtype, options=build.prior_options)
+    model = loaded.for_classes(images.class_names)
     settings = SamplingSettings.choose(
-        model.recommended, sampling, num_inference_steps=num_inference_steps, scheduler=scheduler,
-        timestep_spacing=timestep_spacing,
+        model.recommended, build.sampling, num_inference_steps=build.num_inference_steps, scheduler=build.scheduler,
+        timestep_spacing=build.timestep_spacing,
     )  # fmt: skip
     steps = scheduler_of(model, settings)
     times = schedule(steps)
-    encoded = None if latents is None else as_index(latents)
+    encoded = None if build.latents is None else as_index(build.latents)
     if encoded is not None:
         check_source(encoded, all_images)
         check_prior(encoded, model)
-    entries = classes_of_source(images, model, label_map)
-    if encoded is None and is_vacant(out):  # otherwise no image may have to be read
-        check_images(images, model, channels)
-    indices = {entry.name: _rows(images, entry.name, max_per_class, seed, part) for entry in entries}
+    entries = classes_of_source(images, model, build.label_map)
+    if encoded is None and is_vacant(build.out):  # otherwise no image may have to be read
+        check_images(images, model, build.channels)
+    indices = {entry.name: _rows(images, entry.name, build.max_per_class, build.seed, part) for entry in entries}
     rows = [
         ClassRows(entry.name, entry.prior_label, tuple(images.ids[i] for i in indices[entry.name])) for entry in entries
     ]
-    with own_torch_state(tf32=tf32):
+    with own_torch_state(tf32=build.tf32):
         spec = index_spec(
-            model, Tap(block_number(model, block), pooling), steps, label=entries[0].label,
-            source={"name": all_images.name, "identity": all_images.identity()}, noise=noise, seed=seed,
-            dtype=storage_dtype, shard=part,
-            timesteps=choose_timesteps(times, min(8, len(set(times))) if timesteps is None else timesteps),
+            model, Tap(block_number(model, build.block), build.pooling), steps, label=entries[0].label,
+            source={"name": all_images.name, "identity": all_images.identity()}, noise=build.noise,
+            seed=build.seed, dtype=build.storage_dtype, shard=part,
+            timesteps=choose_timesteps(times, min(8, len(set(times))) if build.timesteps is None else build.timesteps),
             latent_dtype="float16" if encoded is None else encoded.spec.latent_dtype,
         )  # fmt: skip
         latents_of = (
@@ -170,8 +246,9 @@ def build_index(
             else stored_latents(encoded, {class_rows.name: class_rows.ids for class_rows in rows})
         )
         return fill_index(
-            IndexWriter(out, spec, rows), model, steps, latents_of, bars=Bars(shown=progress),
-            kept="the groups of images that are done stay; the same command continues after them",
+            IndexWriter(build.out, spec, rows, shared=claims is not None), model, steps, latents_of,
+            bars=Bars(shown=progress),
+            kept="the groups of images that are done stay; the same command continues after them", claims=claims,
         )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ def index() -> None:
     examples=[
         "dap index build imagenet/train --prior facebook/DiT-XL-2-256 --out index",
         "dap index build photos/train --prior my-prior --timesteps 4 --out index",
+        "dap index build imagenet/train --prior facebook/DiT-XL-2-256 --workers 8 --out index",
         "dap index build photos/train --shard 1/4 --out part-1",
     ]
 )
@@ -73,6 +74,13 @@ def index() -> None:
     help='Number format in which the features are stored: "float16" or "float32".',
 )
 @click.option("--latents", type=FOLDER, help="Index of the same images whose latents are reused.")
+@click.option(
+    "--workers",
+    default=1,
+    type=Whole(),
+    show_default=True,
+    help="Processes of this machine that build it together, on a GPU each; torchrun and SLURM do so too.",
+)
 @device_option
 @precision_options()
 @quiet_option
@@ -99,6 +107,7 @@ def build(
     shard: str | None,
     storage_dtype: str,
     latents: Path | None,
+    workers: int,
     device: str | None,
     dtype: str | None,
     tf32: bool,
@@ -106,6 +115,8 @@ def build(
     """Computes the features of SOURCE's images under a prior."""
     from dap.data.open import open_source
 
+    if workers > 1 and label_column is not None:
+        raise click.UsageError("--label-column goes with one process alone: start the command several times.")
     label_map, steps = parse_labels(labels), None if timesteps is None else _timesteps(timesteps)
     images = open_source(source, label_column=label_column)
     chosen = choose_classes(classes, images.class_names)
@@ -114,12 +125,12 @@ def build(
 
     logging.getLogger("dap").setLevel(logging.INFO)
     built = build_index(
-        images, out=out, prior=prior, prior_options=prior_options or None, block=_block(block), pooling=pooling,
-        timesteps=steps, sampling=sampling,
+        images if workers == 1 else source, out=out, prior=prior, prior_options=prior_options or None,
+        block=_block(block), pooling=pooling, timesteps=steps, sampling=sampling,
         num_inference_steps=num_inference_steps, scheduler=scheduler, timestep_spacing=timestep_spacing, noise=noise,
         seed=seed, classes=chosen, label_map=label_map, channels=channels,
         max_per_class=max_per_class, shard=shard, storage_dtype=storage_dtype, latents=latents, device=device,
-        dtype=dtype, tf32=tf32,
+        dtype=dtype, tf32=tf32, workers=workers,
     )  # fmt: skip
     click.echo(f"{len(built)} images in {out}")
     announce(f"next: {shlex.join(['dap', 'distill', '--index', str(out), '--out', 'distilled'])}")

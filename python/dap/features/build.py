@@ -22,6 +22,7 @@ from dap.config import check_whole
 from dap.errors import OptionError
 from dap.features.pooling import Tap
 from dap.features.references import encode_images, noised_features
+from dap.features.shared_build import groups_to_fill, pending_groups, rows_in, waiting_for
 from dap.index import Index, IndexSpec, IndexWriter, index_bytes
 from dap.torch_state import tf32_on
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from dap.data.source import Source
     from dap.priors import Prior
+    from dap.storage.claims import Claims
 
 __all__ = [
     "LatentsOf", "choose_timesteps", "computed_by", "feature_width", "fill_index", "index_spec", "prior_hash",
@@ -187,10 +189,11 @@ def fill_index(
     bars: Bars,
     title: str | None = None,
     kept: str,
+    claims: Claims | None = None,
 ) -> Index:
     """Compute the features that an index still lacks, and complete it.
 
-    The size is logged before the first group of rows, and the expected time after it.
+    The size is logged before the first group of rows, and the expected time after it, if this process works alone.
 
     Args:
         writer: The index that is begun or continued.
@@ -200,6 +203,7 @@ def fill_index(
         bars: Opens the bar.
         title: Text before the bar.
         kept: What is kept at Ctrl-C; see :meth:`dap.bar.Bars.stage`.
+        claims: This process among those that fill the index together; None: it is alone.
 
     Returns:
         The index, opened.
@@ -208,8 +212,15 @@ def fill_index(
         OptionError: A feature is not finite in the index's dtype.
         FormatError: An image cannot be decoded.
     """
-    with writer.alone():
-        return _fill(writer, prior, scheduler, latents_of, bars, title, kept)
+    if claims is None:
+        with writer.alone():
+            _fill(writer, prior, scheduler, latents_of, bars, title, kept, None)
+            return writer.finish()
+    _fill(writer, prior, scheduler, latents_of, bars, title, kept, claims)
+    with claims.turn("finish", waiting_for(writer, "to finish the index")):
+        index = writer.finish()
+        claims.clear()
+    return index
 
 
 def _fill(
@@ -220,19 +231,20 @@ def _fill(
     bars: Bars,
     title: str | None,
     kept: str,
-) -> Index:
+    claims: Claims | None,
+) -> None:
     """Compute and write what is pending, group by group."""
     spec, tap = writer.spec, Tap(writer.spec.block, writer.spec.pooling)
-    groups = [(rows, start, stop) for rows in writer.classes for start, stop in writer.pending(rows.name)]
+    groups = pending_groups(writer)
     counts = [len(rows.ids) for rows in writer.classes]
-    total, left, size = sum(counts), sum(stop - start for _, start, stop in groups), index_bytes(spec, counts)
+    total, left, size = sum(counts), rows_in(groups), index_bytes(spec, counts)
     logger.info(
         "%s: %d images, %d timesteps, %d numbers each: %.1f MB", writer.out, total, len(spec.timesteps),
         spec.feature_shape[0], size / 1e6,
     )  # fmt: skip
     began = time.monotonic()
     with bars.stage(title, total=total, done=total - left, unit=" images", kept=kept) as bar:
-        for number, (rows, start, stop) in enumerate(groups):
+        for number, (rows, start, stop) in enumerate(groups if claims is None else groups_to_fill(writer, claims)):
             latents = latents_of(rows.name, start, stop).to(getattr(torch, spec.latent_dtype))
             features = {
                 t: noised_features(
@@ -242,8 +254,10 @@ def _fill(
                 for t in spec.timesteps
             }  # fmt: skip
             writer.write(rows.name, start, latents.numpy(), features)
-            if number == 0:
+            if number == 0 and claims is None:
                 seconds = (time.monotonic() - began) / (stop - start) * left
                 logger.info("%s: about %.0f s for %d images, by the first %d", writer.out, seconds, left, stop - start)
-            bar.update(stop - start)
-    return writer.finish()
+            done = stop - start if claims is None else left - rows_in(pending_groups(writer))
+            left -= done
+            bar.update(done)
+        bar.update(left)  # what others have written since

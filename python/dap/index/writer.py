@@ -66,13 +66,14 @@ class IndexWriter:
         classes: The rows of each class.
     """
 
-    def __init__(self, out: str | Path, spec: IndexSpec, classes: Sequence[ClassRows]) -> None:
+    def __init__(self, out: str | Path, spec: IndexSpec, classes: Sequence[ClassRows], *, shared: bool = False) -> None:
         """Start an index in ``out``, or continue the one that is there; a finished one has nothing pending.
 
         Args:
             out: The folder: missing, empty, or left by a build of the same spec and rows.
             spec: The options that the content depends on.
             classes: The rows of each class, in the order of the index; names differ.
+            shared: Wait while another process writes to the folder, instead of raising.
 
         Raises:
             OptionError: No classes, two of one name, or not enough free space.
@@ -88,7 +89,11 @@ class IndexWriter:
         self._records: dict[str, dict[str, FileRecord]] = {}
         self._ledger = Ledger(self.out / LEDGER, ascii=True)
         self._plan = _plan(spec, self.classes)
-        self._alone = False
+        self._alone, self._shared = False, shared
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read what other writers have finished."""
         with self.alone():
             pass
 
@@ -102,7 +107,7 @@ class IndexWriter:
         if self._alone:
             yield
             return
-        with folder_lock(self.out), naming(self.out):
+        with folder_lock(self.out, wait=self._shared), naming(self.out):
             self._alone = True
             try:
                 self._read()

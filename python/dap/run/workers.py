@@ -7,11 +7,13 @@ import multiprocessing
 import pickle
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.context import SpawnProcess
 
 import torch
+from tqdm.auto import tqdm
 
 from dap.errors import DapError, OptionError, StoppedError
 from dap.run.ranks import Rank
@@ -81,6 +83,7 @@ def _start(process: SpawnProcess) -> None:
 def _work(rank: Rank, threads: int, work: Callable[..., object], arguments: tuple[object, ...]) -> None:
     """Do the work in a process of its own; the first process reports what every one finds wrong."""
     torch.set_num_threads(threads)
+    tqdm.set_lock(threading.RLock())  # its own is one of the system's, which a process that is ended leaves there
     try:
         with stop_at_signals():
             work(rank, *arguments)

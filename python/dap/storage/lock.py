@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ except ImportError:  # Windows
 __all__ = ["NEW", "Hold", "folder_lock", "lock", "new_locked_folder"]
 
 NEW = ".new-"  # how the names of the folders of new_locked_folder begin
+POLL = 0.02  # seconds between two looks at a lock that another holds
 BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
@@ -101,7 +103,7 @@ def new_locked_folder(parent: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def folder_lock(folder: Path, *, shared: bool = False) -> Iterator[None]:
+def folder_lock(folder: Path, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
     """Be the only writer of a folder until the block ends.
 
     The folder is made if it is missing, and removed again if the block leaves it empty.
@@ -109,20 +111,21 @@ def folder_lock(folder: Path, *, shared: bool = False) -> Iterator[None]:
     Args:
         folder: The folder.
         shared: Let others write there that share it too, and take care of each other (:mod:`dap.storage.claims`).
+        wait: Wait for another process that writes to it, instead of raising.
 
     Raises:
         StorageError: Another process writes to it, or the disk is full.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        hold = _folder_hold(folder, shared)
+        hold = _folder_hold(folder, shared, wait)
         if hold is not None:
             with closing(hold):
                 yield
         elif shared:  # where there are no locks, their claims have to do
             yield
         else:
-            with _lock_file(folder):
+            with _lock_file(folder, wait):
                 yield
     finally:
         with suppress(OSError):  # not empty
@@ -130,7 +133,7 @@ def folder_lock(folder: Path, *, shared: bool = False) -> Iterator[None]:
                 path.rmdir()
 
 
-def _folder_hold(folder: Path, shared: bool) -> Hold | None:
+def _folder_hold(folder: Path, shared: bool, wait: bool) -> Hold | None:
     """Return the lock on a folder, which is made if it is missing; None where there are no locks."""
     while True:
         with naming(folder):
@@ -138,24 +141,30 @@ def _folder_hold(folder: Path, shared: bool) -> Hold | None:
         try:
             return lock(folder, shared=shared)
         except BlockingIOError as error:
-            raise _busy(folder) from error
+            if not wait:
+                raise _busy(folder) from error
+            time.sleep(POLL)
         except FileNotFoundError:  # another process has just removed the empty folder
             continue
 
 
 @contextmanager
-def _lock_file(folder: Path) -> Iterator[None]:
+def _lock_file(folder: Path, wait: bool) -> Iterator[None]:
     """Hold a file that names this process and machine; that of a dead process of this machine is taken over."""
     path, owner = folder / LOCK, f"{socket.gethostname()} {os.getpid()}"
-    with suppress(OSError, ValueError):
-        host, process = path.read_text(encoding="utf-8").rsplit(" ", 1)
-        if host == socket.gethostname() and not process_is_alive(int(process)):
-            path.unlink()
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(owner)
-    except FileExistsError as error:
-        raise _busy(folder, f"; if none does, delete {path}") from error
+    while True:
+        with suppress(OSError, ValueError):
+            host, process = path.read_text(encoding="utf-8").rsplit(" ", 1)
+            if host == socket.gethostname() and not process_is_alive(int(process)):
+                path.unlink()
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(owner)
+            break
+        except FileExistsError as error:
+            if not wait:
+                raise _busy(folder, f"; if none does, delete {path}") from error
+            time.sleep(POLL)
     try:
         yield
     finally:
