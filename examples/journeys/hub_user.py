@@ -45,7 +45,7 @@ def train(repo_id: str) -> float:
     images, labels = dap.load(test, class_map=again.classes).to_torch()
     network.eval()
     with torch.inference_mode():
-        return float((network(images).argmax(1) == labels).float().mean())
+        return float((network(images / 255).argmax(1) == labels).float().mean())
 
 
 def main() -> None:
