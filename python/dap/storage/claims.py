@@ -83,7 +83,8 @@ class Claims:
         self._thread.join()
         for work in list(self._held):
             self.release(work)
-        self._file.unlink(missing_ok=True)
+        with suppress(OSError):  # gone, or the disk is
+            self._file.unlink()
         self._remove_folder()
 
     def take(self, work: str) -> bool:
@@ -108,7 +109,8 @@ class Claims:
         """End a claim; nothing happens if another worker has taken it over."""
         self._held.discard(work)
         if self.owner(work) == self.name:
-            (self.folder / work).unlink(missing_ok=True)
+            with suppress(OSError):  # on a disk that is lost; the claim ends with this process
+                (self.folder / work).unlink()
 
     @contextmanager
     def turn(self, work: str, waiting: Callable[[str], None]) -> Iterator[None]:

@@ -37,7 +37,13 @@ __all__ = [
 
 LOCK = ".dap-lock"  # names the writer of a folder where the file system has no locks
 SHARED = ".dap-run"  # what the processes share that work on one run, while it is not finished
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL, GONE = "free some space", "see that the disk is mounted and writable"
+ADVICE = {
+    errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.EROFS: GONE, errno.EIO: GONE, errno.ESTALE: GONE, errno.ENODEV: GONE,
+    errno.ENOTCONN: GONE, errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close some programs, since the system has too many open files",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
+}  # fmt: skip
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
@@ -101,7 +107,8 @@ def atomic_path(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
             else:
                 temporary.unlink()
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or on a disk that is lost
+            temporary.unlink()
         raise
     sync_folder(path.parent)
 
@@ -144,20 +151,20 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Turn the error of a full disk, which names no file, into one that names ``path`` and says what to do.
+    """Turn the error of a full or lost disk, or a limit of the system, into one that names ``path`` and what to do.
 
     Raises:
-        StorageError: The disk, or the user's share of it, is full.
+        StorageError: The disk, or the user's share of it, is full, read-only or gone; or there are too many open files.
     """
     try:
         yield
     except StorageError:
         raise
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in ADVICE:
             raise
         raise StorageError(
-            f"{path}: cannot be written ({error.strerror}): free some space and give the same command again to "
+            f"{path}: cannot be written ({error.strerror}): {ADVICE[error.errno]} and give the same command again to "
             "continue, or choose a folder on another disk"
         ) from error
 
