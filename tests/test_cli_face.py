@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import subprocess
@@ -64,6 +65,113 @@ def test_no_option_is_without_help(name: str) -> None:
     for option in LEAVES[name].params:
         if isinstance(option, click.Option):
             assert option.help and option.help.endswith(".") and not option.help.startswith("Of "), option
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_every_command_has_json_and_can_be_quiet(name: str) -> None:
+    assert {"--json", "--quiet", "--verbose"} <= {word for option in LEAVES[name].params for word in option.opts}
+
+
+def test_the_root_tells_how_commands_are_completed(command_line) -> None:
+    assert '"$(_DAP_COMPLETE=bash_source dap)"' in " ".join(command_line("--help")[1].split())
+
+
+def test_verbose_says_what_is_kept(tree: Path, tmp_path: Path, command_line, caplog) -> None:
+    before = logging.getLogger("dap").level
+    assert command_line("cache", "info", "-v")[0] == 0 and logging.getLogger("dap").level == before
+    levels = []
+
+    def note(*arguments: object) -> str:
+        levels.append(logging.getLogger("dap").level)
+        return "folder"
+
+    monkeypatch = pytest.MonkeyPatch()
+    with monkeypatch.context() as patch:
+        patch.setattr("dap.storage.cache.cache_folder", note)
+        command_line("cache", "info", "-v")
+    assert levels and set(levels) == {logging.INFO}
+
+
+@pytest.fixture
+def own_method(tmp_path: Path, monkeypatch, own_tables) -> Iterator[Path]:
+    """A folder with a module whose method chooses the first real images."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "first_images.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path / "own")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path / "own"
+    sys.modules.pop("first_images", None)
+
+
+OWN = """
+from dataclasses import dataclass
+from dap.methods import Method, register_method
+
+
+@register_method
+@dataclass(frozen=True)
+class First(Method):
+    name, paper, year, needs, couples, presets = "first_images", "none", None, ("labels",), "slot", {}
+
+    def prepare(self, context):
+        return None
+
+    def make(self, context, unit, artefact):
+        source = context.source
+        chosen = [source.of_class(source.class_names.index(context.classes[slot.class_index].name))[slot.number]
+                  for slot in unit.slots]
+        return context.images(chosen)
+
+    def record(self, context, artefact):
+        return {}
+"""
+
+
+@pytest.mark.parametrize("module", ["first_images", "first_images.py"])
+def test_a_method_of_ones_own(module: str, own_method: Path, tree: Path, tmp_path: Path, command_line) -> None:
+    assert "unknown method" in command_line("distill", tree, "--method", "first_images", "--out", tmp_path / "x")[2]
+    code, _, said = command_line(
+        "distill", tree, "--import", module, "--method", "first_images", "--ipc", 2, "--out", tmp_path / "own-run"
+    )
+    assert (code, said) == (0, "")
+    made = dap.load(tmp_path / "own-run")
+    assert made.manifest["options"]["method"] == {"name": "first_images"} and len(made) == 4
+    assert made.source.load(1).tobytes() == Image.open(tree / "Bag" / "1.png").tobytes()
+    assert "first_images" in command_line("methods", "--import", module)[1]
+    config = own_method / "run.yaml"
+    config.write_text(f"import: {module}\nmethod: first_images\nipc: 2\n")
+    again = command_line("distill", tree, "--config", config, "--out", tmp_path / "own-run")
+    assert again[0] == 0 and "4 images" in again[1]
+
+
+def test_init_writes_a_file_that_distill_takes(tree: Path, tmp_path: Path, command_line, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, shown, _ = command_line("init", tree, "--yes", "--ipc", 2, "--prior", "none", "--out", "out")
+    assert (code, shown) == (0, "run.yaml is written; next: dap distill --config run.yaml\n")
+    content = yaml.safe_load(Path("run.yaml").read_text())
+    assert content == {
+        "source": str(tree), "out": "out", "method": "k_medoids", "ipc": 2, "seed": 0, "device": content["device"],
+    }  # fmt: skip
+    assert command_line("distill", "--config", "run.yaml")[0] == 0 and len(dap.load("out")) == 4
+    assert "is there already" in command_line("init", tree, "--yes")[2]
+    assert json.loads(command_line("init", tree, "--yes", "--file", "b.yaml", "--json", "-")[1])["options"]["prior"]
+    assert yaml.safe_load(Path("b.yaml").read_text())["method"] == "dap_set"  # fashion-dit knows Bag and Dress
+
+
+def test_init_asks_again_after_an_answer_that_is_wrong(tree: Path, tmp_path: Path, command_line, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    answers = iter(["nosuch", str(tree), "Bg", "Bag", "", "medoids", "random", "0", "3", "cpu", "new"])
+    monkeypatch.setattr("dap.cli.init.sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
+    monkeypatch.setattr(click, "prompt", lambda text, default, err: next(answers) or default)
+    code, _, said = command_line("init")
+    assert code == 0 and next(answers, None) is None
+    for words in ("cannot open the source 'nosuch'", "6 images of 2 classes", "unknown class", "fashion-dit knows all",
+                  "did you mean 'k_medoids'", "expected a whole number"):  # fmt: skip
+        assert words in said
+    assert yaml.safe_load(Path("run.yaml").read_text()) == {
+        "source": str(tree), "out": "new", "method": "random", "ipc": 3, "seed": 0, "device": "cpu",
+        "classes": ["Bag"], "prior": "fashion-dit",
+    }  # fmt: skip
 
 
 def test_python_m_dap(tmp_path: Path) -> None:

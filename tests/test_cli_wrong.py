@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,7 +22,7 @@ WRONG = {
     "distil x": "did you mean 'distill'",
     "Distill x": "did you mean 'distill'",
     "evalute x": "did you mean 'evaluate'",
-    "run x": "Known: cache, compare, distill, evaluate, index, info, methods, metrics, pack, plan, prior",
+    "run x": "Known: cache, compare, distill, evaluate, index, info, init, methods, metrics, pack, plan, prior",
     "index biuld x": "did you mean 'build'",
     "cache claer": "did you mean 'clear'",
     "prior adopt x": "did you mean 'adapt'",
@@ -126,6 +127,39 @@ WRONG = {
     "metrics tree": "give the real training images, --real",
     "metrics nosuch --real tree": "cannot open the source 'nosuch'",
     "metrics tree --real nosuch": "cannot open the source 'nosuch'",
+    "report nosuch --real tree": "cannot open the source 'nosuch'",
+    "report tree --real nosuch": "cannot open the source 'nosuch'",
+    "report tree": "tree: give the real images that it stands for, --real",
+    "report tree --real tree --evaluation none.json": "none.json: there is no such file",
+    "report tree empty --evaluation file": "--evaluation: expected one for each of 2 folders, got 1",
+    "report tree --real tree --features prior": "a report compares features without labels",
+    "report tree --reall tree": "did you mean '--real'",
+    "report tree --config none.yaml": "--config none.yaml: cannot be read as YAML",
+    "status": "Missing argument 'RUN'",
+    "status tree": "tree: there is no dap.json of a run",
+    "verify nosuch": "nosuch: there is no dap.json of a run",
+    "teacher trian tree": "did you mean 'train'",
+    "teacher train tree": "Missing option '--out'",
+    "teacher train tree --out new.safetensors --epochs 0": f"--epochs: {NONE} 0",
+    "teacher train nosuch --out new.safetensors": "cannot open the source 'nosuch'",
+    "teacher check file": "Missing option '--test'",
+    "teacher check file --test nosuch": "cannot open the source 'nosuch'",
+    "init": "there is no terminal to ask on: give --yes",
+    "init nosuch --yes": "cannot open the source 'nosuch'",
+    "init tree --yes --file file": "--file file: is there already",
+    "init tree --yes --file nowhere/run.yaml": "there is no folder",
+    "init tree --yes --classes Dres": "did you mean 'Dress'",
+    "init tree --yes --prior fashion-dti": "did you mean 'fashion-dit'?",
+    "init tree --yes --method medoids": "did you mean 'k_medoids'",
+    "init tree --yes --ipc 0": f"--ipc: {NONE} 0",
+    "distill tree --out new --import no_such_module": "--import no_such_module: there is no module 'no_such_module'",
+    "distill tree --out new --import nosuch.py": "--import nosuch.py: there is no such file",
+    "methods --import own/broken.py": "--import own/broken.py: ZeroDivisionError",
+    "methods --import own/lacking.py": "needs the module 'no_such_thing', which is not installed",
+    "methods --import own/random.py": "has the same name; rename the file",
+    "info extra": "unexpected extra argument (extra)",
+    "cache info extra": "unexpected extra argument (extra)",
+    "cache clear --json nowhere/x.json": "--json nowhere/x.json: there is no folder",
     "compare": "Missing argument",
     "compare nosuch.json file": "nosuch.json",
     "compare file --plot plot.gif": "--plot: expected a file that ends in .png, .pdf, .svg, got 'plot.gif'",
@@ -176,12 +210,17 @@ def results(tmp_path_factory):
         Image.new("L", (8, 8)).save(folder / "tree" / name / "0.png")
     (folder / "empty").mkdir()
     (folder / "file").write_text("text")
+    (folder / "own").mkdir()
+    (folder / "own" / "broken.py").write_text("1 / 0")
+    (folder / "own" / "lacking.py").write_text("import no_such_thing")
+    (folder / "own" / "random.py").write_text("")
     data = (folder / "tree" / "Bag" / "0.png").read_bytes()
     pq.write_table(pa.table({"image": [data] * 2, "fine": [0, 1], "coarse": [0, 0]}), folder / "two.parquet")
     before = sorted(folder.rglob("*"))
+    words = os.environ | {"PYTHONPATH": str(Path(dap.__file__).parents[1]), "PYTHONDONTWRITEBYTECODE": "1"}
     ended = subprocess.run(
         [sys.executable, "-c", ALL], input=json.dumps(list(WRONG)), capture_output=True, text=True, timeout=600,
-        cwd=folder, env=os.environ | {"PYTHONPATH": str(Path(dap.__file__).parents[1])}, check=True,
+        cwd=folder, env=words, check=True,
     )  # fmt: skip
     assert sorted(folder.rglob("*")) == before
     return json.loads(ended.stdout)
@@ -196,5 +235,14 @@ def test_a_wrong_command_line_is_one_line_that_names_the_fix(results, line):
     assert seconds < 5
 
 
-def test_there_are_many():
-    assert len(WRONG) > 90
+def test_there_are_many_and_some_of_each_command():
+    from dap.cli.main import dap as root
+
+    assert len(WRONG) > 150
+    leaves = [
+        (name, *(() if leaf is None else (leaf,)))
+        for name, command in root.commands.items()
+        for leaf in (command.commands if isinstance(command, click.Group) else (None,))
+    ]
+    lines = [line.split() for line in WRONG]
+    assert [words for words in leaves if list(words) not in [line[: len(words)] for line in lines]] == []

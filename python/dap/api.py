@@ -27,7 +27,7 @@ from dap.evaluating import evaluate, measure
 from dap.evaluation import check_teacher, open_teacher, train_teacher
 from dap.index import Index, open_index
 from dap.indexing import build_index
-from dap.methods import AnyGuide, AnyMethod
+from dap.methods import AnyGuide, AnyMethod, get_method
 from dap.priors import PriorLike
 from dap.run import SHEET, Rank, Request, execute, open_run, own_device, own_rank, ranking, resolve, worker_processes
 from dap.run.forecast import Forecast, forecast
@@ -274,8 +274,9 @@ def distill(
         raise OptionError("executor 'ray': not with torchrun, SLURM's tasks, remake or callbacks")
     if address is not None and not on_ray:
         raise OptionError(f"address={address!r} is that of a Ray cluster: give executor='ray' too")
-    if workers > 1:
+    if workers > 1:  # the others may not have imported the module that registers the method
         rank = Rank(0, 0, workers)
+        request = replace(request, method=get_method(method, method_options), method_options=None)
     out = check_path("out", out)
     check_writable(out)
     check_outside(out, source)

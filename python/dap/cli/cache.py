@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dap.cli.command import json_option, print_result
+from dap.cli.command import json_option, print_result, quiet_option
 from dap.cli.group import Group
 
 __all__ = ["cache"]
@@ -21,6 +21,7 @@ def cache() -> None:
 
 @cache.command(examples=["dap cache info", "DAP_CACHE_SIZE=50GB dap cache info"])
 @json_option
+@quiet_option
 def info() -> None:
     """Shows the cache's folder and size, and what takes it."""
     from dap.storage.cache import cache_folder, cache_size
@@ -43,8 +44,14 @@ def info() -> None:
 
 
 @cache.command(examples=["dap cache clear"])
+@json_option
+@quiet_option
 def clear() -> None:
     """Deletes all that dap has stored in the cache."""
     from dap.storage.cache import cache_folder, clear_cache
 
-    click.echo(f"{clear_cache() / 1e6:.1f} MB deleted from {cache_folder()}")
+    deleted = clear_cache()
+    print_result(
+        lambda: f"{deleted / 1e6:.1f} MB deleted from {cache_folder()}",
+        {"folder": str(cache_folder()), "bytes": deleted},
+    )

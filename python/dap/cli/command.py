@@ -54,17 +54,36 @@ class Command(click.Command):
 
 
 def quiet_option(command: F) -> F:
-    """Add ``--quiet``."""
+    """Add ``--quiet`` and ``--verbose``."""
+
+    def tell(ctx: click.Context, param: click.Parameter, verbose: bool) -> None:
+        if verbose:
+            ctx.with_resource(_verbose())
 
     def hide(ctx: click.Context, param: click.Parameter, quiet: bool) -> None:
         if quiet:
             ctx.meta[SILENT] = True
             ctx.with_resource(_quiet())
 
+    verbose = click.option(
+        "-v", "--verbose", is_flag=True, expose_value=False, callback=tell,
+        help="Also say what is waited for, kept and read again.",
+    )  # fmt: skip
     return click.option(
         "-q", "--quiet", is_flag=True, expose_value=False, callback=hide,
         help="Print results and errors alone: no bars, warnings and notes.",
-    )(command)  # fmt: skip
+    )(verbose(command))  # fmt: skip
+
+
+@contextmanager
+def _verbose() -> Iterator[None]:
+    logger = logging.getLogger("dap")
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager

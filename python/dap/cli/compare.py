@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dap.cli.command import Command
+from dap.cli.command import Command, json_option, print_result, quiet_option
 from dap.cli.values import TABLES, Name
 
 __all__ = ["compare"]
@@ -17,7 +17,7 @@ __all__ = ["compare"]
     examples=[
         "dap compare dit.json dap.json",
         "dap compare dit=dit-0.json dit=dit-1.json dap=dap-0.json dap=dap-1.json --format latex",
-        "dap compare *.json --plot comparison.pdf",
+        "dap compare *.json --plot comparison.pdf --json comparison.json",
     ],
 )
 @click.argument("results", nargs=-1, required=True, metavar="[NAME=]RESULT...")
@@ -25,6 +25,8 @@ __all__ = ["compare"]
               help='"text", "markdown", "latex", "csv" or "json".')  # fmt: skip
 @click.option("--plot", "picture", type=click.Path(path_type=Path),
               help="Also draw them into this file, .png, .pdf or .svg; needs matplotlib.")  # fmt: skip
+@json_option
+@quiet_option
 def compare(results: tuple[str, ...], form: str, picture: Path | None) -> None:
     """Compares results that dap evaluate --json has written, with the first one and with random real images.
 
@@ -50,6 +52,6 @@ def compare(results: tuple[str, ...], form: str, picture: Path | None) -> None:
     from dap.evaluation.comparison_plot import plot
 
     comparison = run(named)
-    click.echo(comparison.table(form))
+    print_result(lambda: comparison.table(form), comparison.table("json"))
     if picture is not None:
         plot(comparison, picture)

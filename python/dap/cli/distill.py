@@ -28,6 +28,7 @@ NOT_OF_THE_BYTES = {"source", "out", "index", "remake", "workers", "executor", "
         "dap distill photos/train --method dap_set --ipc 20 --out distilled",
         "dap distill photos/train --method k_medoids --features timm/resnet18 --out chosen",
         "dap distill imagenet/train --prior facebook/DiT-XL-2-256 --sampling dit-repo --dtype bfloat16 --out distilled",
+        "dap distill photos/train --import my_method.py --method mine --out distilled",
         "dap distill --config run.yaml --ipc 50",
     ],
 )

@@ -83,6 +83,7 @@ def index() -> None:
 )
 @device_option
 @precision_options()
+@json_option
 @quiet_option
 @config_options
 def build(
@@ -132,7 +133,7 @@ def build(
         max_per_class=max_per_class, shard=shard, storage_dtype=storage_dtype, latents=latents, device=device,
         dtype=dtype, tf32=tf32, workers=workers,
     )  # fmt: skip
-    click.echo(f"{len(built)} images in {out}")
+    print_result(lambda: f"{len(built)} images in {out}", {"out": str(out), "images": len(built)})
     announce(f"next: {shlex.join(['dap', 'distill', '--index', str(out), '--out', 'distilled'])}")
 
 
@@ -155,6 +156,7 @@ def _timesteps(text: str) -> int | list[int]:
 )
 @click.argument("folder", type=FOLDER)
 @json_option
+@quiet_option
 def info(folder: Path) -> None:
     """Shows the options, classes and size of the index in FOLDER."""
     from dap.index import index_bytes, open_index
@@ -179,6 +181,7 @@ def info(folder: Path) -> None:
     ]
 )
 @click.argument("folder", type=FOLDER)
+@json_option
 @quiet_option
 def verify(folder: Path) -> None:
     """Reads every byte of the index in FOLDER and compares it with the recorded hashes."""
@@ -186,7 +189,10 @@ def verify(folder: Path) -> None:
 
     features = open_index(folder)
     features.verify()
-    click.echo(f"{folder}: all {len(features)} images are as they were written")
+    print_result(
+        lambda: f"{folder}: all {len(features)} images are as they were written",
+        {"folder": str(folder), "images": len(features)},
+    )
 
 
 @index.command(
@@ -196,12 +202,14 @@ def verify(folder: Path) -> None:
 )
 @click.argument("parts", nargs=-1, required=True, type=FOLDER)
 @click.option("--out", required=True, type=Out(), help="Folder of the joined index.")
+@json_option
 @quiet_option
 def merge(parts: tuple[Path, ...], out: Path) -> None:
     """Joins PARTS that were built with --shard."""
     from dap.index import merge as join
 
-    click.echo(f"{len(join(parts, out))} images in {out}")
+    joined = len(join(parts, out))
+    print_result(lambda: f"{joined} images in {out}", {"out": str(out), "images": joined})
 
 
 @index.command(
@@ -212,6 +220,7 @@ def merge(parts: tuple[Path, ...], out: Path) -> None:
 @click.argument("folder", type=FOLDER)
 @click.argument("repo_id", metavar="USER/NAME")
 @click.option("--private/--public", default=None, help="Whether a new repository is private; as your account has it.")
+@json_option
 @quiet_option
 def push(folder: Path, repo_id: str, private: bool | None) -> None:
     """Uploads the index in FOLDER to the hub, as a dataset with a card.
@@ -220,7 +229,8 @@ def push(folder: Path, repo_id: str, private: bool | None) -> None:
     """
     from dap.indexing import push_index
 
-    click.echo(push_index(folder, repo_id, private=private))
+    url = push_index(folder, repo_id, private=private)
+    print_result(lambda: url, {"url": url})
     announce(f"next, on another machine: {shlex.join(['dap', 'index', 'pull', repo_id, '--out', 'index'])}")
 
 
@@ -231,10 +241,12 @@ def push(folder: Path, repo_id: str, private: bool | None) -> None:
 )
 @click.argument("repo_id", metavar="USER/NAME")
 @click.option("--out", required=True, type=Out(), help="Folder of the index: new, or empty.")
+@json_option
 @quiet_option
 def pull(repo_id: str, out: Path) -> None:
     """Downloads an index from the hub, and checks every byte."""
     from dap.indexing import pull_index
 
-    click.echo(f"{len(pull_index(repo_id, out))} images in {out}")
+    images = len(pull_index(repo_id, out))
+    print_result(lambda: f"{images} images in {out}", {"out": str(out), "images": images})
     announce(f"next: {shlex.join(['dap', 'distill', '--index', str(out), '--out', 'distilled'])}")

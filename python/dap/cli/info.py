@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
-from dap.cli.command import Command, json_option, print_result
+from dap.cli.command import Command, json_option, print_result, quiet_option
 
 __all__ = ["info"]
 
@@ -16,6 +16,7 @@ PACKAGES = ("torch", "diffusers", "timm", "numpy", "safetensors", "Pillow", "dat
 
 @click.command(cls=Command, examples=["dap info", "dap info --json -"])
 @json_option
+@quiet_option
 def info() -> None:
     """Shows versions, the build of the Rust core, devices, and the cache."""
     import torch

@@ -18,6 +18,7 @@ from dap.cli.evaluate import evaluate
 from dap.cli.group import Group, in_flags, usage_message
 from dap.cli.index import index
 from dap.cli.info import info
+from dap.cli.init import init
 from dap.cli.methods import methods
 from dap.cli.metrics import metrics
 from dap.cli.pack import pack
@@ -32,10 +33,14 @@ from dap.stopping import RESUME
 
 __all__ = ["main"]
 
+EPILOG = (
+    "dap init asks what is there, and writes a file of options. The tab key completes commands after one line in the "
+    'start file of the shell, in bash eval "$(_DAP_COMPLETE=bash_source dap)"; docs/command_line.md has the others.'
+)
 PLAIN = str.maketrans({"−": "-", "–": "-", "±": "+-", "×": "x", "…": "..."})  # for consoles that lack these
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
 @click.version_option(build_info()["version"], prog_name="dap")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def dap(debug: bool) -> None:
@@ -43,8 +48,8 @@ def dap(debug: bool) -> None:
 
 
 for _command in (
-    cache, compare, distill, evaluate, index, info, methods, metrics, pack, plan, prior, report, slurm, status, teacher,
-    verify,
+    cache, compare, distill, evaluate, index, info, init, methods, metrics, pack, plan, prior, report, slurm, status,
+    teacher, verify,
 ):  # fmt: skip
     dap.add_command(_command)
 

@@ -7,7 +7,8 @@ import json
 
 import click
 
-from dap.cli.command import Command, json_option, print_result
+from dap.cli.command import Command, json_option, print_result, quiet_option
+from dap.cli.imports import import_option
 from dap.cli.values import Method
 from dap.result_text import columns
 
@@ -21,9 +22,19 @@ COST = (
 )
 
 
-@click.command(cls=Command, examples=["dap methods", "dap methods mgd3", "dap methods --json methods.json"])
+@click.command(
+    cls=Command,
+    examples=[
+        "dap methods",
+        "dap methods mgd3",
+        "dap methods --json methods.json",
+        "dap methods mine --import my_method.py",
+    ],
+)
 @click.argument("name", required=False, type=Method())
+@import_option
 @json_option
+@quiet_option
 def methods(name: str | None) -> None:
     """Lists the methods with what they do and cost, or shows options, defaults and presets of the method NAME."""
     from dap.methods import METHODS, list_methods

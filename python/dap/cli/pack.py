@@ -8,6 +8,7 @@ import click
 
 from dap.cli.classes import choose_classes, classes_option, label_column_option
 from dap.cli.command import Command, json_option, print_result, quiet_option
+from dap.cli.config_file import config_options
 from dap.cli.values import Name, Out, Whole
 
 __all__ = ["pack"]
@@ -47,6 +48,7 @@ FORMATS = ("imagefolder", "webdataset", "parquet", "safetensors")
               help="What to do with an image that cannot be decoded.")  # fmt: skip
 @json_option
 @quiet_option
+@config_options
 def pack(
     source: str,
     format: str,

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from dap.cli.classes import choose_classes, classes_option, label_column_option
-from dap.cli.command import quiet_option
+from dap.cli.command import json_option, print_result, quiet_option
 from dap.cli.config_file import config_options
 from dap.cli.group import Group
 from dap.cli.options import channels_option, device_option, precision_options
@@ -45,6 +45,7 @@ def prior() -> None:
 @click.option("--card/--no-card", default=True, show_default=True,
               help="Measure the finished prior for its model card; a later run with --card makes it too.")  # fmt: skip
 @precision_options(TRAINING_DTYPES, "bfloat16")
+@json_option
 @quiet_option
 @config_options
 def train(
@@ -75,7 +76,7 @@ def train(
         classes=chosen, seed=seed, device=device, card=card, dtype=dtype, tf32=tf32,
     )  # fmt: skip
     quality = f"; {out}/README.md says how good it is" if (out / "README.md").exists() else ""
-    click.echo(f"prior in {out}{quality}; {_use(source, out)}")
+    print_result(lambda: f"prior in {out}{quality}; {_use(source, out)}", {"out": str(out)})
 
 
 @prior.command(
@@ -108,6 +109,7 @@ def train(
 @click.option("--seed", default=0, type=Whole(0), show_default=True, help="Root seed of all random numbers.")
 @device_option
 @precision_options(TRAINING_DTYPES, "float32")
+@json_option
 @quiet_option
 @config_options
 def adapt(
@@ -136,7 +138,7 @@ def adapt(
         images, out=out, prior=base, classes=chosen, channels=channels, rank=rank, steps=steps,
         seed=seed, device=device, dtype=dtype, tf32=tf32,
     )  # fmt: skip
-    click.echo(f"adapter in {out}; {_use(source, out)}")
+    print_result(lambda: f"adapter in {out}; {_use(source, out)}", {"out": str(out)})
 
 
 def _use(source: str, out: Path) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from dap.cli.command import Command, json_option, print_result, quiet_option
+from dap.cli.config_file import config_options
 from dap.cli.options import device_option
 from dap.errors import OptionError, SourceError
 
@@ -37,6 +38,7 @@ __all__ = ["report"]
 @device_option
 @json_option
 @quiet_option
+@config_options
 def report(
     folders: tuple[Path, ...], real: str | None, out: Path, features: str, judge: bool, evaluations: tuple[Path, ...],
     device: str | None,
@@ -46,7 +48,9 @@ def report(
     The page holds all it shows, and at most 1,000 images. Several sets stand side by side.
     """
     from dap.data.builtin import recorded_builtin
+    from dap.data.manifest import read_manifest
     from dap.data.open import open_source
+    from dap.data.shard_paths import PACKED
     from dap.storage.files import write_atomic
 
     if not out.absolute().parent.is_dir():
@@ -62,6 +66,15 @@ def report(
         if not file.is_file():
             raise SourceError(f"{file}: there is no such file; expected one that dap evaluate --json writes")
 
+    for folder in folders:
+        if not folder.exists():
+            open_source(folder)
+        packed = (folder / PACKED).is_file()  # it has the manifest, which is read when it is loaded
+        if real is None and not packed and recorded_builtin(read_manifest(folder) or {}) is None:
+            raise _without_real(folder.name)
+    if real is not None:
+        open_source(real)
+
     from dap.api import load
     from dap.evaluation import compare, judge_images
     from dap.features.encoders import encoder_by_name
@@ -72,7 +85,7 @@ def report(
     for name, distilled in sets.items():
         spec = real or recorded_builtin(distilled.manifest)
         if spec is None:
-            raise OptionError(f"{name}: give the real images that it stands for, --real")
+            raise _without_real(name)
         reals[name] = open_source(spec, classes=distilled.class_names)
     encoder = encoder_by_name(features, prior="fashion-dit" if features == "vae" else None, device=device)
     comparison = compare(dict(zip(sets, evaluations, strict=True))) if evaluations else None
@@ -84,3 +97,7 @@ def report(
     ).encode()
     write_atomic(out, page)
     print_result(lambda: f"{out}: {len(page) / 1e6:.1f} MB; open it in a browser", {"out": str(out)})
+
+
+def _without_real(name: str) -> OptionError:
+    return OptionError(f"{name}: give the real images that it stands for, --real")

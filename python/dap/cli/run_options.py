@@ -18,6 +18,7 @@ from dap.cli.classes import (
     label_option,
     parse_labels,
 )
+from dap.cli.imports import import_option
 from dap.cli.options import channels_option, device_option, precision_options, prior_options, sampling_options
 from dap.cli.values import Method, Number, Whole, assignments_option
 
@@ -73,6 +74,7 @@ OPTIONS = (
     ),
     channels_option,
     assignments_option("--set", "method_options", "Option of the method, such as scale=0.3; repeatable."),
+    import_option,
 )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from dap.cli.command import Command, json_option, print_result
+from dap.cli.command import Command, json_option, print_result, quiet_option
 from dap.errors import SourceError
 from dap.storage.claims import workers_in
 from dap.storage.files import SHARED
@@ -34,6 +34,7 @@ def _recorded(run: Path) -> tuple[dict[str, Any], dict[str, str], list[dict[str,
 @click.command(cls=Command, examples=["dap status distilled", "dap status distilled --json -"])
 @click.argument("run", type=click.Path(path_type=Path))
 @json_option
+@quiet_option
 def status(run: Path) -> None:
     """Tells how many images of RUN are made, and which processes work on it. Nothing is changed."""
     from dap.data.manifest import counts_in, images_of
@@ -64,6 +65,8 @@ def status(run: Path) -> None:
 
 @click.command(cls=Command, examples=["dap verify distilled"])
 @click.argument("run", type=click.Path(path_type=Path))
+@json_option
+@quiet_option
 def verify(run: Path) -> None:
     """Reads all files of RUN and compares them with their hashes. Raises for one that was changed or is gone."""
     from dap.data.manifest import verify_files
@@ -75,4 +78,7 @@ def verify(run: Path) -> None:
             f"{run}: {len(missing)} of its {len(files)} files are gone, such as {missing[0]}; the command of the "
             "run makes them again"
         )
-    click.echo(f"{len(files)} files of {run} have the bytes that were written; the run is {manifest['status']}")
+    print_result(
+        lambda: f"{len(files)} files of {run} have the bytes that were written; the run is {manifest['status']}",
+        {"run": str(run), "files": len(files), "status": manifest["status"]},
+    )

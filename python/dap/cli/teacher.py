@@ -36,6 +36,7 @@ def teacher() -> None:
 @label_column_option
 @click.option("--seed", default=0, type=Whole(0), show_default=True, help="Seed of weights, order and augmentation.")
 @device_option
+@json_option
 @quiet_option
 @config_options
 def train(
@@ -61,7 +62,7 @@ def train(
         images, out=out, network=network, epochs=epochs, test=tests, options=options, seed=seed, device=device
     )
     where = "the training images, on which every teacher is too good" if test is None else "the test images"
-    click.echo(f"{out}: {trained.accuracy:.1f} % of {where}")
+    print_result(lambda: f"{out}: {trained.accuracy:.1f} % of {where}", {"out": str(out), "accuracy": trained.accuracy})
 
 
 @teacher.command(
