@@ -74,7 +74,7 @@ def number_table(findings: Sequence[Sequence[ClassFindings]]) -> list[list[str]]
         row = [name]
         for entries in by_name:
             entry = entries.get(name)
-            row += ["0", "", ""] if entry is None else [
+            row += ["0", "–", "–"] if entry is None else [
                 str(entry.images), _number(entry.coverage), _number(entry.diversity)
             ]  # fmt: skip
         rows.append(row)
@@ -114,4 +114,4 @@ def _cost(manifest: Mapping[str, Any], images: int) -> dict[str, str]:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+    return "–" if value is None else f"{value:.3f}"
