@@ -55,7 +55,7 @@ NOT_OF_THE_BYTES = {"source", "out", "index", "remake", "workers", "executor", "
     help='"ray": actors of a Ray cluster make the run, as many as --workers, or one for each GPU or machine.',
 )
 @click.option(
-    "--address", metavar="ADDRESS", help='Of the Ray cluster, such as "auto"; if left out, Ray is started here.'
+    "--address", metavar="ADDRESS", help='Address of the Ray cluster, such as "auto"; if left out, Ray is started here.'
 )
 @click.option(
     "--max-time",

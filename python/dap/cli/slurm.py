@@ -51,7 +51,6 @@ exit "$code"
     context_settings={"ignore_unknown_options": True},
     examples=[
         "dap slurm --array 0-63 --gres gpu:1 --time 4:00:00 -- dap distill imagenet/train --out distilled > job.sh",
-        "sbatch job.sh",
     ],
 )
 @click.option("--array", default="0-7", show_default=True, help="Task numbers, each a worker, as in sbatch.")
