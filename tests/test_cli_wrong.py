@@ -183,6 +183,8 @@ WRONG = {
     "index info tree": "tree/index.json: no feature index",
     "index verify nosuch": "nosuch/index.json: no feature index",
     "index merge nosuch --out new": "nosuch/index.json: no feature index",
+    "index push nosuch me/index": "nosuch/index.json: no feature index",
+    "index pull": "Missing argument 'USER/NAME'",
     "prior train nosuch --out new": "cannot open the source 'nosuch'",
     "prior adapt nosuch --out new": "cannot open the source 'nosuch'",
     # columns of labels

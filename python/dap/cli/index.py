@@ -227,6 +227,10 @@ def push(folder: Path, repo_id: str, private: bool | None) -> None:
 
     Log in first: hf auth login.
     """
+    from dap.index import open_index
+
+    open_index(folder)  # raises for what is none, before torch is imported
+
     from dap.indexing import push_index
 
     url = push_index(folder, repo_id, private=private)
