@@ -72,7 +72,9 @@ def main() -> None:
     places = {"index": str(base / "index"), "dit": str(base / "dit")}
     names = args.only or list(RUNS)
     if "dap, index" in names:
-        used(["index", "build", "fashion-mini", "--out", places["index"]], base / "cache-index")
+        used(
+            ["index", "build", "fashion-mini", "--max-per-class", "64", "--out", places["index"]], base / "cache-index"
+        )
     if "dap, a DiT of 256 pixels" in names:
         made = pipeline(256, filled, tiny=True)
         made.register_to_config(id2label={str(number): f"class {number}" for number in range(1000)})

@@ -28,7 +28,7 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "method, options, steps",
-    [("dit", {}, 24), ("dap", {"references": 8}, 24), ("dap_set", {"references": 8, "recurrences": 2}, 48)],
+    [("dit", {}, 24), ("dap_set", {"references": 8, "recurrences": 2}, 48)],
 )
 def test_steps_and_units_are_those_of_the_run(tmp_path, method, options, steps):
     plan = dap.plan("fashion-mini", method=method, method_options=options, ipc=3, batch_size=3, **TWO)
