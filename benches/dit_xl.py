@@ -1,6 +1,6 @@
 """Each method from the command line at the shape of DiT-XL/2, on photographs: time, memory, and the memory planned.
 
-    python benches/dit_xl.py PHOTOS --keep FOLDER                       # the table of docs/scale.md, on a CPU, in hours
+    python benches/dit_xl.py PHOTOS --keep FOLDER                       # a table of docs/memory.md, on a CPU, in hours
     python benches/dit_xl.py PHOTOS --keep FOLDER --methods dit mgd3
 
 PHOTOS has a folder for each class, named after its ImageNet id, with one photograph or more. Of the first ten classes,

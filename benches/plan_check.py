@@ -27,7 +27,7 @@ BIN = Path(sys.executable).parent
 CLASSES = ("Bag", "Coat", "Dress", "Sandal")
 LABELS = [word for number, name in enumerate(CLASSES) for word in ("--label", f"{name}=class {number}")]
 RUNS = {
-    "dit": ["fashion-mini", "--method", "dit", "--ipc", "20"],
+    "dit": ["fashion-mini", "--method", "dit", "--ipc", "10"],
     "dap, index": ["fashion-mini", "--method", "dap", "--ipc", "10", "--index", "{index}"],
     "dap_set": ["fashion-mini", "--method", "dap_set", "--ipc", "10"],
     "k_medoids": ["fashion-mini", "--method", "k_medoids", "--ipc", "50"],

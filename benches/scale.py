@@ -1,6 +1,6 @@
 """What each method takes at the shape of DiT-XL/2: floating-point operations and memory, without running anything.
 
-    python benches/scale.py                       # the table of docs/scale.md, on torch's meta device, in seconds
+    python benches/scale.py                       # the table of docs/memory.md, on torch's meta device, in seconds
     python benches/scale.py --check 1 2           # beside the memory that a process really takes on this CPU
     python benches/scale.py --check 1 --methods dap igd --sizes 256
 
