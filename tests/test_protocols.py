@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
 
 import numpy as np
@@ -462,6 +465,23 @@ class TestEvaluation:
         assert run() == first
         with pytest.raises(pytest.fail.Exception):
             run(seed=1)
+
+    def test_processes_share_the_trainings_of_a_folder(self, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+        sets, test = {"a": arrays({"up": 3, "left": 3})}, arrays({"up": 9, "left": 9}, first=50)
+        options = {"class_names": NAMES, "protocol": "hard", "protocol_options": TINY, "repeats": 4}
+        alone, made, whole = evaluate_sets(sets, test, **options), Counter(), sets_module.run_protocol
+
+        def training(*arguments, repeat, **more):
+            made[repeat] += 1
+            time.sleep(0.1)
+            return whole(*arguments, repeat=repeat, **more)
+
+        monkeypatch.setattr(sets_module, "run_protocol", training)
+        with ThreadPoolExecutor(3) as pool:  # each is a worker of its own
+            runs = [pool.submit(evaluate_sets, sets, test, checkpoints=tmp_path, **options) for _ in range(3)]
+        assert [run.result() for run in runs] == [alone] * 3
+        assert made == dict.fromkeys(range(4), 1)
+        assert {path.suffix for path in tmp_path.iterdir()} == {".json"}
 
     def test_small_is_as_it_was(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Its result has neither constants nor options in it, as before there were other protocols."""

@@ -27,6 +27,7 @@ from dap.features import encoder_by_name
 from dap.metrics import MetricsResult, measure_set, overlap
 from dap.metrics.sets import chosen_metrics
 from dap.priors import PriorLike
+from dap.run import own_device, own_rank
 from dap.torch_state import own_torch_state
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def evaluate(
         soft_labels: A folder in which protocol "fkd" keeps the soft labels of each set; later evaluations, also of
             other networks, take them from there, without a teacher if all are there. Without a folder they are computed
             in each training.
-        checkpoints: A folder from which the same call continues after a stop, with the same numbers.
+        checkpoints: A folder from which the same call continues after a stop, with the same numbers. Processes that
+            make the same call with one folder share its trainings, as under torchrun or SLURM.
 
     Returns:
         Accuracies in per cent with mean, standard error and n; ``table()`` and ``to_json()`` show them.
@@ -112,8 +114,8 @@ def evaluate(
     return evaluate_source(
         train, open_source(test, split="test"),
         real=None if real is None else open_source(real, classes=train.class_names),
-        protocol=protocol, networks=networks, repeats=repeats, seed=seed, judge=judge, device=device,
-        protocol_options=protocol_options, teacher=teacher,
+        protocol=protocol, networks=networks, repeats=repeats, seed=seed, judge=judge,
+        device=own_device(device, own_rank()), protocol_options=protocol_options, teacher=teacher,
         soft_labels=None if soft_labels is None else check_path("soft_labels", soft_labels),
         checkpoints=None if checkpoints is None else check_path("checkpoints", checkpoints),
     )  # fmt: skip

@@ -53,7 +53,12 @@ __all__ = ["evaluate"]
     "--teacher-set", "teacher_options", "Option of the teacher, such as network=resnet18 or weights=FILE; repeatable."
 )
 @click.option("--soft-labels", type=Out(), help="Folder in which fkd keeps its soft labels, to use them again.")
-@click.option("--checkpoints", type=Out(), help="Folder from which the same command continues after a stop.")
+@click.option(
+    "--checkpoints",
+    type=Out(),
+    help="Folder from which the same command continues after a stop, and in "
+    "which several processes with the same command share the trainings.",
+)
 @device_option
 @json_option
 @quiet_option

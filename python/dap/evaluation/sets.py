@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -24,6 +25,7 @@ from dap.evaluation.run import check_options, run_protocol
 from dap.evaluation.soft_labels import stored_teacher
 from dap.evaluation.statistics import paired_difference
 from dap.evaluation.teacher_check import fitted
+from dap.evaluation.together import Together, together
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,6 +69,7 @@ def evaluate_sets(
         soft_labels: A folder, made if it is not there, in which protocols that store soft labels keep those of sets.
         checkpoints: A folder, made if it is not there, from which an evaluation that was stopped continues with the
             same numbers: the outcomes of its trainings, and the last checkpoint of an unfinished one.
+            Several processes may make the same call with one folder: each training is made by one of them.
 
     Returns:
         One row per network and set. Repeat r uses the same seed for every set, so that differences are paired.
@@ -95,16 +98,26 @@ def evaluate_sets(
     )  # fmt: skip
     rows: list[Row] = []
     first: dict[str, tuple[float, ...]] = {}
-    with progress_bar("evaluate", total=len(networks) * len(sets) * repeats, unit="training") as progress:
+    with (
+        nullcontext() if checkpoints is None else together(Path(checkpoints)) as others,
+        progress_bar("evaluate", total=len(networks) * len(sets) * repeats, unit="training") as progress,
+    ):
+        made = set()
+        if others is not None:  # first what no other process is at
+            for network, (name, any_set), repeat in itertools.product(networks, sets.items(), range(repeats)):
+                if trainings.outcome(name, any_set, network, repeat, others, wait=False) is not None:
+                    made.add((network, name, repeat))
+                    progress.update()
         for network, (name, any_set) in itertools.product(networks, sets.items()):
             outcomes = []
             for repeat in range(repeats):
-                images, labels = any_set(repeat) if callable(any_set) else any_set
-                folder = trainings.labels_of(name, repeat, drawn=callable(any_set))
-                if teacher is None and folder is not None:
+                outcome = trainings.outcome(name, any_set, network, repeat, others, wait=True)
+                assert outcome is not None
+                outcomes.append(outcome)
+                if teacher is None and (folder := trainings.labels_of(name, repeat, drawn=callable(any_set))):
                     record = record or stored_teacher(folder)
-                outcomes.append(trainings.outcome(name, images, labels, network, repeat, folder))
-                progress.update()
+                progress.update((network, name, repeat) not in made)
+            images = _drawn(any_set, repeats - 1)[0]
             last, best = (tuple(accuracies) for accuracies in zip(*outcomes, strict=True))
             difference = paired_difference(last, first[network]) if network in first else None
             first.setdefault(network, last)
@@ -146,33 +159,30 @@ class _Trainings:
         return self.labels_folder / escape(name + (f", seed {self.seed}, repeat {repeat + 1}" if drawn else ""))
 
     def outcome(
-        self, name: str, images: np.ndarray, labels: np.ndarray, network: str, repeat: int, folder: Path | None
-    ) -> Outcome:
-        """Return the outcome of a training, which is kept or made."""
+        self, name: str, any_set: AnySet, network: str, repeat: int, others: Together | None, *, wait: bool
+    ) -> Outcome | None:
+        """Return the outcome of a training, which is kept or made; None if another process is at it."""
+        images, labels = _drawn(any_set, repeat)
+        folder = self.labels_of(name, repeat, drawn=callable(any_set))
         constants = self.changed.constants(self.case(network, images))
         key: tuple[object, ...] = (self.protocol, constants, network, self.seed, repeat)
         if self.teacher is None and folder is not None:
             key = (*key, stored_teacher(folder))
         entry = None if self.kept is None else self.kept.entry(key, images, labels)
-        found = None if entry is None else entry.outcome()
-        if found is not None:
-            return found
-        outcome = run_protocol(
-            images,
-            labels,
-            *self.test,
-            classes=self.classes,
-            protocol=self.changed,
-            network=network,
-            seed=self.seed,
-            repeat=repeat,
-            device=self.device,
-            teacher=self.teacher,
-            soft_labels=folder,
-            checkpoint=None if entry is None else entry.checkpoint,
-            title=f"{network} on {name}, repeat {repeat + 1} of {self.repeats}",
-            bars=Bars(shown=self.protocol != "small"),
-        )
-        if entry is not None:
-            entry.finish(outcome)
-        return outcome
+
+        def train() -> Outcome:
+            return run_protocol(
+                images, labels, *self.test, classes=self.classes, protocol=self.changed, network=network,
+                seed=self.seed, repeat=repeat, device=self.device, teacher=self.teacher, soft_labels=folder,
+                checkpoint=None if entry is None else entry.checkpoint,
+                title=f"{network} on {name}, repeat {repeat + 1} of {self.repeats}",
+                bars=Bars(shown=self.protocol != "small"),
+            )  # fmt: skip
+
+        if entry is None or others is None:
+            return train()
+        return others.outcome(entry, entry.name if folder is None else escape(folder.name), train, wait=wait)
+
+
+def _drawn(any_set: AnySet, repeat: int) -> LabelledImages:
+    return any_set(repeat) if callable(any_set) else any_set
