@@ -1,6 +1,6 @@
-"""`dap plan` beside the run that follows it: time, memory and disk of five different runs.
+"""`dap plan` beside the run that follows it: time, memory and disk of six different runs.
 
-    python benches/plan_check.py                     # all five, some minutes
+    python benches/plan_check.py                     # all six, some minutes
     python benches/plan_check.py --only dit dap_set  # some of them
 
 Each plan and each run is a process of its own with one thread, one right after the other. The cache is empty before
@@ -31,6 +31,7 @@ RUNS = {
     "dap, index": ["fashion-mini", "--method", "dap", "--ipc", "10", "--index", "{index}"],
     "dap_set": ["fashion-mini", "--method", "dap_set", "--ipc", "10"],
     "k_medoids": ["fashion-mini", "--method", "k_medoids", "--ipc", "50"],
+    "mgd3": ["fashion-mini", "--method", "mgd3", "--ipc", "10"],
     "dap, a DiT of 256 pixels": [
         "fashion-mini", "--method", "dap", "--set", "references=16", "--ipc", "4", "--prior", "{dit}", "--channels",
         "rgb", "--classes", ",".join(CLASSES), "--num-inference-steps", "20", *LABELS,

@@ -129,3 +129,11 @@ def test_a_run_says_first_what_it_needs(tmp_path, caplog):
     caplog.set_level("INFO", "dap.run.local")
     dap.distill("fashion-mini", method="dit", ipc=3, batch_size=4, out=tmp_path / "out", **TWO)
     assert "2 units of at most 4 slots, 24 denoiser steps, " in caplog.text and "nothing for the cache" in caplog.text
+
+
+def test_the_cache_of_a_method_that_does_not_say_its_size_is_measured(tmp_path):
+    options = {"classes": ["Bag", "Dress"], "method": "k_medoids", "features": "prior", "ipc": 3}
+    plan = dap.plan("fashion-mini", **options)
+    dap.distill("fashion-mini", **options, out=tmp_path / "out")
+    kept = sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*") if file.is_file())
+    assert plan.cache == pytest.approx(kept, rel=0.1)

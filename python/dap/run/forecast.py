@@ -131,7 +131,7 @@ def forecast(job: Job, out: Path | None = None, batch_size: int | None = None, s
         method=job.recipe.name, device=str(prior.device), images=images, units=len(units), batch_size=size,
         pass_size=parts, steps=steps, passes=steps * (2 if job.settings.guidance_scale != 1 else 1),
         operations=None if counted is None else counted.of(trial.plain, trial.guided, images), memory=memory,
-        memory_there=device_memory(prior.device), cache=need.disk, disk=disk, starting=started[0],
+        memory_there=device_memory(prior.device), cache=need.disk or trial.cached, disk=disk, starting=started[0],
         prepare=trial.prepare[0], make=trial.make[0], finish=trial.finish[0], cpu=whole[1], trial=trial.own[0],
         cheaper=cheaper(job, trial, counted, size),
     )  # fmt: skip

@@ -25,6 +25,7 @@ from dap.data.image_files import encode_png
 from dap.run.job import Job
 from dap.run.stopwatch import NO_TIME, Spent, Stopwatch
 from dap.run.trial_unit import SHARE, make_part, unit_of
+from dap.storage.cache_folder import bytes_of, cache_folder
 
 __all__ = ["Trial", "trial_of"]
 
@@ -43,6 +44,7 @@ class Trial:
         guided: Slots times steps in which a term acts, in the whole run.
         plain: Slots times all other steps.
         image_bytes: Bytes of an image's file.
+        cached: Bytes that the preparation writes to the cache.
     """
 
     prepare: Spent
@@ -52,6 +54,7 @@ class Trial:
     guided: int
     plain: int
     image_bytes: int
+    cached: int
 
 
 class Stage(NamedTuple):
@@ -97,12 +100,14 @@ def trial_of(job: Job, units: int, batch_size: int, pass_size: int | None) -> Tr
         spent, second, artefact = _prepared(part, pass_size)
         each = len(job.source) / len(job.classes)
         prepare = _of_all(spent, first, second, few, many, each) * (len(job.classes) / classes)
+        grows = any(more.total > fewer.total for fewer, more in zip(first, second, strict=False))
+        cached = bytes_of(cache_folder()) * len(job.classes) / classes * (each / many if grows else 1.0)
         unit = unit_of(job, part, units)
         make, finish, sampled = make_part(part, unit, artefact, units, batch_size, pass_size, sum(job.counts))
     share = sum(job.counts) / len(unit.slots)
     return Trial(
         prepare, make, finish * (len(job.classes) / classes), watch.read(), round(sampled.guided * share),
-        round(sampled.plain * share), _image_bytes(job),
+        round(sampled.plain * share), _image_bytes(job), round(cached),
     )  # fmt: skip
 
 
