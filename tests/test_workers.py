@@ -181,6 +181,23 @@ def test_a_unit_that_fails_is_tried_again_at_the_end(source, tmp_path, monkeypat
     assert len(dap.load(tmp_path / "out")) == 6 and not (tmp_path / "out" / SHARED).exists()
 
 
+@pytest.mark.parametrize(("retries", "calls"), [(0, 6), (1, 7), (3, 9)])
+def test_how_often_a_unit_is_tried_again_is_an_option(source, tmp_path, monkeypatch, retries, calls) -> None:
+    tried, make = [], Painter.make
+
+    def fails(self, context, unit, artefact):
+        tried.append(unit.index)
+        if unit.index == 2:
+            raise MemoryError("no room")
+        return make(self, context, unit, artefact)
+
+    monkeypatch.setattr(Painter, "make", fails)
+    options = {"method": Painter(), "ipc": 3, "batch_size": 1, "out": tmp_path / "out", "progress": False}
+    with pytest.raises(UnitError, match=f"in {'one try' if retries == 0 else f'{retries + 1} tries'} "):
+        dap.distill(source, **options, max_retries=retries)
+    assert len(tried) == calls
+
+
 def test_an_error_of_the_first_unit_is_raised_before_all_others_fail_too(source, tmp_path, monkeypatch) -> None:
     calls = []
 

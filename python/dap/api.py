@@ -168,6 +168,7 @@ def distill(
     executor: str = "local",
     address: str | None = None,
     max_time: float | None = None,
+    max_retries: int = 2,
     callback_on_step_end: StepCallback | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
@@ -232,6 +233,8 @@ def distill(
             are as many as ``workers`` says, or if that is 1 one for each GPU, or each machine of a cluster without. An
             actor that dies is started again. Needs the extra "ray".
         address: Of the Ray cluster, such as "auto"; if left out, Ray is started on this machine.
+        max_retries: How often images that could not be made are tried again, after all others; then the run ends with
+            an error that names them.
         max_time: Seconds after which the run ends with the unit that it is at, by a StoppedError; the same call
             continues it. Never, if left out.
         callback_on_step_end: As in diffusers: ``callback(prior, step, timestep, {"latents": x}) -> dict``, where
@@ -257,6 +260,7 @@ def distill(
         features_options=features_options, size=size, channels=channels,
     )  # fmt: skip
     workers, rank = check_whole("workers", workers), own_rank()
+    max_retries = check_whole("max_retries", max_retries, 0)
     if max_time is not None:
         check_number("max_time", max_time, 0)
     if workers > 1 and rank.world > 1:
@@ -284,12 +288,13 @@ def distill(
         slots = slots_to_remake(out, remake)
         if on_ray:
             shared = out.absolute()
-            ray_actors(workers if workers > 1 else None, address, shared, _help, request, shared, batch_size, max_time)
+            count = workers if workers > 1 else None
+            ray_actors(count, address, shared, _help, request, shared, batch_size, max_time, max_retries)
         else:
-            with worker_processes(workers, _help, request, out, batch_size, max_time):
+            with worker_processes(workers, _help, request, out, batch_size, max_time, max_retries):
                 job = resolve(replace(request, device=own_device(request.device, rank)))
                 execute(
-                    job, out, claims, batch_size=batch_size, remake=slots, progress=progress and rank.number == 0,
+                    job, out, claims, batch_size=batch_size, remake=slots, max_retries=max_retries, progress=progress and rank.number == 0,
                     callback_on_step_end=callback_on_step_end, callbacks=callbacks,
                 )  # fmt: skip
         if workers > 1 or on_ray:
@@ -303,8 +308,10 @@ def distill(
 
 @own_torch_state()
 @cache_in_use()
-def _help(rank: Rank, request: Request, out: Path, batch_size: int | None, max_time: float | None) -> None:
+def _help(
+    rank: Rank, request: Request, out: Path, batch_size: int | None, max_time: float | None, max_retries: int
+) -> None:
     """Work on a run that another process of this machine has been asked for."""
     with time_limit(max_time), folder_lock(out, shared=True), Claims(out / SHARED) as claims:
         job = resolve(replace(request, device=own_device(request.device, rank)))
-        execute(job, out, claims, batch_size=batch_size, progress=False)
+        execute(job, out, claims, batch_size=batch_size, max_retries=max_retries, progress=False)

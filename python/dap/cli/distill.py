@@ -18,7 +18,7 @@ from dap.stopping import stop_at_signals
 __all__ = ["distill"]
 
 # options that change no image
-NOT_OF_THE_BYTES = {"source", "out", "index", "remake", "workers", "executor", "address", "max_time"}
+NOT_OF_THE_BYTES = {"source", "out", "index", "remake", "workers", "executor", "address", "max_time", "max_retries"}
 
 
 @click.command(
@@ -63,12 +63,19 @@ NOT_OF_THE_BYTES = {"source", "out", "index", "remake", "workers", "executor", "
     metavar="SECONDS",
     help="End after so many seconds with the images in the making, and exit code 75; the same command continues.",
 )
+@click.option(
+    "--max-retries",
+    type=Whole(0),
+    default=2,
+    show_default=True,
+    help="How often images that could not be made are tried again, after all others.",
+)
 @json_option
 @quiet_option
 @config_options
 def distill(
     out: Path, remake: tuple[str, ...], workers: int, executor: str, address: str | None, max_time: float | None,
-    **options: Any,
+    max_retries: int, **options: Any,
 ) -> None:  # fmt: skip
     """Distils SOURCE (a class-per-folder tree, a built-in name, or a Hugging Face id) into --ipc images per class."""
     from dap.cli.rerun import finished_images, remember
@@ -100,7 +107,8 @@ def distill(
     with stop_at_signals():
         distilled = run(
             asked.images if alone else source, index=asked.index if alone else options["index"], out=out,
-            remake=remake, workers=workers, executor=executor, address=address, max_time=max_time, **asked.arguments,
+            remake=remake, workers=workers, executor=executor, address=address, max_time=max_time,
+            max_retries=max_retries, **asked.arguments,
         )  # fmt: skip
     remember(out, given, identities)
     spent = sum(distilled.manifest["seconds"].values())

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 def execute(
     job: Job, out: Path, claims: Claims, *, batch_size: int | None = None,
-    remake: Mapping[str, Sequence[int]] | None = None, progress: bool = True,
+    remake: Mapping[str, Sequence[int]] | None = None, max_retries: int = 2, progress: bool = True,
     callback_on_step_end: StepCallback | None = None, callbacks: Sequence[Callback] = (),
 ) -> None:  # fmt: skip
     """Make what is missing in the folder of a job, together with other processes, until it is finished.
@@ -51,6 +51,7 @@ def execute(
         claims: This process among those that work on the run.
         batch_size: See :class:`RunFolder`.
         remake: See :class:`RunFolder`.
+        max_retries: How often a unit that failed is tried again.
         progress: Show progress bars.
         callback_on_step_end: The user's callback; see :func:`dap.distill`.
         callbacks: The user's callbacks; see :func:`dap.distill`.
@@ -67,8 +68,9 @@ def execute(
     with own_torch_state(tf32=job.tf32):
         steps = [callback_on_step_end] if callback_on_step_end else []
         bars = Progress(shown=progress, callbacks=[*steps, *(callback.on_step_end for callback in callbacks)])
+        retries = None if steps or callbacks else max_retries
         try:
-            _Executor(job.recipe, job, out, claims, bars, opened, callbacks, retry=not steps and not callbacks).run()
+            _Executor(job.recipe, job, out, claims, bars, opened, callbacks, retries).run()
         finally:
             for callback in callbacks:
                 callback.on_run_end()
@@ -87,10 +89,10 @@ class _Executor(Generic[A]):
 
     def __init__(
         self, recipe: Method[A], job: Job, out: Path, claims: Claims, bars: Progress, opened: Callable[[], RunFolder],
-        callbacks: Sequence[Callback], *, retry: bool,
+        callbacks: Sequence[Callback], retries: int | None,
     ) -> None:  # fmt: skip
         self._recipe, self._job, self._out = recipe, job, out
-        self._claims, self._bars, self._opened, self._retry = claims, bars, opened, retry
+        self._claims, self._bars, self._opened, self._retries = claims, bars, opened, retries
         self._callbacks = callbacks
 
     def run(self) -> None:
@@ -159,7 +161,8 @@ class _Executor(Generic[A]):
         with self._bars.making(f"{self._recipe.name}, {folder.in_words}", sum(steps.values())) as (on_step, move):
             energies = Energies()
             context = self._context(folder, energies.watching(on_step))
-            units = units_to_make(folder, self._claims, list(steps), lambda number: move(steps[number]))
+            retries = self._retries or 0
+            units = units_to_make(folder, self._claims, list(steps), lambda number: move(steps[number]), retries)
             with closing(units):
                 for unit in units:
                     start = time.monotonic()
@@ -167,16 +170,16 @@ class _Executor(Generic[A]):
                     try:
                         images = self._images(context, unit, artefact)
                     except Exception as error:
-                        if not self._retry:  # the user's callback may have raised it
+                        if self._retries is None:  # the user's callback may have raised it
                             raise
-                        note_failure(folder, unit, error)
+                        note_failure(folder, unit, error, retries)
                         continue
                     seconds = time.monotonic() - start
                     folder.state.add_seconds("make", seconds)
                     folder.add(unit, images, torch.get_num_threads(), energies.take())
                     for callback in self._callbacks:
                         callback.on_unit_end(MadeUnit(self._names(unit), list(images), seconds))
-        raise_failures(folder)
+        raise_failures(folder, retries)
 
     def _images(self, context: Context, unit: Unit, artefact: A) -> Iterable[Tensor]:
         made = self._recipe.make(context, unit, artefact)

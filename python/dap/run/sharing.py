@@ -1,6 +1,6 @@
 """Which units this process makes, when several work on one run: each claims a unit, and looks for the next.
 
-Every unit is tried by some process until its files are there. One that fails is left for later, and tried twice more.
+Every unit is tried by some process until its files are there. One that fails is left for later, and tried again.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from dap.storage.claims import Claims, pauses
 
 __all__ = ["note_failure", "raise_failures", "units_to_make", "waiting_for"]
 
-RETRIES = 2
 SHOWN = 3  # failed units that an error names
 
 logger = logging.getLogger(__name__)
 
 
 def units_to_make(
-    folder: RunFolder, claims: Claims, numbers: Sequence[int], elsewhere: Callable[[int], None]
+    folder: RunFolder, claims: Claims, numbers: Sequence[int], elsewhere: Callable[[int], None], retries: int
 ) -> Generator[Unit, None, None]:
     """Yield each unit that this process is to make; its claim ends when the next one is asked for.
 
@@ -37,6 +36,7 @@ def units_to_make(
         claims: This process among those that work on the run.
         numbers: The units that are missing.
         elsewhere: Called with each number of a unit that another process has made.
+        retries: How often a unit that failed is tried again.
     """
     say, waits, first = waiting_for(folder.out, "to make the last units"), pauses(), True
     while numbers:
@@ -49,7 +49,7 @@ def units_to_make(
             name = f"unit-{number}"
             if not folder.awaits(number):
                 elsewhere(number)
-            elif folder.state.failures[number] > RETRIES:
+            elif folder.state.failures[number] > retries:
                 continue
             elif name in taken or not claims.take(name):
                 left.append(number)
@@ -88,8 +88,14 @@ def waiting_for(out: Path, purpose: str) -> Callable[[str], None]:
     return say
 
 
-def note_failure(folder: RunFolder, unit: Unit, error: Exception) -> None:
+def note_failure(folder: RunFolder, unit: Unit, error: Exception, retries: int) -> None:
     """Keep the error of a unit, and let the run go on; or raise it, where the others would fail too.
+
+    Args:
+        folder: The folder of the run.
+        unit: The unit.
+        error: What making it has raised.
+        retries: See :func:`units_to_make`.
 
     Raises:
         DapError: Nothing of the run has been made yet, or the disk is full.
@@ -97,15 +103,17 @@ def note_failure(folder: RunFolder, unit: Unit, error: Exception) -> None:
     """
     tries = sum(folder.state.failures.values()) + 1
     nothing = not folder.has_images
-    if isinstance(error, StorageError) or (nothing and (isinstance(error, DapError) or tries > RETRIES)):
+    if isinstance(error, StorageError) or (nothing and (isinstance(error, DapError) or tries > retries)):
         raise error
-    logger.warning("%s: unit %d could not be made (%s: %s); it is tried again later", folder.out, unit.index,
-                   type(error).__name__, error)  # fmt: skip
+    then = "it is tried again later" if retries else "the others are made"
+    logger.warning(
+        "%s: unit %d could not be made (%s: %s); %s", folder.out, unit.index, type(error).__name__, error, then
+    )
     folder.add_failure(unit, error)
 
 
-def raise_failures(folder: RunFolder) -> None:
-    """Raise if there are units that could not be made.
+def raise_failures(folder: RunFolder, retries: int) -> None:
+    """Raise if there are units that could not be made, each in one try and ``retries`` more.
 
     Raises:
         UnitError: It names them, with the errors.
@@ -113,9 +121,10 @@ def raise_failures(folder: RunFolder) -> None:
     failed = sorted(unit.index for unit in folder.missing())
     if failed:
         errors = "; ".join(f"unit {number}: {folder.state.errors.get(number)}" for number in failed[:SHOWN])
+        tries = "one try" if retries == 0 else f"{retries + 1} tries"
         more = f"; and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
         raise UnitError(
-            f"{folder.out}: {len(failed)} of {len(folder.units)} units could not be made in {RETRIES + 1} tries "
+            f"{folder.out}: {len(failed)} of {len(folder.units)} units could not be made in {tries} "
             f"({errors}{more}); the others are there, and the same command tries these again; if memory is short, "
             "give batch_size= when the run is begun"
         )
