@@ -294,8 +294,9 @@ def distill(
             with worker_processes(workers, _help, request, out, batch_size, max_time, max_retries):
                 job = resolve(replace(request, device=own_device(request.device, rank)))
                 execute(
-                    job, out, claims, batch_size=batch_size, remake=slots, max_retries=max_retries, progress=progress and rank.number == 0,
-                    callback_on_step_end=callback_on_step_end, callbacks=callbacks,
+                    job, out, claims, batch_size=batch_size, remake=slots, max_retries=max_retries,
+                    progress=progress and rank.number == 0, callback_on_step_end=callback_on_step_end,
+                    callbacks=callbacks,
                 )  # fmt: skip
         if workers > 1 or on_ray:
             claims.clear()  # of those that came late, and were ended with their work
