@@ -149,11 +149,7 @@ def _timesteps(text: str) -> int | list[int]:
     return values if "," in text else values[0]
 
 
-@index.command(
-    examples=[
-        "dap index info index",
-    ]
-)
+@index.command(examples=["dap index info index"])
 @click.argument("folder", type=FOLDER)
 @json_option
 @quiet_option
@@ -175,11 +171,7 @@ def info(folder: Path) -> None:
     print_result(lambda: "\n".join(lines), {**spec, "classes": counts, "images": len(features), "bytes": size})
 
 
-@index.command(
-    examples=[
-        "dap index verify index",
-    ]
-)
+@index.command(examples=["dap index verify index"])
 @click.argument("folder", type=FOLDER)
 @json_option
 @quiet_option
@@ -195,11 +187,7 @@ def verify(folder: Path) -> None:
     )
 
 
-@index.command(
-    examples=[
-        "dap index merge part-1 part-2 part-3 part-4 --out index",
-    ]
-)
+@index.command(examples=["dap index merge part-1 part-2 part-3 part-4 --out index"])
 @click.argument("parts", nargs=-1, required=True, type=FOLDER)
 @click.option("--out", required=True, type=Out(), help="Folder of the joined index.")
 @json_option
@@ -212,11 +200,7 @@ def merge(parts: tuple[Path, ...], out: Path) -> None:
     print_result(lambda: f"{joined} images in {out}", {"out": str(out), "images": joined})
 
 
-@index.command(
-    examples=[
-        "dap index push index me/imagenette-index --private",
-    ]
-)
+@index.command(examples=["dap index push index me/imagenette-index --private"])
 @click.argument("folder", type=FOLDER)
 @click.argument("repo_id", metavar="USER/NAME")
 @click.option("--private/--public", default=None, help="Whether a new repository is private; as your account has it.")
@@ -238,11 +222,7 @@ def push(folder: Path, repo_id: str, private: bool | None) -> None:
     announce(f"next, on another machine: {shlex.join(['dap', 'index', 'pull', repo_id, '--out', 'index'])}")
 
 
-@index.command(
-    examples=[
-        "dap index pull me/imagenette-index --out index",
-    ]
-)
+@index.command(examples=["dap index pull me/imagenette-index --out index"])
 @click.argument("repo_id", metavar="USER/NAME")
 @click.option("--out", required=True, type=Out(), help="Folder of the index: new, or empty.")
 @json_option
