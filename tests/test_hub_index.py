@@ -11,7 +11,7 @@ SCRIPT = """
 import sys, dap
 from dap.cli.main import main
 from dap.errors import DapError
-from dap.indexing import pull_index
+from dap.index.hub import pull_index
 
 def run(*arguments):
     sys.argv = ["dap", *arguments]

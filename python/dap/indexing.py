@@ -13,7 +13,6 @@ import numpy as np
 from dap.bar import Bars
 from dap.config import check_choice, check_path, check_seed, check_whole, plain
 from dap.data.classmap import LabelMap
-from dap.data.hub import check_repo_id, download_folder, upload_folder
 from dap.data.open import SourceLike, check_outside, open_source
 from dap.data.source import Source
 from dap.errors import OptionError
@@ -33,9 +32,8 @@ from dap.features import (
     stored_latents,
 )
 from dap.index import ClassRows, Index, IndexWriter, row_groups
-from dap.index.spec import DTYPES, INDEX
+from dap.index.spec import DTYPES
 from dap.priors import PriorLike, load_prior
-from dap.report.index_card import index_card
 from dap.run import Rank, own_device, own_rank, worker_processes
 from dap.run.classes import as_index, classes_of_source
 from dap.sampling import SamplingSettings, scheduler_of
@@ -49,7 +47,7 @@ from dap.torch_state import own_torch_state
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["build_index", "pull_index", "push_index"]
+__all__ = ["build_index"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,60 +264,3 @@ def _rows(images: Source, name: str, max_per_class: int | None, seed: int, shard
         indices = np.sort(indices[permutation(len(indices), seed, name)[:max_per_class]])
     groups = [indices[start:stop] for start, stop in row_groups(len(indices), shard)]
     return np.concatenate([indices[:0], *groups])
-
-
-def push_index(
-    index: str | Path | Index, repo_id: str, *, private: bool | None = None, token: str | None = None
-) -> str:
-    """Upload a feature index to the Hugging Face hub, as a dataset repository with a card.
-
-    Args:
-        index: The index or its folder; all of its bytes are checked first.
-        repo_id: "user/name"; the repository is made if there is none, else its index is replaced.
-        private: Whether a new repository is private; None: as the account has it.
-        token: A token of the hub; None: that of ``hf auth login`` or ``$HF_TOKEN``.
-
-    Returns:
-        The URL of the repository.
-
-    Raises:
-        OptionError: ``repo_id`` is no name of a repository.
-        FormatError: The index is damaged.
-        SourceError: The hub refuses, or cannot be reached.
-
-    Example:
-        >>> push_index("index", "me/imagenette-index")  # doctest: +SKIP
-    """
-    check_repo_id(repo_id)
-    opened = as_index(index)
-    opened.verify()
-    return upload_folder(
-        opened.path, repo_id, private=private, token=token, message="Upload the index by dap", replaces="*",
-        card=index_card(repo_id, opened),
-    )  # fmt: skip
-
-
-def pull_index(repo_id: str, out: str | Path, *, token: str | None = None) -> Index:
-    """Download a feature index from the Hugging Face hub, and check all of its bytes.
-
-    Args:
-        repo_id: "user/name", as :func:`push_index` got it.
-        out: The folder: new, or empty.
-        token: A token of the hub; None: that of ``hf auth login`` or ``$HF_TOKEN``.
-
-    Raises:
-        OptionError: ``repo_id`` is no name of a repository, or ``out`` holds something.
-        FormatError: A file differs from its recorded hash.
-        SourceError: The repository is no index, or the hub refuses or cannot be reached.
-
-    Example:
-        >>> pull_index("me/imagenette-index", "index")  # doctest: +SKIP
-    """
-    out = check_path("out", out)
-    check_writable(out)
-    if not is_vacant(out):
-        raise OptionError(f"{out}: expected a new or an empty folder, this one holds something")
-    download_folder(repo_id, out, INDEX, "feature index", token=token)
-    index = as_index(out)
-    index.verify()
-    return index

@@ -211,11 +211,7 @@ def push(folder: Path, repo_id: str, private: bool | None) -> None:
 
     Log in first: hf auth login.
     """
-    from dap.index import open_index
-
-    open_index(folder)  # raises for what is none, before torch is imported
-
-    from dap.indexing import push_index
+    from dap.index.hub import push_index
 
     url = push_index(folder, repo_id, private=private)
     print_result(lambda: url, {"url": url})
@@ -229,7 +225,7 @@ def push(folder: Path, repo_id: str, private: bool | None) -> None:
 @quiet_option
 def pull(repo_id: str, out: Path) -> None:
     """Downloads an index from the hub, and checks every byte."""
-    from dap.indexing import pull_index
+    from dap.index.hub import pull_index
 
     images = len(pull_index(repo_id, out))
     print_result(lambda: f"{images} images in {out}", {"out": str(out), "images": images})

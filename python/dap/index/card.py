@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from dap.index import Index
+from dap.index.reader import Index
 
 __all__ = ["index_card"]
 
