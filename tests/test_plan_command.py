@@ -137,3 +137,11 @@ def test_the_cache_of_a_method_that_does_not_say_its_size_is_measured(tmp_path):
     dap.distill("fashion-mini", **options, out=tmp_path / "out")
     kept = sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*") if file.is_file())
     assert plan.cache == pytest.approx(kept, rel=0.1)
+
+
+def test_a_process_without_bars_says_how_far_the_run_is(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("dap.run.local.SAY", -1.0)
+    caplog.set_level("INFO", "dap.run.local")
+    dap.distill("fashion-mini", method="random", ipc=2, batch_size=2, out=tmp_path / "out", classes=["Bag", "Dress"],
+                progress=False)  # fmt: skip
+    assert "out: 1 of 2 units are there" in caplog.text and "out: 2 of 2 units are there" in caplog.text

@@ -98,11 +98,13 @@ def distill(
     from dap.methods import get_method
     from dap.run import own_rank
 
-    for name in ("dap.run.sharing", "dap.storage.unfinished"):
-        logging.getLogger(name).setLevel(logging.INFO)  # they say for whom the run waits
+    for name in ("dap.run.sharing", "dap.storage.unfinished", "dap.run.ray_actors"):
+        logging.getLogger(name).setLevel(logging.INFO)  # they say for whom the run waits, and what actors have made
     prior = options["prior"] if get_method(method, options["method_options"]).uses_prior() else None
-    if own_rank().number == 0 and announced():
-        logging.getLogger("dap.run.local").setLevel(logging.INFO)  # says what the run needs
+    rank = own_rank().number
+    if rank > 0 or announced():
+        logging.getLogger("dap.run.local").setLevel(logging.INFO)  # says what the run needs, and what is there
+    if rank == 0:
         announce(plan_text(asked.ipc, asked.classes or asked.known, method, prior, options["seed"], out))
     with stop_at_signals():
         distilled = run(

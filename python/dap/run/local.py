@@ -35,6 +35,8 @@ __all__ = ["execute"]
 
 A = TypeVar("A")
 
+SAY = 30.0  # seconds between two lines of a process without bars
+
 logger = logging.getLogger(__name__)
 
 
@@ -163,6 +165,7 @@ class _Executor(Generic[A]):
             context = self._context(folder, energies.watching(on_step))
             retries = self._retries or 0
             units = units_to_make(folder, self._claims, list(steps), lambda number: move(steps[number]), retries)
+            said = time.monotonic()
             with closing(units):
                 for unit in units:
                     start = time.monotonic()
@@ -177,6 +180,12 @@ class _Executor(Generic[A]):
                     seconds = time.monotonic() - start
                     folder.state.add_seconds("make", seconds)
                     folder.add(unit, images, torch.get_num_threads(), energies.take())
+                    if not self._bars.shown and time.monotonic() - said > SAY:
+                        left = sum(1 for _ in folder.missing())
+                        logger.info(
+                            "%s: %d of %d units are there", self._out, len(folder.units) - left, len(folder.units)
+                        )
+                        said = time.monotonic()
                     for callback in self._callbacks:
                         callback.on_unit_end(MadeUnit(self._names(unit), list(images), seconds))
         raise_failures(folder, retries)
