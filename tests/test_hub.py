@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -129,6 +130,16 @@ def test_the_card_of_images_of_others(local_hub: LocalHub, run: dap.DistilledDat
     assert "license" not in yaml.safe_load(card.split("---\n")[1])
     assert "The licences of source and prior are not known" in card and "No accuracy was measured" in card
     assert dap.load("me/plain").manifest == {}
+
+
+def test_the_card_has_the_memorisation_check(local_hub: LocalHub, tmp_path: Path) -> None:
+    source = dap.open_source("fashion-mini", classes=["Bag"])
+    few = source.select(np.arange(20))
+    made = dap.distill(few, method="dit", ipc=2, num_inference_steps=2, out=tmp_path / "made", progress=False)
+    made.push_to_hub("me/made", real=few)
+    assert re.search(r"Memorisation check: [0-2] of 2 images are", (local_hub.root / "me/made/README.md").read_text())
+    copied = dap.load(few.select(np.arange(3)))
+    assert copied._copies(few) == 3
 
 
 def test_two_licences_are_both_told(run: dap.DistilledDataset) -> None:

@@ -13,7 +13,7 @@ from dap.config import check_whole
 from dap.data.hub import check_repo_id, upload_folder
 from dap.data.labelled_set import LabelledSet, Transform
 from dap.data.manifest import MANIFEST
-from dap.data.open import check_outside
+from dap.data.open import SourceLike, check_outside, open_source
 from dap.data.packing import source_samples, write_packed
 from dap.data.source import Source
 from dap.report import hub_card, sheet_html, source_sheet
@@ -190,6 +190,7 @@ class DistilledDataset(LabelledSet):
         repo_id: str,
         *,
         results: Sequence[EvaluationResult] = (),
+        real: SourceLike | None = None,
         private: bool | None = None,
         token: str | None = None,
         commit_message: str = "Upload the set by dap",
@@ -202,6 +203,7 @@ class DistilledDataset(LabelledSet):
         Args:
             repo_id: The dataset repository, "user/name"; made if there is none, else its images are replaced.
             results: Results of :func:`dap.evaluate`, whose tables with errors and intervals the card shows.
+            real: The real images; the card then says how many generated images may be copies of one.
             private: Whether a new repository is private; None: as the account has it.
             token: A token of the hub; None: that of ``hf auth login`` or ``$HF_TOKEN``.
             commit_message: The commit's message.
@@ -218,16 +220,27 @@ class DistilledDataset(LabelledSet):
             >>> dap.load("distilled").push_to_hub("me/fashion-10")  # doctest: +SKIP
         """
         check_repo_id(repo_id)
+        copies = None if real is None else self._copies(open_source(real, classes=self.class_names))
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name, "set")
             self.save(folder, "parquet")
             self.show().save(folder / "contact_sheet.png")
             tables = [result.table() for result in results]
-            card = hub_card(repo_id, self.source, self.manifest, sheet="contact_sheet.png", results=tables)
+            card = hub_card(
+                repo_id, self.source, self.manifest, sheet="contact_sheet.png", results=tables, copies=copies
+            )
             (folder / "README.md").write_text(card, encoding="utf-8")
             return upload_folder(
                 folder, repo_id, private=private, token=token, message=commit_message, replaces="train-*"
             )
+
+    def _copies(self, real: Source) -> int:
+        """Return how many images are nearer to a real image than this is to another, by small pixels."""
+        from dap.features import encoder_by_name
+        from dap.metrics import nearest_real
+
+        encoder = encoder_by_name("pixels")
+        return int((~nearest_real(encoder.rows(self.source), encoder.rows(real)).authentic).sum())
 
     def show(self) -> Image.Image:
         """The contact sheet, as a Pillow image; of a run with method, images per class and seed above it."""

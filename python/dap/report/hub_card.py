@@ -18,8 +18,9 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_
 
 
 def hub_card(
-    repo_id: str, source: Source, manifest: Mapping[str, Any], *, sheet: str | None, results: Sequence[str] = ()
-) -> str:
+    repo_id: str, source: Source, manifest: Mapping[str, Any], *, sheet: str | None, results: Sequence[str] = (),
+    copies: int | None = None,
+) -> str:  # fmt: skip
     """Return the ``README.md`` of a dataset repository that holds a set as Parquet.
 
     Args:
@@ -29,6 +30,7 @@ def hub_card(
             paths.
         sheet: Path of the contact sheet in the repository; None: there is none.
         results: Tables of evaluations, as text.
+        copies: How many images are nearer to a real image than this is to another one; None: they were not compared.
     """
     manifest = without_folders(manifest) if manifest else {}
     count, classes = len(source), len(source.class_names)
@@ -48,7 +50,7 @@ def hub_card(
         parts.append(_making(manifest))
     parts += [f"## Results\n\n```\n{table}\n```\n" for table in results[:1]]
     parts += [f"```\n{table}\n```\n" for table in results[1:]]
-    parts.append(_limits(manifest, licences, bool(results)))
+    parts.append(_limits(manifest, licences, bool(results), _memorisation(count, copies)))
     if manifest:
         parts.append(_citation(str(manifest["options"]["method"]["name"])))
     return "\n".join(parts)
@@ -101,7 +103,16 @@ def _making(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def _limits(manifest: Mapping[str, Any], licences: Mapping[str, str], evaluated: bool) -> str:
+def _memorisation(count: int, copies: int | None) -> str:
+    if copies is None:
+        return "- A prior may repeat images that it was trained on. `dap metrics --only nearest_real` looks for them."
+    return (
+        f"- Memorisation check: {copies} of {count} images are nearer to a real image than this is to any other real "
+        "image (pixels at 32 x 32)."
+    )
+
+
+def _limits(manifest: Mapping[str, Any], licences: Mapping[str, str], evaluated: bool, memorisation: str) -> str:
     lines = [
         f"- Licence: {', '.join(f'{of} {name}' for of, name in licences.items())}." if licences
         else "- The licences of source and prior are not known to dap. Read them before you share the set."
@@ -110,9 +121,7 @@ def _limits(manifest: Mapping[str, Any], licences: Mapping[str, str], evaluated:
         lines.append("- The images are real ones: whoever is shown in the source may be shown here.")
     elif manifest and manifest["prior"]:
         lines.append("- The images come from a generative model. They can be wrong, and show what its data shows.")
-        lines.append(
-            "- A prior may repeat images that it was trained on. `dap metrics --only nearest_real` looks for them."
-        )
+        lines.append(memorisation)
     elif manifest:
         lines.append("- The images are made of real ones: whoever is shown in the source may be seen here.")
     if not evaluated:
