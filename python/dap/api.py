@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,18 +21,16 @@ from dap.data.packed_set import in_packed_order, read_packed
 from dap.data.remake import slots_to_remake
 from dap.data.sidecar import read_sidecar
 from dap.dataset import DistilledDataset
-from dap.device import resolve_device
 from dap.errors import OptionError, SourceError
 from dap.evaluating import evaluate, measure
 from dap.evaluation import check_teacher, open_teacher, train_teacher
 from dap.index import Index, open_index
 from dap.indexing import build_index
 from dap.methods import AnyGuide, AnyMethod, get_method
+from dap.planning import plan
 from dap.priors import PriorLike
 from dap.run import SHEET, Rank, Request, execute, open_run, own_device, own_rank, ranking, resolve, worker_processes
-from dap.run.forecast import Forecast, forecast
 from dap.run.ray_actors import ray_actors
-from dap.run.stopwatch import Stopwatch
 from dap.stopping import time_limit
 from dap.storage.cache import cache_in_use
 from dap.storage.claims import Claims
@@ -99,39 +97,6 @@ def load(
         source, manifest=manifest, best_first=ranking(source, manifest), transform=transform,
         tensors=None if folder is None else read_sidecar(folder, source),
     )  # fmt: skip
-
-
-@own_torch_state()
-def plan(
-    source: SourceLike | None = None, *, out: str | Path | None = None, batch_size: int | None = None, **options: Any
-) -> Forecast:
-    """Say what a run will take before it is started: units, operations, memory, disk and time.
-
-    A small part of the run, at most about a twentieth of it, is made and thrown away. Nothing is written but to a
-    temporary folder.
-
-    Args:
-        source: As for :func:`distill`.
-        out: Where the run will be written; its disk is looked at. The current folder's, if left out.
-        batch_size: As for :func:`distill`.
-        **options: Those of :func:`distill` from ``prior`` to ``channels``, such as ``method``, ``ipc`` and ``device``.
-
-    Raises:
-        DapError: What :func:`distill` would raise before it begins; or memory or a disk cannot hold the run.
-
-    Example:
-        >>> import dap
-        >>> print(dap.plan("fashion-mini", method="dap_set", ipc=50))  # doctest: +SKIP
-    """
-    for name in options:
-        check_choice("option", name, [entry.name for entry in fields(Request)])
-    watch = Stopwatch(resolve_device(options.get("device")))
-    job = resolve(Request(source=source, **options))
-    if out is not None:
-        out = check_path("out", out)
-        check_writable(out)
-    with own_torch_state(tf32=job.tf32):
-        return forecast(job, out, batch_size, watch.read())
 
 
 @own_torch_state()
