@@ -89,7 +89,7 @@ def cost_table(runs: Sequence[tuple[Mapping[str, Any], int]]) -> list[list[str]]
     """
     columns = [_cost(manifest, images) if manifest else {} for manifest, images in runs]
     names = dict.fromkeys(name for column in columns for name in column)
-    return [[name, *(column.get(name, "not known") for column in columns)] for name in names]
+    return [[name, *(column.get(name, "–") for column in columns)] for name in names]
 
 
 def _cost(manifest: Mapping[str, Any], images: int) -> dict[str, str]:
