@@ -197,7 +197,7 @@ def test_runs_compute_in_what_they_are_told(tmp_path: Path, monkeypatch: pytest.
     """A run on a CPU has no TF32, and does not say that it has."""
     seen = []
     monkeypatch.setattr("dap.run.local.own_torch_state", lambda tf32: seen.append(tf32) or own_torch_state(tf32))
-    monkeypatch.setattr("dap.indexing.own_torch_state", lambda tf32: seen.append(tf32) or own_torch_state(tf32))
+    monkeypatch.setattr("dap.run.index_build.own_torch_state", lambda tf32: seen.append(tf32) or own_torch_state(tf32))
     source = dap.open_source("fashion-mini", classes=["Dress"]).select(range(2))
     options = {"num_inference_steps": 1, "device": "cpu", "progress": False, "tf32": True}
     manifest = dap.distill(source, out=tmp_path / "out", method="dit", ipc=1, **options).manifest
