@@ -204,7 +204,11 @@ def test_accuracies_and_energies_are_drawn(real: Path, made: Path, tmp_path: Pat
     assert command_line("report", made, real, "--real", real, "--out", page, *files)[0] == 0
     texts = Page(page.read_text()).texts
     assert "+10.0 [+10.0, +10.0]" in texts and any(text.startswith("-9.5 [") for text in texts)
-    assert "minus made" in texts
+    heads = [texts.index("minus random real images"), texts.index("minus made")]
+    cells = [index for start in ("-9.5 [", "-19.5 [") for index, text in enumerate(texts) if text.startswith(start)]
+    assert heads == sorted(heads) and cells == sorted(cells)
+    units = {"0": {"slots": 1, "mean": [1.0]}, "1": {"slots": 3, "mean": [5.0, None]}}
+    assert mean_energies({"energy": {"Pull": units}}) == {"Pull": [4.0, None]}
     assert (
         "expected one for each of 2 folders, got 1" in command_line("report", made, real, "--out", page, *files[:2])[2]
     )
