@@ -23,6 +23,7 @@ METHODS = {
     "plug_and_play, classifier": {"steps": 2, "constraint": "classifier", "epochs": 2, "width": 4},
     "ld3m": {"steps": 1, "chain": 2, "batch": 4, "width": 4},
     "dm": {"space": "latent", "steps": 1, "batch": 4, "width": 4},
+    "d3hr": {"groups": 3, "noise_level": 0.5}, "cao2": {"candidates": 2, "steps": 0, "width": 4, "epochs": 2},
 }  # fmt: skip
 
 

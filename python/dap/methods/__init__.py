@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dap.config import check_choice, from_options
 from dap.errors import OptionError
 from dap.methods.base import AnyMethod, Context, Method, Slot, Unit
+from dap.methods.cao2 import CaO2
 from dap.methods.coda import CoDA
 from dap.methods.common.guides import TERMS, AnyGuide, Guide, Guided, SingleGuide
 from dap.methods.common.registry import METHODS, MethodInfo, check_method, list_methods, register_method
+from dap.methods.d3hr import D3HR
 from dap.methods.d3m import D3M
 from dap.methods.d4m import D4M
 from dap.methods.dap import DAP
@@ -29,15 +31,15 @@ from dap.methods.random import Random
 from dap.methods.rded import RDED
 
 __all__ = [
-    "D3M", "D4M", "DAP", "DM", "IGD", "LD3M", "METHODS", "MGD3", "RDED", "TERMS", "AnyGuide", "AnyMethod", "CoDA",
-    "Context", "DAPNetworks", "DAPSet", "DiT", "Guide", "Guided", "Herding", "KCenter", "KMedoids", "ManifoldGD",
-    "Method", "MethodInfo", "PlugAndPlay", "Random", "SingleGuide", "Slot", "Unit", "get_method", "list_methods",
-    "register_method",
+    "D3HR", "D3M", "D4M", "DAP", "DM", "IGD", "LD3M", "METHODS", "MGD3", "RDED", "TERMS", "AnyGuide", "AnyMethod",
+    "CaO2", "CoDA", "Context", "DAPNetworks", "DAPSet", "DiT", "Guide", "Guided", "Herding", "KCenter", "KMedoids",
+    "ManifoldGD", "Method", "MethodInfo", "PlugAndPlay", "Random", "SingleGuide", "Slot", "Unit", "get_method",
+    "list_methods", "register_method",
 ]  # fmt: skip
 
 for _method in (
     Random, Herding, KCenter, KMedoids, DiT, DAP, MGD3, ManifoldGD, IGD, D4M, D3M, LD3M, CoDA, PlugAndPlay, DAPSet,
-    DAPNetworks, Guided, DM, RDED,
+    DAPNetworks, Guided, DM, RDED, CaO2, D3HR,
 ):  # fmt: skip
     register_method(_method)
 

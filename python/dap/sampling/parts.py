@@ -38,25 +38,31 @@ def denoise_in_parts(
     Args:
         prior: The prior.
         sample: x_t, (B, C, h, w).
-        timestep: One for all slots.
+        timestep: One for all slots, or one for each.
         labels: int64 (B,).
         pass_size: The most slots in one pass; None: all.
         condition: One row for each slot, (B, …); None: that of the labels.
         options: The other options of :meth:`dap.priors.Prior.denoise`.
     """
 
-    def evaluate(sample: Tensor, labels: Tensor, condition: Tensor | None) -> Prediction:
+    def evaluate(sample: Tensor, timestep: Tensor, labels: Tensor, condition: Tensor | None) -> Prediction:
         given = options if condition is None else {**options, "condition": condition}
         return prior.denoise(sample, timestep, labels, **given)
 
     if pass_size is None or len(sample) <= pass_size:
-        return evaluate(sample, labels, condition)
+        return evaluate(sample, timestep, labels, condition)
     taps = options.get("taps", ())
     graph = torch.is_grad_enabled() and bool(options.get("through") or taps)
+    count = -(-len(sample) // pass_size)
+    times = timestep.split(pass_size) if timestep.dim() else (timestep,) * count
     parts = [
         checkpoint(evaluate, *part, use_reentrant=False, preserve_rng_state=False) if graph else evaluate(*part)
         for part in zip(
-            sample.split(pass_size), labels.split(pass_size), _split(condition, len(sample), pass_size), strict=True
+            sample.split(pass_size),
+            times,
+            labels.split(pass_size),
+            _split(condition, len(sample), pass_size),
+            strict=True,
         )
     ]
     return Prediction(

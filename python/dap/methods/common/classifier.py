@@ -46,7 +46,6 @@ class Classifier:
     logits: Callable[[Tensor], Tensor]
     record: Record
 
-    @torch.no_grad()
     def surprise(self, images: Tensor, class_index: int, device: torch.device) -> Tensor:
         """Return the cross-entropy of images (B, channels, S, S) in [-1, 1] of one class, float (B,) on the CPU.
 
@@ -55,9 +54,16 @@ class Classifier:
             class_index: Position of their class in the class map.
             device: That of the network.
         """
-        logits = torch.cat([self.logits(part.to(device)).float().cpu() for part in images.split(AT_ONCE)])
-        targets = torch.full((len(logits),), class_index)
-        return functional.cross_entropy(logits, targets, reduction="none")
+        logits = self._judged(images, device)
+        return functional.cross_entropy(logits, torch.full((len(logits),), class_index), reduction="none")
+
+    def probabilities(self, images: Tensor, device: torch.device) -> Tensor:
+        """Return the probabilities of the classes, float (B, classes) on the CPU; arguments as of :meth:`surprise`."""
+        return self._judged(images, device).softmax(1)
+
+    @torch.no_grad()
+    def _judged(self, images: Tensor, device: torch.device) -> Tensor:
+        return torch.cat([self.logits(part.to(device)).float().cpu() for part in images.split(AT_ONCE)])
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ SUMMARIES: Mapping[str, str] = {
     "dap_networks": "pulls the images of a class, as a set, to what random networks see of the class",
     "dm": "optimises pixels, or latents, until random networks see the mean features of the class",
     "rded": "crops of real images that a classifier is surest of, four in an image",
+    "cao2": "samples that a classifier keeps, moved to where the denoiser errs least",
+    "d3hr": "a group of noised latents with the class's mean and deviation, denoised",
     "guided": "sums the guidance of several methods",
 }
 COSTS: Mapping[str, str] = {
