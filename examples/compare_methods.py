@@ -7,8 +7,8 @@
 A group of ``compare_rows.py`` (guidance, dap, set, ...): tuning, on held-out images: 5,000 of Fashion-MNIST's training
     images that are in no split of fashion-mini. Needs the full training set (Debian's dataset-fashion-mnist).
 headline, test, igd_test, others, ld3m_test, dm_test, networks_test, newer_test, scaling: the methods at their
-    committed options, the last with more time at sampling, on the 10,000 test images. With --ipc 50 the first 10 of each class, by rank
-    and as numbered, are judged too.
+    committed options, the last with more time at sampling, on the 10,000 test images. With --ipc 50 the first 10 of
+    each class, by rank and as numbered, are judged too.
 vae: what the prior's VAE costs: the images of random, and the same through the VAE, on the 10,000 test images.
 
 Each seed draws its own subset, latents and references, and trains one network of protocol `small` with that seed;

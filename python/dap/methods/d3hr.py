@@ -140,11 +140,14 @@ class D3HR(Method[dict[str, ClassGaussian]]):
         scheduler = prior.scheduler("ddim", steps)
         for step in range(steps - 2 - self.inverted_steps(context), steps):
             t, now = scheduler.timesteps[step], level(scheduler, step)
-            eps = denoise_in_parts(
+            prediction = denoise_in_parts(
                 prior, x, t, labels, pass_size=context.pass_size, guidance_scale=context.settings.guidance_scale
-            ).eps  # fmt: skip
+            )
+            eps, x0 = prediction.eps, prediction.x0
+            if x0 is None:
+                x0 = (x - now.sigma * eps) / now.alpha
             after = level(scheduler, step + 1) if step + 1 < steps else Level(1.0, 0.0, 1.0, 1.0)
-            x = after.alpha * (x - now.sigma * eps) / now.alpha + after.sigma * eps
+            x = after.alpha * x0 + after.sigma * eps
             if context.callback_on_step_end is not None:
                 x = context.callback_on_step_end(prior, step, int(t), {"latents": x}).get("latents", x)
         if not torch.isfinite(x).all():
