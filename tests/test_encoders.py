@@ -78,6 +78,7 @@ def test_models_of_timm_have_their_own_transform_and_weights(source, tmp_path):
     np.testing.assert_allclose(encoder.rows(source), expected, rtol=1e-4, atol=1e-5)
     again = pickle.loads(pickle.dumps(encoder))
     assert again == encoder and len(pickle.dumps(encoder)) < 1000, "the name travels, not the weights"
+    assert Encoder(f"timm/{NAME}", weights=tmp_path / "model.safetensors", device="cpu") == encoder
     assert again.describe() == encoder.describe()
 
 

@@ -12,24 +12,20 @@ import torch
 from dap.callbacks import Callback
 from dap.config import check_choice, check_number, check_path, check_whole
 from dap.data.classmap import LabelMap
-from dap.data.hub import download_set, is_hub_set
 from dap.data.ipc import Ipc
-from dap.data.label_order import LabelOrder, reorder_labels
-from dap.data.labelled_set import Transform
-from dap.data.open import SourceLike, check_outside, open_source
-from dap.data.packed_set import in_packed_order, read_packed
+from dap.data.open import SourceLike, check_outside
 from dap.data.remake import slots_to_remake
-from dap.data.sidecar import read_sidecar
 from dap.dataset import DistilledDataset
-from dap.errors import OptionError, SourceError
+from dap.errors import OptionError
 from dap.evaluating import evaluate, measure
 from dap.evaluation import check_teacher, open_teacher, train_teacher
 from dap.index import Index, open_index
 from dap.indexing import build_index
+from dap.loading import load
 from dap.methods import AnyGuide, AnyMethod, get_method
 from dap.planning import plan
 from dap.priors import PriorLike
-from dap.run import SHEET, Rank, Request, execute, open_run, own_device, own_rank, ranking, resolve, worker_processes
+from dap.run import SHEET, Rank, Request, execute, own_device, own_rank, resolve, worker_processes
 from dap.run.ray_actors import ray_actors
 from dap.stopping import time_limit
 from dap.storage.cache import cache_in_use
@@ -46,57 +42,6 @@ __all__ = [
     "build_index", "check_teacher", "distill", "evaluate", "load", "measure", "open_index", "open_teacher", "plan",
     "train_teacher",
 ]  # fmt: skip
-
-
-def load(
-    path: SourceLike, *, class_map: LabelOrder | None = None, transform: Transform | None = None
-) -> DistilledDataset:
-    """Opens a distilled dataset: a run of :func:`distill`, or a set that another method's authors released.
-
-    Args:
-        path: The folder of a run; or labelled images of any other kind that :func:`dap.open_source` opens: a
-            class-per-folder tree, WebDataset or Parquet shards, safetensors, a ``.pt`` of tensors. The labels of a tree
-            are the positions of its sorted folders, but a set that was packed from a run keeps its labels, manifest
-            and ranking. The id "user/name" of a dataset of the hub is downloaded; one that
-            :meth:`dap.DistilledDataset.push_to_hub` uploaded keeps all of that too.
-        class_map: Labels of another order (:func:`dap.data.label_order.reorder_labels`): class names in the order of
-            their labels, the label of each name, or a file of one of the two.
-        transform: Turns each image that is indexed (``distilled[0]``), a Pillow image, into another value, as in
-            torchvision.
-
-    Raises:
-        SourceError: Nothing of that kind is there, or the run was not finished.
-        FormatError: A file is damaged.
-        ClassMapError: The class map does not fit the classes.
-        OptionError: ``class_map`` is given for a run, whose manifest has the labels.
-
-    Example:
-        >>> import dap
-        >>> dap.load("minimax/ipc10", class_map="class_woof.txt").loader(64, augment="standard")  # doctest: +SKIP
-    """
-    path = check_path("path", path) if isinstance(path, Path) or (isinstance(path, str) and path[:1] == "~") else path
-    if is_hub_set(path):
-        path = download_set(str(path)) or path
-    run = open_run(path) if isinstance(path, str | Path) else None
-    if run is not None:
-        if class_map is not None:
-            raise OptionError(f"{path}: its labels are those of its dap.json; leave class_map= out")
-        return DistilledDataset(run.source, manifest=run.manifest, best_first=run.best_first, transform=transform)
-    try:
-        source = open_source(path)
-    except SourceError as error:
-        raise SourceError(f"{error}; and there is no dap.json of a run") from error
-    folder = Path(path) if isinstance(path, str | Path) else None
-    packed = None if folder is None else read_packed(folder)
-    if class_map is not None:
-        source = reorder_labels(source, class_map)
-    elif packed is not None:
-        source = in_packed_order(source, packed.class_names)
-    manifest = {} if packed is None or class_map is not None else packed.manifest
-    return DistilledDataset(
-        source, manifest=manifest, best_first=ranking(source, manifest), transform=transform,
-        tensors=None if folder is None else read_sidecar(folder, source),
-    )  # fmt: skip
 
 
 @own_torch_state()

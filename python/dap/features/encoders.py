@@ -140,7 +140,8 @@ def encoder_by_name(
 
     Args:
         name: "pixels" (:class:`PixelEncoder`), "vae" (:class:`VAEEncoder`), "prior" (:class:`PriorEncoder`), or the
-            name of a model that timm knows (:class:`dap.features.timm_encoder.TimmEncoder`).
+            name of a model that timm knows, "resnet18" or "timm/resnet18"
+            (:class:`dap.features.timm_encoder.TimmEncoder`).
         prior: The prior of "vae" and "prior", as for :func:`dap.priors.load_prior`.
         device: Where a network runs; the GPU, if there is one, if left out.
         options: Options of the encoder's class, such as ``size``, or ``pretrained`` and ``weights`` of timm's models.
@@ -170,7 +171,7 @@ def encoder_by_name(
         return from_options(PixelEncoder, options, kind)
     from dap.features.timm_encoder import TimmEncoder  # imports timm, which takes a second
 
-    return from_options(TimmEncoder, {"model": name, "device": device, **options}, kind)
+    return from_options(TimmEncoder, {"model": name.removeprefix("timm/"), "device": device, **options}, kind)
 
 
 EncoderType.by_name = staticmethod(encoder_by_name)
