@@ -1,16 +1,57 @@
-"""How many slots are made at once: decided when a run begins, and then the same for all workers."""
+"""How many slots are made at once: decided when a run begins, and then the same for all workers.
+
+If the memory is too short for the first units, the run begins again with half as many.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from dap.run.job import Job
 from dap.run.memory import device_memory, footprint
 
-__all__ = ["batch_of"]
+__all__ = ["TOO_LARGE", "ShortMemoryError", "batch_of", "is_short_memory", "with_half"]
 
 MAX_BATCH = 100
+TOO_LARGE = "batch_size_too_large"  # in the manifest: that with which the memory was too short
+
+
+class ShortMemoryError(Exception):
+    """The memory was too short for the first units of a run, which can begin again with smaller ones.
+
+    Attributes:
+        at_once: The slots that were too many.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        super().__init__(f"too little memory for {at_once} slots at once")
+        self.at_once = at_once
+
+
+def is_short_memory(error: Exception) -> bool:
+    """Return whether an error says that memory could not be had, of the machine or of a device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # of torch on a CPU
+
+
+def with_half(job: Job, before: Mapping[str, Any], at_once: int) -> dict[str, Any]:
+    """Return the manifest of a run, of which no image is there, with half of the slots at once.
+
+    Args:
+        job: The run.
+        before: Its manifest.
+        at_once: The slots that were too many.
+    """
+    half = max(1, at_once // 2)
+    size = min(before["batch_size"], half)
+    parts = _pass_size(job, size, half)
+    smaller = {key: value for key, value in before.items() if key != "pass_size"}
+    smaller |= {"batch_size": size, TOO_LARGE: before.get(TOO_LARGE, before["batch_size"])}
+    return smaller | ({} if parts is None else {"pass_size": parts})
 
 
 def batch_of(job: Job, before: Mapping[str, Any] | None, batch_size: int | None) -> tuple[int, int | None]:

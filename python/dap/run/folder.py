@@ -13,7 +13,7 @@ from dap.data.image_files import encode_png
 from dap.data.manifest import TRAIN, slot_path
 from dap.errors import RunMismatchError
 from dap.methods import Slot, Unit
-from dap.run.batch import batch_of
+from dap.run.batch import TOO_LARGE, batch_of, with_half
 from dap.run.energies import EnergyMeans
 from dap.run.header import header_of
 from dap.run.history import history_of
@@ -44,6 +44,8 @@ class RunFolder:
         remake: Slots that are made again, of :func:`dap.data.remake.slots_to_remake`.
         worker: The name of this worker among those of the run.
         checked: Whether another worker has just compared the files with their hashes.
+        too_many: The slots at once for which the memory was too short, in a run of which no image is there: it begins
+            again with half as many.
 
     Attributes:
         out: The output folder.
@@ -62,7 +64,7 @@ class RunFolder:
 
     def __init__(
         self, out: Path, job: Job, *, batch_size: int | None = None, remake: Mapping[str, Sequence[int]] | None = None,
-        worker: str = "", checked: bool = False,
+        worker: str = "", checked: bool = False, too_many: int | None = None,
     ) -> None:  # fmt: skip
         if batch_size is not None:
             batch_size = check_whole("batch_size", batch_size)
@@ -70,6 +72,8 @@ class RunFolder:
         before = self.state.before
         if before is None and not is_vacant(out):
             raise RunMismatchError(f"{out} is not empty and holds no dap.json: choose an empty or a new folder")
+        if too_many is not None and before is not None:
+            before = with_half(job, before, too_many)
         self.out = out
         couples, self._counts = job.recipe.couples, job.counts
         size, parts = batch_of(job, before, batch_size)
@@ -99,12 +103,14 @@ class RunFolder:
         self._manifest = header_of(job) | history.to_json(names) | {"batch_size": size}
         if parts is not None:
             self._manifest["pass_size"] = parts
+        if before is not None and TOO_LARGE in before:
+            self._manifest[TOO_LARGE] = before[TOO_LARGE]
         self.latent_dtype = str(before.get("latent_dtype", "float32")) if before else "float16"
         if job.samples and self.latent_dtype != "float32":
             self._manifest["latent_dtype"] = self.latent_dtype
         self.state.finished = self.state.finished and not history.grows
         running = before is not None and before["status"] == "running" and not history.grows and not history.remakes
-        self.begun = running and all(path.startswith(f"{TRAIN}/") for path in self._lost)
+        self.begun = running and too_many is None and all(path.startswith(f"{TRAIN}/") for path in self._lost)
 
     @property
     def in_words(self) -> str:

@@ -21,6 +21,7 @@ from dap.callbacks import Callback, MadeUnit
 from dap.data.image_files import read_image
 from dap.errors import StorageError
 from dap.methods import Context, Method, Unit
+from dap.run.batch import ShortMemoryError, is_short_memory
 from dap.run.energies import Energies
 from dap.run.folder import RunFolder
 from dap.run.job import Job
@@ -62,17 +63,26 @@ def execute(
         DapError: What the method raises; with a callback, whatever is raised ends the run at once. Before the
             preparation has ended, nothing is written to the folder.
     """
+    too_many: int | None = None
 
     def opened() -> RunFolder:
-        checked = bool(claims.others())
-        return RunFolder(out, job, batch_size=batch_size, remake=remake, worker=claims.name, checked=checked)
+        return RunFolder(
+            out, job, batch_size=batch_size, remake=remake, worker=claims.name, checked=bool(claims.others()),
+            too_many=too_many,
+        )  # fmt: skip
 
     with own_torch_state(tf32=job.tf32):
         steps = [callback_on_step_end] if callback_on_step_end else []
         bars = Progress(shown=progress, callbacks=[*steps, *(callback.on_step_end for callback in callbacks)])
         retries = None if steps or callbacks else max_retries
         try:
-            _Executor(job.recipe, job, out, claims, bars, opened, callbacks, retries).run()
+            while True:
+                try:
+                    _Executor(job.recipe, job, out, claims, bars, opened, callbacks, retries).run(batch_size is None)
+                    break
+                except ShortMemoryError as error:
+                    too_many = error.at_once
+                logger.warning("%s: too little memory for %d images at once, half as many are made", out, too_many)
         finally:
             for callback in callbacks:
                 callback.on_run_end()
@@ -97,12 +107,19 @@ class _Executor(Generic[A]):
         self._claims, self._bars, self._opened, self._retries = claims, bars, opened, retries
         self._callbacks = callbacks
 
-    def run(self) -> None:
-        """Make what is missing."""
+    def run(self, may_shrink: bool) -> None:
+        """Make what is missing.
+
+        Args:
+            may_shrink: Whether the batch size may become smaller.
+
+        Raises:
+            ShortMemoryError: The memory is too short for the first units, and no other process works on the run.
+        """
         folder, prepared = self._begin()
         if prepared is None:  # it is complete
             return
-        self._make(folder, prepared.artefact)
+        self._make(folder, prepared.artefact, may_shrink)
         while not folder.complete:
             with self._claims.turn("finish", waiting_for(self._out, "to finish the run")):
                 folder.refresh()
@@ -152,11 +169,12 @@ class _Executor(Generic[A]):
         folder.state.add_seconds("prepare", time.monotonic() - start)
         return _Prepared(artefact, self._recipe.record(context, artefact), self._recipe.files(context, artefact))
 
-    def _make(self, folder: RunFolder, artefact: A) -> None:
+    def _make(self, folder: RunFolder, artefact: A, may_shrink: bool) -> None:
         """Make units until none is missing.
 
         Raises:
             UnitError: Some could not be made.
+            ShortMemoryError: See :meth:`run`.
         """
         per_slot = self._recipe.steps_per_slot(self._context(folder))
         steps = {unit.index: len(unit.slots) * per_slot for unit in folder.missing()}
@@ -175,6 +193,8 @@ class _Executor(Generic[A]):
                     except Exception as error:
                         if self._retries is None:  # the user's callback may have raised it
                             raise
+                        if may_shrink and is_short_memory(error) and self._may_begin_again(folder):
+                            raise ShortMemoryError(folder.at_once) from None
                         note_failure(folder, unit, error, retries)
                         continue
                     seconds = time.monotonic() - start
@@ -189,6 +209,9 @@ class _Executor(Generic[A]):
                     for callback in self._callbacks:
                         callback.on_unit_end(MadeUnit(self._names(unit), list(images), seconds))
         raise_failures(folder, retries)
+
+    def _may_begin_again(self, folder: RunFolder) -> bool:
+        return folder.at_once > 1 and not folder.has_images and not self._claims.others()
 
     def _images(self, context: Context, unit: Unit, artefact: A) -> Iterable[Tensor]:
         made = self._recipe.make(context, unit, artefact)

@@ -185,8 +185,9 @@ def _sums(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, 
 
 
 def _history(manifest: Mapping[str, Any]) -> list[object]:
-    """Return what tells a run from one that grew out of it."""
-    return [manifest["ipc_stages"], manifest.get("remade"), [entry["name"] for entry in manifest["class_map"]]]
+    """Return what tells a run from one that grew out of it, or that has other units."""
+    units = manifest["ipc_stages"], manifest.get("remade"), manifest["batch_size"], manifest.get("pass_size")
+    return [*units, [entry["name"] for entry in manifest["class_map"]]]
 
 
 def _file_state(path: Path) -> tuple[int, ...] | None:

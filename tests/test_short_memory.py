@@ -1,0 +1,110 @@
+"""Memory that is too short for the first units: the run begins again with half of the batch, as its manifest says."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dap
+from dap.errors import RunMismatchError
+from dap.methods import DAP, DiT
+
+SHORT = (
+    MemoryError("no room"),
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to"),
+)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    draw = np.random.default_rng(0)
+    for name in ("Bag", "Dress"):
+        (tmp_path / "tree" / name).mkdir(parents=True)
+        for number in range(4):
+            pixels = draw.integers(0, 256, (32, 32), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "tree" / name / f"{number}.png")
+    return tmp_path / "tree"
+
+
+def limited(monkeypatch, method, most, error):
+    """Let a method raise an error for units of more slots than ``most``; return the sizes that were tried."""
+    sizes, make = [], method.make
+
+    def short(self, context, unit, artefact):
+        sizes.append(len(unit.slots) if context.pass_size is None else context.pass_size)
+        if sizes[-1] > most:
+            raise error
+        return make(self, context, unit, artefact)
+
+    monkeypatch.setattr(method, "make", short)
+    return sizes
+
+
+@pytest.mark.parametrize("error", SHORT, ids=["python", "device", "torch"])
+def test_the_run_begins_again_with_half(tree, tiny_folder, tmp_path, monkeypatch, caplog, error):
+    settings = {"method": "dit", "prior": str(tiny_folder), "ipc": 5, "num_inference_steps": 2, "progress": False}
+    whole = dap.distill(tree, out=tmp_path / "whole", **settings)
+    sizes = limited(monkeypatch, DiT, 3, error)
+    with caplog.at_level(logging.WARNING):
+        halved = dap.distill(tree, out=tmp_path / "halved", **settings)
+    assert sizes == [10, 5, 2, 2, 2, 2, 2]
+    assert [record.message.split(": ")[-1] for record in caplog.records if "memory" in record.message] == [
+        "too little memory for 10 images at once, half as many are made",
+        "too little memory for 5 images at once, half as many are made",
+    ]
+    assert (halved.manifest["batch_size"], halved.manifest["batch_size_too_large"]) == (2, 100)
+    assert "batch_size_too_large" not in whole.manifest and whole.manifest["batch_size"] == 100
+    assert (halved.to_torch()[0].int() - whole.to_torch()[0].int()).abs().max() <= 1
+    content = [(tmp_path / "halved" / file).read_bytes() for file in halved.files]
+    (tmp_path / "halved" / halved.files[3]).unlink()
+    again = dap.distill(tree, out=tmp_path / "halved", **settings)
+    assert [(tmp_path / "halved" / file).read_bytes() for file in again.files] == content
+    assert again.manifest["batch_size_too_large"] == 100
+    with pytest.raises(RunMismatchError, match="batch_size"):
+        dap.distill(tree, out=tmp_path / "halved", batch_size=10, **settings)
+
+
+def test_coupled_classes_are_divided_too(tree, tiny_folder, tmp_path, monkeypatch):
+    settings = {
+        "method": "dap_set", "method_options": {"references": 3}, "prior": str(tiny_folder), "ipc": 4,
+        "num_inference_steps": 2, "progress": False,
+    }  # fmt: skip
+    from dap.methods import DAPSet
+
+    sizes = limited(monkeypatch, DAPSet, 2, MemoryError())
+    made = dap.distill(tree, out=tmp_path / "out", **settings)
+    assert sizes == [8, 4, 2, 2] and (made.manifest["batch_size"], made.manifest["pass_size"]) == (2, 2)
+
+
+@pytest.mark.parametrize("option", [{"batch_size": 6}, {}], ids=["given", "one slot"])
+def test_what_cannot_be_halved_is_an_error(tree, tiny_folder, tmp_path, monkeypatch, option):
+    sizes = limited(monkeypatch, DAP, 0, MemoryError("no room"))
+    with pytest.raises(MemoryError, match="no room"):
+        dap.distill(
+            tree, out=tmp_path / "out", method=DAP(references=3), prior=str(tiny_folder), ipc=3, num_inference_steps=2,
+            progress=False, **option,
+        )  # fmt: skip
+    assert sizes == ([6, 6, 6] if option else [6, 3, 1, 1, 1])
+
+
+def test_later_units_fail_by_themselves(tree, tiny_folder, tmp_path, monkeypatch):
+    calls, make = [], DiT.make
+
+    def short(self, context, unit, artefact):
+        calls.append(unit.index)
+        if unit.index == 1 and calls.count(1) == 1:
+            raise MemoryError("no room")
+        return make(self, context, unit, artefact)
+
+    monkeypatch.setattr(DiT, "make", short)
+    monkeypatch.setattr("dap.run.batch.MAX_BATCH", 2)
+    settings = {"method": "dit", "prior": str(tiny_folder), "ipc": 3, "num_inference_steps": 2, "progress": False}
+    dap.distill(tree, out=tmp_path / "out", **settings)
+    assert calls == [0, 1, 2, 1]
+    assert "batch_size_too_large" not in json.loads((tmp_path / "out" / "dap.json").read_text())
