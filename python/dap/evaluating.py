@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from dap.config import check_path
+from dap.config import check_path, check_whole
 from dap.data.builtin import recorded_builtin
 from dap.data.label_order import reorder_labels
 from dap.data.manifest import read_manifest
@@ -27,7 +29,7 @@ from dap.features import encoder_by_name
 from dap.metrics import MetricsResult, measure_set, overlap
 from dap.metrics.sets import chosen_metrics
 from dap.priors import PriorLike
-from dap.run import own_device, own_rank
+from dap.run import Rank, own_device, own_rank, worker_processes
 from dap.torch_state import own_torch_state
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ def evaluate(
     teacher_options: Mapping[str, object] | None = None,
     soft_labels: str | Path | None = None,
     checkpoints: str | Path | None = None,
+    workers: int = 1,
 ) -> EvaluationResult:
     """Trains classifiers on a distilled set and tests them on real images.
 
@@ -88,6 +91,9 @@ def evaluate(
             in each training.
         checkpoints: A folder from which the same call continues after a stop, with the same numbers. Processes that
             make the same call with one folder share its trainings, as under torchrun or SLURM.
+        workers: Processes of this machine that share the trainings, with this one, each on a GPU of its own if there
+            are several, or with its part of the CPU's threads. The set, the sources and the teacher have to pickle, as
+            names and paths do.
 
     Returns:
         Accuracies in per cent with mean, standard error and n; ``table()`` and ``to_json()`` show them.
@@ -106,18 +112,36 @@ def evaluate(
         teacher = teacher_from_options(teacher, teacher_options or {})
     elif teacher_options:
         raise OptionError("teacher_options belong to a teacher by name or file; leave them out")
+    workers, rank = check_whole("workers", workers), own_rank()
+    if workers > 1 and rank.world > 1:
+        raise OptionError(f"workers: torchrun or SLURM has started {rank.world} processes already; leave it out")
+    with ExitStack() as stack:
+        if workers > 1 and checkpoints is None:
+            checkpoints = stack.enter_context(TemporaryDirectory(prefix="dap-evaluate-"))
+        arguments = {
+            "distilled": distilled, "test": test, "real": real, "protocol": protocol, "networks": networks,
+            "repeats": repeats, "seed": seed, "judge": judge, "device": device, "protocol_options": protocol_options,
+            "teacher": teacher, "soft_labels": None if soft_labels is None else check_path("soft_labels", soft_labels),
+            "checkpoints": None if checkpoints is None else check_path("checkpoints", checkpoints),
+        }  # fmt: skip
+        stack.enter_context(worker_processes(workers, _evaluate, {**arguments, "judge": False}))
+        return _evaluate(Rank(0, 0, workers) if workers > 1 else rank, arguments)
+
+
+@own_torch_state()
+def _evaluate(rank: Rank, arguments: Mapping[str, Any]) -> EvaluationResult:
+    """Evaluate in one of several processes; the arguments are those of :func:`evaluate`."""
+    distilled, test, real, device = (arguments[name] for name in ("distilled", "test", "real", "device"))
     train, manifest = _evaluated(distilled)
     if real is None:
         real, name = recorded_builtin(manifest), manifest["source"]["name"] if manifest else ""
-        if real is None and name:
+        if real is None and name and rank.number == 0:
             logger.warning("not compared with random real images: give the real training images, real=%r", name)
+    others = {key: value for key, value in arguments.items() if key not in ("distilled", "test", "real", "device")}
     return evaluate_source(
         train, open_source(test, split="test"),
-        real=None if real is None else open_source(real, classes=train.class_names),
-        protocol=protocol, networks=networks, repeats=repeats, seed=seed, judge=judge,
-        device=own_device(device, own_rank()), protocol_options=protocol_options, teacher=teacher,
-        soft_labels=None if soft_labels is None else check_path("soft_labels", soft_labels),
-        checkpoints=None if checkpoints is None else check_path("checkpoints", checkpoints),
+        real=None if real is None else open_source(real, classes=train.class_names), device=own_device(device, rank),
+        **others,
     )  # fmt: skip
 
 

@@ -59,6 +59,13 @@ __all__ = ["evaluate"]
     help="Folder from which the same command continues after a stop, and in "
     "which several processes with the same command share the trainings.",
 )
+@click.option(
+    "--workers",
+    type=Whole(),
+    default=1,
+    show_default=True,
+    help="Processes of this machine that share the trainings, each on a GPU of its own if there are several.",
+)
 @device_option
 @json_option
 @quiet_option
@@ -79,6 +86,7 @@ def evaluate(
     teacher_options: dict[str, object],
     soft_labels: Path | None,
     checkpoints: Path | None,
+    workers: int,
     device: str | None,
 ) -> None:
     """Trains classifiers on FOLDER (a distilled set or any class-per-folder tree) and tests them on real images."""
@@ -107,6 +115,7 @@ def evaluate(
         teacher_options=teacher_options or None,
         soft_labels=soft_labels,
         checkpoints=checkpoints,
+        workers=workers,
         device=device,
     )
     print_result(result.table, result.to_json())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from dap.data.image_files import read_image
 from dap.data.manifest import check_finished, counts_in, images_of, read_manifest
 from dap.data.source import Source
 from dap.errors import FormatError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["OpenedRun", "open_run", "ranking"]
 
@@ -54,10 +58,18 @@ def open_run(path: str | Path) -> OpenedRun | None:
         source_ids=tuple(entry.source_id for entry in entries),
         labels=np.repeat(np.arange(len(entries), dtype=np.int64), counts_in(manifest)),
         ids=files,
-        load=lambda index: read_image(path / files[index]),
-        read=lambda index: (path / files[index]).read_bytes(),
+        load=partial(_load, path, files),
+        read=partial(_read, path, files),
     )
     return OpenedRun(source, manifest, ranking(source, manifest))
+
+
+def _load(folder: Path, files: Sequence[str], index: int) -> Image.Image:
+    return read_image(folder / files[index])
+
+
+def _read(folder: Path, files: Sequence[str], index: int) -> bytes:
+    return (folder / files[index]).read_bytes()
 
 
 def ranking(source: Source, manifest: Mapping[str, Any]) -> list[np.ndarray]:

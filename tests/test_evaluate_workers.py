@@ -1,0 +1,40 @@
+"""dap.evaluate in several processes of one machine: the numbers of one, and each training made once."""
+
+from __future__ import annotations
+
+import pytest
+
+import dap
+from dap.errors import OptionError
+
+OPTIONS = {"networks": ["small_mlp"], "repeats": 3, "protocol_options": {"few_steps": 20, "checks": 1}, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory):
+    return dap.distill(
+        "fashion-mini", method="random", ipc=2, classes=["Bag", "Dress"], out=tmp_path_factory.mktemp("set") / "out",
+        progress=False,
+    )  # fmt: skip
+
+
+def test_two_processes_give_the_numbers_of_one(distilled, tmp_path):
+    images = dap.open_source("fashion-mini", split="test", classes=["Bag", "Dress"])
+    alone = dap.evaluate(distilled, images, **OPTIONS)
+    together = dap.evaluate(distilled, images, **OPTIONS, workers=2, checkpoints=tmp_path / "kept")
+    assert together.to_json() == alone.to_json()
+    outcomes = sorted((tmp_path / "kept").glob("*.json"))
+    assert len(outcomes) == 6 and not list((tmp_path / "kept").glob("*.safetensors"))
+    times = [file.stat().st_mtime_ns for file in outcomes]
+    dap.evaluate(distilled, images, **OPTIONS, workers=2, checkpoints=tmp_path / "kept")
+    assert [file.stat().st_mtime_ns for file in outcomes] == times, "nothing is trained again"
+
+
+def test_what_cannot_be_shared_is_refused(distilled, monkeypatch):
+    with pytest.raises(OptionError, match="workers: expected a whole number of at least 1, got 0"):
+        dap.evaluate(distilled, "fashion-mini", workers=0)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(OptionError, match="torchrun or SLURM has started 2 processes already"):
+        dap.evaluate(distilled, "fashion-mini", workers=2)
