@@ -19,6 +19,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 WINDOWS = "each at its own scale"
+SHARE = "share of the steps that is guided"
 
 Curve = dict[float, list[float]]
 
@@ -33,7 +34,7 @@ def curves(entries: list[dict[str, Any]]) -> dict[str, dict[str, Curve]]:
             if group == "windows":
                 panel, line, at = WINDOWS, method, options["method_options"]["stop"]
             elif hasattr(method, "scale") and "scale=" in name:
-                panel, line, at = name.split(" scale=")[0], f"stop = {method.stop:g}", method.scale
+                panel, line, at = name.split(" scale=")[0], f"{method.stop:g}", method.scale
             else:
                 continue
             for (other, seed), value in last.items():
@@ -56,7 +57,7 @@ def main() -> None:
     panels = {name: lines for name, lines in found.items() if any(len(curve) > 1 for curve in lines.values())}
     columns = 3
     rows = -(-len(panels) // columns)
-    figure, axes = pyplot.subplots(rows, columns, figsize=(4 * columns, 3 * rows), squeeze=False, sharey=True)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(4 * columns, 3 * rows), squeeze=False)
     for axis, (name, lines) in zip(axes.flat, panels.items(), strict=False):
         for line, curve in sorted(lines.items()):
             scales = sorted(curve)
@@ -64,16 +65,16 @@ def main() -> None:
             errors = [standard_error(curve[scale]) for scale in scales]
             axis.errorbar(scales, means, errors, marker="o", capsize=3, label=line)
         axis.axhline(0, color="grey", linewidth=0.8)
-        axis.set(title=name, xlabel="stop" if name == WINDOWS else "scale")
+        axis.set(title=name, xlabel=SHARE if name == WINDOWS else "scale of the guidance")
         if name != WINDOWS:
             axis.set(xscale="log")
             axis.xaxis.set_major_formatter("{x:g}")
             axis.xaxis.set_minor_formatter("")
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=7, title=None if name == WINDOWS else SHARE, title_fontsize=7)
     for axis in list(axes.flat)[len(panels) :]:
         axis.axis("off")
     for row in axes:
-        row[0].set_ylabel("accuracy minus dit (points)")
+        row[0].set_ylabel("accuracy minus dit, points")
     figure.tight_layout()
     figure.savefig(args.plot, dpi=90)
 

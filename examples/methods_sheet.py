@@ -3,9 +3,10 @@
     python examples/methods_sheet.py cifar10-train.parquet --prior cifar-prior \
         --out runs/sheet --plot docs/cifar10_methods.png
 
-A row of the picture shows the first two images of each class by one method; the first row shows real images. A table
-follows: seconds of the run with its preparation, of which later rows find parts in the cache. Constants that were
-published for latents of 32 x 32 are replaced by those that were tuned on the built-in prior (presets "fashion").
+A row of the picture shows the first two images of each class by one method, under the names of the classes; the title
+says how many images a class the sets have, their seed and the prior. A table follows: seconds of the run with its
+preparation, of which later rows find parts in the cache. Constants that were published for latents of 32 x 32 are
+replaced by those that were tuned on the built-in prior (presets "fashion").
 """
 
 from __future__ import annotations
@@ -59,16 +60,25 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=METHODS)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    figure, axes = pyplot.subplots(len(args.methods), 1, figsize=(10, 0.72 * len(args.methods)), squeeze=False)
+    figure, axes = pyplot.subplots(len(args.methods), 1, figsize=(10, 0.55 * len(args.methods)), squeeze=False)
     print("| method | seconds |\n|---|---|")
+    figure.suptitle(
+        f"{SHOWN} of {args.ipc} images of each class by each method, seed {args.seed}, prior {Path(args.prior).name}",
+        fontsize=9,
+    )
     for axis, method in zip(axes[:, 0], args.methods, strict=True):
         distilled, seconds = made(args, method)
-        axis.imshow(tiles(distilled), cmap="gray", vmin=0, vmax=255)
-        axis.set_title(method, fontsize=7, loc="left", pad=2)
+        picture = tiles(distilled)
+        axis.imshow(picture, cmap="gray", vmin=0, vmax=255)
+        if axis is axes[0, 0]:
+            width = picture.shape[1] / len(distilled.class_names)
+            for number, name in enumerate(distilled.class_names):
+                axis.text((number + 0.5) * width, -3, name, fontsize=7, ha="center", va="bottom")
+        axis.text(-3, picture.shape[0] / 2, method, fontsize=7, ha="right", va="center")
         axis.axis("off")
         print(f"| `{method}` | {seconds:.0f} |", flush=True)
     figure.tight_layout(pad=0.3)
-    figure.savefig(args.plot, dpi=110)
+    figure.savefig(args.plot, dpi=110, pil_kwargs={"optimize": True})
 
 
 if __name__ == "__main__":
