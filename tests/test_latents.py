@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from threading import Thread
 
 import numpy as np
 import oracles
@@ -128,17 +129,22 @@ def test_a_build_that_is_stopped_is_continued_after_its_last_group(prior, groups
     assert [file.name for file in folder.iterdir()] == [entry.name] and entry.read_bytes() == whole
 
 
-def test_two_processes_that_encode_at_once_both_succeed(prior, folder, monkeypatch):
-    encode, inner = DiTPrior.encode, []
+def test_two_that_want_the_same_latents_encode_them_once(prior, folder, monkeypatch):
+    encode, threads, found, calls = DiTPrior.encode, [], [], []
 
     def meanwhile(self, images):
-        if not inner:
-            inner.append(None)
-            inner.append(latents(prior).of_class("Bag"))  # the file is locked: this one writes another
+        calls.append(len(images))
+        if not threads:
+            threads.append(Thread(target=lambda: found.append(latents(prior).of_class("Bag"))))
+            threads[0].start()
+            threads[0].join(0.3)  # it waits
+            assert threads[0].is_alive()
         return encode(self, images)
 
     monkeypatch.setattr(DiTPrior, "encode", meanwhile)
-    assert torch.equal(latents(prior).of_class("Bag"), inner[1])
+    rows = latents(prior).of_class("Bag")
+    threads[0].join()
+    assert torch.equal(rows, found[0]) and calls == [256, 44, 3]
     assert len(list(folder.iterdir())) == 1
 
 
