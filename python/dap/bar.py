@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -12,6 +14,14 @@ from tqdm.auto import tqdm
 __all__ = ["NO_BARS", "Bars", "bars_hidden", "progress_bar"]
 
 _HIDDEN = ContextVar("dap.bar.hidden", default=False)
+
+
+class _Bar(tqdm):  # type: ignore[misc]
+    """A bar with a lock of this process alone; tqdm's own is the system's, which a killed child would leave locked."""
+
+
+_Bar.set_lock(threading.RLock())
+os.register_at_fork(after_in_child=lambda: _Bar.set_lock(threading.RLock()))
 
 
 @contextmanager
@@ -39,7 +49,7 @@ def progress_bar(
     """
     shown = shown and not _HIDDEN.get()
     watched = sys.stderr.isatty() or "ipykernel" in sys.modules
-    return tqdm(
+    return _Bar(
         total=total, initial=done, desc=title, unit=unit, leave=leave, disable=not (shown and total and watched)
     )
 

@@ -19,13 +19,19 @@ killed; :func:`merge` joins the parts that several machines built. Importing thi
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dap.index.merge import merge
 from dap.index.moments import Moments
 from dap.index.reader import Index, IndexClass, open_index
 from dap.index.spec import GROUP_ROWS, ClassRows, IndexSpec, index_bytes, row_groups
 from dap.index.writer import IndexWriter
+from dap.lazy import submodules
 
 __all__ = [
     "GROUP_ROWS", "ClassRows", "Index", "IndexClass", "IndexSpec", "IndexWriter", "Moments", "index_bytes", "merge",
     "open_index", "row_groups",
 ]  # fmt: skip
+
+if not TYPE_CHECKING:
+    __getattr__ = submodules(__name__)
