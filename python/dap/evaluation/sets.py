@@ -105,19 +105,21 @@ def evaluate_sets(
         made = set()
         if others is not None:  # first what no other process is at
             for network, (name, any_set), repeat in itertools.product(networks, sets.items(), range(repeats)):
-                if trainings.outcome(name, any_set, network, repeat, others, wait=False) is not None:
+                drawn = _drawn(any_set, repeat)
+                if trainings.outcome(name, any_set, drawn, network, repeat, others, wait=False) is not None:
                     made.add((network, name, repeat))
                     progress.update()
         for network, (name, any_set) in itertools.product(networks, sets.items()):
             outcomes = []
             for repeat in range(repeats):
-                outcome = trainings.outcome(name, any_set, network, repeat, others, wait=True)
+                drawn = _drawn(any_set, repeat)
+                outcome = trainings.outcome(name, any_set, drawn, network, repeat, others, wait=True)
                 assert outcome is not None
                 outcomes.append(outcome)
                 if teacher is None and (folder := trainings.labels_of(name, repeat, drawn=callable(any_set))):
                     record = record or stored_teacher(folder)
                 progress.update((network, name, repeat) not in made)
-            images = _drawn(any_set, repeats - 1)[0]
+            images = drawn[0]
             last, best = (tuple(accuracies) for accuracies in zip(*outcomes, strict=True))
             difference = paired_difference(last, first[network]) if network in first else None
             first.setdefault(network, last)
@@ -159,10 +161,11 @@ class _Trainings:
         return self.labels_folder / escape(name + (f", seed {self.seed}, repeat {repeat + 1}" if drawn else ""))
 
     def outcome(
-        self, name: str, any_set: AnySet, network: str, repeat: int, others: Together | None, *, wait: bool
-    ) -> Outcome | None:
+        self, name: str, any_set: AnySet, drawn: LabelledImages, network: str, repeat: int, others: Together | None, *,
+        wait: bool,
+    ) -> Outcome | None:  # fmt: skip
         """Return the outcome of a training, which is kept or made; None if another process is at it."""
-        images, labels = _drawn(any_set, repeat)
+        images, labels = drawn
         folder = self.labels_of(name, repeat, drawn=callable(any_set))
         constants = self.changed.constants(self.case(network, images))
         key: tuple[object, ...] = (self.protocol, constants, network, self.seed, repeat)
