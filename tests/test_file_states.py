@@ -110,7 +110,7 @@ def test_a_cache_that_cannot_be_written_costs_only_time(ask, tmp_path, monkeypat
 @pytest.fixture
 def hashes(monkeypatch):
     """A list that grows with each hash of all weights."""
-    import dap.priors.pipeline as module
+    import dap.priors.pipeline_networks as module
 
     original, calls = module.fingerprint, []
 
