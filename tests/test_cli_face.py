@@ -23,6 +23,7 @@ from dap.cli.command import Command
 from dap.cli.main import dap as root
 from dap.cli.values import METHODS
 from dap.methods.common.summaries import COSTS, SUMMARIES
+from dap.storage.cache import cache_folder
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
@@ -81,9 +82,11 @@ def test_verbose_says_what_is_kept(tree: Path, tmp_path: Path, command_line, cap
     assert command_line("cache", "info", "-v")[0] == 0 and logging.getLogger("dap").level == before
     levels = []
 
-    def note(*arguments: object) -> str:
+    folder = cache_folder
+
+    def note() -> Path:
         levels.append(logging.getLogger("dap").level)
-        return "folder"
+        return folder()
 
     monkeypatch = pytest.MonkeyPatch()
     with monkeypatch.context() as patch:

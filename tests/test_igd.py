@@ -16,7 +16,7 @@ from torch import nn
 from dap import rng
 from dap.config import from_options, to_json
 from dap.errors import OptionError
-from dap.methods import DiT, Guided, Slot, Unit, base, get_method
+from dap.methods import DiT, Guided, Slot, Unit, get_method
 from dap.methods.common.surrogate import Surrogate
 from dap.methods.dap import KernelDistance
 from dap.methods.igd import IGD, DeviationTerm, Influence, InfluenceTerm
@@ -230,7 +230,7 @@ def test_memory_holds_the_last_finished_of_the_class(tiny_pipeline, monkeypatch)
         asked.append([term for term in terms if isinstance(term, DeviationTerm)])
         return (10.0 * len(asked) + labels).view(-1, 1, 1, 1).expand(-1, 4, 8, 8)
 
-    monkeypatch.setattr(base, "sample", made_up)
+    monkeypatch.setattr("dap.methods.context.sample", made_up)
     method = IGD(**SURROGATE, memory=2)
     slots = [Slot(index, number) for index in (0, 1) for number in range(4)]  # the prior's labels 3 and 8
     final = method.make(given, Unit(0, tuple(slots)), method.prepare(given))

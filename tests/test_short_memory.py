@@ -54,7 +54,7 @@ def test_the_run_begins_again_with_half(tree, tiny_folder, tmp_path, monkeypatch
     with caplog.at_level(logging.WARNING):
         halved = dap.distill(tree, out=tmp_path / "halved", **settings)
     assert sizes == [10, 5, 2, 2, 2, 2, 2]
-    assert [record.message.split(": ")[-1] for record in caplog.records if "memory" in record.message] == [
+    assert [record.message.split(": ")[-1] for record in caplog.records if "too little" in record.message] == [
         "too little memory for 10 images at once, half as many are made",
         "too little memory for 5 images at once, half as many are made",
     ]

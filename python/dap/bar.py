@@ -48,10 +48,16 @@ def progress_bar(
         leave: Whether it stays on the screen, with the time that it took, when it is closed.
     """
     shown = shown and not _HIDDEN.get()
-    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+    watched = sys.stderr.isatty() or _in_notebook()
     return _Bar(
         total=total, initial=done, desc=title, unit=unit, leave=leave, disable=not (shown and total and watched)
     )
+
+
+def _in_notebook() -> bool:
+    """Return whether this is the process of a notebook; other packages import its modules elsewhere too."""
+    interactive = sys.modules.get("IPython")
+    return interactive is not None and type(interactive.get_ipython()).__name__ == "ZMQInteractiveShell"
 
 
 class Bars:
