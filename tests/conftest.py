@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,3 +129,13 @@ def photographs(tmp_path):
             pixels = draw.integers(0, 256, (5, 4, 3), dtype=np.uint8)
             Image.fromarray(pixels).resize((40, 36), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
     return tmp_path / "photographs"
+
+
+def grey_tree(folder: Path, count: int, names=("Bag", "Dress", "T-shirt%2Ftop")) -> Path:
+    """Write a folder of random grey 32 x 32 images for each class."""
+    draw = np.random.default_rng(0)
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(draw.integers(0, 256, (32, 32), np.uint8)).save(folder / name / f"{number}.png")
+    return folder

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import oracles
 import pytest
 import tiny
 import torch
-from PIL import Image
+from conftest import grey_tree
 
 import dap
 from dap import rng
@@ -28,13 +27,7 @@ SMALL = CaO2(candidates=2, steps=3, learning_rate=0.05, width=4, epochs=2)
 
 @pytest.fixture
 def tree(tmp_path):
-    draw = np.random.default_rng(0)
-    for name in ("Bag", "Dress"):
-        (tmp_path / "tree" / name).mkdir(parents=True)
-        for number in range(4):
-            pixels = draw.integers(0, 256, (32, 32), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "tree" / name / f"{number}.png")
-    return tmp_path / "tree"
+    return grey_tree(tmp_path / "tree", 4, ("Bag", "Dress"))
 
 
 @pytest.fixture

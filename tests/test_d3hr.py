@@ -8,7 +8,7 @@ import numpy as np
 import oracles
 import pytest
 import torch
-from PIL import Image
+from conftest import grey_tree
 
 import dap
 from dap import rng
@@ -39,13 +39,7 @@ def context(tiny_pipeline, tree):
 
 @pytest.fixture
 def tree(tmp_path):
-    draw = np.random.default_rng(0)
-    for name in ("Bag", "Dress"):
-        (tmp_path / "tree" / name).mkdir(parents=True)
-        for number in range(6):
-            pixels = draw.integers(0, 256, (32, 32), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "tree" / name / f"{number}.png")
-    return tmp_path / "tree"
+    return grey_tree(tmp_path / "tree", 6, ("Bag", "Dress"))
 
 
 def schedule(prior):

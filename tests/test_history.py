@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import grey_tree
 from PIL import Image
-from test_resume import CLASSES, contents, fixture_of_kill_at, grey_tree, kept, ledger_lines, stamps  # noqa: F401 - a fixture
+from test_resume import CLASSES, contents, fixture_of_kill_at, kept, ledger_lines, stamps  # noqa: F401 - a fixture
 
 import dap
 from dap.data.manifest import read_manifest

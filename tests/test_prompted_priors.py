@@ -26,7 +26,7 @@ SMALL = {"height": 32, "width": 32}
 def consistent(make):
     """The pipeline with a U-Net that takes the scale of guidance as an input, and its scheduler."""
     pipeline = make(time_cond_proj_dim=8)
-    pipeline.scheduler = LCMScheduler(beta_end=0.004)
+    pipeline.scheduler = LCMScheduler(beta_end=0.004, steps_offset=1)
     return pipeline
 
 
@@ -82,6 +82,28 @@ def test_samples_are_those_of_its_own_pipeline(kind):
     torch.testing.assert_close(prior.decode_pixels(theirs), pixels, rtol=0, atol=1e-4)
     encoded = prior.encode(pixels.clamp(-1, 1) * 127.5 + 127.5)
     torch.testing.assert_close(encoded, (mean - shift) * pipeline.vae.config.scaling_factor, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [*FAMILIES, "pixart, sigma"])
+def test_a_saved_folder_is_the_same_prior(kind, tmp_path):
+    make, options, _, _ = KINDS[kind]
+    make().save_pretrained(tmp_path)
+    own, loaded = (load_prior(prior, options=options).for_classes(NAMES) for prior in (make(), tmp_path))
+    x = torch.randn((2, *own.latent_shape), generator=rng.generator(0))
+    assert loaded.describe() | {"name": ""} == own.describe() | {"name": ""}
+    assert torch.equal(*(prior.denoise(x, torch.tensor(400), labels_of(prior)).eps for prior in (own, loaded)))
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_keeps_the_hash_and_is_near(kind, dtype, tmp_path):
+    make, options, _, _ = KINDS[kind]
+    make().save_pretrained(tmp_path)
+    whole, half = (load_prior(tmp_path, dtype=name, options=options).for_classes(NAMES) for name in (None, dtype))
+    x = torch.randn((2, *whole.latent_shape), generator=rng.generator(0))
+    ours, theirs = (prior.denoise(x, torch.tensor(400), labels_of(prior)).eps for prior in (half, whole))
+    assert half.describe() == whole.describe() and ours.dtype == torch.float32
+    assert (ours - theirs).norm() < 0.1 * theirs.norm()
 
 
 @pytest.mark.parametrize("kind", FAMILIES)

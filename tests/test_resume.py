@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import grey_tree
 from PIL import Image
 
 import dap
@@ -22,16 +23,6 @@ from dap.storage.files import SHARED
 
 PNGS = "train/*/*.png"
 CLASSES = ("Bag", "Dress", "T-shirt%2Ftop")
-
-
-def grey_tree(folder: Path, count: int) -> Path:
-    """Write a folder of random grey 32 x 32 images for each of the three classes."""
-    draw = np.random.default_rng(0)
-    for name in CLASSES:
-        (folder / name).mkdir()
-        for number in range(count):
-            Image.fromarray(draw.integers(0, 256, (32, 32), np.uint8)).save(folder / name / f"{number}.png")
-    return folder
 
 
 @pytest.fixture(scope="module")

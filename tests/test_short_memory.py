@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import logging
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from conftest import grey_tree
 
 import dap
 from dap.errors import RunMismatchError
@@ -23,13 +22,7 @@ SHORT = (
 
 @pytest.fixture
 def tree(tmp_path):
-    draw = np.random.default_rng(0)
-    for name in ("Bag", "Dress"):
-        (tmp_path / "tree" / name).mkdir(parents=True)
-        for number in range(4):
-            pixels = draw.integers(0, 256, (32, 32), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "tree" / name / f"{number}.png")
-    return tmp_path / "tree"
+    return grey_tree(tmp_path / "tree", 4, ("Bag", "Dress"))
 
 
 def limited(monkeypatch, method, most, error):

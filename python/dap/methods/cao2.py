@@ -36,8 +36,8 @@ from dap import rng
 from dap.config import check_number, check_whole
 from dap.data.classmap import null_label
 from dap.errors import DivergedError, OptionError
-from dap.methods.base import Context, Couples, Method, Presets, Record, Remakes, Slot, Unit
-from dap.methods.common.classifier import Classifier, ClassifierChoice
+from dap.methods.base import Context, Couples, Presets, Slot, Unit
+from dap.methods.common.classifier import Classifier, ClassifierMethod
 from dap.priors import Demand
 from dap.priors.noise_levels import denoiser_level
 from dap.sampling import denoise_in_parts
@@ -50,7 +50,7 @@ SHARE = 4  # of the run's steps, the last n // SHARE − 1 but one are drawn fro
 
 
 @dataclass(frozen=True)
-class CaO2(Method[Classifier]):
+class CaO2(ClassifierMethod):
     """Samples that a classifier keeps, optimised under the null condition.
 
     Attributes:
@@ -99,10 +99,7 @@ class CaO2(Method[Classifier]):
         for option in ("surest", "raw_time"):
             if not isinstance(getattr(self, option), bool):
                 raise OptionError(f"{option}: expected true or false, got {getattr(self, option)!r}")
-        self._choice()
-
-    def _choice(self) -> ClassifierChoice:
-        return ClassifierChoice(self.teacher, self.teacher_options, self.network, self.width, self.epochs)
+        self.choice()
 
     def prepare(self, context: Context) -> Classifier:
         """Open the teacher or train the classifier.
@@ -114,7 +111,7 @@ class CaO2(Method[Classifier]):
             self.times(context)
             if not context.prior.has_null:
                 raise OptionError(f"method 'cao2': {context.prior.name} has no null condition; choose steps=0")
-        return self._choice().prepare(context)
+        return self.choice().prepare(context)
 
     def times(self, context: Context) -> range:
         """Return the numbers of the steps that t is drawn from, counted from the least noise.
@@ -131,25 +128,9 @@ class CaO2(Method[Classifier]):
         """Return that the samples need noise estimates alone, and the optimisation a graph through the denoiser."""
         return (Demand(), Demand(denoiser=True)) if self.steps else (Demand(),)
 
-    def preparation_bytes(self, context: Context) -> int:
-        """Return the memory of training the classifier."""
-        return self._choice().preparation_bytes(context)
-
     def steps_per_slot(self, context: Context) -> int:
         """Return the steps of all candidates, and those of Adam."""
         return self.candidates * context.num_steps() + self.steps
-
-    def remakes(self) -> Remakes:
-        """Return that a class is made as a whole: its images are kept among all candidates."""
-        return "class"
-
-    def shared(self) -> str | None:
-        """Return the classifier that the run trains; a teacher is nothing that classes share."""
-        return self._choice().shared()
-
-    def record(self, context: Context, artefact: Classifier) -> Record:
-        """Return the teacher's name and hash, or the epochs of the classifier."""
-        return artefact.record
 
     def make(self, context: Context, unit: Unit, artefact: Classifier) -> Tensor:
         """Return latents of the unit's slots."""

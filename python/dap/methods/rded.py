@@ -37,8 +37,8 @@ from torch.nn import functional
 from dap import rng
 from dap.config import check_whole
 from dap.errors import OptionError
-from dap.methods.base import Context, Couples, Method, Presets, Record, Remakes, Unit
-from dap.methods.common.classifier import Classifier, ClassifierChoice
+from dap.methods.base import Context, Couples, Presets, Unit
+from dap.methods.common.classifier import Classifier, ClassifierMethod
 from dap.nets import normal_values
 from dap.priors import Demand
 from dap.selection import permutation
@@ -59,7 +59,7 @@ class Box(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RDED(Method[Classifier]):
+class RDED(ClassifierMethod):
     """Real crops, put together four in an image.
 
     Attributes:
@@ -97,10 +97,7 @@ class RDED(Method[Classifier]):
     def __post_init__(self) -> None:
         for option in ("images", "crops", "grid"):
             check_whole(option, getattr(self, option))
-        self._choice()
-
-    def _choice(self) -> ClassifierChoice:
-        return ClassifierChoice(self.teacher, self.teacher_options, self.network, self.width, self.epochs)
+        self.choice()
 
     def prepare(self, context: Context) -> Classifier:
         """Open the teacher or train the classifier.
@@ -117,15 +114,11 @@ class RDED(Method[Classifier]):
                     f"class {entry.name!r} gives {min(there, self.images)} crops, ipc={context.ipc_of(index)} needs "
                     f"{wanted}: choose a smaller ipc or grid, or raise images= if the class has more"
                 )
-        return self._choice().prepare(context)
+        return self.choice().prepare(context)
 
     def demands(self, context: Context) -> tuple[Demand, ...]:
         """Return nothing: no step is taken."""
         return ()
-
-    def preparation_bytes(self, context: Context) -> int:
-        """Return the memory of training the classifier."""
-        return self._choice().preparation_bytes(context)
 
     def make(self, context: Context, unit: Unit, artefact: Classifier) -> Tensor:
         """Return the images of a unit, uint8."""
@@ -139,18 +132,6 @@ class RDED(Method[Classifier]):
             if context.callback_on_step_end is not None:
                 context.callback_on_step_end(context.prior, index, 0, {"latents": images[numbers]})
         return made
-
-    def record(self, context: Context, artefact: Classifier) -> Record:
-        """Return the teacher's name and hash, or the epochs of the classifier."""
-        return artefact.record
-
-    def shared(self) -> str | None:
-        """Return the classifier that the run trains; a teacher is nothing that classes share."""
-        return self._choice().shared()
-
-    def remakes(self) -> Remakes:
-        """Return that a class is made as a whole, from other images and crops."""
-        return "class"
 
     def steps_per_slot(self, context: Context) -> int:
         """Return 1: for the progress bar, a class is a step of its slots."""

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import Tensor
 
-from dap.config import check_number
 from dap.errors import OptionError
 from dap.priors.capabilities import TextPrior
 from dap.priors.networks import uncompiled
-from dap.priors.prompts import PromptedPrior, name_in_prompt
+from dap.priors.prompts import name_in_prompt
+from dap.priors.text_unet import TextUNetPrior
 from dap.priors.textual_inversion import encode_concept, initial_concept, read_concepts
-from dap.priors.unet import embedded_guidance, middle_block, pass_values, unet_blocks
 from dap.rng import derive_seed
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ OTHER_CONDITIONS = ("class_embed_type", "num_class_embeds", "addition_embed_type
 CONCEPT = "\0"  # marks the name of a class that has a learned concept; no prompt begins with it
 
 
-class StableDiffusionPrior(PromptedPrior, TextPrior):
+class StableDiffusionPrior(TextUNetPrior, TextPrior):
     """A text-conditioned U-Net as a prior; see :class:`dap.priors.base.Prior` for the attributes.
 
     Args:
@@ -76,30 +75,22 @@ class StableDiffusionPrior(PromptedPrior, TextPrior):
         name: str | None = None,
         recommended: Mapping[str, Any] | None = None,
     ) -> None:
-        unet = uncompiled(pipeline.unet)
-        blocks = unet_blocks(unet)
-        other = [key for key in OTHER_CONDITIONS if unet.config.get(key) is not None]
+        config = uncompiled(pipeline.unet).config
+        other = [key for key in OTHER_CONDITIONS if config.get(key) is not None]
         if other:
             raise OptionError(f"{name or 'prior'}: expected a U-Net under text alone, this one has {', '.join(other)}")
-        check_number("guidance", guidance, 1)
-        self._guidance, self._embedded = float(guidance), embedded_guidance(pipeline, unet, guidance)
-        self.has_null = self._embedded is None
         super().__init__(
-            pipeline, unet, blocks, size=unet.config.sample_size, template=template, prompts=prompts,
-            negative_prompt=negative_prompt, name=name,
-            recommended={
-                "guidance_scale": 7.5 if self.has_null else 1.0, "block": middle_block(blocks), **(recommended or {}),
-            },
+            pipeline, guidance=guidance, guidance_scale=7.5, template=template, prompts=prompts,
+            negative_prompt=negative_prompt, name=name, recommended=recommended,
         )  # fmt: skip
         self.concepts = read_concepts(concepts)
         width = pipeline.text_encoder.get_input_embeddings().embedding_dim
         for label, concept in self.concepts.items():
             if concept.dim() != 2 or concept.shape[1] != width:
                 raise OptionError(f"concept {label!r}: expected shape (V, {width}), got {tuple(concept.shape)}")
-        across = unet.config.cross_attention_dim
+        across = config.cross_attention_dim
         width = across if isinstance(across, int) else int(across[0])  # one for each level, all the same
         self.condition_shape = (pipeline.tokenizer.model_max_length, width)
-        self.pass_bytes = pass_values(unet) * self.dtype.itemsize
 
     def concept(self, name: str, vectors: int) -> Tensor:
         """Return the concept from which learning starts: token embeddings of the name, float32 (vectors, D)."""
@@ -119,21 +110,16 @@ class StableDiffusionPrior(PromptedPrior, TextPrior):
         return prior
 
     def describe(self) -> dict[str, object]:
-        """Return what every prior under text describes, and hashes of the concepts."""
+        """Return what every U-Net under text describes, and hashes of the concepts."""
         hashes = {name: _digest(rows) for name, rows in self.concepts.items()}
-        embedded = {} if self._embedded is None else {"guidance": self._guidance}
-        return super().describe() | ({"concepts": hashes} if hashes else {}) | embedded
+        return super().describe() | ({"concepts": hashes} if hashes else {})
 
     @property
     def _shapes(self) -> Sequence[tuple[int, ...]]:
         return (self.condition_shape or (),)
 
     def _under(self, sample: Tensor, timesteps: Tensor, condition: Sequence[Tensor]) -> Tensor:
-        scale = None if self._embedded is None else self._embedded.to(sample).expand(len(sample), -1)
-        output: Tensor = self.denoiser(
-            sample, timesteps, encoder_hidden_states=condition[0], timestep_cond=scale
-        ).sample
-        return output
+        return self._predicted(sample, timesteps, condition[0])
 
     def _prompt_of(self, name: str) -> str:
         """Return the prompt of a class, checked; of a class with a learned concept, CONCEPT and its name."""

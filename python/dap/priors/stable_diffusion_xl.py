@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from dap.config import check_number
 from dap.errors import OptionError
 from dap.priors.networks import uncompiled
-from dap.priors.prompts import PromptedPrior
-from dap.priors.unet import embedded_guidance, middle_block, pass_values, unet_blocks
+from dap.priors.text_unet import TextUNetPrior
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["StableDiffusionXLPrior"]
 
 
-class StableDiffusionXLPrior(PromptedPrior):
+class StableDiffusionXLPrior(TextUNetPrior):
     """SDXL as a prior; see :class:`dap.priors.base.Prior` for the attributes.
 
     Args:
@@ -65,30 +63,19 @@ class StableDiffusionXLPrior(PromptedPrior):
         name: str | None = None,
         recommended: Mapping[str, Any] | None = None,
     ) -> None:
-        unet = uncompiled(pipeline.unet)
-        added, blocks = unet.config.get("addition_embed_type"), unet_blocks(unet)
+        config = uncompiled(pipeline.unet).config
+        added = config.get("addition_embed_type")
         if added != "text_time" or pipeline.text_encoder_2 is None:
             raise OptionError(
                 f"{name or 'prior'}: expected SDXL's U-Net and second text encoder, got a U-Net with the added "
                 f"condition {added} and {'no' if pipeline.text_encoder_2 is None else 'a'} second encoder"
             )
-        check_number("guidance", guidance, 1)
-        self._guidance, self._embedded = float(guidance), embedded_guidance(pipeline, unet, guidance)
-        self.has_null = self._embedded is None
         super().__init__(
-            pipeline, unet, blocks, size=unet.config.sample_size, template=template, prompts=prompts,
-            negative_prompt=negative_prompt, name=name,
-            recommended={
-                "guidance_scale": 5.0 if self.has_null else 1.0, "block": middle_block(blocks), **(recommended or {}),
-            },
+            pipeline, guidance=guidance, guidance_scale=5.0, template=template, prompts=prompts,
+            negative_prompt=negative_prompt, name=name, recommended=recommended,
         )  # fmt: skip
         self._pooled = int(pipeline.text_encoder_2.config.projection_dim)
-        self.condition_shape = (pipeline.tokenizer_2.model_max_length, int(unet.config.cross_attention_dim))
-        self.pass_bytes = pass_values(unet) * self.dtype.itemsize
-
-    def describe(self) -> dict[str, object]:
-        """Return what every prior under text describes, and the guidance of a latent consistency model."""
-        return super().describe() | ({} if self._embedded is None else {"guidance": self._guidance})
+        self.condition_shape = (pipeline.tokenizer_2.model_max_length, int(config.cross_attention_dim))
 
     @property
     def _shapes(self) -> Sequence[tuple[int, ...]]:
@@ -104,10 +91,6 @@ class StableDiffusionXLPrior(PromptedPrior):
     def _under(self, sample: Tensor, timesteps: Tensor, condition: Sequence[Tensor]) -> Tensor:
         states, pooled = condition
         side = self.image_shape[1]
-        scale = None if self._embedded is None else self._embedded.to(sample).expand(len(sample), -1)
         sizes = torch.tensor([side, side, 0, 0, side, side], dtype=sample.dtype, device=sample.device)
-        output: Tensor = self.denoiser(
-            sample, timesteps, encoder_hidden_states=states, timestep_cond=scale,
-            added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes.expand(len(sample), 6)},
-        ).sample  # fmt: skip
-        return output
+        added = {"text_embeds": pooled, "time_ids": sizes.expand(len(sample), 6)}
+        return self._predicted(sample, timesteps, states, added_cond_kwargs=added)

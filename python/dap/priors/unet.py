@@ -24,7 +24,7 @@ from dap.rng import derive_seed
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, ModelMixin
 
-__all__ = ["UNetPrior", "embedded_guidance", "middle_block", "pass_values", "unet_blocks"]
+__all__ = ["UNetPrior", "middle_block", "pass_values", "unet_blocks"]
 
 # values per channel and position that a level holds at once: a residual layer, attention, a transformer; with the skips
 RESNET, ATTENTION, TRANSFORMER = 6, 8, 24
@@ -134,19 +134,6 @@ def unet_blocks(unet: ModelMixin) -> dict[str, nn.Module]:
 def middle_block(blocks: Mapping[str, nn.Module]) -> int:
     """Return the number of the "mid" block, or of the last down block of a U-Net without one."""
     return list(blocks).index("mid") + 1 if "mid" in blocks else sum(name.startswith("down") for name in blocks)
-
-
-def embedded_guidance(pipeline: DiffusionPipeline, unet: ModelMixin, scale: float) -> Tensor | None:
-    """Return the embedding (1, D) of the scale of guidance that a latent consistency model takes as an input.
-
-    None for other U-Nets: their scale is that of classifier-free guidance. Luo et al., "Latent Consistency Models",
-    2023, arXiv 2310.04378; diffusers' pipelines embed the scale minus 1.
-    """
-    width = unet.config.get("time_cond_proj_dim")
-    if width is None:
-        return None
-    embedding: Tensor = pipeline.get_guidance_scale_embedding(torch.tensor([scale - 1]), embedding_dim=width)
-    return embedding
 
 
 def pass_values(unet: ModelMixin) -> int:

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from dap.config import check_choice, check_whole
 from dap.errors import OptionError
+from dap.methods.base import Method
 from dap.methods.common.network_memory import training_bytes
 from dap.methods.common.siamese import normalised
 from dap.methods.common.surrogate import prepare_classifier
@@ -26,9 +27,9 @@ from dap.selection import random_of_each_class
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dap.methods.base import Context, Record
+    from dap.methods.base import Context, Record, Remakes
 
-__all__ = ["Classifier", "ClassifierChoice"]
+__all__ = ["Classifier", "ClassifierChoice", "ClassifierMethod"]
 
 AT_ONCE = 64  # images that are classified together, whatever the unit
 CHECKED = 20  # real images of each class on which a teacher is measured
@@ -125,6 +126,39 @@ class ClassifierChoice:
     def shared(self) -> str | None:
         """Return what all classes of a run share: the classifier that it trains."""
         return None if self.teacher is not None else "a classifier of all classes"
+
+
+class ClassifierMethod(Method[Classifier]):
+    """The base of methods that make the images of a class together, judged by a classifier.
+
+    A subclass has the fields of :class:`ClassifierChoice` among its options.
+    """
+
+    teacher: str | None
+    teacher_options: Mapping[str, object] | None
+    network: str
+    width: int
+    epochs: int
+
+    def choice(self) -> ClassifierChoice:
+        """Return which classifier the options ask for, checked."""
+        return ClassifierChoice(self.teacher, self.teacher_options, self.network, self.width, self.epochs)
+
+    def preparation_bytes(self, context: Context) -> int:
+        """Return the memory of training the classifier."""
+        return self.choice().preparation_bytes(context)
+
+    def record(self, context: Context, artefact: Classifier) -> Record:
+        """Return the teacher's name and hash, or the epochs of the classifier."""
+        return artefact.record
+
+    def shared(self) -> str | None:
+        """Return the classifier that the run trains; a teacher is nothing that classes share."""
+        return self.choice().shared()
+
+    def remakes(self) -> Remakes:
+        """Return that a class is made as a whole."""
+        return "class"
 
 
 def _check_images(teacher: Teacher, context: Context) -> None:
