@@ -103,7 +103,8 @@ def test_half_precision_keeps_the_hash_and_is_near(kind, dtype, tmp_path):
     x = torch.randn((2, *whole.latent_shape), generator=rng.generator(0))
     ours, theirs = (prior.denoise(x, torch.tensor(400), labels_of(prior)).eps for prior in (half, whole))
     assert half.describe() == whole.describe() and ours.dtype == torch.float32
-    assert (ours - theirs).norm() < 0.1 * theirs.norm()
+    # diffusers embeds FLUX's guidance, times 1,000, in the network's dtype: 3,500 is 3,504 in bfloat16
+    assert (ours - theirs).norm() < (0.15 if kind == "flux" else 0.03) * theirs.norm()
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
