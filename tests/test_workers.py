@@ -350,23 +350,3 @@ def test_status_tells_how_far_a_run_is_and_verify_what_was_changed(source: Path,
     (out / "train" / "a" / "00001.png").unlink()
     with pytest.raises(dap.errors.SourceError, match="1 of its 6 files are gone"):
         CliRunner().invoke(verify, [str(out)], catch_exceptions=False)
-
-
-def test_ray_that_is_not_installed_is_named_with_the_way_to_install_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(OptionError, match=r"executor 'ray' needs Ray: pip install 'dap-distill\[ray\]'"):
-        dap.distill("fashion-mini", method="dit", ipc=1, out=tmp_path / "out", executor="ray")
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    "options, error",
-    [
-        ({"executor": "dask"}, "dask"),
-        ({"address": "auto"}, "give executor='ray' too"),
-        ({"executor": "ray", "remake": "Bag"}, "executor 'ray': not with"),
-    ],
-)
-def test_what_does_not_go_with_ray(tmp_path, options, error):
-    with pytest.raises(OptionError, match=error):
-        dap.distill("fashion-mini", method="dit", ipc=1, out=tmp_path / "out", **options)
