@@ -184,7 +184,7 @@ def test_a_process_beside_one_that_is_stalled_makes_its_own(cache: Path, monkeyp
 
 
 def test_processes_that_need_the_same_entry_make_it_once(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "dap.storage.unfinished")
+    caplog.set_level("INFO", "dap.storage.waiting")
     made, makers = CacheEntry.of(LATENTS, 1), []
 
     def prepare(number: int) -> None:

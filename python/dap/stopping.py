@@ -40,7 +40,7 @@ def check_stop(out: Path) -> None:
     until = _until.get()
     reason = _reasons[0] if _reasons else "max_time is over" if until and time.monotonic() > until else None
     if reason:
-        raise StoppedError(f"{out}: stopped ({reason}); its images stay, and the same command makes the others")
+        raise StoppedError(f"{out}: stopped ({reason}); what is made stays, and the same command makes the rest")
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def distill(
     from dap.methods import get_method
     from dap.run import own_rank
 
-    for name in ("dap.run.sharing", "dap.storage.unfinished", "dap.run.ray_actors"):
+    for name in ("dap.storage.waiting", "dap.run.ray_actors"):
         logging.getLogger(name).setLevel(logging.INFO)  # they say for whom the run waits, and what actors have made
     prior = options["prior"] if get_method(method, options["method_options"]).uses_prior() else None
     rank = own_rank().number

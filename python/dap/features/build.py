@@ -22,8 +22,9 @@ from dap.config import check_whole
 from dap.errors import OptionError
 from dap.features.pooling import Tap
 from dap.features.references import encode_images, noised_features
-from dap.features.shared_build import groups_to_fill, pending_groups, rows_in, waiting_for
+from dap.features.shared_build import groups_to_fill, pending_groups, rows_in
 from dap.index import Index, IndexSpec, IndexWriter, index_bytes
+from dap.storage.waiting import waiting_for
 from dap.torch_state import tf32_on
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def fill_index(
             _fill(writer, prior, scheduler, latents_of, bars, title, kept, None)
             return writer.finish()
     _fill(writer, prior, scheduler, latents_of, bars, title, kept, claims)
-    with claims.turn("finish", waiting_for(writer, "to finish the index")):
+    with claims.turn("finish", waiting_for(writer.out, "to finish the index")):
         index = writer.finish()
         claims.clear()
     return index

@@ -6,21 +6,19 @@ has the same bytes whoever fills it.
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from typing import TypeAlias
 
 from dap.index import ClassRows, IndexWriter
 from dap.stopping import check_stop
 from dap.storage.claims import Claims, pauses
+from dap.storage.waiting import waiting_for
 
-__all__ = ["Group", "groups_to_fill", "pending_groups", "rows_in", "waiting_for"]
+__all__ = ["Group", "groups_to_fill", "pending_groups", "rows_in"]
 
 Group: TypeAlias = tuple[ClassRows, int, int]
 """The rows of a class, the first one of a group, and the one after its last."""
-
-logger = logging.getLogger(__name__)
 
 
 def pending_groups(writer: IndexWriter) -> list[Group]:
@@ -42,7 +40,7 @@ def groups_to_fill(writer: IndexWriter, claims: Claims) -> Generator[Group, None
         writer: The index.
         claims: This process among those that fill it.
     """
-    say, waits = waiting_for(writer, "to write the last groups"), pauses()
+    say, waits = waiting_for(writer.out, "to write the last groups"), pauses()
     numbers = {rows.name: number for number, rows in enumerate(writer.classes)}
     free = (
         True  # whether there may be groups that nobody has claimed; later the claims are tried: workers may have died
@@ -71,19 +69,3 @@ def groups_to_fill(writer: IndexWriter, claims: Claims) -> Generator[Group, None
             say(owner)
             time.sleep(next(waits))
         free = worked
-
-
-def waiting_for(writer: IndexWriter, purpose: str) -> Callable[[str], None]:
-    """Return a function that logs once, with the name of a worker, that this process waits for it.
-
-    It raises StoppedError when the build is to end.
-    """
-    said: list[str] = []
-
-    def say(worker: str) -> None:
-        check_stop(writer.out)
-        if not said:
-            logger.info("%s: waiting for %s %s", writer.out, worker or "another worker", purpose)
-            said.append(worker)
-
-    return say

@@ -27,9 +27,10 @@ from dap.run.folder import RunFolder
 from dap.run.job import Job
 from dap.run.memory import head
 from dap.run.progress import Progress
-from dap.run.sharing import note_failure, raise_failures, units_to_make, waiting_for
+from dap.run.sharing import note_failure, raise_failures, units_to_make
 from dap.sampling import StepCallback
 from dap.storage.claims import Claims
+from dap.storage.waiting import waiting_for
 from dap.torch_state import own_torch_state
 
 __all__ = ["execute"]

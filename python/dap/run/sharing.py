@@ -8,15 +8,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Generator, Sequence
-from pathlib import Path
 
 from dap.errors import DapError, StorageError, UnitError
 from dap.methods import Unit
 from dap.run.folder import RunFolder
 from dap.stopping import check_stop
 from dap.storage.claims import Claims, pauses
+from dap.storage.waiting import waiting_for
 
-__all__ = ["note_failure", "raise_failures", "units_to_make", "waiting_for"]
+__all__ = ["note_failure", "raise_failures", "units_to_make"]
 
 SHOWN = 3  # failed units that an error names
 
@@ -70,22 +70,6 @@ def units_to_make(
             say(claims.owner(f"unit-{left[0]}"))
             time.sleep(next(waits))
         numbers, first = left, False
-
-
-def waiting_for(out: Path, purpose: str) -> Callable[[str], None]:
-    """Return a function that logs once, with the name of a worker, that this process waits for it.
-
-    It raises StoppedError when the run is to end.
-    """
-    said: list[str] = []
-
-    def say(worker: str) -> None:
-        check_stop(out)
-        if not said:
-            logger.info("%s: waiting for %s %s", out, worker or "another worker", purpose)
-            said.append(worker)
-
-    return say
 
 
 def note_failure(folder: RunFolder, unit: Unit, error: Exception, retries: int) -> None:

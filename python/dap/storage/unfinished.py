@@ -7,10 +7,9 @@ the others wait.
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
@@ -21,10 +20,9 @@ from dap.storage.cache_folder import CLAIMS, cache_folder, writing
 from dap.storage.claims import Claims
 from dap.storage.files import naming, sweep
 from dap.storage.lock import Hold, lock, new_locked_folder
+from dap.storage.waiting import waiting_for
 
 __all__ = ["continued", "unfinished_bytes"]
-
-logger = logging.getLogger(__name__)
 
 
 def unfinished_bytes(entry: CacheEntry) -> int:
@@ -48,30 +46,20 @@ def continued(entry: CacheEntry, *, hashed: bool = True) -> Iterator[Path | None
 
     Raises:
         OptionError: The cache cannot be written.
+        StoppedError: The run is to end, and another process still makes the entry.
     """
     entry.make_parent()
     with ExitStack() as stack:
         with writing(), naming(entry.path):
             claims = stack.enter_context(Claims(cache_folder() / CLAIMS))
             claims.remove_dead()
-            stack.enter_context(claims.turn(f"{entry.path.parent.name}-{entry.path.name}", _waiting_for(entry)))
+            name = f"{entry.path.parent.name}-{entry.path.name}"
+            stack.enter_context(claims.turn(name, waiting_for(entry.path, f"to prepare {entry.path.parent.name}")))
         if entry.exists():
             yield None
         else:
             with _folder_of(entry, hashed) as folder:
                 yield folder
-
-
-def _waiting_for(entry: CacheEntry) -> Callable[[str], None]:
-    """Return a function that logs once, with the name of a worker, that this process waits for it."""
-    said: list[str] = []
-
-    def say(worker: str) -> None:
-        if not said:
-            logger.info("waiting for %s to prepare %s", worker or "another process", entry.path.parent.name)
-            said.append(worker)
-
-    return say
 
 
 @contextmanager
