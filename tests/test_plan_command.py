@@ -14,6 +14,7 @@ from dap.cli.main import main
 from dap.errors import DapError, OptionError
 from dap.priors import Demand, load_prior
 from dap.run import forecast as forecasts
+from dap.run.memory import Footprint
 from dap.run.operations import operations_of
 from dap.run.stopwatch import Spent, since_start
 from dap.sampling import SamplingSettings, sample
@@ -62,6 +63,20 @@ def test_a_disk_that_is_too_small_is_refused_before_the_trial(monkeypatch):
     monkeypatch.setattr(forecasts, "trial_of", lambda *arguments: pytest.fail("a trial was made"))
     with pytest.raises(OptionError, match=r"the preparation takes .* has 1.0 MB free: set DAP_CACHE"):
         dap.plan("fashion-mini", method="dap", ipc=2, **TWO)
+
+
+def test_what_may_be_there_already_is_not_refused(tmp_path, monkeypatch):
+    run = {"method": "dap", "method_options": {"references": 8}, "ipc": 2, "out": tmp_path / "out", **TWO}
+    plan = dap.plan("fashion-mini", **run)
+    dap.distill("fashion-mini", **run)
+    assert str(plan).startswith("4 images by dap in 1 unit of at most 4 slots")
+    monkeypatch.setattr(
+        "dap.storage.space.shutil.disk_usage", lambda path: type("Disk", (), {"free": 3 * plan.cache // 4})
+    )
+    monkeypatch.setattr(forecasts, "RECORDED", 10**9)
+    assert dap.plan("fashion-mini", **run).images == 4
+    with pytest.raises(OptionError, match="4 images take about"):
+        dap.plan("fashion-mini", **run | {"out": tmp_path / "new"})
 
 
 def test_an_option_that_a_run_does_not_have_is_named():
@@ -123,6 +138,13 @@ def test_a_run_that_no_memory_can_hold_is_refused_before_anything_is_written(tmp
         ):
             make("fashion-mini", method="dit", ipc=3, batch_size=6, out=tmp_path / "out", **TWO)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_preparation_that_no_memory_can_hold_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("dap.run.memory.footprint", lambda job: Footprint(10**6, (), 10**8, 0, 0, 0))
+    monkeypatch.setattr("dap.run.memory.device_memory", lambda device: 10**7)
+    with pytest.raises(OptionError, match=r"the preparation of dit takes 101.0 MB of memory, cpu has 10.0 MB: choose"):
+        dap.distill("fashion-mini", method="dit", ipc=3, batch_size=6, out=tmp_path / "out", **TWO)
 
 
 def test_a_run_says_first_what_it_needs(tmp_path, caplog):

@@ -13,7 +13,7 @@ import torch
 from dap.run.job import Job
 from dap.run.memory import device_memory, footprint
 
-__all__ = ["TOO_LARGE", "ShortMemoryError", "batch_of", "is_short_memory", "with_half"]
+__all__ = ["TOO_LARGE", "ShortMemoryError", "at_once", "batch_of", "is_short_memory", "with_half"]
 
 MAX_BATCH = 100
 TOO_LARGE = "batch_size_too_large"  # in the manifest: that with which the memory was too short
@@ -70,6 +70,11 @@ def batch_of(job: Job, before: Mapping[str, Any] | None, batch_size: int | None)
     limit = batch_size or footprint(job).fit(device_memory(job.prior.device) // 2)
     size = batch_size or min(MAX_BATCH, limit or MAX_BATCH)
     return size, _pass_size(job, size, limit)
+
+
+def at_once(images: int, batch_size: int, pass_size: int | None) -> int:
+    """Return the most slots in one evaluation of the denoiser, of a run of so many images."""
+    return min(batch_size, pass_size or batch_size, images)
 
 
 def _pass_size(job: Job, batch_size: int, limit: int | None) -> int | None:

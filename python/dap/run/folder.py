@@ -13,7 +13,7 @@ from dap.data.image_files import encode_png
 from dap.data.manifest import TRAIN, slot_path
 from dap.errors import RunMismatchError
 from dap.methods import Slot, Unit
-from dap.run.batch import TOO_LARGE, batch_of, with_half
+from dap.run.batch import TOO_LARGE, at_once, batch_of, with_half
 from dap.run.energies import EnergyMeans
 from dap.run.header import header_of
 from dap.run.history import history_of
@@ -88,7 +88,7 @@ class RunFolder:
         if couples == "sequence" and parts is None:
             couples = "class"  # in which older versions made such runs
         self.units, self.pass_size = plan(stages, size, couples, history.rounds), parts
-        self.at_once = min(size, parts or size, max(map(sum, stages)))
+        self.at_once = at_once(max(map(sum, stages)), size, parts)
         if before is None:
             check_memory(job, self.at_once)
         self._class_folders = [entry.folder for entry in job.classes]

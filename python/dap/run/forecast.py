@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from dap.run.batch import batch_of
+from dap.data.manifest import MANIFEST
+from dap.run.batch import at_once, batch_of
 from dap.run.cheaper import cheaper
 from dap.run.job import Job
 from dap.run.memory import check_memory, device_memory, footprint
@@ -14,7 +15,7 @@ from dap.run.plan import plan
 from dap.run.resident import process_peak, resident_bytes
 from dap.run.stopwatch import NO_TIME, Spent
 from dap.run.trial import trial_of
-from dap.storage.cache_folder import cache_folder
+from dap.storage.cache_folder import bytes_of, cache_folder
 from dap.storage.space import check_space, size_text
 
 __all__ = ["Forecast", "forecast"]
@@ -32,6 +33,7 @@ class Forecast:
         device: Where the prior runs.
         images: Images of the run.
         units: Units in which they are made.
+        unit_size: Slots of the largest unit.
         batch_size: Slots that are made at once.
         pass_size: The most slots in one evaluation of the denoiser; None: all slots of a unit.
         steps: Denoiser steps, of all slots.
@@ -55,6 +57,7 @@ class Forecast:
     device: str
     images: int
     units: int
+    unit_size: int
     batch_size: int
     pass_size: int | None
     steps: int
@@ -87,8 +90,9 @@ class Forecast:
 
     def __str__(self) -> str:
         parts = "" if self.pass_size is None else f", evaluated in parts of {self.pass_size}"
+        units = f"{self.units} unit{'' if self.units == 1 else 's'} of at most {self.unit_size}"
         lines = [
-            f"{self.images} images by {self.method} in {self.units} units of at most {self.batch_size} slots{parts}",
+            f"{self.images} images by {self.method} in {units} slots{parts}",
             f"memory: {size_text(self.memory)} of {size_text(self.memory_there)} ({self.device})",
             f"disk: {size_text(self.disk)} for the run, {size_text(self.cache)} for the cache {cache_folder()}",
             f"time: {time_text(self.seconds)} in one process: start {time_text(self.starting)}, preparation "
@@ -105,30 +109,35 @@ def forecast(job: Job, out: Path | None = None, batch_size: int | None = None, s
 
     Args:
         job: The run.
-        out: Its folder, whose disk is looked at; None: the disk of the current folder.
+        out: Its folder, whose disk is looked at; None: the disk of the current folder. If it holds a run already, some
+            of the images may be there, so that its disk is not looked at.
         batch_size: Slots made at once; None: as many as fit, as in a run.
         started: What it took to resolve the job.
 
     Raises:
-        OptionError: The memory of the device, or a disk, cannot hold it.
+        OptionError: The memory of the device, or a disk, cannot hold it. For the preparation that is said only if what
+            the cache holds cannot be a part of it.
     """
     held, prior = resident_bytes(job.prior.device), job.prior
     size, parts = batch_of(job, None, batch_size)
     units, images, need = plan([job.counts], size, job.recipe.couples), sum(job.counts), footprint(job)
-    at_once = min(len(units[0].slots), size, parts or size)
-    check_memory(job, at_once)
-    check_space(cache_folder(), need.disk, "the preparation takes", "set DAP_CACHE to a folder on another disk")
+    slots = at_once(images, size, parts)
+    check_memory(job, slots)
+    missing = need.disk - bytes_of(cache_folder())  # at least; the rest may be there
+    check_space(cache_folder(), missing, "the preparation takes", "set DAP_CACHE to a folder on another disk")
     trial = trial_of(job, len(units), size, parts)
     shown = min(SHOWN, len(job.counts)) * min(SHOWN, max(job.counts))
     disk = images * (trial.image_bytes + RECORDED) + shown * trial.image_bytes
-    check_space(out or Path(), disk, f"{images} images take about", "choose fewer, or another disk")
-    on_gpu, beside = prior.device.type == "cuda", need.peak(at_once) - need.weights
+    if out is None or not (out / MANIFEST).exists():
+        check_space(out or Path(), disk, f"{images} images take about", "choose fewer, or another disk")
+    on_gpu, beside = prior.device.type == "cuda", need.peak(slots) - need.weights
     memory = held + beside if on_gpu else max(process_peak(), held + beside)
     counted = operations_of(prior, job.recipe.demands(job.context()), job.settings.guidance_scale)
     steps = trial.plain + trial.guided
     whole = started + trial.prepare + trial.make + trial.finish
     return Forecast(
-        method=job.recipe.name, device=str(prior.device), images=images, units=len(units), batch_size=size,
+        method=job.recipe.name, device=str(prior.device), images=images, units=len(units),
+        unit_size=max(len(unit.slots) for unit in units), batch_size=size,
         pass_size=parts, steps=steps, passes=steps * (2 if job.settings.guidance_scale != 1 else 1),
         operations=None if counted is None else counted.of(trial.plain, trial.guided, images), memory=memory,
         memory_there=device_memory(prior.device), cache=need.disk or trial.cached, disk=disk, starting=started[0],

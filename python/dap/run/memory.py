@@ -69,16 +69,29 @@ def footprint(job: Job) -> Footprint:
 
 
 def check_memory(job: Job, slots: int) -> None:
-    """Raise OptionError if the device cannot hold a step of some slots; only for priors whose memory is measured."""
+    """Raise OptionError if the device cannot hold the run; only for priors whose memory is measured.
+
+    Args:
+        job: The run.
+        slots: Its slots that are made at once.
+
+    Raises:
+        OptionError: The slots, or the preparation, take more memory than there is.
+    """
     if not isinstance(job.prior, PipelinePrior):
         return
-    need, there = footprint(job).peak(slots), device_memory(job.prior.device)
-    if need > there:
-        raise OptionError(
-            f"batch_size: {slots} slot{'s' if slots > 1 else ''} of {job.recipe.name} at once take {size_text(need)} "
-            f"of memory, {job.prior.device} has {size_text(there)}: choose a smaller batch_size, on a GPU "
-            "dtype='bfloat16', or a method that needs less (docs/memory.md)"
-        )
+    need, there, device = footprint(job), device_memory(job.prior.device), job.prior.device
+    smaller, advice = "", "on a GPU dtype='bfloat16', or a method that needs less (docs/memory.md)"
+    if (memory := need.unit(slots)) > there:
+        subject = f"batch_size: {slots} slot{'s' if slots > 1 else ''} of {job.recipe.name} at once take"
+        smaller = "a smaller batch_size, " if slots > 1 else ""
+    elif (memory := need.peak(slots)) > there:
+        subject = f"the preparation of {job.recipe.name} takes"
+    else:
+        return
+    raise OptionError(
+        f"{subject} {size_text(memory)} of memory, {device} has {size_text(there)}: choose {smaller}{advice}"
+    )
 
 
 def head(job: Job, units: int, slots: int) -> str:

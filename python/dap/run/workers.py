@@ -75,8 +75,8 @@ def _start(process: SpawnProcess) -> None:
         process.start()
     except (AttributeError, TypeError, pickle.PicklingError) as error:
         raise OptionError(
-            f"workers: an option cannot be sent to another process ({error}): give source, prior and method by name or "
-            "path, or start the same program several times with the same out="
+            f"workers: an option cannot be sent to another process ({error}): give it by name or path, or a class or "
+            "function of a module"
         ) from error
 
 
