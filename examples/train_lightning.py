@@ -15,9 +15,9 @@ import dap
 
 
 class Classifier(lightning.LightningModule):
-    def __init__(self, network: str, classes: int) -> None:
+    def __init__(self, network: str, classes: int, channels: int) -> None:
         super().__init__()
-        self.network = timm.create_model(network, num_classes=classes)
+        self.network = timm.create_model(network, num_classes=classes, in_chans=channels)
 
     def training_step(self, batch: list[torch.Tensor], _: int) -> torch.Tensor:
         images, labels = batch
@@ -42,15 +42,21 @@ def main() -> None:
 
     lightning.seed_everything(0)
     train = dap.load(options.distilled)
-    plain = transforms.Compose([transforms.Resize((options.size, options.size)), transforms.ToTensor()])
+    channels = train[0][0].shape[0]
+    plain = transforms.Compose(
+        [
+            transforms.Grayscale() if channels == 1 else transforms.Lambda(lambda image: image.convert("RGB")),
+            transforms.Resize((options.size, options.size)),
+            transforms.ToTensor(),
+        ]
+    )
     test = dap.load(options.test, transform=plain, class_map=train.classes)
     # dap's own loader: the images are decoded once and augmented as batches
-    batches = train.loader(64, augment="flip", size=options.size)
+    batches = train.loader(16, augment="flip", size=options.size)
     trainer = lightning.Trainer(
-        max_epochs=options.epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False,
-    )  # fmt: skip
-    module = Classifier(options.network, train.num_classes)
+        max_epochs=options.epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    module = Classifier(options.network, train.num_classes, channels)
     trainer.fit(module, batches)
     print(trainer.test(module, DataLoader(test, 64), verbose=False))
 

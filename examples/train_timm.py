@@ -33,7 +33,7 @@ def main() -> None:
     torch.manual_seed(0)
     network = timm.create_model(options.network, num_classes=train.num_classes)
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.01)
-    batches = DataLoader(train, batch_size=64, shuffle=True)
+    batches = DataLoader(train, batch_size=16, shuffle=True)  # a distilled set has few images
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=options.epochs * len(batches))
     for _ in range(options.epochs):
         for images, labels in batches:

@@ -14,9 +14,9 @@ CLASSES = ("kite", "button", "comb")
 def draw(name: str, rng: np.random.Generator) -> Image.Image:
     """One object on a background of noise, each of its own size, colour and place."""
     width, height = rng.integers(70, 110, 2)
-    background = rng.integers(0, 255, (6, 8, 3)).astype("uint8")
+    background = rng.integers(0, 90, (6, 8, 3)).astype("uint8")
     image = Image.fromarray(background).resize((int(width), int(height))).filter(ImageFilter.GaussianBlur(3))
-    pen, colour = ImageDraw.Draw(image), tuple(int(value) for value in rng.integers(0, 255, 3))
+    pen, colour = ImageDraw.Draw(image), tuple(int(value) for value in rng.integers(140, 255, 3))
     x, y, size = int(rng.integers(25, width - 25)), int(rng.integers(25, height - 25)), int(rng.integers(14, 24))
     if name == "kite":
         pen.polygon([(x, y - size), (x + size // 2, y), (x, y + size), (x - size // 2, y)], fill=colour)

@@ -6,6 +6,6 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 cd "${1:-$(mktemp -d)}"
 
 python "$here/journeys/make_photos.py" photos # stands for your photographs: photos/train/kite/0.jpg and so on
-dap distill photos/train --method k_medoids --ipc 6 --out own
+dap distill photos/train --method k_medoids --ipc 10 --out own
 dap report own --real photos/train --out report.html
-python "$here/train_timm.py" own photos/test --epochs 20
+python "$here/train_timm.py" own photos/test --epochs 40 --size 32
