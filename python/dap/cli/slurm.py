@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
 
 import click
 
@@ -12,19 +13,19 @@ from dap.errors import OptionError
 
 __all__ = ["slurm"]
 
-GRACE = 120  # seconds before the time limit at which a task is asked to end: its unit, or 20 seconds, and the files
+GRACE = 120  # seconds before the time limit at which a task is asked to end; it takes at most 20 of them
 TIME = re.compile(r"(\d+-)?\d+(:\d{1,2}){0,2}")
 ARRAY = re.compile(r"[0-9][0-9,\-:%]*")
 
 SCRIPT = """\
 #!/bin/bash
-#SBATCH --job-name={name}
+#SBATCH --job-name=dap
 #SBATCH --array={array}
 #SBATCH --time={time}
 {more}#SBATCH --signal=B:USR1@{grace}
 #SBATCH --requeue
 #SBATCH --open-mode=append
-#SBATCH --output={name}-%A_%a.log
+#SBATCH --output=dap-%A_%a.log
 
 # Each task of the array is a worker of one run: the folder says which units are left. The batch shell gets USR1
 # before the time limit and passes it on; dap then ends with exit code 75, and the task is queued again.
@@ -34,11 +35,11 @@ process=$!
 trap 'kill -USR1 "$process"' USR1
 trap 'kill -TERM "$process"' TERM
 wait "$process"
-code=$?
 while kill -0 "$process" 2>/dev/null; do  # a signal has ended the wait
   wait "$process"
-  code=$?
 done
+wait "$process"  # its exit code, also if it ended while a signal was passed on
+code=$?
 if [ "$code" -eq 75 ]; then
   scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
 fi
@@ -64,10 +65,9 @@ exit "$code"
 def slurm(array: str, time: str, command: tuple[str, ...], **more: str | int | None) -> None:
     """Prints a job script for SLURM whose tasks make one run together: dap slurm ... -- dap distill ... > job.sh.
 
-    A task that reaches its time limit ends with the unit that it is at and is queued again.
+    Two minutes before its time limit a task is asked to end and is queued again. It finishes the unit that it is at, or
+    drops it after 20 seconds.
     """
-    from pathlib import Path
-
     if command[0] == "dap":
         command = command[1:]
     if command[:1] != ("distill",):
@@ -85,10 +85,11 @@ def slurm(array: str, time: str, command: tuple[str, ...], **more: str | int | N
     lines = [f"#SBATCH --{name.replace('_', '-')}={value}\n" for name, value in more.items() if value is not None]
     for line in lines:
         if len(line.split()) != 2:
-            raise OptionError(f"{line.split('=')[0].removeprefix('#SBATCH ')}: expected one word, got {line!r}")
+            flag, _, value = line.removeprefix("#SBATCH ").removesuffix("\n").partition("=")
+            raise OptionError(f"{flag}: expected one word, got {value!r}")
     click.echo(
         SCRIPT.format(
-            name="dap", array=array, time=time, more="".join(lines), grace=GRACE, folder=shlex.quote(str(Path.cwd())),
+            array=array, time=time, more="".join(lines), grace=GRACE, folder=shlex.quote(str(Path.cwd())),
             command=shlex.join(["dap", *command]),
         ),
         nl=False,

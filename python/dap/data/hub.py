@@ -27,7 +27,7 @@ def upload_folder(
     folder: Path, repo_id: str, *, private: bool | None, token: str | None, message: str, replaces: str,
     card: str | None = None,
 ) -> str:  # fmt: skip
-    """Upload all files of a folder in one commit; return the repository's URL.
+    """Upload all files of a folder in one commit, and a card in a second one; return the repository's URL.
 
     Args:
         folder: The files.

@@ -90,7 +90,7 @@ class Comparison:
                     row.name, row.network, str(row.images), f"{parts.mean:.1f} ± {parts.total:.1f}",
                     *map(_number, (parts.generation, parts.training, parts.test)),
                     f"{row.best:.1f}" + ("" if row.checks is None else f" of {row.checks}"),
-                    _difference(row.minus_first), _difference(row.minus_random),
+                    str(row.minus_first or ""), str(row.minus_random or ""),
                 ]
             )  # fmt: skip
         used = [column for column in zip(*lines, strict=True) if any(cell not in ("", "–") for cell in column[1:])]
@@ -154,15 +154,6 @@ def _number(value: float) -> str:
 
 def _plain(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else ""
-
-
-def _difference(difference: Difference | None) -> str:
-    if difference is None:
-        return ""
-    if not math.isfinite(difference.high):
-        return f"{difference.mean:+.1f}"
-    noise = f", {_NOISE}" if difference.in_noise else ""
-    return f"{difference.mean:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]{noise}"
 
 
 def _in_latex(text: str) -> str:

@@ -102,18 +102,21 @@ def evaluate_sets(
         nullcontext() if checkpoints is None else together(Path(checkpoints)) as others,
         progress_bar("evaluate", total=len(networks) * len(sets) * repeats, unit="training") as progress,
     ):
-        made = set()
+        made: dict[tuple[str, str, int], Outcome] = {}
         if others is not None:  # first what no other process is at
             for network, (name, any_set), repeat in itertools.product(networks, sets.items(), range(repeats)):
                 drawn = _drawn(any_set, repeat)
-                if trainings.outcome(name, any_set, drawn, network, repeat, others, wait=False) is not None:
-                    made.add((network, name, repeat))
+                outcome = trainings.outcome(name, any_set, drawn, network, repeat, others, wait=False)
+                if outcome is not None:
+                    made[network, name, repeat] = outcome
                     progress.update()
         for network, (name, any_set) in itertools.product(networks, sets.items()):
             outcomes = []
             for repeat in range(repeats):
-                drawn = _drawn(any_set, repeat)
-                outcome = trainings.outcome(name, any_set, drawn, network, repeat, others, wait=True)
+                outcome = made.get((network, name, repeat))
+                if outcome is None or repeat == repeats - 1:  # the row is about the last set that was drawn
+                    drawn = _drawn(any_set, repeat)
+                outcome = outcome or trainings.outcome(name, any_set, drawn, network, repeat, others, wait=True)
                 assert outcome is not None
                 outcomes.append(outcome)
                 if teacher is None and (folder := trainings.labels_of(name, repeat, drawn=callable(any_set))):

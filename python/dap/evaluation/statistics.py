@@ -42,6 +42,18 @@ class Difference:
         """Whether the interval contains zero."""
         return self.low <= 0 <= self.high
 
+    def __str__(self) -> str:
+        """Return it in one decimal, with its interval if there is one.
+
+        Example:
+            >>> str(Difference(1.5, -0.5, 3.5, n=3)), str(Difference(1.5, math.nan, math.nan, n=1))
+            ('+1.5 [-0.5, +3.5], in the noise', '+1.5')
+        """
+        if not math.isfinite(self.high):
+            return f"{self.mean:+.1f}"
+        noise = ", in the noise" if self.in_noise else ""
+        return f"{self.mean:+.1f} [{self.low:+.1f}, {self.high:+.1f}]{noise}"
+
 
 def summary(values: Sequence[float]) -> Summary:
     """The mean and its standard error, which is NaN for a single value.

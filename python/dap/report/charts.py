@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dap.evaluation import Comparison, Difference
+from dap.evaluation import Comparison
 
 __all__ = ["AccuracyRow", "EnergyChart", "Line", "accuracy_rows", "energy_charts", "mean_energies"]
 
@@ -125,17 +124,8 @@ def accuracy_rows(comparison: Comparison) -> list[AccuracyRow]:
     return [
         AccuracyRow(
             (row.name, row.network, str(row.images), f"{row.accuracy.mean:.1f} ± {row.accuracy.total:.1f}"),
-            _difference(row.minus_random), _difference(row.minus_first), place(row.accuracy.mean), place(low),
+            str(row.minus_random or ""), str(row.minus_first or ""), place(row.accuracy.mean), place(low),
             place(high),
         )
         for row, (low, high) in zip(comparison.rows, ranges, strict=True)
     ]  # fmt: skip
-
-
-def _difference(difference: Difference | None) -> str:
-    if difference is None:
-        return ""
-    if not math.isfinite(difference.high):
-        return f"{difference.mean:+.1f}"
-    noise = ", in the noise" if difference.in_noise else ""
-    return f"{difference.mean:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]{noise}"

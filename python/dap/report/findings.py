@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from dap.metrics.memorisation import nearest_real
 from dap.metrics.rows import squared_distances
 from dap.report.origin import are_real
 
-__all__ = ["ClassFindings", "findings_of", "without_alerts"]
+__all__ = ["ClassFindings", "findings_of"]
 
 FLAT = 3.0  # standard deviation in grey levels below which an image is blank
 NEAR = 0.25  # of the usual distance between neighbouring real images: nearer is a copy
@@ -145,8 +145,3 @@ def _pairs(rows: np.ndarray, usual_distance: float) -> list[tuple[int, int]]:
         distances = np.sqrt(squared_distances(np.repeat(rows[first : first + 1], len(others), 0), rows, others))
         pairs += [(first, int(other)) for other in others[distances < NEAR * usual_distance]]
     return pairs
-
-
-def without_alerts(findings: Sequence[ClassFindings]) -> bool:
-    """Whether nothing was found that needs a look."""
-    return not any(entry.alerts for entry in findings)
