@@ -140,8 +140,8 @@ def test_what_can_be_continued_is_kept_until_it_is_finished_or_the_bound_needs_i
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = CacheEntry.of(LATENTS, 1)
-    with pytest.raises(KeyboardInterrupt), continued(made) as folder:
-        (folder / RESULT).write_bytes(5000 * b"x")
+    with pytest.raises(KeyboardInterrupt), continued(made) as at:
+        (at.folder / RESULT).write_bytes(5000 * b"x")
         raise KeyboardInterrupt
     assert not made.exists() and unfinished_bytes(made) >= 5000
     with cache_in_use():
@@ -151,8 +151,9 @@ def test_what_can_be_continued_is_kept_until_it_is_finished_or_the_bound_needs_i
         with continued(made):  # in use, as it is locked
             entry(2, age=0)
         assert made.is_whole() and unfinished_bytes(made) == 0
-    with pytest.raises(KeyboardInterrupt), continued(CacheEntry.of(LATENTS, 3)) as folder:
+    with pytest.raises(KeyboardInterrupt), continued(CacheEntry.of(LATENTS, 3)) as at:
         raise KeyboardInterrupt
+    folder = at.folder
     os.utime(folder, (0, 0))
     (folder / "state").write_bytes(900 * b"x")
     os.utime(folder, (0, 0))
@@ -161,8 +162,8 @@ def test_what_can_be_continued_is_kept_until_it_is_finished_or_the_bound_needs_i
 
 
 def test_an_error_of_the_input_removes_what_was_begun(cache: Path) -> None:
-    with pytest.raises(FormatError), continued(CacheEntry.of(LATENTS, 1)) as folder:
-        (folder / RESULT).touch()
+    with pytest.raises(FormatError), continued(CacheEntry.of(LATENTS, 1)) as at:
+        (at.folder / RESULT).touch()
         raise FormatError("an image")
     assert not left(cache / LATENTS)
 
@@ -171,13 +172,13 @@ def test_a_process_beside_one_that_is_stalled_makes_its_own(cache: Path, monkeyp
     monkeypatch.setattr(claims, "PATIENCE", 0.0)
     monkeypatch.setattr(claims, "BEAT", 1e6)
     made = CacheEntry.of(LATENTS, 1)
-    with continued(made) as folder:
-        assert folder is not None
+    with continued(made) as stalled:
+        assert stalled is not None
         with continued(made) as other:
-            assert other not in (None, folder) and lock(cache, shared=True) is not None
-            (other / RESULT).write_bytes(b"whole")
+            assert other is not None and other.folder != stalled.folder and lock(cache, shared=True) is not None
+            (other.folder / RESULT).write_bytes(b"whole")
         assert made.is_whole()
-        (folder / RESULT).write_bytes(b"late")
+        (stalled.folder / RESULT).write_bytes(b"late")
     assert made.is_whole() and made.path.read_bytes() == b"whole" and left(cache / LATENTS) == {made.path.name}
     assert not (cache / "claims").exists()
     assert clear_cache() == 5 + 64
@@ -188,12 +189,12 @@ def test_processes_that_need_the_same_entry_make_it_once(cache: Path, caplog: py
     made, makers = CacheEntry.of(LATENTS, 1), []
 
     def prepare(number: int) -> None:
-        with continued(made) as folder:
-            if folder is not None:
+        with continued(made) as at:
+            if at is not None:
                 makers.append(number)
                 while len(caplog.messages) < 3:
                     time.sleep(0.001)
-                (folder / RESULT).write_bytes(b"whole")
+                (at.folder / RESULT).write_bytes(b"whole")
 
     others = [threading.Thread(target=prepare, args=(number,)) for number in range(4)]
     for other in others:

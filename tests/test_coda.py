@@ -442,7 +442,7 @@ def tree(tmp_path):
     for name, start in (("Dress", 0), ("Bag", 10)):
         (tmp_path / "tree" / name).mkdir(parents=True)
         for number in range(6):
-            Image.fromarray(pixels[start + number]).save(tmp_path / "tree" / name / f"{number}.png")
+            Image.fromarray(pixels[start + number]).save(tmp_path / "tree" / name / f"{number}-alike.png")
     return tmp_path / "tree"
 
 

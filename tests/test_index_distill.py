@@ -122,8 +122,7 @@ def test_without_an_index_the_bits_are_those_of_references_in_memory(tree, tiny_
 
 def test_references_are_computed_once_for_all_runs_that_want_the_same(tree, run, monkeypatch):
     calls = []
-    fill = reference_cache.fill_index
-    monkeypatch.setattr(reference_cache, "fill_index", lambda *a, **k: calls.append(a) or fill(*a, **k))
+    monkeypatch.setattr(reference_cache, "log_size", calls.append)
     first = run(tree, "a", seed=3)
     again = run(tree, "b", seed=3, ipc=1, method_options={"kernel": "rbf", "scale": 2.0})
     assert len(calls) == 1
@@ -169,16 +168,15 @@ def test_cache_is_whole_or_not_there(tree, run, cache, monkeypatch):
 
 
 def test_two_runs_at_once_share_what_the_first_made(tree, run, cache, monkeypatch):
-    fill, others = reference_cache.fill_index, []
+    others = []
 
-    def slow(*args, **options):
+    def slow(writer):
         others.append(threading.Thread(target=run, args=(tree, "other")))
         others[-1].start()
         others[-1].join(1.0)  # it waits
         assert others[-1].is_alive()
-        return fill(*args, **options)
 
-    monkeypatch.setattr(reference_cache, "fill_index", slow)
+    monkeypatch.setattr(reference_cache, "log_size", slow)
     ours = run(tree, "ours")
     others[0].join()
     (entry,) = (cache / "indexes").iterdir()

@@ -296,7 +296,7 @@ def test_a_run_from_the_source_or_its_index_which_cannot_grow(tiny_folder, tmp_p
     for name, start in (("Dress", 0), ("Bag", 10)):
         (tmp_path / "tree" / name).mkdir(parents=True)
         for number in range(6):
-            Image.fromarray(pixels[start + number]).save(tmp_path / "tree" / name / f"{number}.png")
+            Image.fromarray(pixels[start + number]).save(tmp_path / "tree" / name / f"{number}-alike.png")
     options = {"prior": str(tiny_folder), "num_inference_steps": 3, "progress": False}
     first = dap.distill(tmp_path / "tree", method=MGD3(), ipc=2, out=tmp_path / "out", **options)
     manifest = json.loads((first.path / "dap.json").read_text())

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dap.bar import Bars
+from dap.bar import NO_BARS, Bars
 from dap.config import check_whole
 from dap.errors import OptionError
 from dap.features.pooling import Tap
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from dap.storage.claims import Claims
 
 __all__ = [
-    "LatentsOf", "choose_timesteps", "computed_by", "feature_width", "fill_index", "index_spec", "prior_hash",
-    "schedule", "source_latents", "stored_latents",
+    "LatentsOf", "choose_timesteps", "computed_by", "feature_width", "fill_groups", "fill_index", "index_spec",
+    "log_size", "prior_hash", "schedule", "source_latents", "stored_latents",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -194,7 +194,8 @@ def fill_index(
 ) -> Index:
     """Compute the features that an index still lacks, and complete it.
 
-    The size is logged before the first group of rows, and the expected time after it, if this process works alone.
+    The size is logged before the first group of rows, and the expected time after it, if no other process has written
+    one meanwhile.
 
     Args:
         writer: The index that is begun or continued.
@@ -213,39 +214,58 @@ def fill_index(
         OptionError: A feature is not finite in the index's dtype.
         FormatError: An image cannot be decoded.
     """
+    log_size(writer)
     if claims is None:
         with writer.alone():
-            _fill(writer, prior, scheduler, latents_of, bars, title, kept, None)
+            fill_groups(writer, prior, scheduler, latents_of, bars=bars, title=title, kept=kept)
             return writer.finish()
-    _fill(writer, prior, scheduler, latents_of, bars, title, kept, claims)
+    fill_groups(writer, prior, scheduler, latents_of, bars=bars, title=title, kept=kept, claims=claims)
     with claims.turn("finish", waiting_for(writer.out, "to finish the index")):
         index = writer.finish()
         claims.clear()
     return index
 
 
-def _fill(
+def log_size(writer: IndexWriter) -> None:
+    """Log (level INFO) what an index holds, and how many bytes it takes."""
+    spec, counts = writer.spec, [len(rows.ids) for rows in writer.classes]
+    logger.info(
+        "%s: %d images, %d timesteps, %d numbers each: %.1f MB", writer.out, sum(counts), len(spec.timesteps),
+        spec.feature_shape[0], index_bytes(spec, counts) / 1e6,
+    )  # fmt: skip
+
+
+def fill_groups(
     writer: IndexWriter,
     prior: Prior,
     scheduler: SchedulerMixin,
     latents_of: LatentsOf,
-    bars: Bars,
-    title: str | None,
-    kept: str,
-    claims: Claims | None,
+    *,
+    bars: Bars = NO_BARS,
+    title: str | None = None,
+    kept: str = "",
+    claims: Claims | None = None,
+    entry: str = "",
 ) -> None:
-    """Compute and write what is pending, group by group."""
+    """Compute and write what is pending, group by group; the arguments are those of :func:`fill_index`.
+
+    Args:
+        writer: The index.
+        prior: The prior.
+        scheduler: Its scheduler.
+        latents_of: Returns the latents of rows.
+        bars: Opens the bar.
+        title: Text before the bar.
+        kept: What is kept at Ctrl-C.
+        claims: This process among those that fill it.
+        entry: See :func:`dap.features.shared_build.groups_to_fill`.
+    """
     spec, tap = writer.spec, Tap(writer.spec.block, writer.spec.pooling)
     groups = pending_groups(writer)
-    counts = [len(rows.ids) for rows in writer.classes]
-    total, left, size = sum(counts), rows_in(groups), index_bytes(spec, counts)
-    logger.info(
-        "%s: %d images, %d timesteps, %d numbers each: %.1f MB", writer.out, total, len(spec.timesteps),
-        spec.feature_shape[0], size / 1e6,
-    )  # fmt: skip
-    began = time.monotonic()
+    total, left, began = sum(len(rows.ids) for rows in writer.classes), rows_in(groups), time.monotonic()
     with bars.stage(title, total=total, done=total - left, unit=" images", kept=kept) as bar:
-        for number, (rows, start, stop) in enumerate(groups if claims is None else groups_to_fill(writer, claims)):
+        to_fill = groups if claims is None else groups_to_fill(writer, claims, entry)
+        for number, (rows, start, stop) in enumerate(to_fill):
             latents = latents_of(rows.name, start, stop).to(getattr(torch, spec.latent_dtype))
             features = {
                 t: noised_features(
@@ -255,10 +275,10 @@ def _fill(
                 for t in spec.timesteps
             }  # fmt: skip
             writer.write(rows.name, start, latents.numpy(), features)
-            if number == 0 and claims is None:
-                seconds = (time.monotonic() - began) / (stop - start) * left
-                logger.info("%s: about %.0f s for %d images, by the first %d", writer.out, seconds, left, stop - start)
             done = stop - start if claims is None else left - rows_in(pending_groups(writer))
+            if number == 0 and done == stop - start:
+                seconds = (time.monotonic() - began) / done * left
+                logger.info("%s: about %.0f s for %d images, by the first %d", writer.out, seconds, left, done)
             left -= done
             bar.update(done)
         bar.update(left)  # what others have written since

@@ -116,9 +116,7 @@ class Encoder(Seam, metaclass=EncoderType):
         numbers = list(range(len(source))) if indices is None else [int(index) for index in indices]
         if not cached:
             return self._compute(source, numbers, label, on_batch).numpy()
-        ids = [source.ids[number] for number in numbers]
-        content = [RULE, dict(self.describe()), self.computed_by(), source.identity(), label, ids]
-        entry = CacheEntry.of(FEATURES, content, ".safetensors")
+        entry = self.entry(source, numbers, label=label)
         if entry.is_whole():
             with suppress(OSError, SafetensorError, KeyError):  # somebody has just deleted it: it is made again
                 rows = load(entry.path.read_bytes())["features"].numpy()
@@ -128,6 +126,12 @@ class Encoder(Seam, metaclass=EncoderType):
         features = self._compute(source, numbers, label, on_batch)
         entry.write(save({"features": features}))
         return features.numpy()
+
+    def entry(self, source: Source, indices: Sequence[int] | npt.NDArray[np.int64], *, label: int = 0) -> CacheEntry:
+        """Return the entry of the cache for :meth:`rows` of some images, whether it is there or not."""
+        ids = [source.ids[int(index)] for index in indices]
+        content = [RULE, dict(self.describe()), self.computed_by(), source.identity(), label, ids]
+        return CacheEntry.of(FEATURES, content, ".safetensors")
 
     def _compute(
         self, source: Source, numbers: list[int], label: int, on_batch: Callable[[int], object] | None

@@ -1,7 +1,8 @@
 """Latents of all real images of each class, in the cache: encoded once, and read by every run that needs them.
 
 An entry of the cache is one safetensors file, written in groups of rows: memory holds one group of images at a time. A
-process that was stopped is continued by the next one after its last group.
+process that was stopped is continued by the next one after its last group. Processes that want the same entry share out
+the groups.
 
 They are stored in float16, which rounds a latent by up to 1 part in 2,048; runs that older versions began read float32.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -25,9 +27,9 @@ from dap.errors import FormatError, OptionError
 from dap.features.build import computed_by, prior_hash, source_latents
 from dap.features.index_checks import check_prior
 from dap.index import row_groups
-from dap.storage.cache import LATENTS, RESULT, CacheEntry
-from dap.storage.tensors import continue_tensors
-from dap.storage.unfinished import continued, unfinished_bytes
+from dap.storage.cache import LATENTS, CacheEntry
+from dap.storage.shared_tensors import make_tensors
+from dap.storage.unfinished import unfinished_bytes
 
 if TYPE_CHECKING:
     from dap.data.classmap import ClassEntry
@@ -130,11 +132,10 @@ def real_latents(
                 return _rounded(latents_of(*groups[group]).numpy(), dtype)
 
             kept = "the latents that are encoded are kept; the same command continues after them"
-            with continued(entry) as folder:
-                if folder is not None:
-                    written = continue_tensors(folder / RESULT, shapes, values, stored, dtype)
-                    before = ends[next(written)]
-                    with bars.stage("latents", total=count, done=before, unit=" images", kept=kept) as bar:
+            with closing(make_tensors(entry, shapes, values, stored, dtype)) as written:
+                before = next(written, None)
+                if before is not None:
+                    with bars.stage("latents", total=count, done=ends[before], unit=" images", kept=kept) as bar:
                         for group in written:
                             bar.update(ends[group] - ends[group - 1])
         verified = True

@@ -1,19 +1,21 @@
 """The references of a run as an index in the cache: made once, and read by every run that needs the same ones.
 
-A process that was stopped is continued by the next one after its last group of rows.
+A process that was stopped is continued by the next one after its last group of rows. Processes that want the same
+references share out the groups.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dap.bar import Bars
 from dap.errors import FormatError
-from dap.features.build import computed_by, fill_index, index_spec, source_latents
+from dap.features.build import computed_by, fill_groups, index_spec, log_size, source_latents
 from dap.features.pooling import Tap
 from dap.index import ClassRows, Index, IndexSpec, IndexWriter, index_bytes, open_index
 from dap.storage.cache import INDEXES, RESULT, CacheEntry
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from dap.data.classmap import ClassEntry
     from dap.data.source import Source
     from dap.priors import Prior
+    from dap.storage.claims import Claims
 
 __all__ = ["reference_index"]
 
@@ -88,13 +91,23 @@ def reference_index(
             f"the features of {count} references at {len(spec.timesteps)} timesteps take",
             "choose fewer references or guided steps (start, stop)",
         )
-        with continued(cached, hashed=False) as folder:
-            if folder is not None:
-                fill_index(
-                    IndexWriter(folder / RESULT, spec, rows), prior, scheduler, latents_of, bars=bars,
-                    title="references",
+        work = f"{cached.path.parent.name}-{cached.path.name}-"
+
+        def help(folder: Path, claims: Claims) -> None:
+            if (folder / RESULT).is_dir():
+                writer = IndexWriter(folder / RESULT, spec, rows, shared=True, begins=False)
+                fill_groups(writer, prior, scheduler, latents_of, claims=claims, entry=work)
+
+        with continued(cached, hashed=False, help=help) as unfinished:
+            if unfinished is not None:
+                writer = IndexWriter(unfinished.folder / RESULT, spec, rows, shared=True)
+                log_size(writer)
+                fill_groups(
+                    writer, prior, scheduler, latents_of, bars=bars, title="references",
                     kept="the features that are computed are kept; the same command continues after them",
+                    claims=unfinished.claims, entry=work,
                 )  # fmt: skip
+                writer.finish()
         logger.info("references kept in %s", cached.path)
     return open_index(cached.path)
 

@@ -31,7 +31,7 @@ def rows_in(groups: Sequence[Group]) -> int:
     return sum(stop - start for _, start, stop in groups)
 
 
-def groups_to_fill(writer: IndexWriter, claims: Claims) -> Generator[Group, None, None]:
+def groups_to_fill(writer: IndexWriter, claims: Claims, entry: str = "") -> Generator[Group, None, None]:
     """Yield each group that this process is to compute and write; its claim ends when the next one is asked for.
 
     Ends when the index has all of them.
@@ -39,6 +39,7 @@ def groups_to_fill(writer: IndexWriter, claims: Claims) -> Generator[Group, None
     Args:
         writer: The index.
         claims: This process among those that fill it.
+        entry: Before the names of the claims, where the claims are for other work too.
     """
     say, waits = waiting_for(writer.out, "to write the last groups"), pauses()
     numbers = {rows.name: number for number, rows in enumerate(writer.classes)}
@@ -53,7 +54,7 @@ def groups_to_fill(writer: IndexWriter, claims: Claims) -> Generator[Group, None
         taken, worked, owner = claims.taken() if free else set(), False, ""
         for rows, start, stop in groups:
             check_stop(writer.out)
-            work = f"group-{numbers[rows.name]}-{start}"
+            work = f"{entry}group-{numbers[rows.name]}-{start}"
             if work in taken or not claims.take(work):
                 owner = owner or claims.owner(work)
                 continue

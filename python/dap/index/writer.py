@@ -19,7 +19,7 @@ import dap._core as _core
 from dap.config import check_path
 from dap.data.manifest import check_same_run
 from dap.data.names import escape
-from dap.errors import OptionError, RunMismatchError
+from dap.errors import OptionError, RunMismatchError, StorageError
 from dap.index.metadata import FILES, FileRecord, IndexClass, write_metadata
 from dap.index.reader import Index, open_index
 from dap.index.spec import (
@@ -66,7 +66,15 @@ class IndexWriter:
         classes: The rows of each class.
     """
 
-    def __init__(self, out: str | Path, spec: IndexSpec, classes: Sequence[ClassRows], *, shared: bool = False) -> None:
+    def __init__(
+        self,
+        out: str | Path,
+        spec: IndexSpec,
+        classes: Sequence[ClassRows],
+        *,
+        shared: bool = False,
+        begins: bool = True,
+    ) -> None:
         """Start an index in ``out``, or continue the one that is there; a finished one has nothing pending.
 
         Args:
@@ -74,12 +82,13 @@ class IndexWriter:
             spec: The options that the content depends on.
             classes: The rows of each class, in the order of the index; names differ.
             shared: Wait while another process writes to the folder, instead of raising.
+            begins: Start an index where there is none; otherwise one that is not there, or no more, is an error.
 
         Raises:
             OptionError: No classes, two of one name, or not enough free space.
             RunMismatchError: The folder holds other files, or another index; the message names the differences.
             FormatError: An index or ledger that is there is damaged.
-            StorageError: Another process is building it.
+            StorageError: Another process is building it, or it is not there.
         """
         self.out, self.spec, self.classes = check_path("out", out), spec, tuple(classes)
         self._by_name = {rows.name: rows for rows in self.classes}
@@ -89,7 +98,7 @@ class IndexWriter:
         self._records: dict[str, dict[str, FileRecord]] = {}
         self._ledger = Ledger(self.out / LEDGER, ascii=True)
         self._plan = _plan(spec, self.classes)
-        self._alone, self._shared = False, shared
+        self._alone, self._shared, self._begins = False, shared, begins
         self.refresh()
 
     def refresh(self) -> None:
@@ -126,11 +135,14 @@ class IndexWriter:
         elif self._ledger.exists():
             self._replay()
             self._check_space()
+        elif not self._begins:
+            raise StorageError(f"{self.out}: the index that was begun there is gone; the same call begins it again")
         else:
             if not is_vacant(self.out):
                 raise RunMismatchError(f"{self.out} holds something else than a feature index: choose another folder")
             self._check_space()
             self._ledger.write([self._plan])
+        self._begins = False
 
     def pending(self, class_name: str) -> list[tuple[int, int]]:
         """Return the rows (start, stop) of a class that are still to be written: groups of ``GROUP_ROWS``, in order.

@@ -19,6 +19,7 @@ clipped to norm 1; there is one template instead of 27, and no flips.
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, ClassVar
@@ -35,6 +36,7 @@ from dap.priors import Demand, TextPrior
 from dap.priors.textual_inversion import concept_file
 from dap.sampling import denoising_loss, draw_noised, sample
 from dap.storage.cache import CONCEPTS, CacheEntry
+from dap.storage.unfinished import in_turns
 from dap.torch_state import tf32_on
 
 if TYPE_CHECKING:
@@ -101,14 +103,18 @@ class D3M(Method[TextPrior]):
             dtype=context.latent_dtype,
         )  # fmt: skip
         real.prepare()
-        words = {}
+        words, names = {}, [entry.name for entry in context.classes]
+        entries = [self._entry(context, prior, name, real.ids[name]) for name in names]
         kept = "the words that are learned, and the steps of the next one up to a minute ago, are kept in the cache"
-        with context.bars.stage("words", total=len(context.classes), unit="word", kept=kept) as bar:
-            for name in (entry.name for entry in context.classes):
-                words[name] = self._learn(context, prior, name, real.of_class(name), real.ids[name])
+        with (
+            context.bars.stage("words", total=len(names), unit="word", kept=kept) as bar,
+            closing(in_turns(entries)) as numbers,
+        ):
+            for number in numbers:
+                name = names[number]
+                words[name] = self._learn(context, prior, name, real.of_class(name), entries[number])
                 bar.update()
-        with_words = prior.with_concepts(words)
-        return with_words.for_classes([entry.name for entry in context.classes])
+        return prior.with_concepts({name: words[name] for name in names}).for_classes(names)
 
     def demands(self, context: Context) -> tuple[Demand, ...]:
         """Return that noise estimates are all that is needed, once the words are learned."""
@@ -136,14 +142,17 @@ class D3M(Method[TextPrior]):
         files = [concept_file(name, concept) for name, concept in artefact.concepts.items()]
         return {f"{FOLDER}/{name}": data for name, data in files}
 
-    def _learn(self, context: Context, prior: TextPrior, name: str, latents: Tensor, ids: Sequence[str]) -> Tensor:
-        """Learn the word of a class, or read it from the cache; return it, float32 (vectors, D)."""
+    def _entry(self, context: Context, prior: TextPrior, name: str, ids: Sequence[str]) -> CacheEntry:
+        """Return the entry of the cache that has the word of a class, or the steps of its training so far."""
         described = {key: value for key, value in prior.describe().items() if key not in ("name", "prompts")}
         content = [
             RULE, context.source.identity(), name, list(ids), described, asdict(self), context.seed, version("torch"),
             prior.device.type, str(prior.dtype), *tf32_on(prior.device),
         ]  # fmt: skip
-        entry = CacheEntry.of(CONCEPTS, content, ".safetensors")
+        return CacheEntry.of(CONCEPTS, content, ".safetensors")
+
+    def _learn(self, context: Context, prior: TextPrior, name: str, latents: Tensor, entry: CacheEntry) -> Tensor:
+        """Learn the word of a class, or read it from the cache; return it, float32 (vectors, D)."""
         entry.make_parent()
         word = prior.concept(name, self.vectors).requires_grad_()
         labels = torch.zeros(self.batch, dtype=torch.int64)  # not used: the loss passes the condition itself

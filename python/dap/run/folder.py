@@ -105,7 +105,7 @@ class RunFolder:
             self._manifest["pass_size"] = parts
         if before is not None and TOO_LARGE in before:
             self._manifest[TOO_LARGE] = before[TOO_LARGE]
-        self.latent_dtype = str(before.get("latent_dtype", "float32")) if before else "float16"
+        self.latent_dtype = str(before.get("latent_dtype", "float32")) if before and job.samples else "float16"
         if job.samples and self.latent_dtype != "float32":
             self._manifest["latent_dtype"] = self.latent_dtype
         self.state.finished = self.state.finished and not history.grows

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dap.callbacks import Callback, MadeUnit
 from dap.data.image_files import read_image
-from dap.errors import StorageError
+from dap.errors import DapError, StoppedError, StorageError
 from dap.methods import Context, Method, Unit
 from dap.run.batch import ShortMemoryError, is_short_memory
 from dap.run.energies import Energies
@@ -90,11 +90,16 @@ def execute(
 
 
 class _Prepared(NamedTuple, Generic[A]):
-    """What a method has prepared, what it says about it, and the files that it keeps next to the images."""
+    """What a method has prepared, what it says about it, and the files that it keeps next to the images.
+
+    It took some seconds, and depends on what the folder of the run says.
+    """
 
     artefact: A
     record: Mapping[str, object]
     files: Mapping[str, bytes]
+    seconds: float
+    depends: tuple[int | None, str]
 
 
 class _Executor(Generic[A]):
@@ -107,6 +112,7 @@ class _Executor(Generic[A]):
         self._recipe, self._job, self._out = recipe, job, out
         self._claims, self._bars, self._opened, self._retries = claims, bars, opened, retries
         self._callbacks = callbacks
+        self._prepared: _Prepared[A] | None = None
 
     def run(self, may_shrink: bool) -> None:
         """Make what is missing.
@@ -133,11 +139,26 @@ class _Executor(Generic[A]):
     def _begin(self) -> tuple[RunFolder, _Prepared[A] | None]:
         """Return the folder of a run that has begun, with what the method has prepared; None where it is complete.
 
-        The first process prepares while the others wait, and then find in the cache what it has made.
+        The first process writes the manifest when the method is prepared. The others prepare it too meanwhile: what
+        takes long is shared out, or made once, in the cache.
         """
         claims, begun = self._claims, False
+        say, helps = waiting_for(self._out, "to prepare the run"), True
+
+        def wait(worker: str) -> None:
+            nonlocal helps
+            say(worker)
+            if helps:
+                helps = False
+                try:
+                    self._prepare(self._opened())
+                except StoppedError:
+                    raise
+                except (DapError, OSError):  # that of the first process too, which says it
+                    logger.debug("%s: could not help to prepare the run", self._out, exc_info=True)
+
         while not begun:
-            with claims.turn("begin", waiting_for(self._out, "to prepare the run")):
+            with claims.turn("begin", wait):
                 folder = self._opened()
                 if folder.complete:
                     folder.finish()
@@ -165,10 +186,15 @@ class _Executor(Generic[A]):
         return folder, prepared
 
     def _prepare(self, folder: RunFolder) -> _Prepared[A]:
-        context, start = self._context(folder), time.monotonic()
-        artefact = self._recipe.prepare(context)
-        folder.state.add_seconds("prepare", time.monotonic() - start)
-        return _Prepared(artefact, self._recipe.record(context, artefact), self._recipe.files(context, artefact))
+        depends = folder.pass_size, folder.latent_dtype
+        if self._prepared is None or self._prepared.depends != depends:
+            context, start = self._context(folder), time.monotonic()
+            artefact = self._recipe.prepare(context)
+            seconds = time.monotonic() - start
+            record, files = self._recipe.record(context, artefact), self._recipe.files(context, artefact)
+            self._prepared = _Prepared(artefact, record, files, seconds, depends)
+        folder.state.add_seconds("prepare", self._prepared.seconds)
+        return self._prepared
 
     def _make(self, folder: RunFolder, artefact: A, may_shrink: bool) -> None:
         """Make units until none is missing.

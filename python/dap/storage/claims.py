@@ -150,10 +150,12 @@ class Claims:
                 (self.folder / name).unlink(missing_ok=True)
 
     def remove_dead(self) -> None:
-        """Remove the files of workers that have died; their claims stay until somebody wants the work."""
+        """Remove the files of workers that have died, and their claims: of finished work nobody wants them."""
         for name in workers_in(self.folder):
             if name != self.name and not self._is_alive(name):
                 (self.folder / f"{name}{WORKER}").unlink(missing_ok=True)
+        for work in self.taken():
+            self._set_aside(self.folder / work)
 
     def note(self, text: str) -> None:
         """Let the others read what this worker is at."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["continue_tensors"]
+__all__ = ["blocks_in", "continue_tensors"]
 
 NAMES = {"float16": "F16", "float32": "F32"}
 
@@ -56,8 +56,7 @@ def continue_tensors(
                [1., 1.]], dtype=float32)
     """
     stored = np.dtype(dtype).newbyteorder("<")
-    header = _header(shapes, NAMES[dtype], stored.itemsize)
-    ends = [len(header), *(len(header) + stored.itemsize * end for end in accumulate(rows))]
+    header, ends = _layout(shapes, rows, dtype)
     path.touch()
     with path.open("rb+") as file:
         if file.read(len(header)) != header:
@@ -73,6 +72,22 @@ def continue_tensors(
             file.flush()
             os.fsync(file.fileno())
             yield number + 1
+
+
+def blocks_in(path: Path, shapes: Mapping[str, Sequence[int]], rows: Sequence[int], dtype: str = "float32") -> int:
+    """Return the number of whole blocks in a file that :func:`continue_tensors` writes; 0 if it is not there."""
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return 0
+    return max(0, bisect_right(_layout(shapes, rows, dtype)[1], size) - 1)
+
+
+def _layout(shapes: Mapping[str, Sequence[int]], rows: Sequence[int], dtype: str) -> tuple[bytes, list[int]]:
+    """Return the header of a file, and where it and each block ends."""
+    width = np.dtype(dtype).itemsize
+    header = _header(shapes, NAMES[dtype], width)
+    return header, [len(header), *(len(header) + width * end for end in accumulate(rows))]
 
 
 def _header(shapes: Mapping[str, Sequence[int]], dtype: str, width: int) -> bytes:

@@ -2,40 +2,53 @@
 
 Until it is finished, what there is of it lies in ``<entry>.unfinished/`` beside the entry. Its one writer holds the
 system's lock on that folder. Processes that need the same entry claim it (:mod:`dap.storage.claims`): one makes it, and
-the others wait.
+the others wait, or help with what can be shared out.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-from dap.errors import DapError, StorageError
+from dap.errors import DapError, StoppedError, StorageError
 from dap.storage.cache import CacheEntry
 from dap.storage.cache_bound import UNFINISHED
 from dap.storage.cache_folder import CLAIMS, cache_folder, writing
-from dap.storage.claims import Claims
+from dap.storage.claims import Claims, pauses
 from dap.storage.files import naming, sweep
 from dap.storage.lock import Hold, lock, new_locked_folder
 from dap.storage.waiting import waiting_for
 
-__all__ = ["continued", "unfinished_bytes"]
+__all__ = ["Unfinished", "continued", "in_turns", "unfinished_bytes", "unfinished_folder"]
+
+DYING = 1.0  # seconds after which a killed process has given its locks back: its threads end one after the other
+
+
+class Unfinished(NamedTuple):
+    """An entry that this process makes: the folder in which it does, and the process among those that use the cache."""
+
+    folder: Path
+    claims: Claims
 
 
 def unfinished_bytes(entry: CacheEntry) -> int:
     """Return how many bytes on disk an earlier process has left of an entry that it did not finish."""
-    files = [Path(folder, file) for folder, _, names in os.walk(_unfinished(entry)) for file in names]
+    files = [Path(folder, file) for folder, _, names in os.walk(unfinished_folder(entry)) for file in names]
     return sum(getattr(file.stat(), "st_blocks", 0) * 512 for file in files)  # Windows has no st_blocks
 
 
 @contextmanager
-def continued(entry: CacheEntry, *, hashed: bool = True) -> Iterator[Path | None]:
+def continued(
+    entry: CacheEntry, *, hashed: bool = True, help: Callable[[Path, Claims], None] | None = None
+) -> Iterator[Unfinished | None]:
     """Yield a folder whose file or folder ``RESULT`` becomes the entry when the block ends without an error.
 
-    While another process makes the entry, this one waits. If the entry is there then, it yields None.
+    While another process makes the entry, this one waits, or helps it. If the entry is there then, it yields None.
 
     The folder may have what an earlier block has written before it was stopped. The caller checks that, continues it,
     and syncs what it writes. If a process that is stalled has it, or the file system has no locks, it is a new one.
@@ -43,6 +56,8 @@ def continued(entry: CacheEntry, *, hashed: bool = True) -> Iterator[Path | None
     Args:
         entry: The entry.
         hashed: Record its hash for :meth:`CacheEntry.is_whole`.
+        help: Does a share of the work in the folder of the process that makes the entry, and returns when there is
+            nothing to do. An error ends the help: the process that makes the entry meets it too, and raises it.
 
     Raises:
         OptionError: The cache cannot be written.
@@ -53,18 +68,66 @@ def continued(entry: CacheEntry, *, hashed: bool = True) -> Iterator[Path | None
         with writing(), naming(entry.path):
             claims = stack.enter_context(Claims(cache_folder() / CLAIMS))
             claims.remove_dead()
-            name = f"{entry.path.parent.name}-{entry.path.name}"
-            stack.enter_context(claims.turn(name, waiting_for(entry.path, f"to prepare {entry.path.parent.name}")))
+            helps = help is not None
+            say = waiting_for(entry.path, f"to prepare {entry.path.parent.name}")
+
+            def wait(worker: str) -> None:
+                nonlocal helps
+                say(worker)
+                if help is not None and helps:
+                    try:
+                        help(unfinished_folder(entry), claims)
+                    except StoppedError:
+                        raise
+                    except (DapError, OSError):  # that of the writer too, or the entry is there
+                        helps = False
+
+            stack.enter_context(claims.turn(_name(entry), wait))
         if entry.exists():
+            _remove_left(entry)
             yield None
         else:
             with _folder_of(entry, hashed) as folder:
-                yield folder
+                yield Unfinished(folder, claims)
+
+
+def in_turns(entries: Sequence[CacheEntry]) -> Generator[int, None, None]:
+    """Yield the number of each entry, first those that no other process makes.
+
+    Until the next number is asked for, this process alone makes the entry, if it is not there yet.
+
+    Args:
+        entries: Entries that are made one after the other by whoever wants them.
+
+    Raises:
+        OptionError: The cache cannot be written.
+        StoppedError: The run is to end, and another process still makes one.
+    """
+    with writing(), Claims(cache_folder() / CLAIMS) as claims:
+        claims.remove_dead()
+        left = []
+        for number, entry in enumerate(entries):
+            if claims.take(_name(entry)):
+                try:
+                    yield number
+                finally:
+                    claims.release(_name(entry))
+            else:
+                left.append(number)
+        for number in left:
+            path = entries[number].path
+            with claims.turn(_name(entries[number]), waiting_for(path, f"to prepare {path.parent.name}")):
+                yield number
+
+
+def _name(entry: CacheEntry) -> str:
+    """Return the name of the claim of an entry."""
+    return f"{entry.path.parent.name}-{entry.path.name}"
 
 
 @contextmanager
 def _folder_of(entry: CacheEntry, hashed: bool) -> Iterator[Path]:
-    path = _unfinished(entry)
+    path = unfinished_folder(entry)
     hold = _locked(path)
     if hold is None:
         with naming(entry.path), new_locked_folder(entry.path.parent) as folder:
@@ -84,18 +147,36 @@ def _folder_of(entry: CacheEntry, hashed: bool) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _unfinished(entry: CacheEntry) -> Path:
+def _remove_left(entry: CacheEntry) -> None:
+    """Remove what a process has left that was killed when it had finished the entry."""
+    path = unfinished_folder(entry)
+    hold = _locked(path) if path.is_dir() else None
+    if hold is not None:
+        with closing(hold):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def unfinished_folder(entry: CacheEntry) -> Path:
+    """Return the folder in which an entry is made, unless a process that is stalled has it."""
     return entry.path.with_name(f"{entry.path.name}{UNFINISHED}")
 
 
 def _locked(path: Path) -> Hold | None:
     """Return the lock on the folder, which is made if it is missing; None if another has it or there are no locks."""
+    began, waits = time.monotonic(), pauses()
     try:
         if path.is_file():
             path.unlink()  # of an older version
-        path.mkdir(exist_ok=True)
-        hold = lock(path)
-    except OSError:  # another process holds it, or has just finished it; or it cannot be written, as others find too
+        while True:
+            path.mkdir(exist_ok=True)
+            try:
+                hold = lock(path)
+                break
+            except (BlockingIOError, FileNotFoundError):  # another process holds it, or has just finished it
+                if time.monotonic() - began > DYING:
+                    return None
+                time.sleep(next(waits))
+    except OSError:  # it cannot be written, as others find too
         return None
     if hold is None:
         shutil.rmtree(path, ignore_errors=True)

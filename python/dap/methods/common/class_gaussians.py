@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,8 @@ from dap.errors import DivergedError, OptionError
 from dap.features import RealLatents, real_latents
 from dap.priors.noise_levels import level
 from dap.selection import permutation
-from dap.storage.cache import MODES, RESULT, CacheEntry
-from dap.storage.tensors import continue_tensors
-from dap.storage.unfinished import continued
+from dap.storage.cache import MODES, CacheEntry
+from dap.storage.shared_tensors import make_tensors
 
 if TYPE_CHECKING:
     from dap.methods.base import Context
@@ -81,10 +81,9 @@ def class_gaussians(context: Context, inverted: int, references: int | None) -> 
         for number in range(len(names)):
             shapes |= {f"mean {number}": (size,), f"deviation {number}": (size,)}
         kept = "the classes that are inverted are kept; the same command continues after them"
-        with continued(entry) as folder:
-            if folder is not None:
-                written = continue_tensors(folder / RESULT, shapes, [2 * size] * len(names), gaussian_of)
-                before = next(written)
+        with closing(make_tensors(entry, shapes, [2 * size] * len(names), gaussian_of)) as written:
+            before = next(written, None)
+            if before is not None:
                 with context.bars.stage("inversion", total=len(names), done=before, unit="class", kept=kept) as bar:
                     for _ in written:
                         bar.update()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +23,8 @@ from dap.methods.base import Context, Record, Unit
 from dap.rng import derive_seed
 from dap.sampling import DeltaTerm, StepState
 from dap.selection import k_means
-from dap.storage.cache import MODES, RESULT, CacheEntry
-from dap.storage.tensors import continue_tensors
-from dap.storage.unfinished import continued
+from dap.storage.cache import MODES, CacheEntry
+from dap.storage.shared_tensors import make_tensors
 
 __all__ = ["Clusters", "ModeTerm", "Modes", "find_modes", "largest_first", "modes_bytes"]
 
@@ -116,10 +116,10 @@ def find_modes(
             shapes |= {f"sizes {number}": (count,), f"nearest {number}": (count,)}
         values = [count * (math.prod(prior.latent_shape) + 2) for count in counts]
         kept = "the modes that are found are kept; the same command continues after them"
-        with continued(entry) as folder:
-            if folder is not None:
-                written = continue_tensors(folder / RESULT, shapes, values, modes_of)
-                with context.bars.stage("modes", total=len(names), done=next(written), unit="class", kept=kept) as bar:
+        with closing(make_tensors(entry, shapes, values, modes_of)) as written:
+            before = next(written, None)
+            if before is not None:
+                with context.bars.stage("modes", total=len(names), done=before, unit="class", kept=kept) as bar:
                     for _ in written:
                         bar.update()
     return _read(entry, real)

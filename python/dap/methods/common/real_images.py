@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
@@ -19,6 +20,7 @@ from dap.features import Encoder, check_block
 from dap.features.encoders import PriorEncoder
 from dap.methods.base import Context, Couples, Method, Presets, Record, Remakes, Unit
 from dap.priors import Demand
+from dap.storage.unfinished import in_turns
 
 __all__ = ["ChosenImages", "RealImages", "RealImagesByFeatures", "check_enough", "rows_of_classes"]
 
@@ -131,15 +133,23 @@ class RealImagesByFeatures(RealImages):
             OptionError: A class has fewer images than are wanted, or an option is for the prior's features and the run
                 has others.
         """
-        chosen = ChosenImages()
         encoder, classes = self._encoder(context), rows_of_classes(context)
+        chosen: dict[int, list[int]] = {}
+        entries = [
+            encoder.entry(context.source, indices, label=entry.label)
+            for entry, indices in zip(context.classes, classes, strict=True)
+        ]
         kept = "the features of the classes that were finished are kept"
-        with context.bars.stage("features", total=sum(map(len, classes)), unit=" images", kept=kept) as bar:
-            for class_index, (entry, indices) in enumerate(zip(context.classes, classes, strict=True)):
+        with (
+            context.bars.stage("features", total=sum(map(len, classes)), unit=" images", kept=kept) as bar,
+            closing(in_turns(entries)) as numbers,
+        ):
+            for class_index in numbers:
+                entry, indices = context.classes[class_index], classes[class_index]
                 features = encoder.rows(context.source, indices, label=entry.label, on_batch=bar.update)
                 rows = self.choose(features, context.ipc_of(class_index), context.seed, entry.name)
-                chosen |= {(class_index, number): int(indices[row]) for number, row in enumerate(rows)}
-        return chosen
+                chosen[class_index] = [int(indices[row]) for row in rows]
+        return {(index, number): row for index in sorted(chosen) for number, row in enumerate(chosen[index])}
 
     def _encoder(self, context: Context) -> Encoder:
         if context.encoder is None:

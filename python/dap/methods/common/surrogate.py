@@ -165,8 +165,9 @@ def prepare_surrogate(context: Context, training: SurrogateTraining) -> Surrogat
             "choose a deeper network for large images (network=convnet6 for 256 pixels), a smaller width, fewer "
             "checkpoints or classes",
         )
-        with continued(entry) as folder:
-            if folder is not None:
+        with continued(entry) as unfinished:
+            if unfinished is not None:
+                folder = unfinished.folder
                 epochs, weights = train_with_gradients(
                     context, net, folder, epochs=training.epochs, checkpoints=training.checkpoints,
                     similarity=training.similarity, references=training.references,
@@ -196,8 +197,9 @@ def prepare_classifier(context: Context, network: str, width: int, epochs: int) 
         SURROGATES, _content(context, CLASSIFIER_RULE, ["classifier", network, width, epochs]), ".safetensors"
     )
     if not entry.is_whole():
-        with continued(entry) as folder:
-            if folder is not None:
+        with continued(entry) as unfinished:
+            if unfinished is not None:
+                folder = unfinished.folder
                 weights = train(context, net, folder, epochs=epochs)
                 (folder / RESULT).write_bytes(save({"weights": weights}))
     vector_to_parameters(_read(entry.path)["weights"].to(context.prior.device), net.parameters())
