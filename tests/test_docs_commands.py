@@ -32,7 +32,13 @@ def commands(text: str) -> list[str]:
 def parse(line: str) -> None:
     """Raise what click says of a command line, unless it is one; nothing is run, and no file has to exist."""
     command: click.Command = command_line
-    stands_for = {"$method": "dit", "$seed": "1", "mine": "dit"}  # "mine" is a method that --import brings
+    stands_for = {
+        "$method": "dit",
+        "$seed": "1",
+        "$part": "1",
+        "$files": "dit=a.json",
+        "mine": "dit",
+    }  # "mine" is a method that --import brings
     words = shlex.split(re.sub(r"\$\w+|\bmine\b", lambda word: stands_for[word[0]], line))
     context = click.Context(command, info_name=words.pop(0))
     while isinstance(command, click.Group):

@@ -197,7 +197,7 @@ class Trackio(Logger):
 
 
 def _missing(package: str) -> OptionError:
-    return OptionError(f'callbacks: needs {package}; pip install "dap-distill[{package}]"')
+    return OptionError(f"callbacks need {package}: pip install 'dap-distill[{package}]'")
 
 
 def _grid(images: Sequence[np.ndarray]) -> np.ndarray:

@@ -20,7 +20,7 @@ try:
     from sklearn.base import BaseEstimator
     from sklearn.utils.validation import check_array, validate_data
 except ImportError as error:
-    raise OptionError('dap.Selector: needs scikit-learn; pip install "dap-distill[sklearn]"') from error
+    raise OptionError("dap.Selector needs scikit-learn: pip install 'dap-distill[sklearn]'") from error
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -69,7 +69,7 @@ def _download(url: str, target: Path) -> None:
             # its own time-out is for the whole download, however large
             options = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None)}}
     except ImportError as error:
-        raise SourceError(f"{url}: to read shards from URLs: pip install dap-distill[remote]") from error
+        raise SourceError(f"{url}: to read shards from URLs: pip install 'dap-distill[remote]'") from error
     given_up = threading.Event()
     failures: list[Exception] = []
 

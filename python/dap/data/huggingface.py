@@ -53,7 +53,7 @@ def load_hf_dataset(name: str, *, split: str, label_column: str | None = None) -
         import datasets
     except ImportError as error:
         raise SourceError(
-            f"{name!r} is not a folder; to read it as a Hugging Face dataset: pip install dap-distill[hf]"
+            f"{name!r} is not a folder; to read it as a Hugging Face dataset: pip install 'dap-distill[hf]'"
         ) from error
     errors = []
     for candidate in split_names(split):
@@ -128,7 +128,7 @@ def to_hf_dataset(source: Source) -> datasets.Dataset:
     try:
         import datasets
     except ImportError as error:
-        raise OptionError("to_hf needs Hugging Face's datasets: pip install dap-distill[hf]") from error
+        raise OptionError("to_hf needs Hugging Face's datasets: pip install 'dap-distill[hf]'") from error
     features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(source.class_names))}
     read = source.read or (lambda index: encode_png(source.pixels(index)))
     columns = {"image": [{"bytes": read(index), "path": None} for index in range(len(source))], "label": source.labels}

@@ -162,7 +162,7 @@ class _File:
             import pyarrow as pa
             import pyarrow.parquet as pq
         except ImportError as error:
-            raise SourceError(f"{self.path}: to read Parquet: pip install dap-distill[parquet]") from error
+            raise SourceError(f"{self.path}: to read Parquet: pip install 'dap-distill[parquet]'") from error
         try:
             with pq.ParquetFile(self.path, page_checksum_verification=True) as parquet:
                 return action(parquet)
@@ -204,7 +204,7 @@ class ParquetWriter(ShardWriter):
             import pyarrow as pa
             import pyarrow.parquet as pq
         except ImportError as error:
-            raise SourceError("to write Parquet: pip install dap-distill[parquet]") from error
+            raise SourceError("to write Parquet: pip install 'dap-distill[parquet]'") from error
         features = {"image": {"_type": "Image"}, "label": {"names": [*class_names], "_type": "ClassLabel"}}
         image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         metadata = {"huggingface": json.dumps({"info": {"features": features}})}

@@ -80,7 +80,7 @@ def _summary(count: int, classes: int, manifest: Mapping[str, Any]) -> str:
 
 def _use(repo_id: str) -> str:
     return (
-        "## Use\n\n```python\nimport dap  # pip install dap-distill[parquet]\n\n"
+        "## Use\n\n```python\nimport dap  # pip install 'dap-distill[parquet]'\n\n"
         f'distilled = dap.load("{repo_id}")\nimages, labels = distilled.to_torch()\n```\n\n'
         f'```python\nimport datasets\n\nrows = datasets.load_dataset("{repo_id}", split="train")\n```\n'
     )
