@@ -13,12 +13,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dap.callbacks import Callback, MadeUnit
-from dap.data.image_files import read_image
 from dap.errors import DapError, StoppedError, StorageError
 from dap.methods import Context, Method, Unit
 from dap.run.batch import ShortMemoryError, is_short_memory
@@ -27,6 +25,7 @@ from dap.run.folder import RunFolder
 from dap.run.job import Job
 from dap.run.memory import head
 from dap.run.progress import Progress
+from dap.run.ranking import rank_slots
 from dap.run.sharing import note_failure, raise_failures, units_to_make
 from dap.sampling import StepCallback
 from dap.storage.claims import Claims
@@ -131,7 +130,7 @@ class _Executor(Generic[A]):
             with self._claims.turn("finish", waiting_for(self._out, "to finish the run")):
                 folder.refresh()
                 if not folder.complete:
-                    _rank(self._recipe, self._context(folder), prepared.artefact, folder)
+                    rank_slots(self._recipe, self._context(folder), prepared.artefact, folder)
                     if self._claims.holds("finish"):
                         folder.finish()
                         self._claims.clear()
@@ -251,21 +250,6 @@ class _Executor(Generic[A]):
 
     def _context(self, folder: RunFolder, on_step: StepCallback | None = None) -> Context:
         return self._job.context(self._bars, on_step, pass_size=folder.pass_size, latent_dtype=folder.latent_dtype)
-
-
-def _rank(recipe: Method[A], context: Context, artefact: A, folder: RunFolder) -> None:
-    """Record each slot's place in its class, where the method orders the slots by the finished images."""
-    if type(recipe).order is Method.order:
-        return  # no image has to be read
-    ranks = {}
-    for index, entry in enumerate(context.classes):
-        pixels = np.stack([np.asarray(read_image(path)) for path in folder.paths_of(index)])
-        images = torch.from_numpy(pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2).copy())
-        order = recipe.order(context, artefact, index, images)
-        if order is not None:
-            ranks[entry.name] = [order.index(number) for number in range(context.ipc_of(index))]
-    if ranks:
-        folder.set_ranks(ranks)
 
 
 def _busy(out: Path, worker: str) -> StorageError:
