@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import threading
 import time
@@ -24,7 +25,7 @@ from test_run import Painter
 
 import dap
 from dap.data.classmap import ClassEntry
-from dap.errors import FormatError, StorageError
+from dap.errors import FormatError, StoppedError, StorageError
 from dap.features import build
 from dap.features.encoders import PixelEncoder
 from dap.index import ClassRows, IndexWriter, spec
@@ -32,9 +33,10 @@ from dap.methods import MGD3, get_method
 from dap.priors.dit import DiTPrior
 from dap.storage import claims
 from dap.storage.cache import LATENTS, RESULT, CacheEntry
+from dap.storage.claims import Claims
 from dap.storage.lock import lock
 from dap.storage.shared_tensors import make_tensors
-from dap.storage.unfinished import continued, unfinished_folder
+from dap.storage.unfinished import AHEAD, continued, in_turns, unfinished_bytes, unfinished_folder
 
 SIZES = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8]
 
@@ -114,12 +116,12 @@ def test_each_of_two_processes_computes_a_part(cache, tmp_path):
     assert len(shares) == 2 and min(shares.values()) >= 3
 
 
-def test_an_error_is_that_of_the_process_that_writes_and_of_those_after_it(cache):
-    """The helper meets the bad block first; it waits, and raises when it is its turn."""
-    raised, wrote = [], threading.Event()
+def test_a_bad_block_is_met_once_by_each_process_and_both_raise_it(cache):
+    raised, met, wrote = [], [], threading.Event()
 
     def bad(number: int) -> np.ndarray:
         if number == 2:
+            met.append(threading.get_ident())
             raise FormatError("block 2 is bad")
         if number == 0:
             wrote.wait(5)
@@ -137,11 +139,10 @@ def test_an_error_is_that_of_the_process_that_writes_and_of_those_after_it(cache
     for thread in threads:
         thread.start()
     time.sleep(0.3)
-    assert raised == []
     wrote.set()
     for thread in threads:
         thread.join(30)
-    assert raised == ["block 2 is bad"] * 2
+    assert raised == ["block 2 is bad"] * 2 and len(met) == len(set(met)) == 2
     assert not [path for path in cache.rglob("*") if path.suffix == ".unfinished"]
 
 
@@ -159,6 +160,57 @@ def test_claims_of_the_dead_are_removed_and_their_lock_is_waited_for(cache):
         assert at is not None and at.folder == folder
         assert at.claims.taken() == {f"latents-{entry.path.name}"}
         (at.folder / RESULT).touch()
+
+
+@pytest.mark.parametrize("error", [StoppedError("stopped"), StorageError("full")])
+def test_what_is_made_is_kept_when_the_run_is_to_end(cache, error):
+    entry = CacheEntry.of(LATENTS, "kept", ".safetensors")
+    with pytest.raises(type(error)), continued(entry) as at:
+        assert at is not None
+        (at.folder / RESULT).write_bytes(b"half")
+        raise error
+    assert (unfinished_folder(entry) / RESULT).read_bytes() == b"half"
+    (unfinished_folder(entry) / AHEAD).mkdir()
+    (unfinished_folder(entry) / AHEAD / "7.npy").write_bytes(bytes(100_000))
+    assert unfinished_bytes(entry) < 100_000  # it is still to be written to the entry
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_cache_that_is_deleted_meanwhile_is_named_and_nothing_of_another_is_published(cache, again):
+    entry = CacheEntry.of(LATENTS, "deleted", ".safetensors")
+    with pytest.raises(StorageError, match="was deleted while it was made; the same command"), continued(entry) as at:
+        assert at is not None
+        shutil.rmtree(cache)
+        if again:  # by another process, which has not come far
+            at.folder.mkdir(parents=True)
+            (at.folder / RESULT).write_bytes(b"half")
+        else:
+            (at.folder / RESULT).write_bytes(b"late")
+    assert not entry.exists()
+
+
+def test_blocks_that_cannot_be_kept_ahead_do_not_end_the_writer(cache, monkeypatch):
+    entry, ends = CacheEntry.of(LATENTS, "ahead", ".safetensors"), []
+
+    def full(path, data):
+        raise OSError("no room")
+
+    monkeypatch.setattr("dap.storage.shared_tensors.write_atomic", full)
+    with Claims(cache / "claims") as other:
+        assert other.take(f"latents-{entry.path.name}-3")
+        written = make_tensors(entry, {"all": (sum(SIZES),)}, SIZES, block)
+        ends.append(threading.Timer(0.3, other.release, [f"latents-{entry.path.name}-3"]))
+        ends[0].start()
+        assert list(written) == list(range(len(SIZES) + 1))
+    assert entry.is_whole()
+
+
+def test_features_in_a_cache_that_cannot_be_written_are_read(monkeypatch):
+    def refused(claims):
+        raise OSError("read-only")
+
+    monkeypatch.setattr(Claims, "__enter__", refused)
+    assert list(in_turns([CacheEntry.of(LATENTS, number) for number in range(3)])) == [0, 1, 2]
 
 
 def both(work) -> list[object]:
@@ -243,6 +295,37 @@ def test_a_writer_that_helps_does_not_begin_an_index_again(tmp_path, tiny_pipeli
     with pytest.raises(StorageError, match="is gone"):
         writer.refresh()
     assert not (tmp_path / "moved").exists()
+
+
+@dataclass(frozen=True)
+class Refusing(Painter):
+    """Refuses the source, when two processes are there."""
+
+    name: ClassVar = "refusing"
+    barrier: ClassVar = multiprocessing.get_context("fork").Barrier(2, timeout=20)
+    log: ClassVar[Path]
+
+    def prepare(self, context):
+        with self.log.open("a") as file:
+            file.write("x")
+        self.barrier.wait()
+        raise FormatError("an image is damaged")
+
+
+def test_a_source_that_is_refused_is_prepared_once_by_each_process(tmp_path):
+    (tmp_path / "tree" / "a").mkdir(parents=True)
+    Image.new("L", (8, 8), 50).save(tmp_path / "tree" / "a" / "0.png")
+    Refusing.log = tmp_path / "log"
+
+    def work() -> None:
+        with pytest.raises(FormatError, match="an image is damaged"):
+            dap.distill(tmp_path / "tree", method=Refusing(), ipc=2, out=tmp_path / "out", progress=False)
+
+    worker = forked(work)
+    work()
+    assert os.waitpid(worker, 0)[1] == 0
+    assert (tmp_path / "log").read_text() == "xx"
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dap.callbacks import Callback, MadeUnit
-from dap.errors import DapError, StoppedError, StorageError
+from dap.errors import DapError, FormatError, OptionError, StoppedError, StorageError
 from dap.methods import Context, Method, Unit
 from dap.run.batch import ShortMemoryError, is_short_memory
 from dap.run.energies import Energies
@@ -143,9 +143,10 @@ class _Executor(Generic[A]):
         """
         claims, begun = self._claims, False
         say, helps = waiting_for(self._out, "to prepare the run"), True
+        failed: DapError | None = None
 
         def wait(worker: str) -> None:
-            nonlocal helps
+            nonlocal helps, failed
             say(worker)
             if helps:
                 helps = False
@@ -153,7 +154,9 @@ class _Executor(Generic[A]):
                     self._prepare(self._opened())
                 except StoppedError:
                     raise
-                except (DapError, OSError):  # that of the first process too, which says it
+                except (FormatError, OptionError) as error:  # that of the first process too
+                    failed = error
+                except Exception:  # the first process may have more luck, or says it
                     logger.debug("%s: could not help to prepare the run", self._out, exc_info=True)
 
         while not begun:
@@ -166,6 +169,8 @@ class _Executor(Generic[A]):
                 if not folder.begun:
                     if others := claims.others():
                         raise _busy(self._out, others[0])
+                    if failed is not None:
+                        raise failed
                     try:
                         claims.note("preparing")
                         if logger.isEnabledFor(logging.INFO):

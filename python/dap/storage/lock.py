@@ -44,6 +44,13 @@ class Hold:
             os.close(self._descriptor)
             self._descriptor = None
 
+    def is_on(self, path: Path) -> bool:
+        """Return whether the lock is on what has this path now, not on what was deleted or moved since."""
+        try:
+            return self._descriptor is not None and os.path.samestat(os.fstat(self._descriptor), os.stat(path))
+        except OSError:
+            return False
+
     def __del__(self) -> None:
         with suppress(OSError, TypeError):  # TypeError: the interpreter is shutting down
             self.close()

@@ -24,11 +24,9 @@ from dap.storage.cache import RESULT, CacheEntry
 from dap.storage.claims import Claims, pauses
 from dap.storage.files import write_atomic
 from dap.storage.tensors import blocks_in, continue_tensors
-from dap.storage.unfinished import continued, unfinished_folder
+from dap.storage.unfinished import AHEAD, continued, unfinished_folder
 
 __all__ = ["make_tensors"]
-
-AHEAD = "blocks"  # the folder of the blocks that the file does not have yet
 
 Blocks: TypeAlias = Callable[[int], npt.NDArray[np.floating]]
 
@@ -97,8 +95,11 @@ class _Ahead:
         self.release()
         waits = pauses()
         while not self._claims.take(self._name(number)):
-            if not self._compute_one(number + 1):
-                check_stop(self._entry.path)
+            check_stop(self._entry.path)
+            worked = False
+            with suppress(OSError):  # a block that cannot be kept
+                worked = self._compute_one(number + 1)
+            if not worked:
                 time.sleep(next(waits))
         self._given = number
         try:

@@ -7,6 +7,7 @@ the others wait, or help with what can be shared out.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
@@ -15,7 +16,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from dap.errors import DapError, StoppedError, StorageError
+from dap.errors import DapError, FormatError, OptionError, StoppedError, StorageError
 from dap.storage.cache import CacheEntry
 from dap.storage.cache_bound import UNFINISHED
 from dap.storage.cache_folder import CLAIMS, cache_folder, writing
@@ -24,9 +25,12 @@ from dap.storage.files import naming, sweep
 from dap.storage.lock import Hold, lock, new_locked_folder
 from dap.storage.waiting import waiting_for
 
-__all__ = ["Unfinished", "continued", "in_turns", "unfinished_bytes", "unfinished_folder"]
+__all__ = ["AHEAD", "Unfinished", "continued", "in_turns", "unfinished_bytes", "unfinished_folder"]
 
+AHEAD = "blocks"  # in the folder of an unfinished entry, blocks of it that its file does not have yet
 DYING = 1.0  # seconds after which a killed process has given its locks back: its threads end one after the other
+
+logger = logging.getLogger(__name__)
 
 
 class Unfinished(NamedTuple):
@@ -38,7 +42,12 @@ class Unfinished(NamedTuple):
 
 def unfinished_bytes(entry: CacheEntry) -> int:
     """Return how many bytes on disk an earlier process has left of an entry that it did not finish."""
-    files = [Path(folder, file) for folder, _, names in os.walk(unfinished_folder(entry)) for file in names]
+    files = [
+        Path(folder, file)
+        for folder, _, names in os.walk(unfinished_folder(entry))
+        for file in names
+        if Path(folder).name != AHEAD  # they are still to be written to the entry
+    ]
     return sum(getattr(file.stat(), "st_blocks", 0) * 512 for file in files)  # Windows has no st_blocks
 
 
@@ -57,10 +66,11 @@ def continued(
         entry: The entry.
         hashed: Record its hash for :meth:`CacheEntry.is_whole`.
         help: Does a share of the work in the folder of the process that makes the entry, and returns when there is
-            nothing to do. An error ends the help: the process that makes the entry meets it too, and raises it.
+            nothing to do. An error ends the help. One of the input is raised if the entry is not there at the end.
 
     Raises:
         OptionError: The cache cannot be written.
+        StorageError: The cache was deleted meanwhile.
         StoppedError: The run is to end, and another process still makes the entry.
     """
     entry.make_parent()
@@ -68,25 +78,31 @@ def continued(
         with writing(), naming(entry.path):
             claims = stack.enter_context(Claims(cache_folder() / CLAIMS))
             claims.remove_dead()
-            helps = help is not None
+            helps, failed = help is not None, None
             say = waiting_for(entry.path, f"to prepare {entry.path.parent.name}")
 
             def wait(worker: str) -> None:
-                nonlocal helps
+                nonlocal helps, failed
                 say(worker)
                 if help is not None and helps:
                     try:
                         help(unfinished_folder(entry), claims)
                     except StoppedError:
                         raise
-                    except (DapError, OSError):  # that of the writer too, or the entry is there
+                    except (FormatError, OptionError) as error:
+                        helps, failed = False, error
+                    except Exception:  # what is optional does not end the run
+                        logger.debug("%s: could not help to make it", entry.path, exc_info=True)
                         helps = False
 
             stack.enter_context(claims.turn(_name(entry), wait))
         if entry.exists():
             _remove_left(entry)
             yield None
+        elif failed is not None:
+            raise failed
         else:
+            entry.make_parent()  # somebody may have deleted the cache
             with _folder_of(entry, hashed) as folder:
                 yield Unfinished(folder, claims)
 
@@ -103,8 +119,14 @@ def in_turns(entries: Sequence[CacheEntry]) -> Generator[int, None, None]:
         OptionError: The cache cannot be written.
         StoppedError: The run is to end, and another process still makes one.
     """
-    with writing(), Claims(cache_folder() / CLAIMS) as claims:
-        claims.remove_dead()
+    with ExitStack() as stack:
+        try:
+            claims = stack.enter_context(Claims(cache_folder() / CLAIMS))
+            claims.remove_dead()
+        except (OSError, StorageError):  # the cache cannot be written, and perhaps need not be
+            yield from range(len(entries))
+            return
+        stack.enter_context(writing())
         left = []
         for number, entry in enumerate(entries):
             if claims.take(_name(entry)):
@@ -138,13 +160,23 @@ def _folder_of(entry: CacheEntry, hashed: bool) -> Iterator[Path]:
         sweep(path)  # temporary files of the killed process
         try:
             yield path
+            if not hold.is_on(path):
+                raise _deleted(path)
             entry.publish(path, hashed=hashed)
-        except StorageError:
+        except (StorageError, StoppedError):
             raise
         except DapError:  # the same call would end in it again
             shutil.rmtree(path, ignore_errors=True)
             raise
+        except FileNotFoundError as error:
+            if hold.is_on(path):
+                raise
+            raise _deleted(path) from error
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _deleted(path: Path) -> StorageError:
+    return StorageError(f"{path}: the cache was deleted while it was made; the same command makes it again")
 
 
 def _remove_left(entry: CacheEntry) -> None:
