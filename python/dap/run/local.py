@@ -25,8 +25,8 @@ from dap.run.folder import RunFolder
 from dap.run.job import Job
 from dap.run.memory import head
 from dap.run.progress import Progress
-from dap.run.ranking import rank_slots
 from dap.run.sharing import note_failure, raise_failures, units_to_make
+from dap.run.slot_order import rank_slots
 from dap.sampling import StepCallback
 from dap.storage.claims import Claims
 from dap.storage.waiting import waiting_for
