@@ -145,7 +145,7 @@ def test_trackio_gets_the_same_rows(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("logger", "module"), [(WandB, "wandb"), (Trackio, "trackio")])
 def test_a_package_that_is_missing_is_named(logger, module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(OptionError, match=rf'needs {module}; pip install "dap-distill\[{module}\]"'):
+    with pytest.raises(OptionError, match=rf"need {module}: pip install 'dap-distill\[{module}\]'"):
         logger("dap")
 
 

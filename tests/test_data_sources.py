@@ -261,7 +261,7 @@ def test_a_hub_id_is_loaded_by_the_library(monkeypatch: pytest.MonkeyPatch, tmp_
         open_source("data/missing")  # "data" is a folder here: a slip in a path, and the hub is not asked
     assert len(asked) == 2
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(SourceError, match=r"pip install dap-distill\[hf\]"):
+    with pytest.raises(SourceError, match=r"pip install 'dap-distill\[hf\]'"):
         open_source("someone/things")
 
 
