@@ -31,7 +31,8 @@ from dap.features.encoders import PixelEncoder
 from dap.index import ClassRows, IndexWriter, spec
 from dap.methods import MGD3, get_method
 from dap.priors.dit import DiTPrior
-from dap.storage import claims
+from dap.stopping import time_limit
+from dap.storage import claims, ledger
 from dap.storage.cache import LATENTS, RESULT, CacheEntry
 from dap.storage.claims import Claims
 from dap.storage.lock import lock
@@ -213,6 +214,21 @@ def test_features_in_a_cache_that_cannot_be_written_are_read(monkeypatch):
     assert list(in_turns([CacheEntry.of(LATENTS, number) for number in range(3)])) == [0, 1, 2]
 
 
+def test_what_is_counted_of_an_unfinished_entry_has_a_class_of_any_name(cache):
+    folder = unfinished_folder(CacheEntry.of(LATENTS, "index"))
+    (folder / RESULT / AHEAD).mkdir(parents=True)
+    (folder / RESULT / AHEAD / "features.safetensors").write_bytes(bytes(100_000))
+    assert unfinished_bytes(CacheEntry.of(LATENTS, "index")) >= 100_000
+
+
+def test_a_run_that_is_to_end_does_between_two_classes(cache):
+    numbers = in_turns([CacheEntry.of(LATENTS, number) for number in range(3)])
+    assert next(numbers) == 0
+    with time_limit(1e-9), pytest.raises(StoppedError, match="max_time is over"):
+        next(numbers)
+    assert not (cache / "claims").exists()
+
+
 def both(work) -> list[object]:
     """Return what two threads return that do the same at once."""
     results: list[object] = []
@@ -280,6 +296,24 @@ def test_features_of_real_images_are_shared_out(tiny_pipeline, monkeypatch):
     chosen = both(lambda: get_method("k_medoids").prepare(given))
     assert chosen[0] == chosen[1] and list(chosen[0]) == sorted(chosen[0]) and len(chosen[0]) == 6
     assert sum(calls.values()) == 3 and len(calls) == 2
+
+
+def test_shared_writers_read_each_line_of_the_ledger_once(tmp_path, tiny_pipeline, monkeypatch):
+    get_method("dap", {"references": 2}).prepare(context(DiTPrior(tiny_pipeline)))
+    (folder,) = Path(os.environ["DAP_CACHE"], "indexes").iterdir()
+    spec_of = dap.open_index(folder).spec
+    rows = [ClassRows(f"class {number}", number, (f"{number}.png",)) for number in range(40)]
+    latents = np.zeros((1, *spec_of.latent_shape), np.float32)
+    features = {t: np.zeros((1, *spec_of.feature_shape), np.float32) for t in spec_of.timesteps}
+    lines: list[object] = []
+    parse = ledger.parse_json
+    monkeypatch.setattr(ledger, "parse_json", lambda *call, **more: lines.append(1) or parse(*call, **more))
+    writers = [IndexWriter(tmp_path / "out", spec_of, rows, shared=True) for _ in range(2)]
+    for number, entry in enumerate(rows):
+        writers[number % 2].refresh()
+        writers[number % 2].write(entry.name, 0, latents, features)
+    assert len(lines) <= 2 * (1 + 2 * len(rows)) + 2
+    assert len(writers[0].finish().classes) == 40
 
 
 def test_a_writer_that_helps_does_not_begin_an_index_again(tmp_path, tiny_pipeline):

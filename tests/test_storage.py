@@ -32,7 +32,7 @@ from dap.storage.files import (
     write_atomic,
     write_json,
 )
-from dap.storage.ledger import Ledger
+from dap.storage.ledger import START, Ledger
 from dap.storage.lock import lock
 from dap.storage.tensors import continue_tensors
 
@@ -417,3 +417,25 @@ def test_a_file_of_something_else_is_written_anew(tmp_path: Path, there: bytes) 
     (tmp_path / "x").write_bytes(there)
     assert list(continue_tensors(tmp_path / "x", {"a": (2,)}, [1, 1], lambda block: np.float32(block))) == [0, 1, 2]
     np.testing.assert_array_equal(load_file(tmp_path / "x")["a"], np.array([0, 1], np.float32))
+
+
+def test_a_ledger_is_read_on_from_a_mark(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    assert ledger.read_on(START) is None
+    for number in range(3):
+        ledger.append({"n": number})
+    entries, mark = ledger.read_on(START)
+    assert entries == ledger.read() == [{"n": 0}, {"n": 1}, {"n": 2}]
+    assert ledger.read_on(mark) == ([], mark)
+    ledger.append({"n": 3})
+    ledger.path.write_bytes(ledger.path.read_bytes() + b'{"torn')
+    entries, later = ledger.read_on(mark)
+    assert (entries, later.lines) == ([{"n": 3}], 4)
+    ledger.append({"n": 4})
+    ledger.path.write_bytes(ledger.path.read_bytes() + b"[]\n")
+    with pytest.raises(FormatError, match="damaged, line 6"):
+        ledger.read_on(later)
+    ledger.write([{"n": 9}, {"n": 8}, {"n": 7}, {"n": 6}, {"n": 5}])
+    assert ledger.read_on(mark) is None and ledger.read_on(later) is None
+    ledger.remove()
+    assert ledger.read_on(mark) is None

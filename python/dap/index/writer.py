@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +42,7 @@ from dap.index.spec import (
 from dap.registry import unknown_name_error
 from dap.storage.checked_json import SHA256, TEXT, check_shape, fields, items, whole
 from dap.storage.files import is_vacant, naming, sweep, write_atomic
-from dap.storage.ledger import Ledger
+from dap.storage.ledger import START, Ledger
 from dap.storage.lock import folder_lock
 from dap.storage.space import check_space
 
@@ -96,7 +97,7 @@ class IndexWriter:
             raise OptionError("classes: expected at least one, and no name twice")
         self._done: dict[str, set[int]] = {name: set() for name in self._by_name}
         self._records: dict[str, dict[str, FileRecord]] = {}
-        self._ledger = Ledger(self.out / LEDGER, ascii=True)
+        self._ledger, self._mark = Ledger(self.out / LEDGER, ascii=True), START
         self._plan = _plan(spec, self.classes)
         self._alone, self._shared, self._begins = False, shared, begins
         self.refresh()
@@ -132,6 +133,9 @@ class IndexWriter:
             check_same_run(self.out, _plan(index.spec, existing), self._plan)
             self._done = {rows.name: {start for start, _ in row_groups(len(rows.ids))} for rows in self.classes}
             self._records = {entry.name: dict(entry.files) for entry in index.classes}
+        elif self._mark != START and (grown := self._ledger.read_on(self._mark)) is not None:
+            entries, self._mark = grown
+            self._enter(entries)
         elif self._ledger.exists():
             self._replay()
             self._check_space()
@@ -239,12 +243,26 @@ class IndexWriter:
         self._records[rows.name] = records
 
     def _replay(self) -> None:
-        """Continue from what the ledger records."""
-        entries = self._ledger.read()
+        """Continue from what the whole ledger records."""
+        entries, self._mark = self._ledger.read_on(START) or ([], START)
         if not entries:
             raise self._ledger.damaged("it is empty")
         check_same_run(self.out, entries.pop(0), self._plan)
         self._done, self._records = {name: set() for name in self._by_name}, {}
+        self._enter(entries)
+        deleted = set()
+        for name in self._by_name:
+            files = [self._file(name, tensors) for tensors in (FEATURES, LATENTS)]
+            if self._done[name] and not all(file.exists() or _partial(file).exists() for file in files):
+                deleted.add(name)  # by somebody: they are made again
+                self._done[name].clear()
+                self._records.pop(name, None)
+        if deleted:  # or a build that is killed now would find the new files, and take them for complete
+            self._ledger.write([self._plan, *(entry for entry in entries if entry["class"] not in deleted)])
+            self._mark = START
+
+    def _enter(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Take in lines of the ledger."""
         for entry in entries:
             check_shape(
                 f"{self._ledger.path}: damaged",
@@ -262,15 +280,6 @@ class IndexWriter:
                     file: FileRecord(record["bytes"], tuple(record["blocks"]))
                     for file, record in entry["files"].items()
                 }
-        deleted = set()
-        for name in self._by_name:
-            files = [self._file(name, tensors) for tensors in (FEATURES, LATENTS)]
-            if self._done[name] and not all(file.exists() or _partial(file).exists() for file in files):
-                deleted.add(name)  # by somebody: they are made again
-                self._done[name].clear()
-                self._records.pop(name, None)
-        if deleted:  # or a build that is killed now would find the new files, and take them for complete
-            self._ledger.write([self._plan, *(entry for entry in entries if entry["class"] not in deleted)])
 
     def _check_space(self) -> None:
         files = [self._file(name, tensors) for name in self._by_name for tensors in (FEATURES, LATENTS)]

@@ -67,8 +67,8 @@ def read_json(path: Path, shape: Shape, *, advice: str = "", most: int = MAX_JSO
     return value
 
 
-def read_regular(path: Path, most: int = MAX_JSON) -> bytes:
-    """Return the bytes of a regular file; a pipe or a device is not waited for.
+def read_regular(path: Path, most: int = MAX_JSON, *, start: int = 0) -> bytes:
+    """Return the bytes of a regular file from ``start`` on; a pipe or a device is not waited for.
 
     Raises:
         FormatError: It is something else, larger than ``most`` bytes, or cannot be read.
@@ -82,6 +82,7 @@ def read_regular(path: Path, most: int = MAX_JSON) -> bytes:
                 raise FormatError(f"{path}: expected a file, got a folder, a pipe or a device")
             if status.st_size > most:
                 raise FormatError(f"{path}: expected at most {most} bytes, got {status.st_size}")
+            file.seek(start)
             return file.read()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(error.errno, error.strerror, str(path)) from error

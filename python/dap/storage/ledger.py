@@ -11,15 +11,27 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from dap.errors import FormatError
 from dap.storage.checked_json import ANYTHING, Shape, check_shape, mapping, parse_json, read_regular
 from dap.storage.files import naming, write_atomic
 
-__all__ = ["Ledger"]
+__all__ = ["START", "Ledger", "Mark"]
 
 OBJECT = mapping(ANYTHING)
+
+
+class Mark(NamedTuple):
+    """How far a ledger was read: the number of lines, where the last one ends, and that line."""
+
+    lines: int
+    end: int
+    last: bytes
+
+
+START = Mark(0, 0, b"")
+"""Before the first line."""
 
 
 @dataclass(frozen=True)
@@ -69,17 +81,39 @@ class Ledger:
         Raises:
             FormatError: It is no regular file, or a finished line is something else; names the line and the field.
         """
+        read = self.read_on(START, shape)
+        return [] if read is None else read[0]
+
+    def read_on(self, mark: Mark, shape: Shape = OBJECT) -> tuple[list[dict[str, Any]], Mark] | None:
+        """Return the entries of the lines that were finished after a mark, and the mark after them.
+
+        Args:
+            mark: ``START``, or what an earlier call has returned.
+            shape: What each line has to be, beside a JSON object.
+
+        Returns:
+            None where there is no file, or one that was written anew since.
+
+        Raises:
+            FormatError: As for :meth:`read`.
+        """
         try:
-            *lines, _ = read_regular(self.path).split(b"\n")
+            data = read_regular(self.path, start=mark.end - len(mark.last))
         except FileNotFoundError:
-            return []
+            return None
+        if not data.startswith(mark.last):
+            return None
+        *lines, _ = data[len(mark.last) :].split(b"\n")
         entries = []
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(lines, mark.lines + 1):
             place, advice = f"{self.path}: damaged, line {number}", self.advice
             entries.append(parse_json(place, line, advice=advice))
             for needed in (OBJECT, shape):
                 check_shape(place, entries[-1], needed, advice=advice)
-        return entries
+        if not lines:
+            return entries, mark
+        end = mark.end + sum(len(line) + 1 for line in lines)
+        return entries, Mark(mark.lines + len(lines), end, lines[-1] + b"\n")
 
     def remove(self) -> None:
         """Delete the file if it is there."""

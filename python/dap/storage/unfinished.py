@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dap.errors import DapError, FormatError, OptionError, StoppedError, StorageError
+from dap.stopping import check_stop
 from dap.storage.cache import CacheEntry
 from dap.storage.cache_bound import UNFINISHED
 from dap.storage.cache_folder import CLAIMS, cache_folder, writing
@@ -42,11 +43,12 @@ class Unfinished(NamedTuple):
 
 def unfinished_bytes(entry: CacheEntry) -> int:
     """Return how many bytes on disk an earlier process has left of an entry that it did not finish."""
+    unfinished = unfinished_folder(entry)
     files = [
         Path(folder, file)
-        for folder, _, names in os.walk(unfinished_folder(entry))
+        for folder, _, names in os.walk(unfinished)
         for file in names
-        if Path(folder).name != AHEAD  # they are still to be written to the entry
+        if Path(folder) != unfinished / AHEAD  # they are still to be written to the entry
     ]
     return sum(getattr(file.stat(), "st_blocks", 0) * 512 for file in files)  # Windows has no st_blocks
 
@@ -117,7 +119,7 @@ def in_turns(entries: Sequence[CacheEntry]) -> Generator[int, None, None]:
 
     Raises:
         OptionError: The cache cannot be written.
-        StoppedError: The run is to end, and another process still makes one.
+        StoppedError: The run is to end, and an entry is left.
     """
     with ExitStack() as stack:
         try:
@@ -129,6 +131,7 @@ def in_turns(entries: Sequence[CacheEntry]) -> Generator[int, None, None]:
         stack.enter_context(writing())
         left = []
         for number, entry in enumerate(entries):
+            check_stop(entry.path)
             if claims.take(_name(entry)):
                 try:
                     yield number
