@@ -65,7 +65,7 @@ def init(
         told=_described(images[1]),
     )  # fmt: skip
     knowing, gpu = _prior_for(images[1], names), _has_gpu()
-    told = f"{'A GPU' if gpu else 'No GPU'} is there. " + (
+    told = f"{'dap found a GPU' if gpu else 'dap found no GPU'}. " + (
         f"{knowing} knows all classes." if knowing else "No built-in prior, nor one of ImageNet, knows all classes."
     )
     usual = knowing if knowing and (gpu or knowing != IMAGENET_PRIOR) else NONE
@@ -78,7 +78,7 @@ def init(
     )  # fmt: skip
     number = ask.for_value("Images per class", None if ipc is None else str(ipc), str(IPC),
                            lambda text: Whole().convert(text, _parameter("ipc"), None))  # fmt: skip
-    where = ask.for_value("Device", device, "cuda" if gpu else "cpu", str)
+    where = ask.for_value("Device", device, "cuda" if gpu else "cpu", _device)
     folder = ask.for_value("Output folder", None if out is None else str(out), "distilled",
                            lambda text: Out().convert(text, _parameter("out"), None))  # fmt: skip
     options = {
@@ -124,7 +124,7 @@ def _described(source: Source) -> str:
     from dap.data.names import some
 
     seen = source.appearance
-    shape = f", the first {seen.size} pixels wide or high, {'grey' if seen.channels == 1 else 'colour'}"
+    shape = f", the first of {seen.size} pixels on its short side, {'grey' if seen.channels == 1 else 'colour'}"
     return f"{len(source)} images of {len(source.class_names)} classes{shape}: {some(source.class_names)}"
 
 
@@ -145,6 +145,12 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def _device(text: str) -> str:
+    from dap.device import named_device
+
+    return str(named_device(text))
 
 
 def _prior(text: str) -> str | None:

@@ -43,7 +43,7 @@ dap index pull {repo_id} --out index  # pip install dap-distill
 dap distill --index index --prior PRIOR --out distilled
 ```
 
-`PRIOR` has to be the prior of the hash below: features of one prior mean nothing to another.
+`PRIOR` has to be the prior with the hash below: another prior computes other features.
 
 ## What it holds
 
@@ -53,7 +53,7 @@ dap distill --index index --prior PRIOR --out distilled
 
 ## Limits
 
-- Latents are compressed images: who has the prior's decoder can see the images again. Share an index only if the images
+- Latents are compressed images: the prior's decoder turns them into pictures again. Share an index only if the images
   may be shared.
 - The licences of the images and of the prior hold for the index too. dap does not know them.
 """

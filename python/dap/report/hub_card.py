@@ -118,9 +118,9 @@ def _limits(manifest: Mapping[str, Any], licences: Mapping[str, str], evaluated:
         else "- The licences of source and prior are not known to dap. Read them before you share the set."
     ]  # fmt: skip
     if are_real(manifest):
-        lines.append("- The images are real ones: whoever is shown in the source may be shown here.")
+        lines.append("- The images are real ones: people in the source's images may be in these.")
     elif manifest and manifest["prior"]:
-        lines.append("- The images come from a generative model. They can be wrong, and show what its data shows.")
+        lines.append("- The images come from a generative model. They can be wrong, and have the biases of its data.")
         lines.append(memorisation)
     elif manifest:
         lines.append("- The images are made of real ones: whoever is shown in the source may be seen here.")
