@@ -26,6 +26,7 @@ from dap.methods.k_medoids import KMedoids
 from dap.methods.ld3m import LD3M
 from dap.methods.manifold_gd import ManifoldGD
 from dap.methods.mgd3 import MGD3
+from dap.methods.minimax import Minimax
 from dap.methods.plug_and_play import PlugAndPlay
 from dap.methods.random import Random
 from dap.methods.rded import RDED
@@ -33,13 +34,13 @@ from dap.methods.rded import RDED
 __all__ = [
     "D3HR", "D3M", "D4M", "DAP", "DM", "IGD", "LD3M", "METHODS", "MGD3", "RDED", "TERMS", "AnyGuide", "AnyMethod",
     "CaO2", "CoDA", "Context", "DAPNetworks", "DAPSet", "DiT", "Guide", "Guided", "Herding", "KCenter", "KMedoids",
-    "ManifoldGD", "Method", "MethodInfo", "PlugAndPlay", "Random", "SingleGuide", "Slot", "Unit", "get_method",
-    "list_methods", "register_method",
+    "ManifoldGD", "Method", "MethodInfo", "Minimax", "PlugAndPlay", "Random", "SingleGuide", "Slot", "Unit",
+    "get_method", "list_methods", "register_method",
 ]  # fmt: skip
 
 for _method in (
     Random, Herding, KCenter, KMedoids, DiT, DAP, MGD3, ManifoldGD, IGD, D4M, D3M, LD3M, CoDA, PlugAndPlay, DAPSet,
-    DAPNetworks, Guided, DM, RDED, CaO2, D3HR,
+    DAPNetworks, Guided, DM, RDED, CaO2, D3HR, Minimax,
 ):  # fmt: skip
     register_method(_method)
 

@@ -1,9 +1,13 @@
-"""Adapters: files with the classes that a class-conditional prior learned after its training.
+"""Adapters: files with what a class-conditional prior learned after its training.
 
 An adapter is a folder with ``dap_adapter.json`` (the prior and the hash of its weights) and ``adapter.safetensors``:
-embeddings of new classes, one row for each table of the network, and optionally low-rank changes of its weights,
-W + (α / r) · B A (Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022), under PEFT's names.
-Loading merges the low-rank changes into the weights, so that an adapted prior is used like any other.
+embeddings of new classes, one row for each table of the network, and optionally one of
+
+- low-rank changes of its weights, W + (α / r) · B A (Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models",
+  ICLR 2022), under PEFT's names;
+- the biases, the label table and the scales of DiffFit (:mod:`dap.priors.diff_fit`), for a DiT.
+
+Loading merges the changes into the weights, so that an adapted prior is used like any other.
 """
 
 from __future__ import annotations
@@ -21,12 +25,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from dap.errors import FormatError, OptionError
+from dap.errors import FormatError, OptionError, SourceError
+from dap.priors import BUILTIN
 from dap.priors.capabilities import ClassEmbeddingPrior
+from dap.priors.diff_fit import merged
+from dap.priors.dit import DiTPrior
 from dap.priors.pipeline import PipelinePrior
 from dap.storage.checked_json import SHA256, TEXT, fields, items, read_json, read_regular, whole
 from dap.storage.file_states import FileStates
-from dap.storage.files import write_atomic, write_json
+from dap.storage.files import json_bytes, write_atomic
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
@@ -35,14 +42,14 @@ if TYPE_CHECKING:
     from dap.priors.base import Prior
 
 __all__ = [
-    "ADAPTER", "WEIGHTS", "add_low_rank", "is_adapter", "load_adapted", "merge_low_rank", "require_peft",
-    "without_low_rank", "write_adapter",
+    "ADAPTER", "WEIGHTS", "adapter_files", "add_low_rank", "is_adapter", "load_adapted", "merge_low_rank",
+    "require_peft", "without_low_rank", "write_adapter",
 ]  # fmt: skip
 
 ADAPTER, WEIGHTS = "dap_adapter.json", "adapter.safetensors"
 RECORD = fields({"prior": TEXT, "sha256": SHA256, "classes": items(TEXT), "rank": whole(0, 2**16)})
 MAX_WEIGHTS = 2**34  # bytes
-CLASS, LOW_RANK = "class ", "lora "  # before the names of the two kinds of tensors
+CLASS, LOW_RANK, DIFF_FIT = "class ", "lora ", "difffit "  # before the names of the kinds of tensors
 
 
 def is_adapter(folder: str | Path) -> bool:
@@ -53,22 +60,40 @@ def is_adapter(folder: str | Path) -> bool:
 def write_adapter(
     folder: Path, prior: str, sha256: str, learned: Mapping[str, Tensor], low_rank: Mapping[str, Tensor], rank: int
 ) -> None:
-    """Write both files of an adapter.
+    """Write both files of an adapter with classes into an existing folder; see :func:`adapter_files`."""
+    files = adapter_files(prior, sha256, learned=learned, low_rank=low_rank, rank=rank)
+    for name in (WEIGHTS, ADAPTER):
+        write_atomic(folder / name, files[name])
+
+
+def adapter_files(
+    prior: str,
+    sha256: str,
+    *,
+    learned: Mapping[str, Tensor] | None = None,
+    low_rank: Mapping[str, Tensor] | None = None,
+    rank: int = 0,
+    diff_fit: Mapping[str, Tensor] | None = None,
+) -> dict[str, bytes]:
+    """Return the content of both files of an adapter, by name.
 
     Args:
-        folder: An existing folder.
-        prior: Name, folder or hub id of the prior that was adapted.
+        prior: Name, folder or hub id of the prior that was adapted; a folder is noted with its whole path.
         sha256: Hash of that prior's weights.
         learned: Rows (tables, D) by class name.
         low_rank: A and B under PEFT's names; empty if ``rank`` is 0.
         rank: r, which is also α.
+        diff_fit: The values of :class:`dap.priors.diff_fit.DiffFit` by name.
     """
-    tensors = {CLASS + name: rows for name, rows in learned.items()}
-    tensors |= {LOW_RANK + name: values for name, values in low_rank.items()}
-    stored = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(folder / WEIGHTS, save(stored))
-    record = {"prior": prior, "sha256": sha256, "classes": list(learned), "rank": rank}
-    write_json(folder / ADAPTER, record)
+    kinds = {CLASS: learned or {}, LOW_RANK: low_rank or {}, DIFF_FIT: diff_fit or {}}
+    tensors = {
+        kind + name: values.detach().float().cpu().contiguous()
+        for kind, tensors in kinds.items()
+        for name, values in tensors.items()
+    }
+    base = str(Path(prior).resolve()) if prior not in BUILTIN and os.path.isdir(prior) else prior
+    record = {"prior": base, "sha256": sha256, "classes": list(learned or {}), "rank": rank}
+    return {ADAPTER: json_bytes(record), WEIGHTS: save(tensors)}
 
 
 def load_adapted(
@@ -78,7 +103,7 @@ def load_adapted(
     dtype: torch.dtype | None = None,
     vae_dtype: torch.dtype = torch.float32,
 ) -> Prior:
-    """Return the prior of an adapter with the classes that it learned.
+    """Return the prior of an adapter, with the classes and the weights that it learned.
 
     Args:
         folder: The adapter's folder.
@@ -100,12 +125,18 @@ def load_adapted(
         learned = {label: tensors[CLASS + label] for label in classes}
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise FormatError(f"{folder}: expected {ADAPTER} and {WEIGHTS} as dap writes them ({error!r})") from error
-    base = load_base(name)
+    try:
+        base = load_base(name)
+    except (OptionError, SourceError) as error:
+        raise type(error)(
+            f"{folder}: the prior that it adapts cannot be loaded ({error}); {ADAPTER} names it, and takes its "
+            "options from this call"
+        ) from error
     if not isinstance(base, ClassEmbeddingPrior):
         raise OptionError(f"{folder}: {name!r} has no class embeddings, which an adapter adds to")
     if base.describe()["sha256"] != sha256:
         raise OptionError(f"{folder}: the weights of {name!r} are not those that were adapted; adapt that prior again")
-    low_rank = {key.removeprefix(LOW_RANK): values for key, values in tensors.items() if key.startswith(LOW_RANK)}
+    low_rank, diff_fit = _of_kind(tensors, LOW_RANK), _of_kind(tensors, DIFF_FIT)
     if bool(low_rank) != bool(rank):
         raise FormatError(
             f"{folder}: expected low-rank changes of rank {rank} in {WEIGHTS}, got {len(low_rank)} of them"
@@ -117,11 +148,23 @@ def load_adapted(
                 raise FormatError(f"{folder / WEIGHTS}: expected {key} with shape {tuple(parameter.shape)} in it")
             parameter.data.copy_(low_rank[key])
         merge_low_rank(base.denoiser)
+    if diff_fit:
+        if not isinstance(base, DiTPrior):
+            raise OptionError(f"{folder}: its scales and biases are those of a DiT, which {name!r} is not")
+        try:
+            base = base.with_denoiser(merged(base.denoiser, diff_fit), name=str(folder))
+        except FormatError as error:
+            raise FormatError(f"{folder / WEIGHTS}: {error}") from error
     prior = base.with_learned(learned, name=str(folder))
     if isinstance(prior, PipelinePrior):
         prior.loaded_from(states, ["adapter", sha256, version("peft") if low_rank else None])
     prior.convert(dtype or torch.float32, vae_dtype)
     return prior
+
+
+def _of_kind(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """Return the tensors of a kind by their names without it."""
+    return {key.removeprefix(kind): values for key, values in tensors.items() if key.startswith(kind)}
 
 
 def _record(folder: Path) -> tuple[str, str, list[str], int]:

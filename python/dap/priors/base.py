@@ -140,7 +140,7 @@ class Prior(metaclass=_Checked):
             demand: What the method needs beside the noise estimate.
             guidance_scale: The scale of classifier-free guidance.
         """
-        return StepBytes(0, self.slot_bytes + demand.own)
+        return StepBytes(demand.fixed, self.slot_bytes + demand.own)
 
     def without_data(self) -> Self:
         """Return a copy on torch's meta device, for shapes and memory; the default returns the prior itself."""

@@ -16,17 +16,20 @@ class Demand:
         denoiser: Whether a graph leads through the whole denoiser.
         decoder: Whether a graph leads through the decoder.
         own: Bytes that the method itself holds for each slot.
+        fixed: Bytes that it holds whatever the number of slots.
     """
 
     taps: frozenset[int] = frozenset()
     denoiser: bool = False
     decoder: bool = False
     own: int = 0
+    fixed: int = 0
 
     def __or__(self, other: Demand) -> Demand:
         return Demand(
-            self.taps | other.taps, self.denoiser or other.denoiser, self.decoder or other.decoder, self.own + other.own
-        )
+            self.taps | other.taps, self.denoiser or other.denoiser, self.decoder or other.decoder,
+            self.own + other.own, self.fixed + other.fixed,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -16,7 +17,7 @@ from dap.priors.networks import uncompiled
 from dap.priors.pipeline import PipelinePrior
 
 if TYPE_CHECKING:
-    from diffusers import DiTPipeline
+    from diffusers import DiTPipeline, DiTTransformer2DModel
 
 __all__ = ["DiTPrior"]
 
@@ -64,15 +65,26 @@ class DiTPrior(PipelinePrior, ClassEmbeddingPrior):
         names = label_names(self.name, pipeline, self._null_label)
         self.labels = {**names.labels, **self._embeddings.labels}
         self.ambiguous = names.ambiguous
-        tokens = (self.latent_shape[1] // config.patch_size) ** 2
         width = config.num_attention_heads * config.attention_head_dim
-        self.pass_bytes = PASS * tokens * width * self.dtype.itemsize
+        self.pass_bytes = PASS * self.tokens * width * self.dtype.itemsize
 
     def with_learned(self, learned: Mapping[str, Tensor], *, name: str) -> Self:
         """Return the same prior under another name with embeddings of more classes; the pipeline is shared."""
         return type(self)(
             self.pipeline, name=name, learned_variance=self.learned_variance, guided_channels=self.guided_channels,
             recommended=self.recommended, learned={**self._learned_tensors(), **learned},
+        )  # fmt: skip
+
+    def with_denoiser(self, denoiser: DiTTransformer2DModel, *, name: str) -> Self:
+        """Return the same prior under another name with another network of the same shape; the VAE is shared.
+
+        The network is frozen.
+        """
+        pipeline = copy.copy(self.pipeline)
+        pipeline.transformer = denoiser
+        return type(self)(
+            pipeline, name=name, learned_variance=self.learned_variance, guided_channels=self.guided_channels,
+            recommended=self.recommended, learned=self._learned_tensors(),
         )  # fmt: skip
 
     def condition(self, labels: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ class FluxPrior(PromptedPrior):
         )  # fmt: skip
         self.condition_shape = (T5_TOKENS, config.joint_attention_dim)
         width = config.num_attention_heads * config.attention_head_dim
-        self.pass_bytes = PASS * (self._tokens() + T5_TOKENS) * width * self.dtype.itemsize
+        self.pass_bytes = PASS * (self.tokens + T5_TOKENS) * width * self.dtype.itemsize
 
     def describe(self) -> dict[str, object]:
         """Return what every prior under text describes, and the embedded guidance."""
@@ -98,7 +98,9 @@ class FluxPrior(PromptedPrior):
     def _shapes(self) -> Sequence[tuple[int, ...]]:
         return (self.condition_shape or (), (self.denoiser.config.pooled_projection_dim,))
 
-    def _tokens(self) -> int:
+    @property
+    def tokens(self) -> int:
+        """See :attr:`dap.priors.pipeline.PipelinePrior.tokens`."""
         return (self.latent_shape[1] // PATCH) ** 2
 
     def _encode(self, prompt: str | None) -> Sequence[Tensor]:

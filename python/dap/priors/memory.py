@@ -150,8 +150,8 @@ def measure_step(prior: PipelinePrior, demand: Demand, guidance_scale: float) ->
     step = _measured[key]
     pixels = 4 * prior.image_shape[0] * prior.image_shape[1] * prior.image_shape[2]
     return StepBytes(
-        step.fixed, step.slot + demand.own + 4 * pixels * demand.decoder, image.decode_graph * demand.decoder,
-        prior.batches.decode_graph,
+        step.fixed + demand.fixed, step.slot + demand.own + 4 * pixels * demand.decoder,
+        image.decode_graph * demand.decoder, prior.batches.decode_graph,
     )  # fmt: skip
 
 

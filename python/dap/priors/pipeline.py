@@ -115,6 +115,11 @@ class PipelinePrior(PipelineNetworks):
         )
         return prior
 
+    @property
+    def predicts_variance(self) -> bool:
+        """Whether the network predicts a variance that sampling can use (``learned_variance``)."""
+        return self._predicts_variance and self._predicts != "flow"
+
     def _set_sampling(self, learned_variance: bool, guided_channels: int | None) -> None:
         channels, predicted = self.latent_shape[0], self.denoiser.config.out_channels
         if learned_variance and self._predicts == "flow":
@@ -181,7 +186,7 @@ class PipelinePrior(PipelineNetworks):
                 "leave the scheduler out"
             )
         return flow_scheduler(
-            self._scheduler, num_inference_steps, device=self.device, tokens=self._tokens(),
+            self._scheduler, num_inference_steps, device=self.device, tokens=self.tokens,
             spaced_to_zero=self.spaced_to_zero,
         )  # fmt: skip
 
@@ -232,8 +237,9 @@ class PipelinePrior(PipelineNetworks):
             self._run(sample, timestep, labels, None)
         return features[block]
 
-    def _tokens(self) -> int:
-        """Return the tokens of an image in the denoiser, in which a patch is two positions wide unless it says so."""
+    @property
+    def tokens(self) -> int:
+        """The tokens of an image in the denoiser, in which a patch is two positions wide unless it says so."""
         return (self.latent_shape[1] // (self.denoiser.config.get("patch_size") or 2)) ** 2
 
     def _run(self, sample: Tensor, timestep: Tensor, labels: Tensor | None, condition: Tensor | None) -> Tensor:

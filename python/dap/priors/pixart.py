@@ -67,7 +67,7 @@ class PixArtPrior(PromptedPrior):
         )  # fmt: skip
         self.condition_shape = (self._most, config.caption_channels or config.cross_attention_dim)
         width = config.num_attention_heads * config.attention_head_dim
-        self.pass_bytes = PASS * self._tokens() * width * self.dtype.itemsize
+        self.pass_bytes = PASS * self.tokens * width * self.dtype.itemsize
 
     @property
     def _shapes(self) -> Sequence[tuple[int, ...]]:

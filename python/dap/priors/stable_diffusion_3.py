@@ -71,7 +71,7 @@ class StableDiffusion3Prior(PromptedPrior):
         )  # fmt: skip
         self.condition_shape = (pipeline.tokenizer_max_length + T5_TOKENS, config.joint_attention_dim)
         width = config.num_attention_heads * config.attention_head_dim
-        self.pass_bytes = PASS * (self._tokens() + self.condition_shape[0]) * width * self.dtype.itemsize
+        self.pass_bytes = PASS * (self.tokens + self.condition_shape[0]) * width * self.dtype.itemsize
 
     @property
     def _shapes(self) -> Sequence[tuple[int, ...]]:

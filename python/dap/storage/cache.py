@@ -17,6 +17,7 @@ from pathlib import Path
 from dap.errors import StorageError
 from dap.storage.cache_bound import cache_in_use, make_room, record_of, remove
 from dap.storage.cache_folder import (
+    ADAPTERS,
     CONCEPTS,
     FEATURES,
     HASHED,
@@ -37,6 +38,7 @@ from dap.storage.lock import new_locked_folder
 from dap.storage.space import check_space
 
 __all__ = [
+    "ADAPTERS",
     "CONCEPTS",
     "FEATURES",
     "HASHED",

@@ -15,6 +15,7 @@ from dap.config import check_path
 from dap.errors import OptionError
 
 __all__ = [
+    "ADAPTERS",
     "CLAIMS",
     "CONCEPTS",
     "FEATURES",
@@ -34,7 +35,8 @@ __all__ = [
     "writing",
 ]
 
-KINDS = CONCEPTS, FEATURES, HASHED, INDEXES, LATENTS, MODES, RUNS, SHARDS, SURROGATES = (
+KINDS = ADAPTERS, CONCEPTS, FEATURES, HASHED, INDEXES, LATENTS, MODES, RUNS, SHARDS, SURROGATES = (
+    "adapters",
     "concepts",
     "features",
     "hashed",

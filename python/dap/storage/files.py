@@ -25,6 +25,7 @@ __all__ = [
     "atomic_path",
     "check_writable",
     "is_vacant",
+    "json_bytes",
     "move",
     "naming",
     "sha256_file",
@@ -72,8 +73,13 @@ def write_atomic(path: str | Path, data: bytes) -> None:
 
 
 def write_json(path: str | Path, value: object) -> None:
-    """Write a value as indented JSON in UTF-8 with a line break at the end, as :func:`write_atomic` writes."""
-    write_atomic(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    """Write :func:`json_bytes` of a value, as :func:`write_atomic` writes."""
+    write_atomic(path, json_bytes(value))
+
+
+def json_bytes(value: object) -> bytes:
+    """Return a value as indented JSON in UTF-8 with a line break at the end."""
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from dap.device import TRAINING_DTYPES, named_dtype
 from dap.errors import OptionError
 from dap.features import check_channels, check_images, encode_images
 from dap.nets import optimise
-from dap.priors import BUILTIN, ClassEmbeddingPrior, Prior, load_prior
+from dap.priors import ClassEmbeddingPrior, Prior, load_prior
 from dap.priors.adapter import add_low_rank, require_peft, without_low_rank, write_adapter
 from dap.sampling import SamplingSettings, denoising_loss, draw_noised, noised_latents, sample
 from dap.torch_state import own_torch_state
@@ -112,7 +112,6 @@ def adapt_prior(
     if not names:
         raise OptionError(f"{prior}: knows all classes of {images.name}; to learn some again, name them (classes=)")
     check_images(images, model, channels)
-    base = str(Path(prior).resolve()) if prior not in BUILTIN and Path(prior).is_dir() else str(prior)
     sha256 = str(model.describe()["sha256"])
     identity = {
         "what": "dap.adapt_prior", "source": images.identity(), "prior": sha256, "classes": names,
@@ -133,7 +132,7 @@ def adapt_prior(
             )  # fmt: skip
             (unfinished / FINISHED).mkdir(exist_ok=True)
             learned = dict(zip(names, rows, strict=True))
-            write_adapter(unfinished / FINISHED, base, sha256, learned, low_rank, rank)
+            write_adapter(unfinished / FINISHED, str(prior), sha256, learned, low_rank, rank)
     return load_prior(folder, device=device, dtype=computed_in)
 
 

@@ -32,6 +32,7 @@ SUMMARIES: Mapping[str, str] = {
     "rded": "crops of real images that a classifier is surest of, four in an image",
     "cao2": "samples that a classifier keeps, moved to where the denoiser errs least",
     "d3hr": "a group of noised latents with the class's mean and deviation, denoised",
+    "minimax": "samples of a DiT that is fine-tuned to cover each class and to repeat nothing",
     "guided": "sums the guidance of several methods",
 }
 COSTS: Mapping[str, str] = {
