@@ -37,7 +37,9 @@ DM_TEST: Rows = BASELINES | {
     name: {"method": name} for name in ("k_medoids", "dm:fashion", "dm:fashion_latent", "rded")
 }
 DM_TEST["dm:paper, 100 iterations"] = {"method": "dm:paper", "method_options": {"steps": 100}}
-NEWER_TEST: Rows = BASELINES | {"k_medoids": {"method": "k_medoids"}, "d3hr:fashion": {"method": "d3hr:fashion"}}
+NEWER_TEST: Rows = BASELINES | {
+    name: {"method": name} for name in ("k_medoids", "d3hr:fashion", "dmgd", "cgs", "minimax:fashion")
+}
 NEWER_TEST |= {
     f"cao2, {name}": {"method": "cao2", "method_options": options}
     for name, options in (("candidates alone", {"steps": 0}), ("100 steps", {"steps": 100}))

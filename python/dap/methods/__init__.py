@@ -8,6 +8,7 @@ from dap.config import check_choice, from_options
 from dap.errors import OptionError
 from dap.methods.base import AnyMethod, Context, Method, Slot, Unit
 from dap.methods.cao2 import CaO2
+from dap.methods.cgs import CGS
 from dap.methods.coda import CoDA
 from dap.methods.common.guides import TERMS, AnyGuide, Guide, Guided, SingleGuide
 from dap.methods.common.registry import METHODS, MethodInfo, check_method, list_methods, register_method
@@ -19,6 +20,7 @@ from dap.methods.dap_networks import DAPNetworks
 from dap.methods.dap_set import DAPSet
 from dap.methods.dit import DiT
 from dap.methods.dm import DM
+from dap.methods.dmgd import DMGD
 from dap.methods.herding import Herding
 from dap.methods.igd import IGD
 from dap.methods.k_center import KCenter
@@ -32,15 +34,15 @@ from dap.methods.random import Random
 from dap.methods.rded import RDED
 
 __all__ = [
-    "D3HR", "D3M", "D4M", "DAP", "DM", "IGD", "LD3M", "METHODS", "MGD3", "RDED", "TERMS", "AnyGuide", "AnyMethod",
-    "CaO2", "CoDA", "Context", "DAPNetworks", "DAPSet", "DiT", "Guide", "Guided", "Herding", "KCenter", "KMedoids",
-    "ManifoldGD", "Method", "MethodInfo", "Minimax", "PlugAndPlay", "Random", "SingleGuide", "Slot", "Unit",
+    "CGS", "D3HR", "D3M", "D4M", "DAP", "DM", "DMGD", "IGD", "LD3M", "METHODS", "MGD3", "RDED", "TERMS", "AnyGuide",
+    "AnyMethod", "CaO2", "CoDA", "Context", "DAPNetworks", "DAPSet", "DiT", "Guide", "Guided", "Herding", "KCenter",
+    "KMedoids", "ManifoldGD", "Method", "MethodInfo", "Minimax", "PlugAndPlay", "Random", "SingleGuide", "Slot", "Unit",
     "get_method", "list_methods", "register_method",
 ]  # fmt: skip
 
 for _method in (
     Random, Herding, KCenter, KMedoids, DiT, DAP, MGD3, ManifoldGD, IGD, D4M, D3M, LD3M, CoDA, PlugAndPlay, DAPSet,
-    DAPNetworks, Guided, DM, RDED, CaO2, D3HR, Minimax,
+    DAPNetworks, Guided, DM, RDED, CaO2, D3HR, Minimax, DMGD, CGS,
 ):  # fmt: skip
     register_method(_method)
 

@@ -36,9 +36,8 @@ from torch import Tensor
 from dap import rng
 from dap.config import check_number, check_whole
 from dap.errors import DivergedError, OptionError
-from dap.features import latents_bytes
 from dap.methods.base import Context, Couples, Method, Presets, Record, Remakes, Unit
-from dap.methods.common.class_gaussians import ClassGaussian, class_gaussians
+from dap.methods.common.class_gaussians import ClassGaussian, class_gaussians, gaussians_bytes
 from dap.priors import Demand
 from dap.priors.noise_levels import Level, level
 from dap.sampling import denoise_in_parts
@@ -114,8 +113,7 @@ class D3HR(Method[dict[str, ClassGaussian]]):
 
     def disk(self, context: Context) -> int:
         """Return the bytes of the latents of all real images, and of the Gaussians."""
-        gaussians = 8 * math.prod(context.prior.latent_shape) * len(context.classes)
-        return gaussians + latents_bytes(context.source, context.prior, index=context.index)
+        return gaussians_bytes(context)
 
     def steps_per_slot(self, context: Context) -> int:
         """Return the steps from the noise level on."""

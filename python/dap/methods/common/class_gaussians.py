@@ -1,4 +1,7 @@
-"""The Gaussian of each class at a noise level: mean and deviation of its real latents after DDIM's inversion."""
+"""The Gaussian of each class at a noise level: mean and deviation of its real latents after DDIM's inversion.
+
+d3hr draws from them; cgs takes those without noise.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from dap.errors import DivergedError, OptionError
-from dap.features import RealLatents, real_latents
+from dap.features import RealLatents, latents_bytes, real_latents
 from dap.priors.noise_levels import level
 from dap.selection import permutation
 from dap.storage.cache import MODES, CacheEntry
@@ -24,7 +27,7 @@ from dap.storage.shared_tensors import make_tensors
 if TYPE_CHECKING:
     from dap.methods.base import Context
 
-__all__ = ["ClassGaussian", "class_gaussians"]
+__all__ = ["ClassGaussian", "class_gaussians", "gaussians_bytes"]
 
 RULE = 1  # raise it with every change of the computed bits, so that entries of older versions are not read
 
@@ -49,7 +52,7 @@ def class_gaussians(context: Context, inverted: int, references: int | None) -> 
 
     Args:
         context: The run; if it has an index, the latents are read from there.
-        inverted: k, the steps of the run's schedule that the latents are taken back.
+        inverted: k, the steps of the run's schedule that the latents are taken back; 0: the latents as they are.
         references: Real images of each class, at least 2; None: all.
 
     Raises:
@@ -80,11 +83,12 @@ def class_gaussians(context: Context, inverted: int, references: int | None) -> 
         shapes: dict[str, tuple[int, ...]] = {}
         for number in range(len(names)):
             shapes |= {f"mean {number}": (size,), f"deviation {number}": (size,)}
-        kept = "the classes that are inverted are kept; the same command continues after them"
+        kept = "the classes that are finished are kept; the same command continues after them"
         with closing(make_tensors(entry, shapes, [2 * size] * len(names), gaussian_of)) as written:
             before = next(written, None)
             if before is not None:
-                with context.bars.stage("inversion", total=len(names), done=before, unit="class", kept=kept) as bar:
+                title = "inversion" if inverted else "class means"
+                with context.bars.stage(title, total=len(names), done=before, unit="class", kept=kept) as bar:
                     for _ in written:
                         bar.update()
     with safe_open(entry.path, framework="pt") as file:
@@ -92,6 +96,12 @@ def class_gaussians(context: Context, inverted: int, references: int | None) -> 
             name: ClassGaussian(file.get_tensor(f"mean {number}"), file.get_tensor(f"deviation {number}"))
             for number, name in enumerate(names)
         }
+
+
+def gaussians_bytes(context: Context) -> int:
+    """Return how many bytes the Gaussians take in the cache, with the latents of all real images."""
+    gaussians = 8 * math.prod(context.prior.latent_shape) * len(context.classes)
+    return gaussians + latents_bytes(context.source, context.prior, index=context.index)
 
 
 @torch.no_grad()

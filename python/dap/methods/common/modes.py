@@ -1,6 +1,6 @@
 """Modes of a class: centres of clusters of its real latents, one for each slot, and the pull towards them.
 
-mgd3 and manifold_gd guide by them; the modes of coda are real latents; d4m starts its samples at them.
+mgd3, manifold_gd and dmgd guide by them; the modes of coda are real latents; d4m starts its samples at them.
 """
 
 from __future__ import annotations
@@ -73,7 +73,11 @@ class Modes:
 
 
 def find_modes(
-    context: Context, cluster: Callable[[npt.NDArray[np.float32], int, int], Clusters], rule: object
+    context: Context,
+    cluster: Callable[[npt.NDArray[np.float32], int, int], Clusters],
+    rule: object,
+    *,
+    count: int | None = None,
 ) -> Modes:
     """Cluster the latents of all real images of each class, or find the modes in the cache.
 
@@ -83,19 +87,22 @@ def find_modes(
         context: The run; if it has an index, the latents are read from there.
         cluster: Takes latents (N, D), the number of clusters and a seed; returns clusters in the order of the slots.
         rule: Everything besides these that its result depends on, as JSON: its name, options and versions.
+        count: Modes of each class, or as many as it has images; None: one for each slot.
 
     Raises:
-        OptionError: A class has fewer images than are wanted.
+        OptionError: A class has fewer images than slots.
     """
     prior = context.prior
     real = real_latents(
         context.source, context.classes, prior, index=context.index, bars=context.bars, dtype=context.latent_dtype
     )  # fmt: skip
     names, counts = list(real.ids), [context.ipc_of(index) for index in range(len(real.ids))]
-    for (name, ids), count in zip(real.ids.items(), counts, strict=True):
-        if len(ids) < count:
+    if count is not None:
+        counts = [min(count, len(ids)) for ids in real.ids.values()]
+    for (name, ids), wanted in zip(real.ids.items(), counts, strict=True):
+        if len(ids) < wanted:
             raise OptionError(
-                f"class {name!r} has {len(ids)} images, fewer than the modes that ipc={count} needs: lower ipc"
+                f"class {name!r} has {len(ids)} images, fewer than the modes that ipc={wanted} needs: lower ipc"
             )
     entry = CacheEntry.of(MODES, [RULE, real.identity, rule, counts, context.seed], ".safetensors")
 
@@ -125,10 +132,10 @@ def find_modes(
     return _read(entry, real)
 
 
-def modes_bytes(context: Context) -> int:
-    """Return how many bytes the modes take in the cache, with the latents of all real images."""
-    slots = sum(context.ipc_of(index) for index in range(len(context.classes)))
-    modes = 4 * slots * (math.prod(context.prior.latent_shape) + 2)
+def modes_bytes(context: Context, count: int | None = None) -> int:
+    """Return how many bytes the modes take in the cache, with the latents of all real images; see find_modes."""
+    number = sum(count or context.ipc_of(index) for index in range(len(context.classes)))
+    modes = 4 * number * (math.prod(context.prior.latent_shape) + 2)
     return modes + latents_bytes(context.source, context.prior, index=context.index)
 
 

@@ -33,6 +33,8 @@ SUMMARIES: Mapping[str, str] = {
     "cao2": "samples that a classifier keeps, moved to where the denoiser errs least",
     "d3hr": "a group of noised latents with the class's mean and deviation, denoised",
     "minimax": "samples of a DiT that is fine-tuned to cover each class and to repeat nothing",
+    "dmgd": "pulls the images of a class to its clusters by optimal transport, more of them to larger ones",
+    "cgs": "moves the images of a class together to its mean, and apart by a determinant",
     "guided": "sums the guidance of several methods",
 }
 COSTS: Mapping[str, str] = {
