@@ -20,6 +20,7 @@ import dap
 from dap import rng
 from dap.data.classmap import null_label
 from dap.data.open import open_source
+from dap.device import training_dtype
 from dap.errors import DapError, FormatError, OptionError, RunMismatchError
 from dap.features import encode_images
 from dap.priors import load_prior
@@ -166,6 +167,43 @@ def test_training_that_was_killed_ends_with_the_same_weights(moment, source, qui
     cut = dap.train_prior(source, out=tmp_path / "cut", **steps)
     assert cut.describe()["sha256"] == whole.describe()["sha256"]
     assert (tmp_path / "cut" / "samples.png").read_bytes() == (tmp_path / "whole" / "samples.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [("AVX512", torch.bfloat16), ("AVX2", torch.float32), ("DEFAULT", torch.float32), ("SVE256", torch.float32)],
+)
+def test_the_faster_data_type_is_taken(capability, expected, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert training_dtype(torch.device("cpu")) == expected
+    for emulated in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, own=emulated: not own)
+        assert training_dtype(torch.device("cuda")) == (torch.float32 if emulated else torch.bfloat16)
+
+
+def test_a_training_is_continued_in_its_own_data_type(source, quick, tmp_path, monkeypatch):
+    from dap.training import train
+
+    steps = {"out": tmp_path / "prior", "autoencoder_steps": 1, "denoiser_steps": 1, "progress": False, "card": False}
+    taken, real_train = [], train._train
+    monkeypatch.setattr(train, "_train", lambda *args, **how: (taken.append(how["dtype"]), real_train(*args, **how)))
+    monkeypatch.setattr(train, "training_dtype", lambda device: torch.float32)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train, "train_denoiser", stopped)
+        dap.train_prior(source, **steps)
+    monkeypatch.setattr(train, "training_dtype", lambda device: torch.bfloat16)
+    dap.train_prior(source, **steps)
+    assert taken == [torch.float32, torch.float32]
+    again = dap.train_prior(source, **steps)  # finished
+    assert again.dtype == torch.float32 and len(taken) == 2
+    with pytest.raises(RunMismatchError, match="dtype"):
+        dap.train_prior(source, **steps | {"dtype": "bfloat16"})
+    dap.train_prior(source, **steps | {"out": tmp_path / "other"})
+    assert taken[2] == torch.bfloat16 and "dtype" not in (tmp_path / "other" / "training.json").read_text()
+
+
+def stopped(*_, **__):
+    raise KeyboardInterrupt
 
 
 def test_a_prior_is_usable_before_its_card_and_gets_it_later(source, quick, tmp_path, monkeypatch):

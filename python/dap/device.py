@@ -8,7 +8,7 @@ import torch
 
 from dap.errors import OptionError
 
-__all__ = ["TRAINING_DTYPES", "named_device", "named_dtype", "resolve_device"]
+__all__ = ["TRAINING_DTYPES", "named_device", "named_dtype", "resolve_device", "training_dtype"]
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 TRAINING_DTYPES = (torch.float32, torch.bfloat16)  # in float16 small gradients would be zero
@@ -61,6 +61,23 @@ def named_dtype(dtype: str | torch.dtype, known: Sequence[torch.dtype] = DTYPES,
         names = ", ".join(str(allowed).removeprefix("torch.") for allowed in known)
         raise OptionError(f"{option}: expected one of {names}, got {dtype!r}")
     return named
+
+
+def training_dtype(device: torch.device) -> torch.dtype:
+    """The faster of bfloat16 and float32 for products on a device.
+
+    It is bfloat16 where the device has instructions for it: a GPU of CUDA that says so, or a CPU with AVX-512. On other
+    CPUs torch emulates it, many times slower than float32 is.
+
+    Example:
+        >>> training_dtype(torch.device("meta"))
+        torch.float32
+    """
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = device.type == "cpu" and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return torch.bfloat16 if fast else torch.float32
 
 
 def named_device(device: str | torch.device) -> torch.device:

@@ -23,19 +23,22 @@ channels_option = click.option(
 )
 
 
-def precision_options(names: Sequence[str] = DTYPES, default: str | None = None) -> Callable[[F], F]:
+def precision_options(
+    names: Sequence[str] = DTYPES, default: str | None = None, shown: str | None = None
+) -> Callable[[F], F]:
     """Return the decorator that adds ``--dtype`` and ``--tf32``.
 
     Args:
         names: The dtypes that can be given.
-        default: The one that is shown as the default; None: float32, where no prior object has another.
+        default: The default; None: float32, where no prior object has another.
+        shown: What is shown as the default, if it depends on something.
     """
     known = ", ".join(f'"{name}"' for name in names[:-1]) + f' or "{names[-1]}"'
     options = (
         click.option(
             "--dtype",
             default=default,
-            show_default=default or "float32",
+            show_default=shown or default or "float32",
             type=Name("dtype", names),
             help=f"Number format of the computation: {known}.",
         ),

@@ -44,7 +44,7 @@ def prior() -> None:
 @device_option
 @click.option("--card/--no-card", default=True, show_default=True,
               help="Measure the finished prior for its model card; a later run with --card makes it too.")  # fmt: skip
-@precision_options(TRAINING_DTYPES, "bfloat16")
+@precision_options(TRAINING_DTYPES, shown="the faster one on this device")
 @json_option
 @quiet_option
 @config_options
@@ -59,7 +59,7 @@ def train(
     seed: int,
     device: str | None,
     card: bool,
-    dtype: str,
+    dtype: str | None,
     tf32: bool,
 ) -> None:
     """Trains a small latent DiT on SOURCE's images, for images of up to 128 pixels."""

@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dap.data.manifest import check_same_run
-from dap.errors import RunMismatchError
+from dap.device import TRAINING_DTYPES, named_dtype
+from dap.errors import DapError, RunMismatchError
 from dap.storage.checked_json import ANYTHING, mapping, read_json
 from dap.storage.files import is_vacant, move, write_atomic
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["FINISHED", "check_folder", "precision_of_training", "training_folder"]
+__all__ = ["FINISHED", "check_folder", "precision_of_training", "recorded_dtype", "training_folder"]
 
 UNFINISHED, FINISHED, RECORD, IDENTITY = ".training", "finished", "training.json", "identity.json"
 
@@ -50,6 +51,20 @@ def check_folder(out: Path, identity: Mapping[str, object]) -> bool:
     if not is_vacant(out):
         raise RunMismatchError(f"{out}: expected an empty or new folder, or one of a training; found other files")
     return False
+
+
+def recorded_dtype(out: Path) -> torch.dtype | None:
+    """Return in which dtype the training in a folder computes; None if there is none, or its record is damaged.
+
+    A record without an entry is one of bfloat16; see :func:`precision_of_training`.
+    """
+    for record in (out / RECORD, out / UNFINISHED / IDENTITY):
+        if record.is_file():
+            try:
+                return named_dtype(read_json(record, mapping(ANYTHING)).get("dtype", "bfloat16"), TRAINING_DTYPES)
+            except DapError:  # check_folder() says what is wrong
+                return None
+    return None
 
 
 @contextmanager

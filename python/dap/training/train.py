@@ -18,7 +18,7 @@ from dap.config import check_whole
 from dap.data.open import SourceLike, open_source
 from dap.data.source import Source
 from dap.data.stack import read_images
-from dap.device import TRAINING_DTYPES, named_dtype, resolve_device
+from dap.device import TRAINING_DTYPES, named_dtype, resolve_device, training_dtype
 from dap.errors import OptionError
 from dap.priors.dit import DiTPrior
 from dap.storage.files import write_atomic
@@ -26,7 +26,7 @@ from dap.torch_state import own_torch_state
 from dap.training.autoencoder import build_autoencoder, latents_of, train_autoencoder
 from dap.training.dit import build_denoiser, build_schedule, train_denoiser
 from dap.training.estimate import time_left
-from dap.training.folder import FINISHED, check_folder, precision_of_training, training_folder
+from dap.training.folder import FINISHED, check_folder, precision_of_training, recorded_dtype, training_folder
 from dap.training.measure import LOSSES, RECOMMENDED, Split, lacks_card, losses_file, write_card
 
 __all__ = ["train_prior"]
@@ -49,7 +49,7 @@ def train_prior(
     seed: int = 0,
     device: str | torch.device | None = None,
     card: bool = True,
-    dtype: str | torch.dtype = "bfloat16",
+    dtype: str | torch.dtype | None = None,
     tf32: bool = False,
     progress: bool = True,
 ) -> DiTPrior:
@@ -71,7 +71,8 @@ def train_prior(
         seed: Root seed of all randomness.
         device: Where to train; the GPU if there is one.
         card: Make the model card; if left out now, the same call with ``card=True`` makes it later.
-        dtype: In which products are computed, "bfloat16" or "float32"; weights stay in float32.
+        dtype: In which products are computed, "bfloat16" or "float32"; weights stay in float32. If left out, that of a
+            training that is continued, and of a new one the faster of both (:func:`dap.device.training_dtype`).
         tf32: Let a GPU multiply float32 numbers with the ten fraction bits of TF32. CPUs ignore it.
         progress: Show progress bars.
 
@@ -93,13 +94,17 @@ def train_prior(
     size = size or min(64, max(SIDES[0], -(-side // 8) * 8))
     if size % 8 or not SIDES[0] <= size <= SIDES[1]:
         raise OptionError(f"size: expected a multiple of 8 from {SIDES[0]} to {SIDES[1]}, got {size}")
-    where, computed_in = resolve_device(device), named_dtype(dtype, TRAINING_DTYPES)
+    where, folder = resolve_device(device), Path(out)
+    if dtype is None:
+        computed_in = recorded_dtype(folder) or training_dtype(where)
+    else:
+        computed_in = named_dtype(dtype, TRAINING_DTYPES)
     identity = {
         "what": "dap.train_prior", "source": images.identity(), "classes": list(images.class_names), "size": size,
         "channels": channels, "autoencoder_steps": autoencoder_steps, "denoiser_steps": denoiser_steps, "seed": seed,
         "device": where.type, **precision_of_training(computed_in, torch.bfloat16, tf32, where),
     }  # fmt: skip
-    folder, bars = Path(out), Bars(shown=progress)
+    bars = Bars(shown=progress)
     finished = check_folder(folder, identity)
     if not finished or (card and lacks_card(folder)):
         train, test = _split(images, size, channels, bars, needs_test=card)
