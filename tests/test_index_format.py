@@ -628,13 +628,16 @@ def resident(name):
 def test_an_index_of_imagenets_size_opens_at_once_and_reads_what_is_looked_at(tmp_path):
     """1.28 million rows of 1,152 numbers at 8 timesteps, 1,000 classes, 34 GB; the files are sparse."""
     synthetic(tmp_path / "big", classes=1000, rows=1280, columns=1152, timesteps=8)
-    seconds = []
-    for _ in range(5):
-        start = time.process_time()  # not that of other processes
+    opened, parsed, text = [], [], (tmp_path / "big" / "index.json").read_bytes()
+    for _ in range(10):  # in turns, in processor time, which is not that of other processes
+        start = time.process_time()
         index = open_index(tmp_path / "big")
-        seconds.append(time.process_time() - start)
-    print(f"opened in {min(seconds) * 1e3:.0f} ms (best of 5)")
-    assert len(index) == 1_280_000 and min(seconds) < 0.1
+        opened.append(time.process_time() - start)
+        start = time.process_time()
+        json.loads(text)
+        parsed.append(time.process_time() - start)
+    print(f"opened in {min(opened) * 1e3:.0f} ms, its JSON alone is parsed in {min(parsed) * 1e3:.0f} ms (best of 10)")
+    assert len(index) == 1_280_000 and min(opened) < 10 * min(parsed)  # seen: 6 times
     view = index.features("n00000500", 3)
     assert view.nbytes == 1280 * 1152 * 2 and resident(str(tmp_path)) == 0
     assert view[:100].max() == 0

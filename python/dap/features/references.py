@@ -73,9 +73,10 @@ def noised_features(
 def encode_images(prior: Prior, images: Tensor) -> Tensor:
     """Return latents with shape (N, C, h, w), float32 on the CPU, of uint8 images (N, channels, H, W).
 
-    ``prior.batches.encode`` images are encoded at once.
+    ``prior.batches.encode`` images are encoded at once. The rows are contiguous, whatever layout the encoder's
+    convolutions chose: layers after it may round differently with another one.
     """
-    return torch.cat([prior.encode(batch).cpu() for batch in images.split(prior.batches.encode)])
+    return torch.cat([prior.encode(batch).cpu().contiguous() for batch in images.split(prior.batches.encode)])
 
 
 def real_features(
