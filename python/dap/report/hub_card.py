@@ -123,7 +123,7 @@ def _limits(manifest: Mapping[str, Any], licences: Mapping[str, str], evaluated:
         lines.append("- The images come from a generative model. They can be wrong, and have the biases of its data.")
         lines.append(memorisation)
     elif manifest:
-        lines.append("- The images are made of real ones: whoever is shown in the source may be seen here.")
+        lines.append("- The images are made of real ones: people in the source's images may be seen in these.")
     if not evaluated:
         lines.append("- No accuracy was measured for this card.")
     lines.append("- A set suits the resolution and classes that it was made for, and classifiers trained from scratch.")
