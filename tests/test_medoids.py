@@ -52,6 +52,17 @@ def test_exchanges_mend_the_greedy_start():
     assert sorted(medoids_towards(x, y, 2).tolist()) == [1, 2]
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_of_equally_good_candidates_the_first_is_taken(seed):
+    """One candidate is nearest to every target, so all others cost the same but for the rounding of their sums."""
+    x, y = rows(29, 5, seed), rows(7, 5, 100 + seed) * 0.1
+    x[17] = 0
+    weights = np.random.default_rng(seed).dirichlet(np.ones(7))
+    x[:17] += 20 * np.sign(x[:17])
+    x[18:] += 20 * np.sign(x[18:])
+    assert medoids_towards(x, y, 4, weights=weights).tolist() == [17, 0, 1, 2]
+
+
 def test_equal_candidates_and_distances_that_round_to_zero():
     x = np.full((6, 3), 1e3, np.float32)
     assert medoids_towards(x, x[:2], 3).tolist() == [0, 1, 2]

@@ -15,7 +15,7 @@ from dap.selection.base import as_rows
 
 __all__ = ["medoids_towards"]
 
-_GAIN = 1e-9  # relative: a smaller gain is rounding, and exchanges could go in circles
+_GAIN = 1e-9  # relative: a smaller difference is rounding, and exchanges could go in circles
 
 
 def medoids_towards(
@@ -52,29 +52,37 @@ def medoids_towards(
     chosen: list[int] = []
     nearest = np.full(len(points), np.inf)
     while len(chosen) < count:
-        chosen.append(_best(distances, nearest, shares, chosen)[0])
+        chosen.append(_first_best(_costs(distances, nearest, shares, chosen))[0])
         nearest = np.minimum(nearest, distances[:, chosen[-1]])
     cost = shares @ nearest
     while True:
-        exchanges = []
+        costs = np.empty((len(rows), count))  # of the exchange of each chosen one for each candidate
         for place in range(count):
-            others = chosen[:place] + chosen[place + 1 :]
-            without = distances[:, others].min(1, initial=np.inf)
-            exchanges.append((*_best(distances, without, shares, chosen)[::-1], place))
-        least, candidate, place = min(exchanges)
+            without = distances[:, chosen[:place] + chosen[place + 1 :]].min(1, initial=np.inf)
+            costs[:, place] = _costs(distances, without, shares, chosen)
+        exchange, least = _first_best(costs.ravel())
         if not least < cost * (1 - _GAIN):
             return np.array(chosen, np.int64)
+        candidate, place = divmod(exchange, count)
         chosen[place], cost = candidate, least
 
 
-def _best(
+def _costs(
     distances: npt.NDArray[np.float64],
     nearest: npt.NDArray[np.float64],
     shares: npt.NDArray[np.float64],
     taken: list[int],
-) -> tuple[int, float]:
-    """Return the candidate that leaves the smallest cost, and the cost; ``nearest`` has the distances to the others."""
+) -> npt.NDArray[np.float64]:
+    """Return the cost (n,) that each candidate leaves; ``nearest`` has the distances to those chosen already."""
     costs = shares @ np.minimum(nearest[:, None], distances)
     costs[taken] = np.inf
-    best = int(costs.argmin())
+    return costs
+
+
+def _first_best(costs: npt.NDArray[np.float64]) -> tuple[int, float]:
+    """Return the place of the first of the smallest costs, and that cost.
+
+    Equal costs may differ by rounding, which depends on the processor's vector length.
+    """
+    best = int(np.flatnonzero(costs <= costs.min() * (1 + _GAIN))[0])
     return best, float(costs[best])
