@@ -176,7 +176,11 @@ def test_on_the_command_line(command_line, learned_folder, photographs, tmp_path
     assert dap.open_index(tmp_path / "i").timesteps == (999, 666)
     assert command_line(*run, tmp_path / "b", "--index", tmp_path / "i")[0] == 0
     code, _, error = command_line(*run, tmp_path / "c", "--sampling", "dit")
-    assert code and error == "dap: error: unknown sampling 'dit'; did you mean 'dit-repo'? Known: dit-repo, mgd3-sd\n"
+    assert (
+        code
+        and error
+        == "dap: error: unknown sampling 'dit'; did you mean 'dit-repo'? Known: coda-sdxl, dit-repo, mgd3-sd\n"
+    )
 
 
 @pytest.mark.parametrize("method", ["mgd3:paper", "igd:paper", "dap:paper", "manifold_gd:nette", "mgd3"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from dataclasses import dataclass
 
 import oracles
@@ -9,7 +11,7 @@ import pytest
 import tiny
 import torch
 from conftest import build_pipeline
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
 from dap import rng
 from dap.errors import OptionError
@@ -61,10 +63,30 @@ class Push(DeltaTerm):
         return 0.3 - state.x0
 
 
+def by_dpm(**options):
+    """A DiT under DPM-Solver++ for flow matching, as Sana is."""
+    pipeline = sit()
+    flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
+    pipeline.scheduler = DPMSolverMultistepScheduler(**flow | options)
+    return pipeline
+
+
+def solved_in_float64(x, x0, before, sigma, following):
+    """DPM-Solver++(2M) of Lu et al. 2022, Algorithm 2, with α = 1 − σ; ``before``: x̂_0 and σ of the last step."""
+    if following == 0:
+        return x0
+    now, after = math.log((1 - sigma) / sigma), math.log((1 - following) / following)
+    if before is not None:
+        r = (now - math.log((1 - before[1]) / before[1])) / (after - now)
+        x0 = (1 + 1 / (2 * r)) * x0 - before[0] / (2 * r)
+    return following / sigma * x - (1 - following) * math.expm1(now - after) * x0
+
+
 def guided_in_float64(pipeline, steps, guidance_scale, term):
-    """Euler's method for x_t = (1 − σ) x_0 + σ ε, with a term's change in its place, written out."""
-    network, scheduler = oracles.double(pipeline.transformer), FlowMatchEulerDiscreteScheduler(shift=3.0)
+    """A sampler of x_t = (1 − σ) x_0 + σ ε, with a term's change in its place, written out."""
+    network, scheduler = oracles.double(pipeline.transformer), copy.deepcopy(pipeline.scheduler)
     scheduler.set_timesteps(steps)
+    before = None
     x = torch.stack([torch.randn((4, 8, 8), generator=generator) for generator in slots()]).double()
     for step, t in enumerate(scheduler.timesteps):
         sigma, following = (float(scheduler.sigmas[number]) for number in (step, step + 1))
@@ -91,13 +113,17 @@ def guided_in_float64(pipeline, steps, guidance_scale, term):
         if isinstance(term, Push):
             after = ((1 - following) ** 2 + following**2) ** 0.5
         if term is not None and term.at == "eps":  # the same x_t, another noise: x_0 = (x_t − σ ε) / (1 − σ)
-            if sigma < 1:
+            if sigma < 0.999:
                 eps = eps + changed["eps"]
                 x0 = (x - sigma * eps) / (1 - sigma)
         elif term is not None and term.at == "x0":  # the same x_t, another x_0
             x0 = x0 + changed["x0"]
             eps = (x - (1 - sigma) * x0) / sigma
-        x = (1 - following) * x0 + following * eps + after * changed["sample"]
+        if isinstance(scheduler, DPMSolverMultistepScheduler):
+            x, before = solved_in_float64(x, x0, before, sigma, following), (x0, sigma)
+        else:
+            x = (1 - following) * x0 + following * eps
+        x = x + after * changed["sample"]
     return x.detach()
 
 
@@ -105,8 +131,9 @@ def guided_in_float64(pipeline, steps, guidance_scale, term):
 @pytest.mark.parametrize(
     "term", [None, *(kind(at=at) for kind in (Pull, Push) for at in ("eps", "x0", "sample"))], ids=str
 )
-def test_samples_are_those_of_eulers_method(term, guidance_scale):
-    pipeline = sit(shift=3.0)
+@pytest.mark.parametrize("make", [lambda: sit(shift=3.0), by_dpm], ids=["euler", "dpm++"])
+def test_samples_are_those_of_its_sampler(make, term, guidance_scale):
+    pipeline = make()
     ours = drawn(load_prior(pipeline), 5, guidance_scale, [] if term is None else [term])
     theirs = guided_in_float64(pipeline, 5, guidance_scale, term)
     assert term is None or (theirs - guided_in_float64(pipeline, 5, guidance_scale, None)).abs().max() > 0.01
@@ -115,7 +142,7 @@ def test_samples_are_those_of_eulers_method(term, guidance_scale):
 
 def test_levels_are_those_of_scale_noise():
     scheduler = flow_scheduler(
-        FlowMatchEulerDiscreteScheduler(shift=3.0), 6, device=CPU, tokens=16, spaced_to_zero=False
+        FlowMatchEulerDiscreteScheduler(shift=3.0), None, 6, device=CPU, tokens=16, spaced_to_zero=False
     )
     ones = torch.ones((1, 1, 1, 1))
     for step, t in enumerate(scheduler.timesteps):
@@ -140,7 +167,7 @@ def test_dynamic_shifting_is_that_of_the_pipelines(tokens, zero):
     from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
     own = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
-    ours = flow_scheduler(own, 4, device=CPU, tokens=tokens, spaced_to_zero=zero)
+    ours = flow_scheduler(own, None, 4, device=CPU, tokens=tokens, spaced_to_zero=zero)
     more = {"sigmas": [1.0, 0.75, 0.5, 0.25]} if zero else {}
     own.set_timesteps(4, mu=calculate_shift(tokens), **more)
     torch.testing.assert_close(ours.sigmas, own.sigmas)
@@ -166,7 +193,7 @@ def test_parts_of_a_batch_keep_the_estimates():
 def test_what_flow_matching_cannot_do_is_refused():
     prior = load_prior(sit())
     assert torch.equal(prior.scheduler("ddim", 4).sigmas, prior.scheduler(None, 4).sigmas)
-    with pytest.raises(OptionError, match="scheduler='ddpm': DiTPipeline object was trained by flow matching and is"):
+    with pytest.raises(OptionError, match="scheduler='ddpm': expected ddim or euler, or none, for a prior that was tr"):
         prior.scheduler("ddpm", 4)
     with pytest.raises(OptionError, match="takes at most 1000 here, got 1001"):
         prior.scheduler(None, 1001)
@@ -176,6 +203,29 @@ def test_what_flow_matching_cannot_do_is_refused():
         prior.with_sampling(learned_variance=True)
     with pytest.raises(OptionError, match="remembers its steps"):
         drawn(prior, recurrences=2)
+    with pytest.raises(OptionError, match="scheduler='heun': expected ddim or euler or dpm\\+\\+, or none"):
+        load_prior(by_dpm()).scheduler("heun", 4)
+    with pytest.raises(OptionError, match="expected a network that predicts epsilon or v, got flow_prediction"):
+        load_prior(by_dpm(use_flow_sigmas=False))
+
+
+def test_by_dpm_the_noise_level_is_not_that_of_the_rounded_timestep():
+    prior = load_prior(by_dpm())
+    scheduler = prior.scheduler(None, 7)
+    assert prior.scheduler("dpm++", 7).sigmas.equal(scheduler.sigmas)
+    a, b = torch.randn((2, 1, 4, 4, 4), generator=rng.generator(0))
+    for step, t in enumerate(scheduler.timesteps):
+        now = level(scheduler, step)
+        alpha, sigma = denoiser_level(prior.noise_schedule(), t, now.given["sigma"])
+        assert (float(alpha), float(sigma)) == pytest.approx((now.alpha, now.sigma), abs=1e-6)
+        assert 0 <= 1000 * now.sigma - int(t) < 1
+        torch.testing.assert_close(noised_input(scheduler, a, b, int(t)), now.alpha * a + now.sigma * b)
+    torch.testing.assert_close(noised_input(scheduler, a, b, 250), 0.75 * a + 0.25 * b)
+    assert level(scheduler, 0).per_eps == 0 and level(scheduler, 1).per_eps > 1
+    euler = prior.scheduler("euler", 7)
+    theirs = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    theirs.set_timesteps(7)
+    torch.testing.assert_close(euler.sigmas, theirs.sigmas)
 
 
 def test_a_saved_folder_is_the_same_prior(tmp_path):

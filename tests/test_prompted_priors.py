@@ -1,11 +1,11 @@
-"""SDXL, SD3, FLUX and PixArt as priors: against diffusers' own pipelines, taps and gradients, and whole runs."""
+"""SDXL, SD3, FLUX, PixArt and Sana as priors: against diffusers' own pipelines, taps and gradients, and whole runs."""
 
 from __future__ import annotations
 
 import pytest
 import tiny
 import torch
-from diffusers import DDIMScheduler, LCMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
 
 import dap
 from dap import rng
@@ -19,7 +19,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 NAMES = ("cat", "oak tree")
 PROMPTS = ["a photo of a cat", "a photo of a oak tree"]
-PLAIN = {"use_resolution_binning": False, "clean_caption": False}
+BINS = {"use_resolution_binning": False}
+PLAIN = BINS | {"clean_caption": False}
 SMALL = {"height": 32, "width": 32}
 
 
@@ -41,10 +42,13 @@ KINDS = {
     "flux, schnell": (lambda: tiny.flux(guided=False), {"size": 32}, {"guidance_scale": 0.0} | SMALL, 1.0),
     "pixart": (tiny.pixart, {}, PLAIN, 4.5),
     "pixart, sigma": (lambda: tiny.pixart(sigma=True), {"negative_prompt": "x"}, {"negative_prompt": "x"} | PLAIN, 4.5),
+    "sana": (tiny.sana, {}, BINS, 4.5),
+    "sana, euler": (lambda: tiny.sana(scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0)), {}, BINS, 4.5),
+    "sana, null": (tiny.sana, {"negative_prompt": "blurred"}, {"negative_prompt": "blurred"} | BINS, 4.5),
     "lcm": (lambda: consistent(tiny.stable_diffusion), {"guidance": 8.0}, {"guidance_scale": 8.0}, 1.0),
     "lcm, sdxl": (lambda: consistent(tiny.stable_diffusion_xl), {"guidance": 8.0}, {"guidance_scale": 8.0}, 1.0),
 }  # fmt: skip
-FAMILIES = ("sdxl", "sd3", "flux", "pixart", "lcm")
+FAMILIES = ("sdxl", "sd3", "flux", "pixart", "sana", "lcm")
 
 
 def prior_of(kind):
@@ -78,7 +82,8 @@ def test_samples_are_those_of_its_own_pipeline(kind):
     shift = pipeline.vae.config.get("shift_factor") or 0.0
     with torch.no_grad():
         pixels = pipeline.vae.decode(theirs / pipeline.vae.config.scaling_factor + shift).sample
-        mean = pipeline.vae.encode(pixels.clamp(-1, 1)).latent_dist.mean
+        encoded = pipeline.vae.encode(pixels.clamp(-1, 1))
+        mean = encoded.latent if "sana" in kind else encoded.latent_dist.mean
     torch.testing.assert_close(prior.decode_pixels(theirs), pixels, rtol=0, atol=1e-4)
     encoded = prior.encode(pixels.clamp(-1, 1) * 127.5 + 127.5)
     torch.testing.assert_close(encoded, (mean - shift) * pipeline.vae.config.scaling_factor, rtol=0, atol=1e-3)

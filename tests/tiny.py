@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from conftest import fill
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
     DDIMScheduler,
     DDPMPipeline,
@@ -20,6 +21,8 @@ from diffusers import (
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -187,6 +190,43 @@ def pixart(*, sigma: bool = False) -> PixArtAlphaPipeline | PixArtSigmaPipeline:
         autoencoder = vae()
     kind = PixArtSigmaPipeline if sigma else PixArtAlphaPipeline
     pipeline = kind(words, encoder, autoencoder, denoiser, DPMSolverMultistepScheduler(beta_end=0.004))
+    return quiet(pipeline, denoiser, encoder, autoencoder)
+
+
+def gemma(width: int = 16) -> tuple[Any, Any]:
+    """A tokenizer of Gemma's kind, with a token for each letter, and a Gemma 2 of one layer."""
+    from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
+
+    letters = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", "\n", *(chr(code) for code in range(33, 127))]
+    vocabulary = {letter: number for number, letter in enumerate(letters)}
+    words = GemmaTokenizer(vocab=vocabulary, merges=[], model_max_length=4096)
+    shape = Gemma2Config(
+        vocab_size=len(words), hidden_size=width, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        return words, Gemma2Model(shape)
+
+
+def sana(*, scheduler: Any = None) -> SanaPipeline:
+    """As Sana: linear attention under Gemma, a deep autoencoder, DPM-Solver++ for flow matching."""
+    words, encoder = gemma()
+    with torch.random.fork_rng(devices=[]):
+        denoiser = SanaTransformer2DModel(
+            sample_size=8, patch_size=1, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8,
+            num_attention_heads=2, num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16,
+            caption_channels=16, timestep_scale=0.5,
+        )  # fmt: skip
+        autoencoder = AutoencoderDC(
+            latent_channels=4, attention_head_dim=4, encoder_block_out_channels=(8, 16, 16),
+            decoder_block_out_channels=(8, 16, 16), encoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"),
+            decoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"), encoder_layers_per_block=(1, 1, 1),
+            decoder_layers_per_block=(1, 1, 1), encoder_qkv_multiscales=((), (), (5,)),
+            decoder_qkv_multiscales=((), (), (5,)), upsample_block_type="interpolate", downsample_block_type="Conv",
+            scaling_factor=0.41407,
+        )  # fmt: skip
+    usual = DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
+    pipeline = SanaPipeline(words, encoder, autoencoder, denoiser, scheduler or usual)
     return quiet(pipeline, denoiser, encoder, autoencoder)
 
 

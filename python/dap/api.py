@@ -115,9 +115,9 @@ def distill(
             pixels by at most one grey level.
         sampling: "dit-repo": sample as the DiT repository does, from which the methods for DiT-XL/2 started: 50 of its
             1,000 timesteps with both ends, "ddpm" with the variance that the network predicts, guidance 4 on the first
-            three latent channels, no clipping. "mgd3-sd": as MGD3 samples with Stable Diffusion. See
-            :mod:`dap.sampling.named`. Options that are given beside it win. If left out, the prior's recommendations
-            are taken.
+            three latent channels, no clipping. "mgd3-sd": as MGD3 samples with Stable Diffusion. "coda-sdxl": as CoDA
+            samples with SDXL. See :mod:`dap.sampling.named`. Options that are given beside it win. If left out, the
+            prior's recommendations are taken.
         num_inference_steps: Denoising steps; the prior's recommendation, or 50, if left out.
         guidance_scale: Scale of classifier-free guidance, at least 1; the prior's recommendation, or 4, if left out.
         scheduler: "ddpm", "ddim", "dpm++", "dpm++-karras", "euler", "euler-ancestral", "heun" or "lcm"; the prior's own

@@ -57,7 +57,7 @@ def sampling_options(command: F) -> F:
             "--sampling",
             type=Name("sampling", SAMPLINGS),
             help='"dit-repo": all settings of the DiT repository, with which most numbers for DiT-XL/2 were published; '
-            '"mgd3-sd": those of MGD3 with Stable Diffusion.',
+            '"mgd3-sd": those of MGD3 with Stable Diffusion; "coda-sdxl": those of CoDA with SDXL.',
         ),
         click.option(
             "--scheduler",

@@ -32,7 +32,7 @@ METHODS = (
     "dmgd", "cgs",
 )  # fmt: skip
 SCHEDULERS = ("ddpm", "ddim", "dpm++", "dpm++-karras", "euler", "euler-ancestral", "heun", "lcm")
-SAMPLINGS = ("dit-repo", "mgd3-sd")
+SAMPLINGS = ("dit-repo", "mgd3-sd", "coda-sdxl")
 SPACINGS = ("leading", "linspace", "trailing")
 DTYPES = ("float32", "bfloat16", "float16")
 TRAINING_DTYPES = ("float32", "bfloat16")

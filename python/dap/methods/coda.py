@@ -30,8 +30,10 @@ Differences from the released code:
 - It clusters with the package hdbscan; here scikit-learn does. Its minimal spanning tree may differ where distances are
   equal.
 - It seeds images by the number of the GPU that makes them; here each slot has its own generator.
-- Its sampler is DPM-Solver++ with Karras' steps, 25 of them, w is 5, and the prompt is the class's first name; here
-  these are options of the run and of the prior.
+- Its images of 1,024 pixels are resized to 256 before training; here the evaluation does that.
+
+The sampler is DPM-Solver++ with Karras' steps, 25 of them, and w is 5: ``sampling="coda-sdxl"``. The prompt is the
+class's first name: ``prior_options={"template": "{}"}``. The refiner is loaded, but does no step.
 
 Published constants: γ = 0.05 and guidance in 22 of 25 steps (``stop`` 0.88), from the one script that was released.
 ``n_neighbors`` and ``min_cluster_size`` were searched for each data set; the script has 85 and 55, for ImageNet-A and
@@ -45,6 +47,7 @@ of the script.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import ClassVar
@@ -172,6 +175,7 @@ class CoDA(Representative, SingleGuide[Modes]):
     paper: ClassVar[str] = "Zhou et al., ICLR 2026, arXiv 2512.03844"
     year: ClassVar[int | None] = 2026
     couples: ClassVar[Couples] = "class"
+    sampled_by: ClassVar[Mapping[str, str]] = {"paper": "coda-sdxl"}
     presets: ClassVar[Presets] = {
         "paper": {
             "scale": 0.05, "start": 0.0, "stop": 0.88,
@@ -179,3 +183,7 @@ class CoDA(Representative, SingleGuide[Modes]):
         },
         "fashion": {"scale": 0.3, "start": 0.0, "stop": 0.5},
     }  # fmt: skip
+
+    def weights(self, context: Context, artefact: Modes) -> Mapping[str, Sequence[float]]:
+        """Return the number of real images in the cluster of each slot."""
+        return artefact.sizes

@@ -50,9 +50,9 @@ def load_prior(
     Args:
         prior: "fashion-dit" (built in); the folder, hub id or object of a ``DiTPipeline``, a
             ``StableDiffusionPipeline``, ``StableDiffusionXLPipeline``, ``StableDiffusion3Pipeline``, ``FluxPipeline``,
-            ``PixArtAlphaPipeline`` or ``PixArtSigmaPipeline``, or a pipeline with a ``UNet2DModel`` (``DDPMPipeline``,
-            ``DDIMPipeline``, ``LDMPipeline``); the folder of an adapter (:func:`dap.adapt_prior`); or an object of a
-            subclass of :class:`Prior` (``DiTPrior.from_pretrained(folder, learned_variance=True)``).
+            ``PixArtAlphaPipeline``, ``PixArtSigmaPipeline`` or ``SanaPipeline``, or a pipeline with a ``UNet2DModel``
+            (``DDPMPipeline``, ``DDIMPipeline``, ``LDMPipeline``); the folder of an adapter (:func:`dap.adapt_prior`);
+            or an object of a subclass of :class:`Prior` (``DiTPrior.from_pretrained(folder, learned_variance=True)``).
         device: Where to put a prior that is loaded from a folder or id; the GPU if there is one.
         dtype: Dtype in which a prior that is loaded computes, such as torch.bfloat16 or "bfloat16"; float32 if left
             out. Its first stage computes in float32, unless the option ``vae_dtype`` says otherwise.
@@ -139,14 +139,15 @@ def _adapter(pipeline_type: str) -> type[PipelinePrior]:
     from dap.priors.dit import DiTPrior
     from dap.priors.flux import FluxPrior
     from dap.priors.pixart import PixArtPrior
+    from dap.priors.sana import SanaPrior
     from dap.priors.stable_diffusion import StableDiffusionPrior
     from dap.priors.stable_diffusion_3 import StableDiffusion3Prior
     from dap.priors.stable_diffusion_xl import StableDiffusionXLPrior
     from dap.priors.unet import UNetPrior
 
     kinds: tuple[type[PipelinePrior], ...] = (
-        DiTPrior, FluxPrior, PixArtPrior, StableDiffusionPrior, StableDiffusion3Prior, StableDiffusionXLPrior,
-        UNetPrior,
+        DiTPrior, FluxPrior, PixArtPrior, SanaPrior, StableDiffusionPrior, StableDiffusion3Prior,
+        StableDiffusionXLPrior, UNetPrior,
     )  # fmt: skip
     adapters = {name: kind for kind in kinds for name in kind.pipeline_types}
     if pipeline_type not in adapters:

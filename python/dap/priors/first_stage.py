@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,25 +13,36 @@ from dap.errors import DivergedError, OptionError
 if TYPE_CHECKING:
     from diffusers import ModelMixin
 
-__all__ = ["decode_latents", "encode_pixels", "image_scale"]
+__all__ = ["decode_latents", "encode_pixels", "image_scale", "levels"]
 
-ENTRIES = ("in_channels", "block_out_channels", "scaling_factor")  # of its configuration that are read
+ENTRIES = ("in_channels", "scaling_factor")  # of its configuration that are read, beside the widths of the levels
 
 
 def image_scale(name: str, first_stage: ModelMixin) -> tuple[int, int]:
     """Return the channels of an image, and how many pixels stand for one position of a latent on each side.
 
     Raises:
-        OptionError: Its configuration is not that of an ``AutoencoderKL`` or ``VQModel``.
+        OptionError: Its configuration is not that of an ``AutoencoderKL``, ``VQModel`` or ``AutoencoderDC``.
     """
-    config = first_stage.config
-    lacking = [key for key in ENTRIES if config.get(key) is None]
+    config, (widths, _) = first_stage.config, levels(first_stage)
+    lacking = [key for key in ENTRIES if config.get(key) is None] + ["block_out_channels"] * (not widths)
     if lacking:
         raise OptionError(
-            f"{name}: expected an AutoencoderKL or VQModel as first stage, the configuration of this "
+            f"{name}: expected an AutoencoderKL, VQModel or AutoencoderDC as first stage, the configuration of this "
             f"{type(first_stage).__name__} has no {' and no '.join(lacking)}"
         )
-    return config.in_channels, 2 ** (len(config.block_out_channels) - 1)
+    return config.in_channels, 2 ** (len(widths) - 1)
+
+
+def levels(first_stage: ModelMixin) -> tuple[Sequence[int], int]:
+    """Return the channels of the encoder's levels, from the image down, and the layers of the first level.
+
+    There are no channels if the configuration does not say them.
+    """
+    config = first_stage.config
+    if "encoder_block_out_channels" in config:  # AutoencoderDC
+        return config.encoder_block_out_channels, config.encoder_layers_per_block[0]
+    return config.get("block_out_channels") or (), config.get("layers_per_block") or 1
 
 
 def encode_pixels(name: str, first_stage: ModelMixin, pixels: Tensor) -> Tensor:
@@ -40,8 +52,8 @@ def encode_pixels(name: str, first_stage: ModelMixin, pixels: Tensor) -> Tensor:
         DivergedError: A latent is not finite.
     """
     encoded = first_stage.encode(pixels.to(first_stage.dtype))
-    # diffusers: AutoencoderKL returns a posterior, VQModel latents
-    mean = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latents
+    # diffusers: AutoencoderKL returns a posterior, VQModel "latents", AutoencoderDC "latent"
+    mean = encoded.latent_dist.mean if "latent_dist" in encoded else encoded[0]
     shift = first_stage.config.get("shift_factor")  # of SD3 and FLUX
     latents: Tensor = (mean if shift is None else mean - shift) * first_stage.config.scaling_factor
     if not torch.isfinite(latents).all():

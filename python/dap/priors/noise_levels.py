@@ -16,12 +16,14 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from dap.priors.schedulers import EXPLODING, SPACED, SPACINGS
+from dap.priors.schedulers import EXPLODING, SPACED, SPACINGS, of_flow
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
 __all__ = ["Level", "denoiser_level", "level", "noised_input"]
+
+PURE_NOISE = 1e-3  # of flow matching: with a smaller share of x_0 in x_t, ε̂ does not tell x̂_0
 
 
 class Level(NamedTuple):
@@ -32,7 +34,8 @@ class Level(NamedTuple):
         sigma: See ``alpha``.
         cumulative: ᾱ before the step; of Heun's correction, before the step that it corrects.
         after: ᾱ after the step.
-        spaced: Whether the steps are spaced by σ (Karras, exponential, beta, λ), so that σ is not that of the timestep.
+        spaced: Whether the steps are spaced by σ (Karras, exponential, beta, λ, or DPM-Solver++ for flow matching), so
+            that σ is not that of the timestep.
         flow: Whether the sampler takes v = ε − x_0 (:mod:`dap.priors.flow`) and not ε.
     """
 
@@ -63,7 +66,7 @@ class Level(NamedTuple):
         """How much the sampler's input, ε or v, changes with ε, at the same x_t; of v at pure noise, 0."""
         if not self.flow:
             return 1.0
-        return 1 / self.alpha if self.alpha else 0.0
+        return 1 / self.alpha if self.alpha >= PURE_NOISE else 0.0
 
     @property
     def per_x0(self) -> float:
@@ -78,10 +81,11 @@ class Level(NamedTuple):
 
 def level(scheduler: SchedulerMixin, step: int) -> Level:
     """Return the noise level at step ``step`` of a scheduler whose steps are set."""
-    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+    if of_flow(scheduler):
         sigma, following = (float(sigma) for sigma in scheduler.sigmas[step : step + 2])
         before, after = ((1 - own) ** 2 / ((1 - own) ** 2 + own**2) for own in (sigma, following))
-        return Level(1 - sigma, sigma, before, after, flow=True)
+        # DPM-Solver++ rounds its timesteps, so that they do not tell σ
+        return Level(1 - sigma, sigma, before, after, isinstance(scheduler, DPMSolverMultistepScheduler), flow=True)
     # DDIM keeps these options of another scheduler in its configuration, without their effect
     spaced = isinstance(scheduler, SPACED) and any(scheduler.config.get(option) for option in SPACINGS)
     if isinstance(scheduler, EXPLODING):
@@ -106,8 +110,10 @@ def denoiser_level(scheduler: SchedulerMixin, timestep: Tensor, ratio: float | N
         timestep: t, of any shape.
         ratio: σ_t / α_t of all, where it is not that of the timestep.
     """
-    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+    if of_flow(scheduler):
         sigma = timestep.float() / scheduler.config.num_train_timesteps
+        if ratio is not None:
+            sigma = torch.full_like(sigma, ratio / (1 + ratio))
         return 1 - sigma, sigma
     cumulative = scheduler.alphas_cumprod.double().cpu().numpy()
     sigmas = ((1 - cumulative) / cumulative) ** 0.5

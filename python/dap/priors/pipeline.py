@@ -16,7 +16,7 @@ from dap.priors.base import Prediction
 from dap.priors.batches import ImageBytes, first_stage_bytes
 from dap.priors.demand import Demand, StepBytes
 from dap.priors.estimates import estimates_of
-from dap.priors.first_stage import decode_latents, encode_pixels, image_scale
+from dap.priors.first_stage import decode_latents, encode_pixels, image_scale, levels
 from dap.priors.flow import flow_scheduler
 from dap.priors.memory import measure_step, without_data
 from dap.priors.networks import square_side, uncompiled
@@ -41,7 +41,7 @@ class PipelinePrior(PipelineNetworks):
     Args:
         pipeline: Has a ``scheduler``, and says where its modules run.
         denoiser: The network that denoises.
-        first_stage: ``AutoencoderKL`` or ``VQModel``; None: the denoiser sees pixels.
+        first_stage: ``AutoencoderKL``, ``VQModel`` or ``AutoencoderDC``; None: the denoiser sees pixels.
         blocks: The denoiser's blocks by name, in the order in which they run.
         size: Side of a latent, as the configuration of the denoiser has it.
         name: Name of the prior in the manifest.
@@ -141,10 +141,8 @@ class PipelinePrior(PipelineNetworks):
         if self._vae is None:
             pixels = 4 * 4 * channels * side * side
             return ImageBytes(pixels, pixels, pixels, self.pass_bytes)
-        config = self._vae.config
-        first_stage = first_stage_bytes(
-            side, self._vae.dtype.itemsize, widths=config.block_out_channels, layers=config.get("layers_per_block") or 1
-        )
+        widths, layers = levels(self._vae)
+        first_stage = first_stage_bytes(side, self._vae.dtype.itemsize, widths=widths, layers=layers)
         return ImageBytes(*first_stage, self.pass_bytes)
 
     def step_bytes(self, demand: Demand, *, guidance_scale: float) -> StepBytes:
@@ -180,13 +178,8 @@ class PipelinePrior(PipelineNetworks):
             return make_scheduler(
                 self._scheduler, name, num_inference_steps, device=self.device, learned_variance=self.learned_variance
             )
-        if name not in (None, "ddim", "euler"):  # Euler's step of flow matching is that of DDIM without noise
-            raise OptionError(
-                f"scheduler={name!r}: {self.name} was trained by flow matching and is sampled by Euler's method; "
-                "leave the scheduler out"
-            )
         return flow_scheduler(
-            self._scheduler, num_inference_steps, device=self.device, tokens=self.tokens,
+            self._scheduler, name, num_inference_steps, device=self.device, tokens=self.tokens,
             spaced_to_zero=self.spaced_to_zero,
         )  # fmt: skip
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
 __all__ = [
-    "EXPLODING", "SPACED", "SPACINGS", "check_guidable", "check_schedule", "clip_range", "make_scheduler", "public",
-    "remembers", "with_steps",
+    "EXPLODING", "SPACED", "SPACINGS", "check_guidable", "check_schedule", "clip_range", "make_scheduler", "of_flow",
+    "public", "remembers", "scheduler_name", "with_steps",
 ]  # fmt: skip
 
 SCHEDULERS = {
@@ -147,7 +147,7 @@ def check_schedule(name: str, scheduler: SchedulerMixin) -> str:
         OptionError: The scheduler has no schedule of ᾱ and is not that of flow matching, or the network predicts
             something else.
     """
-    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+    if of_flow(scheduler):
         return "flow"
     missing = [key for key in NEEDED if key not in scheduler.config]
     if missing:
@@ -161,6 +161,14 @@ def check_schedule(name: str, scheduler: SchedulerMixin) -> str:
     return str(predicts)
 
 
+def of_flow(scheduler: SchedulerMixin) -> bool:
+    """Return whether a scheduler samples a network that was trained by flow matching (:mod:`dap.priors.flow`)."""
+    if isinstance(scheduler, DPMSolverMultistepScheduler):  # of Sana
+        config = scheduler.config
+        return bool(config.use_flow_sigmas) and config.prediction_type == "flow_prediction"
+    return isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
+
+
 def clip_range(scheduler: SchedulerMixin) -> float | None:
     """Return the largest |x̂_0| that the scheduler allows; None if it does not clip."""
     if isinstance(scheduler, DDPMScheduler | DDIMScheduler | LCMScheduler) and scheduler.config.clip_sample:
@@ -171,6 +179,18 @@ def clip_range(scheduler: SchedulerMixin) -> float | None:
 def remembers(scheduler: SchedulerMixin) -> bool:
     """Return whether a step depends on earlier steps, so that it cannot be repeated."""
     return not isinstance(scheduler, DDPMScheduler | DDIMScheduler)
+
+
+def scheduler_name(scheduler: SchedulerMixin) -> str:
+    """Return the name of a scheduler in ``SCHEDULERS``; that of its class if it has none there.
+
+    Example:
+        >>> scheduler_name(DPMSolverMultistepScheduler(use_karras_sigmas=True)), scheduler_name(PNDMScheduler())
+        ('dpm++-karras', 'PNDM')
+    """
+    by_class = {kind: name for name, kind in SCHEDULERS.items() if name != "dpm++-karras"}
+    name = by_class.get(type(scheduler), type(scheduler).__name__.removesuffix("Scheduler"))
+    return f"{name}-karras" if name == "dpm++" and scheduler.config.use_karras_sigmas else name
 
 
 def public(config: Mapping[str, object]) -> dict[str, object]:

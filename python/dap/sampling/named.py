@@ -7,6 +7,9 @@ Probabilistic Models", 2021, Eq. 15), classifier-free guidance of 4 on the first
 
 "mgd3-sd" is that of MGD3 with Stable Diffusion (:mod:`dap.methods.mgd3`): 50 ancestral steps with the variance of the
 posterior, classifier-free guidance of 8. The steps lie as the prior's scheduler says.
+
+"coda-sdxl" is that of CoDA with SDXL (:mod:`dap.methods.coda`): 25 steps of DPM-Solver++ at the noise levels of Karras
+et al., classifier-free guidance of 5.
 """
 
 from __future__ import annotations
@@ -44,6 +47,10 @@ SAMPLINGS = {
     ),
     "mgd3-sd": Sampling(
         {"num_inference_steps": 50, "guidance_scale": 8.0, "scheduler": "ddpm"},
+        learned_variance=False, guided_channels=None,
+    ),
+    "coda-sdxl": Sampling(
+        {"num_inference_steps": 25, "guidance_scale": 5.0, "scheduler": "dpm++-karras"},
         learned_variance=False, guided_channels=None,
     ),
 }  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 
 from dap.errors import OptionError
 from dap.priors import Prior
-from dap.priors.schedulers import remembers, with_steps
+from dap.priors.schedulers import remembers, scheduler_name, with_steps
 from dap.sampling.named import named_sampling
 from dap.sampling.settings import SamplingSettings
 
@@ -41,7 +41,7 @@ def differences(prior: Prior, settings: SamplingSettings, name: str) -> list[str
     scheduler, published = scheduler_of(prior, settings), named_sampling(name)
     used: dict[str, object] = {
         "num_inference_steps": settings.num_inference_steps, "guidance_scale": settings.guidance_scale,
-        "scheduler": type(scheduler).__name__.removesuffix("Scheduler").lower(),
+        "scheduler": scheduler_name(scheduler),
         "timestep_spacing": scheduler.config.get("timestep_spacing"),
         "clip_sample": scheduler.config.get("clip_sample", False),
         "learned_variance": prior.learned_variance, "guided_channels": prior.guided_channels,
