@@ -16,6 +16,7 @@ from dap.data.manifest import MANIFEST
 from dap.data.open import SourceLike, check_outside, open_source
 from dap.data.packing import source_samples, write_packed
 from dap.data.source import Source
+from dap.data.weights import WEIGHTS, class_weights
 from dap.report import hub_card, sheet_html, source_sheet
 
 if TYPE_CHECKING:
@@ -79,6 +80,20 @@ class DistilledDataset(LabelledSet):
         import torch
 
         return {name: torch.from_numpy(array.copy()) for name, array in self._tensors.items()}
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """How much each image counts in its class, float32 (N,), with a mean of 1 in each class; None: all alike.
+
+        Methods that make an image for each cluster of real images record the sizes of the clusters. Other sets have
+        the weights that are saved with them, ``save(..., tensors={"weights": ...})``, in any unit. They are scaled
+        here, so that those of a part of a set are too.
+
+        Raises:
+            FormatError: The saved weights are not one number of at least 0 for each image, and above 0 for some image
+                of each class.
+        """
+        return class_weights(self._tensors, self.labels, self.source.name)
 
     def take(self, n: int) -> DistilledDataset:
         """The best n images of each class, best first, as a set of their own.
@@ -165,6 +180,7 @@ class DistilledDataset(LabelledSet):
             on_error: "skip" leaves out images that cannot be decoded, and lists them.
             tensors: Arrays or tensors by name with a row for each image, such as soft labels or latents, to save with
                 the images, floats as float16; :func:`dap.load` returns them in ``tensors``. None: those of this set.
+                Its weights (:attr:`weights`) are saved in any case.
 
         Returns:
             The content of ``pack.json``: "files", "images", "skipped", and this set's manifest as "provenance".
@@ -182,8 +198,11 @@ class DistilledDataset(LabelledSet):
         return write_packed(
             source_samples(self.source), out, format=format, class_names=self.class_names, provenance=provenance,
             codec=codec, quality=quality, maxcount=maxcount, maxsize=maxsize, on_error=on_error,
-            tensors=self._tensors if tensors is None else tensors,
+            tensors=self._tensors if tensors is None else self._own_weights() | dict(tensors),
         )  # fmt: skip
+
+    def _own_weights(self) -> dict[str, np.ndarray]:
+        return {name: array for name, array in self._tensors.items() if name == WEIGHTS}
 
     def push_to_hub(
         self,

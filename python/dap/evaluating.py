@@ -26,6 +26,7 @@ from dap.errors import OptionError
 from dap.evaluation import EvaluationResult, evaluate_source, judge_source, teacher_from_options
 from dap.evaluation.run import check_options
 from dap.features import encoder_by_name
+from dap.loading import load
 from dap.metrics import MetricsResult, measure_set, overlap
 from dap.metrics.sets import chosen_metrics
 from dap.priors import PriorLike
@@ -58,6 +59,7 @@ def evaluate(
     teacher: nn.Module | str | Path | None = None,
     teacher_options: Mapping[str, object] | None = None,
     soft_labels: str | Path | None = None,
+    weighted: bool = False,
     checkpoints: str | Path | None = None,
     workers: int = 1,
 ) -> EvaluationResult:
@@ -89,6 +91,8 @@ def evaluate(
         soft_labels: A folder in which protocol "fkd" keeps the soft labels of each set; later evaluations, also of
             other networks, take them from there, without a teacher if all are there. Without a folder they are computed
             in each training.
+        weighted: Multiply the loss of each image by its weight (:attr:`dap.DistilledDataset.weights`), the share of its
+            class's real images that it stands for. Random real images have no weights.
         checkpoints: A folder from which the same call continues after a stop, with the same numbers. Processes that
             make the same call with one folder share its trainings, as under torchrun or SLURM.
         workers: Processes of this machine that share the trainings, with this one, each on a GPU of its own if there
@@ -121,7 +125,8 @@ def evaluate(
         arguments = {
             "distilled": distilled, "test": test, "real": real, "protocol": protocol, "networks": networks,
             "repeats": repeats, "seed": seed, "judge": judge, "device": device, "protocol_options": protocol_options,
-            "teacher": teacher, "soft_labels": None if soft_labels is None else check_path("soft_labels", soft_labels),
+            "teacher": teacher, "weighted": weighted,
+            "soft_labels": None if soft_labels is None else check_path("soft_labels", soft_labels),
             "checkpoints": None if checkpoints is None else check_path("checkpoints", checkpoints),
         }  # fmt: skip
         stack.enter_context(worker_processes(workers, _evaluate, {**arguments, "judge": False}))
@@ -133,15 +138,17 @@ def _evaluate(rank: Rank, arguments: Mapping[str, Any]) -> EvaluationResult:
     """Evaluate in one of several processes; the arguments are those of :func:`evaluate`."""
     distilled, test, real, device = (arguments[name] for name in ("distilled", "test", "real", "device"))
     train, manifest = _evaluated(distilled)
+    weights = _weights_of(distilled, train) if arguments["weighted"] else None
     if real is None:
         real, name = recorded_builtin(manifest), manifest["source"]["name"] if manifest else ""
         if real is None and name and rank.number == 0:
             logger.warning("not compared with random real images: give the real training images, real=%r", name)
-    others = {key: value for key, value in arguments.items() if key not in ("distilled", "test", "real", "device")}
+    own = ("distilled", "test", "real", "device", "weighted")
+    others = {key: value for key, value in arguments.items() if key not in own}
     return evaluate_source(
         train, open_source(test, split="test"),
         real=None if real is None else open_source(real, classes=train.class_names), device=own_device(device, rank),
-        **others,
+        weights=weights, **others,
     )  # fmt: skip
 
 
@@ -241,3 +248,17 @@ def _as_evaluated(distilled: DistilledDataset) -> Source:
         return source.subset([source.class_names[label] for label in np.unique(source.labels)])
     source = reorder_labels(source, sorted(source.class_names, key=escape))
     return source.select(sorted(range(len(source)), key=lambda index: (source.labels[index], source.ids[index])))
+
+
+def _weights_of(distilled: DistilledDataset | SourceLike, train: Source) -> np.ndarray:
+    """The weights of the images to evaluate, float32 (N,)."""
+    loaded = distilled if isinstance(distilled, DistilledDataset) else load(distilled)
+    if (weights := loaded.weights) is None:
+        raise OptionError(
+            f"weighted: the images of {loaded.source.name} have no weights: leave it out, take a method that records "
+            "them (mgd3, d4m, coda), or save the set with tensors={'weights': ...}"
+        )
+    images = zip(loaded.source.labels, loaded.source.ids, weights, strict=True)
+    by_image = {(loaded.class_names[label], name): weight for label, name, weight in images}
+    names = zip(train.labels, train.ids, strict=True)
+    return np.array([by_image[train.class_names[label], name] for label, name in names], np.float32)

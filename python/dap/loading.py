@@ -11,6 +11,7 @@ from dap.data.labelled_set import Transform
 from dap.data.open import SourceLike, open_source
 from dap.data.packed_set import in_packed_order, read_packed
 from dap.data.sidecar import read_sidecar
+from dap.data.weights import recorded_weights
 from dap.dataset import DistilledDataset
 from dap.errors import OptionError, SourceError
 from dap.run import open_run, ranking
@@ -51,7 +52,10 @@ def load(
     if run is not None:
         if class_map is not None:
             raise OptionError(f"{path}: its labels are those of its dap.json; leave class_map= out")
-        return DistilledDataset(run.source, manifest=run.manifest, best_first=run.best_first, transform=transform)
+        return DistilledDataset(
+            run.source, manifest=run.manifest, best_first=run.best_first, transform=transform,
+            tensors=recorded_weights(run.manifest),
+        )  # fmt: skip
     try:
         source = open_source(path)
     except SourceError as error:

@@ -53,6 +53,7 @@ __all__ = ["evaluate"]
     "--teacher-set", "teacher_options", "Option of the teacher, such as network=resnet18 or weights=FILE; repeatable."
 )
 @click.option("--soft-labels", type=Out(), help="Folder in which fkd keeps its soft labels, to use them again.")
+@click.option("--weighted", is_flag=True, help="Multiply each image's loss by its weight, which some methods record.")
 @click.option(
     "--checkpoints",
     type=Out(),
@@ -85,6 +86,7 @@ def evaluate(
     teacher: str | None,
     teacher_options: dict[str, object],
     soft_labels: Path | None,
+    weighted: bool,
     checkpoints: Path | None,
     workers: int,
     device: str | None,
@@ -114,6 +116,7 @@ def evaluate(
         teacher=teacher,
         teacher_options=teacher_options or None,
         soft_labels=soft_labels,
+        weighted=weighted,
         checkpoints=checkpoints,
         workers=workers,
         device=device,

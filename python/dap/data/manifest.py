@@ -64,6 +64,7 @@ SHAPE = fields(
     },
     optional={
         "index": either(NOTHING, mapping(ANYTHING)), "pass_size": whole(1), "rank": mapping(items(whole())),
+        "weights": mapping(items(NUMBER)),
         "versions": mapping(ANYTHING), "licenses": mapping(TEXT), "remade": items(mapping(items(whole(), least=1))),
         "latent_dtype": choice("float16", "float32"), "threads": items(whole(1)),
         "energy": mapping(mapping(fields({"slots": whole(1), "mean": items(either(NOTHING, NUMBER))}))),

@@ -49,7 +49,7 @@ _RESULT = fields(
         "protocol": TEXT, "seed": whole(), "repeats": whole(1), "test_images": whole(1), "class_names": items(TEXT, 1),
         "rows": items(_ROW, 1),
     },
-    {"protocol_options": mapping(ANYTHING), "teacher": either(NOTHING, mapping(ANYTHING))},
+    {"protocol_options": mapping(ANYTHING), "teacher": either(NOTHING, mapping(ANYTHING)), "weighted": items(TEXT)},
     more=True,
 )  # fmt: skip
 _ADVICE = "expected a file that dap evaluate --json writes"

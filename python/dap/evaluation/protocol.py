@@ -45,6 +45,7 @@ class Training:
         device: Where to train.
         teacher: Maps normalised images to logits; None: there is none.
         soft_labels: A folder of stored soft labels; None: protocols that store them compute them anew.
+        weights: Factors of the images' losses, float32 (N,); None: all 1.
         checkpoint: A file from which a training that was stopped continues; None: it starts anew.
         title: Of the progress bar.
         bars: Opens the progress bar.
@@ -56,6 +57,7 @@ class Training:
     device: torch.device
     teacher: nn.Module | None = None
     soft_labels: Path | None = None
+    weights: np.ndarray | None = None
     checkpoint: Path | None = None
     title: str = "training"
     bars: Bars = NO_BARS

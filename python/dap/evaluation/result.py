@@ -66,6 +66,7 @@ class EvaluationResult:
         protocol_options: The constants of the protocol that were changed, by name.
         teacher: Of the teacher, if there is one: name, accuracy in per cent on the test images (None if only its stored
             labels were at hand), and the hash of its weights (sha256).
+        weighted: Names of the sets whose images count by weights of their own.
     """
 
     protocol: str
@@ -78,6 +79,7 @@ class EvaluationResult:
     recognised_per_class: dict[str, float] | None = None
     protocol_options: dict[str, object] = field(default_factory=dict)
     teacher: dict[str, object] | None = None
+    weighted: tuple[str, ...] = ()
 
     def row(self, set_name: str, network: str = "convnet3") -> Row:
         """The row of a set and a network.
@@ -143,6 +145,8 @@ class EvaluationResult:
         sizes = {row.set_name: row.label_bytes for row in self.rows if row.label_bytes is not None}
         if sizes:
             text.append("soft labels: " + ", ".join(f"{size_text(size)} of {name}" for name, size in sizes.items()))
+        if self.weighted:
+            text.append(f"images count by their weights in: {', '.join(self.weighted)}")
         if self.recognised is not None:
             text.append(f"recognised by the judge: {100 * self.recognised:.1f} %")
         return text
@@ -161,6 +165,8 @@ class EvaluationResult:
             del values["protocol_options"]
         if self.teacher is None:
             del values["teacher"]
+        if not self.weighted:
+            del values["weighted"]
         return {name: without_nan(value) for name, value in values.items()}
 
     def to_json(self) -> str:

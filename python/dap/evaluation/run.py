@@ -59,6 +59,7 @@ def run_protocol(
     device: str | torch.device | None = None,
     teacher: nn.Module | None = None,
     soft_labels: Path | None = None,
+    weights: np.ndarray | None = None,
     checkpoint: Path | None = None,
     title: str = "training",
     bars: Bars = NO_BARS,
@@ -81,6 +82,8 @@ def run_protocol(
         device: Where to train; None: the GPU if there is one.
         teacher: Maps normalised images to logits, for protocols with a teacher's labels; put into eval mode.
         soft_labels: A folder in which protocols that store soft labels keep those of this set; None: they are not kept.
+        weights: Factors of the images' losses, with a mean of 1 in each class, float32 (N,); None: all 1. An image that
+            is pasted into another counts with its own weight.
         checkpoint: A file from which a training that was stopped continues. Protocol "small" has none.
         title: Of the progress bar.
         bars: Opens the progress bar.
@@ -109,6 +112,7 @@ def run_protocol(
         device=resolved,
         teacher=None if teacher is None else teacher.to(resolved).eval(),
         soft_labels=soft_labels,
+        weights=None if weights is None else weights.astype(np.float32),
         checkpoint=checkpoint,
         title=title,
         bars=bars,

@@ -49,6 +49,7 @@ def evaluate_sets(
     device: str | torch.device | None = None,
     teacher: nn.Module | None = None,
     soft_labels: str | Path | None = None,
+    weights: Mapping[str, np.ndarray] | None = None,
     checkpoints: str | Path | None = None,
 ) -> EvaluationResult:
     """Trains every network on every set, ``repeats`` times, and compares the sets with the first one.
@@ -67,6 +68,7 @@ def evaluate_sets(
         teacher: Maps normalised images to logits, for protocols with a teacher's labels. It is measured on the test
             images first, and refused if its classes are in another order (:mod:`dap.evaluation.teacher_check`).
         soft_labels: A folder, made if it is not there, in which protocols that store soft labels keep those of sets.
+        weights: Of sets by name: the factor of each image's loss, with a mean of 1 in each class, float32 (N,).
         checkpoints: A folder, made if it is not there, from which an evaluation that was stopped continues with the
             same numbers: the outcomes of its trainings, and the last checkpoint of an unfinished one.
             Several processes may make the same call with one folder: each training is made by one of them.
@@ -93,7 +95,7 @@ def evaluate_sets(
     plan_labels(sets, changed, networks[0], len(class_names), teacher, labels_folder)
     trainings = _Trainings(
         protocol=protocol, changed=changed, test=test, classes=len(class_names), repeats=repeats, seed=seed,
-        device=device, teacher=teacher, labels_folder=labels_folder,
+        device=device, teacher=teacher, labels_folder=labels_folder, weights=weights or {},
         kept=None if checkpoints is None else Kept(Path(checkpoints), test, len(class_names), teacher),
     )  # fmt: skip
     rows: list[Row] = []
@@ -134,7 +136,7 @@ def evaluate_sets(
             rows.append(row)
     return EvaluationResult(
         protocol, seed, repeats, len(test[1]), tuple(class_names), tuple(rows),
-        protocol_options=dict(protocol_options or {}), teacher=record,
+        protocol_options=dict(protocol_options or {}), teacher=record, weighted=tuple(weights or ()),
     )  # fmt: skip
 
 
@@ -151,6 +153,7 @@ class _Trainings:
     device: str | torch.device | None
     teacher: nn.Module | None
     labels_folder: Path | None
+    weights: Mapping[str, np.ndarray]
     kept: Kept | None
 
     def case(self, network: str, images: np.ndarray) -> Case:
@@ -174,13 +177,16 @@ class _Trainings:
         key: tuple[object, ...] = (self.protocol, constants, network, self.seed, repeat)
         if self.teacher is None and folder is not None:
             key = (*key, stored_teacher(folder))
+        weights = self.weights.get(name)
+        if weights is not None:
+            key = (*key, weights.tolist())
         entry = None if self.kept is None else self.kept.entry(key, images, labels)
 
         def train() -> Outcome:
             return run_protocol(
                 images, labels, *self.test, classes=self.classes, protocol=self.changed, network=network,
                 seed=self.seed, repeat=repeat, device=self.device, teacher=self.teacher, soft_labels=folder,
-                checkpoint=None if entry is None else entry.checkpoint,
+                weights=weights, checkpoint=None if entry is None else entry.checkpoint,
                 title=f"{network} on {name}, repeat {repeat + 1} of {self.repeats}",
                 bars=Bars(shown=self.protocol != "small"),
             )  # fmt: skip

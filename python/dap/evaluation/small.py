@@ -70,6 +70,7 @@ class Small(Protocol):
         network: str,
         generator: torch.Generator,
         device: torch.device,
+        weights: np.ndarray | None = None,
         after_step: Callable[[nn.Module, int], None] | None = None,
     ) -> nn.Module:
         """Trains one network on a set; arguments as for :func:`dap.evaluation.run_protocol`."""
@@ -96,6 +97,7 @@ class Small(Protocol):
                 generator=generator,
                 device=device,
                 max_shift=self.max_shift,
+                weights=None if weights is None else torch.from_numpy(weights),
                 after_step=after_step,
             )
         return net
@@ -143,6 +145,7 @@ class Small(Protocol):
             network=training.network,
             generator=training.generator,
             device=training.device,
+            weights=training.weights,
             after_step=check,
         )
         return Outcome(last=accuracies[-1], best=max(accuracies))

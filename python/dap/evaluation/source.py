@@ -52,6 +52,7 @@ def evaluate_source(
     judge: bool = False,
     teacher: nn.Module | None = None,
     soft_labels: str | Path | None = None,
+    weights: np.ndarray | None = None,
     checkpoints: str | Path | None = None,
     size: int | None = None,
     channels: int | None = None,
@@ -74,6 +75,7 @@ def evaluate_source(
         judge: Whether to train the judge on all of ``real``, and report the share of ``train`` that it recognises.
         teacher: Maps normalised images to logits, for protocols with a teacher's labels (:func:`evaluate_sets`).
         soft_labels: A folder in which protocols with stored soft labels keep those of each set.
+        weights: The factor of the loss of each image of ``train``, with a mean of 1 in each class, float32 (N,).
         checkpoints: A folder from which an evaluation that was stopped continues (:func:`evaluate_sets`).
         size: Side in pixels to which images are resized where the protocol has no size of its own; None: the short
             side of the first image of ``train``.
@@ -124,6 +126,7 @@ def evaluate_source(
                 device=device,
                 teacher=teacher,
                 soft_labels=soft_labels,
+                weights=None if weights is None else {"distilled": weights},
                 checkpoints=checkpoints,
             )
         )

@@ -19,7 +19,7 @@ from dap.evaluation.protocol import Outcome, TestImages, Training
 from dap.evaluation.recipe import Recipe
 from dap.evaluation.small import image_tensors
 from dap.evaluation.soft_labels import SoftLabels, Step
-from dap.nets import create_net, images_at_once
+from dap.nets import create_net, cross_entropy, images_at_once
 from dap.nets.train import PREDICT_BATCH
 
 __all__ = ["SAVE_SECONDS", "accuracy_on", "memory_layout", "train_and_test", "train_network"]
@@ -65,6 +65,7 @@ def train_network(
     stored = None
     if recipe.labels == "stored":
         stored = SoftLabels(recipe, pixels, targets, training.classes, training.teacher, training.soft_labels)
+    weights = None if training.weights is None else torch.tensor(training.weights, device=device)
     net = create_net(
         training.network, channels=pixels.shape[1], classes=training.classes, size=recipe.size, generator=generator,
         width=recipe.width, norm=recipe.norm, first_padding=recipe.grey_padding if pixels.shape[1] == 1 else 1,
@@ -89,7 +90,7 @@ def train_network(
         for epoch in range(done, recipe.epochs):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(epoch)
-            loss = _epoch(net, optimizer, recipe, _Set(pixels, targets, stored), epoch, training, at_once)
+            loss = _epoch(net, optimizer, recipe, _Set(pixels, targets, weights, stored), epoch, training, at_once)
             if not np.isfinite(loss):
                 raise DivergedError(
                     f"{training.title}: the loss of epoch {epoch + 1} of {recipe.epochs} is {loss} (network "
@@ -128,26 +129,32 @@ def memory_layout(net: nn.Module, device: torch.device) -> torch.memory_format:
 
 
 class _Set(NamedTuple):
-    """The set on the device: uint8 images (N, C, S, S), labels (N,), and soft labels if the recipe stores them."""
+    """The set on the device: uint8 images (N, C, S, S), labels and weights (N,), and soft labels if they are stored."""
 
     images: Tensor
     labels: Tensor
+    weights: Tensor | None
     stored: SoftLabels | None
 
 
 class _Mixed(NamedTuple):
-    """B mixed images with their two labels, and the share of the first one; or with a teacher's logits."""
+    """B mixed images with their two labels, and the share of the first one; or with a teacher's logits.
+
+    The weights, if there are any, are those of both images, (2, B).
+    """
 
     inputs: Tensor
     targets: Tensor
     others: Tensor
     share: float
     logits: Tensor | None
+    weights: Tensor | None
 
     def part(self, rows: Tensor) -> _Mixed:
         """Return some of the images."""
         logits = None if self.logits is None else self.logits[rows]
-        return _Mixed(self.inputs[rows], self.targets[rows], self.others[rows], self.share, logits)
+        weights = None if self.weights is None else self.weights[:, rows]
+        return _Mixed(self.inputs[rows], self.targets[rows], self.others[rows], self.share, logits, weights)
 
 
 def _epoch(
@@ -184,7 +191,7 @@ def _drawn(recipe: Recipe, data: _Set, generator: torch.Generator) -> Iterator[_
 
     The images of a batch are overwritten by those of the next.
     """
-    images, labels, _ = data
+    images, labels, weights, _ = data
     size = min(recipe.batch_size, len(images)), images.shape[1], recipe.size, recipe.size
     buffer = torch.empty(size, device=images.device)
     for rows in torch.randperm(len(images), generator=generator).split(recipe.batch_size):
@@ -194,20 +201,28 @@ def _drawn(recipe: Recipe, data: _Set, generator: torch.Generator) -> Iterator[_
         if recipe.cutmix and torch.rand((), generator=generator) < recipe.cutmix:
             partners, share = cutmix(inputs, generator)
         targets = labels[rows]
-        yield _Mixed(inputs, targets, targets[partners], share, None)
+        both = None if weights is None else torch.stack([weights[rows], weights[rows[partners]]])
+        yield _Mixed(inputs, targets, targets[partners], share, None, both)
 
 
 def _stored(data: _Set, steps: Iterator[Step]) -> Iterator[_Mixed]:
     for rows, inputs, logits in steps:
-        yield _Mixed(inputs, data.labels[rows], data.labels[rows], 1.0, logits)
+        both = None if data.weights is None else data.weights[rows].expand(2, -1)
+        yield _Mixed(inputs, data.labels[rows], data.labels[rows], 1.0, logits, both)
 
 
 def _loss(net: nn.Module, mixed: _Mixed, recipe: Recipe, training: Training) -> Tensor:
-    """Return the mean loss of mixed images: by their two labels, or by a teacher's probabilities."""
+    """Return the mean loss of mixed images: by their two labels, or by a teacher's probabilities.
+
+    With weights each label counts with that of its image, a teacher's probabilities with that of the mixed image.
+    """
     inputs = mixed.inputs.contiguous(memory_format=memory_layout(net, mixed.inputs.device))
     if recipe.labels == "hard":
-        logits = net(inputs).float()
-        own, pasted = functional.cross_entropy(logits, mixed.targets), functional.cross_entropy(logits, mixed.others)
+        logits, weights = net(inputs).float(), (None, None) if mixed.weights is None else mixed.weights
+        own, pasted = (
+            cross_entropy(logits, mixed.targets, weights[0]),
+            cross_entropy(logits, mixed.others, weights[1]),
+        )
         return mixed.share * own + (1 - mixed.share) * pasted
     asked = mixed.logits
     if asked is None:
@@ -219,7 +234,12 @@ def _loss(net: nn.Module, mixed: _Mixed, recipe: Recipe, training: Training) -> 
             asked = training.teacher(inputs)
     probabilities = functional.softmax(asked.float() / recipe.temperature, 1)
     logits = functional.log_softmax(net(inputs).float() / recipe.temperature, 1)
-    return functional.kl_div(logits, probabilities, reduction="batchmean")
+    if mixed.weights is None:
+        return functional.kl_div(logits, probabilities, reduction="batchmean")
+    own, pasted = mixed.weights
+    losses = functional.kl_div(logits, probabilities, reduction="none").sum(1)
+    loss: Tensor = ((mixed.share * own + (1 - mixed.share) * pasted) * losses).mean()
+    return loss
 
 
 def _check_test(test: TestImages, recipe: Recipe, classes: int, channels: int) -> None:

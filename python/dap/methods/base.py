@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import Field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
@@ -89,6 +89,14 @@ class Method(Seam, Generic[A]):
             images: Its finished images in slot order, uint8 (n, channels, H, W).
         """
         return None
+
+    def weights(self, context: Context, artefact: A) -> Mapping[str, Sequence[float]]:
+        """Return how many real images each slot stands for, by class and in slot order; {}: slots are alike.
+
+        The numbers are at least 0, and above it for some slot of each class. The manifest keeps them;
+        ``dap.evaluate(..., weighted=True)`` trains with them.
+        """
+        return {}
 
     def uses_prior(self) -> bool:
         """Return whether a prior makes the images under these options; by default whether "prior" is in ``needs``.

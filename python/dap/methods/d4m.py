@@ -30,6 +30,7 @@ Differences from the released code:
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -103,6 +104,10 @@ class D4M(Method[Modes]):
     def record(self, context: Context, artefact: Modes) -> Record:
         """Return the sizes of the clusters and the source id nearest to each prototype, by class."""
         return artefact.record()
+
+    def weights(self, context: Context, artefact: Modes) -> Mapping[str, Sequence[float]]:
+        """Return the number of real images in the cluster of each slot."""
+        return artefact.sizes
 
 
 def load_mini_batch_k_means() -> tuple[Any, str]:

@@ -35,7 +35,7 @@ Differences from the released code:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -123,3 +123,7 @@ class MGD3(Mode, SingleGuide[Modes]):
         "fashion": {"scale": 1.0, "start": 0.0, "stop": 0.5, "at": "x0"},
     }
     sampled_by: ClassVar[Mapping[str, str]] = {"paper": "dit-repo", "sd": "mgd3-sd"}
+
+    def weights(self, context: Context, artefact: Modes) -> Mapping[str, Sequence[float]]:
+        """Return the number of real images in the cluster of each slot."""
+        return artefact.sizes

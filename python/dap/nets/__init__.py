@@ -10,7 +10,15 @@ from dap.nets.normalisation import normal_values
 from dap.nets.optimisation import Trained, optimise, steps_done
 from dap.nets.register import check_network, create_net, list_nets, list_networks
 from dap.nets.resnet_ap import ResNetAP
-from dap.nets.train import ClassifierTraining, accuracy, one_cycle, predict, probabilities, train_classifier
+from dap.nets.train import (
+    ClassifierTraining,
+    accuracy,
+    cross_entropy,
+    one_cycle,
+    predict,
+    probabilities,
+    train_classifier,
+)
 
 __all__ = [
     "AUGMENTATIONS",
@@ -25,6 +33,7 @@ __all__ = [
     "activation_bytes",
     "check_network",
     "create_net",
+    "cross_entropy",
     "get_augmentation",
     "images_at_once",
     "list_nets",

@@ -14,7 +14,15 @@ from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from dap.device import resolve_device
 from dap.nets.augmentation import shift_flip
 
-__all__ = ["ClassifierTraining", "accuracy", "one_cycle", "predict", "probabilities", "train_classifier"]
+__all__ = [
+    "ClassifierTraining",
+    "accuracy",
+    "cross_entropy",
+    "one_cycle",
+    "predict",
+    "probabilities",
+    "train_classifier",
+]
 
 PREDICT_BATCH = 64
 """Few images, whose activations stay in a CPU's cache: more than twice as quick as 250."""
@@ -48,6 +56,7 @@ def train_classifier(
     device: str | torch.device | None = None,
     max_shift: int = 3,
     at_once: int | None = None,
+    weights: Tensor | None = None,
     after_step: Callable[[nn.Module, int], None] | None = None,
 ) -> None:
     """Train ``net`` in place with cross-entropy in float32, by the optimiser and the schedule of :func:`one_cycle`.
@@ -67,11 +76,12 @@ def train_classifier(
         device: Where to train; None for CUDA if it is available, else the CPU.
         max_shift: Largest shift of the augmentation in pixels.
         at_once: Images in a forward and backward pass; the gradients of a step are summed over them. None: all.
+        weights: Factors of the images' losses, float32 (N,); None: all 1.
         after_step: Called as ``after_step(net, step)`` after each step, counted from 1.
     """
     training = ClassifierTraining(
         net, images, labels, steps=steps, batch_size=batch_size, peak_lr=peak_lr, weight_decay=weight_decay,
-        generator=generator, device=device, max_shift=max_shift, at_once=at_once,
+        generator=generator, device=device, max_shift=max_shift, at_once=at_once, weights=weights,
     )  # fmt: skip
     while training.done < steps:
         training.step()
@@ -101,6 +111,7 @@ class ClassifierTraining:
         device: str | torch.device | None = None,
         max_shift: int = 3,
         at_once: int | None = None,
+        weights: Tensor | None = None,
         momentum: float | None = None,
     ) -> None:
         """Begin a training; the arguments are those of :func:`train_classifier`.
@@ -114,6 +125,7 @@ class ClassifierTraining:
         self._images_of = images.to(self._device).__getitem__ if isinstance(images, Tensor) else images
         self._labels, self._batch_size, self._max_shift = labels.to(self._device), batch_size, max_shift
         self._at_once, self._generator = at_once or batch_size, generator
+        self._weights = None if weights is None else weights.to(self._device)
         self._order = torch.empty(0, dtype=torch.int64)
         self._optimizer: Optimizer
         self._schedule: LRScheduler
@@ -128,9 +140,10 @@ class ClassifierTraining:
         batch, self._order = _next_batch(self._order, len(self._labels), self._batch_size, self._generator)
         inputs = shift_flip(_to_float(self._images_of(batch).to(self._device)), self._generator, self._max_shift)
         self._optimizer.zero_grad()
-        for part, targets in zip(inputs.split(self._at_once), self._labels[batch].split(self._at_once), strict=True):
+        for part, rows in zip(inputs.split(self._at_once), batch.split(self._at_once), strict=True):
             share = len(part) / self._batch_size  # 1 if there is one part, which then has the same gradient
-            (share * functional.cross_entropy(self.net(part), targets)).backward()
+            weights = None if self._weights is None else self._weights[rows]
+            (share * cross_entropy(self.net(part), self._labels[rows], weights)).backward()
         self._optimizer.step()
         self._schedule.step()
         self.done += 1
@@ -150,6 +163,13 @@ class ClassifierTraining:
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         self._generator.set_state(state["generator"])
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the mean over images of the cross-entropy, each multiplied by its weight, (B,), if there are any."""
+    if weights is None:
+        return functional.cross_entropy(logits, labels)
+    return (weights * functional.cross_entropy(logits, labels, reduction="none")).mean()
 
 
 @torch.no_grad()

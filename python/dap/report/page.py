@@ -25,7 +25,7 @@ MOST_BYTES = 10_000_000  # of a page
 MOST_IMAGES = 1000  # of all sets together, each shown with its real one
 LARGE, FEW = 96, 200  # side of thumbnails in pixels, where there are few
 SIDES = (96, 64, 48, 32, 24, 16)  # of thumbnails, in pixels; the largest with which the page is not too long
-LISTS = ("files", "record", "rank", "energy")  # entries of the manifest with a line for each image or step
+LISTS = ("files", "record", "rank", "weights", "energy")  # entries of the manifest with a line for each image or step
 
 Picture = Callable[[Source, int], str]
 

@@ -142,17 +142,20 @@ class RunFolder:
         """Take in what other workers have finished since the last look; see :meth:`RunState.refresh`."""
         self.state.refresh(self._manifest)
 
-    def begin(self, record: Mapping[str, object], files: Mapping[str, bytes]) -> None:
+    def begin(
+        self, record: Mapping[str, object], weights: Mapping[str, Sequence[float]], files: Mapping[str, bytes]
+    ) -> None:
         """Write the method's files and the manifest of a running run, before the first unit.
 
         Args:
             record: What the method says about its artefact.
+            weights: How many real images each slot stands for, by class; see :meth:`dap.methods.base.Method.weights`.
             files: Files next to the images, by their path below the folder.
         """
         self.out.mkdir(parents=True, exist_ok=True)
         sweep(self.out)
         (self.out / SHEET).unlink(missing_ok=True)  # it would show what was there before
-        self.set_record(record)
+        self.set_record(record, weights)
         for path, data in files.items():
             if not self._has_bytes(path, data):
                 (self.out / path).unlink(missing_ok=True)  # so that a file is never another one than is recorded
@@ -167,9 +170,11 @@ class RunFolder:
         self.state.keep_states()
         self.begun = True
 
-    def set_record(self, record: Mapping[str, object]) -> None:
-        """Record what the method says about its artefact."""
+    def set_record(self, record: Mapping[str, object], weights: Mapping[str, Sequence[float]]) -> None:
+        """Record what the method says about its artefact, and the weights of the slots if they are not alike."""
         self._manifest["record"] = record
+        if weights:
+            self._manifest["weights"] = {name: list(own) for name, own in weights.items()}
 
     @property
     def has_images(self) -> bool:

@@ -89,13 +89,14 @@ def execute(
 
 
 class _Prepared(NamedTuple, Generic[A]):
-    """What a method has prepared, what it says about it, and the files that it keeps next to the images.
+    """What a method has prepared, what it says about it and the slots, and the files that it keeps next to the images.
 
     It took some seconds, and depends on what the folder of the run says.
     """
 
     artefact: A
     record: Mapping[str, object]
+    weights: Mapping[str, Sequence[float]]
     files: Mapping[str, bytes]
     seconds: float
     depends: tuple[int | None, str]
@@ -177,7 +178,7 @@ class _Executor(Generic[A]):
                             logger.info("%s", head(self._job, len(folder.units), folder.at_once))
                         prepared = self._prepare(folder)
                         if claims.holds("begin"):
-                            folder.begin(prepared.record, prepared.files)
+                            folder.begin(prepared.record, prepared.weights, prepared.files)
                             return folder, prepared
                     finally:
                         claims.note("begun" if folder.begun else "")
@@ -186,7 +187,7 @@ class _Executor(Generic[A]):
                     folder.state.keep_states()
                 claims.note("preparing" if begun else "")
         prepared = self._prepare(folder)
-        folder.set_record(prepared.record)
+        folder.set_record(prepared.record, prepared.weights)
         return folder, prepared
 
     def _prepare(self, folder: RunFolder) -> _Prepared[A]:
@@ -195,8 +196,9 @@ class _Executor(Generic[A]):
             context, start = self._context(folder), time.monotonic()
             artefact = self._recipe.prepare(context)
             seconds = time.monotonic() - start
-            record, files = self._recipe.record(context, artefact), self._recipe.files(context, artefact)
-            self._prepared = _Prepared(artefact, record, files, seconds, depends)
+            recipe = self._recipe
+            said = recipe.record(context, artefact), recipe.weights(context, artefact), recipe.files(context, artefact)
+            self._prepared = _Prepared(artefact, *said, seconds, depends)
         folder.state.add_seconds("prepare", self._prepared.seconds)
         return self._prepared
 
