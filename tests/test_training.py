@@ -57,7 +57,13 @@ def source():
 
 @pytest.fixture
 def quick(monkeypatch):
+    """Cards that are quick, and batches that are small."""
+    from dap.training import autoencoder, dit, estimate
+
     few(monkeypatch)
+    monkeypatch.setattr(autoencoder, "BATCH", 8)
+    for module in (dit, estimate):
+        monkeypatch.setattr(module, "BATCH", 8)
 
 
 # --- training a prior -------------------------------------------------------------------------------------------------

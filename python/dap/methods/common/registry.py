@@ -13,12 +13,13 @@ from typing import TypeVar
 from dap.config import check_choice, from_options
 from dap.errors import OptionError
 from dap.methods.base import AnyMethod, Couples, Method
+from dap.methods.common.guides import AnyGuide, Guide, Guided
 from dap.methods.common.summaries import COSTS, SUMMARIES
 from dap.registry import Registry
 from dap.result_text import html_table
 from dap.seams import check_class
 
-__all__ = ["METHODS", "MethodInfo", "check_method", "list_methods", "register_method"]
+__all__ = ["METHODS", "MethodInfo", "check_method", "get_method", "list_methods", "register_method"]
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +131,35 @@ def check_method(cls: type[AnyMethod]) -> None:
             )
     for preset, options in cls.presets.items():
         from_options(cls, options, f"preset {preset!r} of {method}")
+
+
+def get_method(method: str | AnyMethod | AnyGuide, options: Mapping[str, object] | None = None) -> AnyMethod:
+    """Return a method by name ("dap"), by preset ("dap:paper"), or as it is.
+
+    Args:
+        method: Name, preset, or object; a guide of :mod:`dap.terms` stands for the method ``guided`` with it alone.
+        options: Options by name, which overrule those of the preset; only with a name.
+
+    Raises:
+        OptionError: Unknown method, preset or option, options given with an object, or an object that is no method.
+
+    Example:
+        >>> get_method("dap:paper", {"scale": 0.5}).scale
+        0.5
+    """
+    if not isinstance(method, str):
+        if not isinstance(method, Method | Guide):
+            raise OptionError(f"method: expected a name or an object of dap.methods.Method, got {method!r}")
+        if options:
+            raise OptionError("method_options: they go into the method object, leave them out beside one")
+        recipe = method if isinstance(method, Method) else Guided((method,))
+        check_method(type(recipe))
+        return recipe
+    name, _, preset = method.partition(":")
+    cls = METHODS[name]
+    if preset:
+        check_choice(f"preset of method {name!r}", preset, cls.presets)
+    return from_options(cls, {**cls.presets.get(preset, {}), **(options or {})}, f"method {name!r}")
 
 
 def _discover() -> None:

@@ -36,9 +36,11 @@ SUMMARIES: Mapping[str, str] = {
     "dmgd": "pulls the images of a class to its clusters by optimal transport, more of them to larger ones",
     "cgs": "moves the images of a class together to its mean, and apart by a determinant",
     "guided": "sums the guidance of several methods",
+    "filtered": "several candidates of another method for each image, of which a classifier keeps one",
 }
 COSTS: Mapping[str, str] = {
     "random": "real images", "herding": "real images", "k_center": "real images", "k_medoids": "real images",
     "dit": "1", "dap": "1.2", "dap_set": "1.1", "mgd3": "1.0", "manifold_gd": "1.1", "igd": "3.8", "coda": "1.0",
     "plug_and_play": "2.7", "ld3m": "4.7", "rded": "real images", "dap_networks": "2.0", "guided": "of its parts",
+    "filtered": "candidates × its method",
 }  # fmt: skip
