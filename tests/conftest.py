@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -88,6 +89,20 @@ def tiny_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("priors") / "tiny-dit"
     build_pipeline().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def log_levels():
+    """The levels of dap's loggers after a test are those before it: commands raise them for their process."""
+
+    def levels():
+        named = logging.root.manager.loggerDict.items()
+        return {name: each.level for name, each in named if name.startswith("dap") and isinstance(each, logging.Logger)}
+
+    before = levels()
+    yield
+    for name in levels():
+        logging.getLogger(name).setLevel(before.get(name, logging.NOTSET))
 
 
 @pytest.fixture
