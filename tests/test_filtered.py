@@ -123,7 +123,18 @@ def test_a_run_is_the_same_to_the_byte_resumes_and_is_made_again(tiny_pipeline, 
 def test_the_command(tiny_pipeline, tmp_path, command_line):
     tree = grey_tree(tmp_path / "tree", 4, ("Bag", "Dress"))
     tiny_pipeline.save_pretrained(tmp_path / "prior")
-    run = ("distill", tree, "--prior", tmp_path / "prior", "--method", "filtered", "--ipc", "1", "--num-inference-steps", "2")
+    run = (
+        "distill",
+        tree,
+        "--prior",
+        tmp_path / "prior",
+        "--method",
+        "filtered",
+        "--ipc",
+        "1",
+        "--num-inference-steps",
+        "2",
+    )
     small = ("--set", "candidates=2", "--set", "width=4", "--set", "epochs=2", "--out", tmp_path / "out")
     code, _, error = command_line(*run, "--set", 'method={"name": "dap", "references": 4}', *small)
     assert not code, error

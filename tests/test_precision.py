@@ -53,9 +53,17 @@ def test_the_hash_of_a_prior_is_that_of_its_files(kind, dtype, request):
     assert coarse.vae_dtype == coarse.pipeline.vae.dtype == torch.bfloat16
 
 
-def test_a_prior_in_half_precision_loads_without_a_word(folder, caplog, capfd):
+def test_half_precision_is_said_to_be_slow_where_it_is_emulated(folder, caplog, capfd, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     load_prior(folder, dtype="bfloat16")
     assert caplog.messages == [] and capfd.readouterr() == ("", "")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    load_prior(folder, dtype="bfloat16")
+    (said,) = caplog.messages
+    assert "this CPU has no instructions for bfloat16, which takes several times as long as float32" in said
+    load_prior(folder, options={"vae_dtype": "bfloat16"})
+    load_prior(folder)
+    assert len(caplog.messages) == 1
 
 
 @pytest.mark.parametrize("dtype", HALF)

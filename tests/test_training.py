@@ -20,7 +20,7 @@ import dap
 from dap import rng
 from dap.data.classmap import null_label
 from dap.data.open import open_source
-from dap.device import training_dtype
+from dap.device import fast_dtype
 from dap.errors import DapError, FormatError, OptionError, RunMismatchError
 from dap.features import encode_images
 from dap.priors import load_prior
@@ -181,10 +181,10 @@ def test_training_that_was_killed_ends_with_the_same_weights(moment, source, qui
 )
 def test_the_faster_data_type_is_taken(capability, expected, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert training_dtype(torch.device("cpu")) == expected
+    assert fast_dtype(torch.device("cpu")) == expected
     for emulated in (False, True):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, own=emulated: not own)
-        assert training_dtype(torch.device("cuda")) == (torch.float32 if emulated else torch.bfloat16)
+        assert fast_dtype(torch.device("cuda")) == (torch.float32 if emulated else torch.bfloat16)
 
 
 def test_a_training_is_continued_in_its_own_data_type(source, quick, tmp_path, monkeypatch):
@@ -193,11 +193,11 @@ def test_a_training_is_continued_in_its_own_data_type(source, quick, tmp_path, m
     steps = {"out": tmp_path / "prior", "autoencoder_steps": 1, "denoiser_steps": 1, "progress": False, "card": False}
     taken, real_train = [], train._train
     monkeypatch.setattr(train, "_train", lambda *args, **how: (taken.append(how["dtype"]), real_train(*args, **how)))
-    monkeypatch.setattr(train, "training_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(train, "fast_dtype", lambda device: torch.float32)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(train, "train_denoiser", stopped)
         dap.train_prior(source, **steps)
-    monkeypatch.setattr(train, "training_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr(train, "fast_dtype", lambda device: torch.bfloat16)
     dap.train_prior(source, **steps)
     assert taken == [torch.float32, torch.float32]
     again = dap.train_prior(source, **steps)  # finished
@@ -207,7 +207,8 @@ def test_a_training_is_continued_in_its_own_data_type(source, quick, tmp_path, m
     monkeypatch.setattr(train, "_train", lambda *_, **how: stopped(taken.append(how["dtype"])))  # slow where emulated
     with pytest.raises(KeyboardInterrupt):
         dap.train_prior(source, **steps | {"out": tmp_path / "other"})
-    assert taken[2] == torch.bfloat16 and "dtype" not in (tmp_path / "other" / "training.json").read_text()
+    begun = (tmp_path / "other" / ".training" / "identity.json").read_text()
+    assert taken[2] == torch.bfloat16 and "dtype" not in begun
 
 
 def stopped(*_, **__):

@@ -8,7 +8,7 @@ import torch
 
 from dap.errors import OptionError
 
-__all__ = ["TRAINING_DTYPES", "named_device", "named_dtype", "resolve_device", "training_dtype"]
+__all__ = ["TRAINING_DTYPES", "fast_dtype", "named_device", "named_dtype", "resolve_device"]
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 TRAINING_DTYPES = (torch.float32, torch.bfloat16)  # in float16 small gradients would be zero
@@ -63,14 +63,14 @@ def named_dtype(dtype: str | torch.dtype, known: Sequence[torch.dtype] = DTYPES,
     return named
 
 
-def training_dtype(device: torch.device) -> torch.dtype:
+def fast_dtype(device: torch.device) -> torch.dtype:
     """The faster of bfloat16 and float32 for products on a device.
 
     It is bfloat16 where the device has instructions for it: a GPU of CUDA that says so, or a CPU with AVX-512. On other
     CPUs torch emulates it, many times slower than float32 is.
 
     Example:
-        >>> training_dtype(torch.device("meta"))
+        >>> fast_dtype(torch.device("meta"))
         torch.float32
     """
     if device.type == "cuda":

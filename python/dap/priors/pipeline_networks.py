@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from dap.device import named_dtype, resolve_device
+from dap.device import fast_dtype, named_dtype, resolve_device
 from dap.errors import SourceError
 from dap.priors import pipeline_folder
 from dap.priors.base import Prior
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from dap.storage.file_states import FileStates
 
 __all__ = ["PipelineNetworks"]
+
+logger = logging.getLogger(__name__)
 
 
 class PipelineNetworks(Prior):
@@ -127,6 +130,11 @@ class PipelineNetworks(Prior):
         """
         if (dtype, vae_dtype) == (torch.float32, torch.float32):
             return  # as they are loaded
+        if self.device.type == "cpu" and dtype.itemsize < 4 and fast_dtype(self.device) == torch.float32:
+            logger.warning(
+                "%s: this CPU has no instructions for %s, which takes several times as long as float32; leave the "
+                "dtype out unless the memory is short", self.name, str(dtype).removeprefix("torch."),
+            )  # fmt: skip
         self._sha256 = str(self.describe()["sha256"])
         for network in self._networks():
             nn.Module.to(network, vae_dtype if network is self._vae else dtype)  # diffusers' own logs a warning

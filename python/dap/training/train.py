@@ -18,7 +18,7 @@ from dap.config import check_whole
 from dap.data.open import SourceLike, open_source
 from dap.data.source import Source
 from dap.data.stack import read_images
-from dap.device import TRAINING_DTYPES, named_dtype, resolve_device, training_dtype
+from dap.device import TRAINING_DTYPES, fast_dtype, named_dtype, resolve_device
 from dap.errors import OptionError
 from dap.priors.dit import DiTPrior
 from dap.storage.files import write_atomic
@@ -72,7 +72,7 @@ def train_prior(
         device: Where to train; the GPU if there is one.
         card: Make the model card; if left out now, the same call with ``card=True`` makes it later.
         dtype: In which products are computed, "bfloat16" or "float32"; weights stay in float32. If left out, that of a
-            training that is continued, and of a new one the faster of both (:func:`dap.device.training_dtype`).
+            training that is continued, and of a new one the faster of both (:func:`dap.device.fast_dtype`).
         tf32: Let a GPU multiply float32 numbers with the ten fraction bits of TF32. CPUs ignore it.
         progress: Show progress bars.
 
@@ -95,10 +95,8 @@ def train_prior(
     if size % 8 or not SIDES[0] <= size <= SIDES[1]:
         raise OptionError(f"size: expected a multiple of 8 from {SIDES[0]} to {SIDES[1]}, got {size}")
     where, folder = resolve_device(device), Path(out)
-    if dtype is None:
-        computed_in = recorded_dtype(folder) or training_dtype(where)
-    else:
-        computed_in = named_dtype(dtype, TRAINING_DTYPES)
+    own = recorded_dtype(folder) or fast_dtype(where)
+    computed_in = own if dtype is None else named_dtype(dtype, TRAINING_DTYPES)
     identity = {
         "what": "dap.train_prior", "source": images.identity(), "classes": list(images.class_names), "size": size,
         "channels": channels, "autoencoder_steps": autoencoder_steps, "denoiser_steps": denoiser_steps, "seed": seed,
