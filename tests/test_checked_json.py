@@ -68,6 +68,10 @@ def test_content_of_the_shape_is_returned(tmp_path: Path) -> None:
         ('{"status": "running", "steps": [1], "files": {"a": "0"}}', r"files\.a: expected a hash"),
         ('{"status": "running", "steps": [1], "note": 3}', "note: expected text, got 3"),
         ('{"status": "running", "steps": [1], "seconds": {"a": NaN}}', r"seconds\.a: expected a finite number"),
+        (
+            f'{{"status": "running", "steps": [1], "seconds": {{"a": {10**400}}}}}',
+            r"seconds\.a: expected a finite number",
+        ),
     ],
 )
 def test_other_content_is_refused_with_file_field_and_advice(tmp_path: Path, text: str, message: str) -> None:

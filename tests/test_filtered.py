@@ -10,7 +10,7 @@ from conftest import grey_tree
 from test_mgd3 import NAMES, context
 
 import dap
-from dap.errors import OptionError
+from dap.errors import OptionError, RunMismatchError
 from dap.methods import MGD3, DAPSet, DiT, Filtered, get_method
 from dap.methods.base import Slot, Unit
 from dap.methods.common.classifier import Classifier
@@ -87,7 +87,8 @@ def test_methods_by_name_preset_and_options():
         ("igd", "'filtered' cannot take 'igd': it cannot make a slot again"),
         ("cao2", "'filtered' cannot take 'cao2': it cannot make a slot again"),
         ("mgd", "unknown method 'mgd'; did you mean 'mgd3'"),
-        ({"scale": 1.0}, "unknown method ''"),
+        ({"scale": 1.0}, "method: expected the name of a method among its options"),
+        ('{"name": "mgd3"', "method: expected a name, or a name and options as JSON"),
         ({"name": "dap", "scal": 1.0}, "unknown option of method 'dap' 'scal'"),
         (3, "method: expected a name or an object"),
     ):
@@ -118,6 +119,25 @@ def test_a_run_is_the_same_to_the_byte_resumes_and_is_made_again(tiny_pipeline, 
     dap.distill(tree, method_options=options, out=tmp_path / "a", remake="Bag/1", **settings)
     changed = [file for file in once.files if files[file] != (tmp_path / "a" / file).read_bytes()]
     assert changed == ["train/Bag/00001.png"]
+
+
+def test_another_teacher_does_not_go_on_with_a_run(tiny_pipeline, tmp_path, monkeypatch):
+    tree = grey_tree(tmp_path / "tree", 4, ("Bag", "Dress"))
+    settings = {"prior": tiny_pipeline, "ipc": 1, "num_inference_steps": 2, "out": tmp_path / "out", "progress": False}
+    method = Filtered(candidates=2, **SMALL)
+
+    def taught_by(letter):
+        return lambda *_: {"method": {}, "classifier": {"teacher": "t", "sha256": 64 * letter}}
+
+    monkeypatch.setattr(Filtered, "record", taught_by("a"))
+    once = dap.distill(tree, method=method, **settings)
+    (tmp_path / "out" / once.files[0]).unlink()
+    monkeypatch.setattr(Filtered, "record", taught_by("b"))
+    with pytest.raises(RunMismatchError, match=r"the classifier has other weights .SHA-256 bbbbbbbbbbbb. than the one"):
+        dap.distill(tree, method=method, **settings)
+    monkeypatch.setattr(Filtered, "record", taught_by("a"))
+    dap.distill(tree, method=method, **settings)
+    assert dap.load(tmp_path / "out").manifest["record"]["classifier"]["sha256"] == 64 * "a"
 
 
 def test_the_command(tiny_pipeline, tmp_path, command_line):

@@ -13,7 +13,7 @@ from dap.errors import OptionError
 from dap.features import noised_features
 from dap.features.pooling import Tap
 from dap.priors import load_prior
-from dap.sampling import SamplingSettings, sample
+from dap.sampling import SamplingSettings, as_sampled, check_settings, sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -195,6 +195,33 @@ def test_prompts_and_conditions_that_cannot_be_are_refused():
     for kind in ("flux", "lcm"):
         prior = prior_of(kind)
         assert not prior.has_null and prior.recommended["guidance_scale"] == 1
+
+
+def test_options_of_sampling_that_sana_does_not_have_are_refused(capfd, caplog):
+    prior = load_prior(tiny.sana())
+    for scheduler in ("euler", "ddim", "dpm++", None):
+        assert prior.scheduler(scheduler, 4).sigmas[-1] == 0
+        for option, value in (("timestep_spacing", "trailing"), ("clip_sample", True), ("eta", 0.5)):
+            settings = SamplingSettings(num_inference_steps=4, scheduler=scheduler, **{option: value})
+            with pytest.raises(OptionError, match=f"{option}.*trained by flow matching.*leave it out"):
+                check_settings(prior, settings)
+    for name in ("coda-sdxl", "mgd3-sd", "dit-repo"):
+        with pytest.raises(OptionError, match=f"sampling='{name}': SanaPipeline object was trained by flow matching"):
+            as_sampled(prior, name)
+    assert capfd.readouterr() == ("", "") and caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"template": 3}, "template: expected text with one {} for the class's name, got 3"),
+        ({"prompts": [1]}, r"prompts: expected text by class name, or a JSON file of it, got \[1\]"),
+        ({"prompts": {"cat": 3}}, "prompts: expected text by class name"),
+    ],
+)
+def test_prompts_that_are_no_text_are_refused(options, message):
+    with pytest.raises(OptionError, match=message):
+        load_prior(tiny.pixart(), options=options)
 
 
 def test_few_prompts_are_kept(monkeypatch):

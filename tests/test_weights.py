@@ -81,16 +81,22 @@ def test_a_run_and_what_is_saved_of_it_have_the_weights(run, tmp_path):
         assert set(saved.tensors) == {"weights", "place"}
 
 
-def test_sets_without_weights_and_wrong_ones():
+def test_sets_without_weights_and_wrong_ones(tmp_path):
     assert labelled().weights is None
     np.testing.assert_allclose(
         labelled([30, 1, 10, 1, 20, 1, 0, 1]).weights, [2, 1, 2 / 3, 1, 4 / 3, 1, 0, 1], rtol=1e-6
     )
-    for wrong in ([[1.0, 2.0]] * 8, [1.0, -1.0] + [1.0] * 6, [np.nan] + [1.0] * 7, [0.0, 1.0] * 4):
-        with pytest.raises(
-            FormatError, match="weights: expected a number of at least 0 for each of 8 images, and above"
-        ):
+    for wrong, said in (
+        ([[1.0, 2.0]] * 8, r"expected a number for each of 8 images, got float64 of \(8, 2\)"),
+        ([1.0, -1.0] + [1.0] * 6, "expected numbers of at least 0, got -1.0 for image 1"),
+        ([1.0] * 7 + [np.nan], "expected numbers of at least 0, got nan for image 7"),
+        ([0.0, 1.0] * 4, "every image of class 'Zebra' has the weight 0"),
+    ):
+        with pytest.raises(OptionError, match=f"weights: {said}"):
             _ = labelled(wrong).weights
+        with pytest.raises(OptionError, match=f"weights: {said}"):
+            labelled().save(tmp_path / "set", tensors={"weights": wrong})
+    assert not (tmp_path / "set").exists()
     with pytest.raises(OptionError, match=r"weighted: the images of .* have no weights: leave it out, take a method"):
         dap.evaluate(labelled(), labelled().source, weighted=True, repeats=1)
 
@@ -99,8 +105,30 @@ def test_a_damaged_manifest_is_named(run):
     manifest = json.loads((run.path / "dap.json").read_text())
     manifest["weights"]["cat"].pop()
     (run.path / "dap.json").write_text(json.dumps(manifest))
-    with pytest.raises(FormatError, match=r"dap.json: weights: expected one for each image of a class, got \{'cat': 2"):
+    with pytest.raises(FormatError, match=r"run: dap.json: weights: expected one for each image, .* got \{'cat': 2"):
         dap.load(run.path)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-300, 1e300, 70000.5])
+def test_weights_in_any_unit_survive_saving(tmp_path, unit):
+    expected = np.array([1, 1, 3, 1, 3e-7, 1, 5e-7, 2])
+    weights = expected * unit
+    labelled().save(tmp_path / "set", tensors={"weights": weights})
+    saved = dap.load(tmp_path / "set")
+    sums = [expected[label::2].sum() / 4 for label in range(2)]
+    np.testing.assert_allclose(labelled(weights).weights, expected / np.tile(sums, 4), rtol=1e-6)
+    by_pixels = dict(zip((image.tobytes() for image, _ in labelled()), labelled(weights).weights, strict=True))
+    found = [by_pixels[image.tobytes()] for image, _ in saved]
+    np.testing.assert_allclose(saved.weights, found, rtol=1e-5)
+
+
+def test_packing_some_classes_keeps_their_weights(run, tmp_path, command_line):
+    command = ("pack", run.path, "--to", "parquet", "--classes", "oak tree", "--out", tmp_path / "one")
+    code, _, error = command_line(*command)
+    assert not code, error
+    one = dap.load(tmp_path / "one")
+    np.testing.assert_allclose(one.weights, run.weights[run.labels == run.class_to_idx["oak tree"]], rtol=1e-6)
+    assert one.class_names == ("oak tree",) and not one.manifest
 
 
 def test_the_loss_is_the_weighted_mean():

@@ -90,10 +90,10 @@ class DistilledDataset(LabelledSet):
         here, so that those of a part of a set are too.
 
         Raises:
-            FormatError: The saved weights are not one number of at least 0 for each image, and above 0 for some image
-                of each class.
+            OptionError: The weights are not one number of at least 0 for each image, and above 0 for some image of each
+                class.
         """
-        return class_weights(self._tensors, self.labels, self.source.name)
+        return class_weights(self._tensors, self.labels, self.class_names)
 
     def take(self, n: int) -> DistilledDataset:
         """The best n images of each class, best first, as a set of their own.
@@ -194,11 +194,13 @@ class DistilledDataset(LabelledSet):
         """
         if not (self.path / MANIFEST).is_file():  # a run's folder may hold more, since its manifest names its images
             check_outside(Path(out), self.source)
+        tensors = self._tensors if tensors is None else self._own_weights() | dict(tensors)
+        class_weights({name: np.asarray(array) for name, array in tensors.items()}, self.labels, self.class_names)
         provenance = self.manifest or {"name": self.source.name, "identity": self.source.identity()}
         return write_packed(
             source_samples(self.source), out, format=format, class_names=self.class_names, provenance=provenance,
             codec=codec, quality=quality, maxcount=maxcount, maxsize=maxsize, on_error=on_error,
-            tensors=self._tensors if tensors is None else self._own_weights() | dict(tensors),
+            tensors=tensors,
         )  # fmt: skip
 
     def _own_weights(self) -> dict[str, np.ndarray]:

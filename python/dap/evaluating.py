@@ -116,6 +116,8 @@ def evaluate(
         teacher = teacher_from_options(teacher, teacher_options or {})
     elif teacher_options:
         raise OptionError("teacher_options belong to a teacher by name or file; leave them out")
+    if not isinstance(weighted, bool):
+        raise OptionError(f"weighted: expected True or False, got {weighted!r}")
     workers, rank = check_whole("workers", workers), own_rank()
     if workers > 1 and rank.world > 1:
         raise OptionError(f"workers: torchrun or SLURM has started {rank.world} processes already; leave it out")

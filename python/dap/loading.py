@@ -54,7 +54,7 @@ def load(
             raise OptionError(f"{path}: its labels are those of its dap.json; leave class_map= out")
         return DistilledDataset(
             run.source, manifest=run.manifest, best_first=run.best_first, transform=transform,
-            tensors=recorded_weights(run.manifest),
+            tensors=recorded_weights(run.manifest, run.source.name),
         )  # fmt: skip
     try:
         source = open_source(path)

@@ -73,10 +73,19 @@ def pack(
     }  # fmt: skip
     # a run, or a set that was packed from one, is packed with its manifest and in its order
     known = Path(source, MANIFEST).is_file() or (split == "train" and Path(source, PACKED).is_file())
-    if known and not classes and label_column is None:
-        from dap.api import load
+    if known and label_column is None:
+        import numpy as np
 
-        packed = load(source).save(out, format=format, **options)
+        from dap.api import load
+        from dap.dataset import DistilledDataset
+
+        distilled = load(source)
+        chosen = choose_classes(classes, distilled.class_names)
+        if chosen is not None:  # without the manifest, which has all classes
+            rows = np.flatnonzero(np.isin([distilled.class_names[label] for label in distilled.labels], chosen))
+            beside = {name: tensor.numpy()[rows] for name, tensor in distilled.tensors.items()}
+            distilled = DistilledDataset(distilled.source.subset(chosen), tensors=beside)
+        packed = distilled.save(out, format=format, **options)
     else:
         images = open_source(source, split=split, label_column=label_column)
         chosen = choose_classes(classes, images.class_names)

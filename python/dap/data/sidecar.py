@@ -16,6 +16,7 @@ import numpy as np
 
 from dap.data.shard_paths import SIDECAR
 from dap.data.source import Source
+from dap.data.weights import WEIGHTS
 from dap.errors import FormatError, OptionError
 from dap.storage.files import atomic_path, sha256_file
 
@@ -23,7 +24,7 @@ __all__ = ["hash_tensors", "read_sidecar", "to_stored_arrays", "write_sidecar"]
 
 
 def to_stored_arrays(tensors: Mapping[str, object], count: int) -> dict[str, np.ndarray]:
-    """Checks tensors and converts them to what is stored: floats become float16, integers stay as they are.
+    """Checks tensors and converts them to what is stored: floats become float16, weights float32, integers stay.
 
     Args:
         tensors: Arrays or tensors by name.
@@ -44,7 +45,9 @@ def to_stored_arrays(tensors: Mapping[str, object], count: int) -> dict[str, np.
                 f"tensors: expected {name!r} with a row of numbers for each of {count} images, got {array.dtype} of "
                 f"{array.shape}"
             )
-        if array.dtype.kind == "f":
+        if array.dtype.kind == "f" and name == WEIGHTS:
+            array = (array / (array.max(initial=0) or 1)).astype(np.float32)  # only their ratios count
+        elif array.dtype.kind == "f":
             if not np.abs(array).max(initial=0) <= np.finfo(np.float16).max:  # also when there is a NaN
                 raise OptionError(f"tensors: {name!r} has values that float16 does not hold; scale it")
             array = array.astype(np.float16)

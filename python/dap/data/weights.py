@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from dap.data.manifest import counts_in
-from dap.errors import FormatError
+from dap.errors import FormatError, OptionError
 
 __all__ = ["WEIGHTS", "class_weights", "recorded_weights"]
 
 WEIGHTS = "weights"  # the name of the tensor beside the images, and of the manifest's entry
 
 
-def recorded_weights(manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def recorded_weights(manifest: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
     """Return the weights that a run's manifest records, as a tensor beside its images; none if it has none.
+
+    Args:
+        manifest: The manifest.
+        name: Of the run, for errors.
 
     Raises:
         FormatError: They are not those of the run's images.
@@ -25,39 +29,50 @@ def recorded_weights(manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:
     if by_class is None:
         return {}
     names = [entry["name"] for entry in manifest["class_map"]]
-    counts = {name: len(by_class.get(name, ())) for name in names}
-    if list(counts.values()) != list(counts_in(manifest)):
-        raise FormatError(f"dap.json: weights: expected one for each image of a class, got {counts}")
+    expected, found = dict(zip(names, counts_in(manifest), strict=True)), {key: len(by_class[key]) for key in by_class}
+    if found != expected:
+        raise FormatError(
+            f"{name}: dap.json: weights: expected one for each image, {expected}, got {found}; restore the file, or "
+            "delete this entry of it"
+        )
     return {WEIGHTS: np.array([weight for name in names for weight in by_class[name]])}
 
 
-def class_weights(tensors: Mapping[str, np.ndarray], labels: np.ndarray, name: str) -> np.ndarray | None:
+def class_weights(tensors: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str]) -> np.ndarray | None:
     """Return the weights among the tensors of a set, scaled to a mean of 1 in each class; None if there are none.
 
     Args:
         tensors: Arrays by name, with a row for each image.
         labels: The label of each image, int64 (N,).
-        name: Of the set, for errors.
+        names: The name of each class.
 
     Returns:
         float32 (N,).
 
     Raises:
-        FormatError: They are not one number of at least 0 for each image, and above 0 for some image of each class.
+        OptionError: They are not one number of at least 0 for each image, and above 0 for some image of each class.
 
     Example:
-        >>> class_weights({"weights": np.array([30, 10, 5])}, np.array([0, 0, 1]), "a set").tolist()
+        >>> class_weights({"weights": np.array([30, 10, 5])}, np.array([0, 0, 1]), ("a", "b")).tolist()
         [1.5, 0.5, 1.0]
     """
     if WEIGHTS not in tensors:
         return None
-    given = tensors[WEIGHTS].astype(np.float64)
-    sums = np.bincount(labels, given) if given.shape == labels.shape else np.zeros(0)
-    counts = np.bincount(labels)
-    if not len(sums) or not np.isfinite(given).all() or given.min() < 0 or (sums[counts > 0] == 0).any():
-        raise FormatError(
-            f"{name}: weights: expected a number of at least 0 for each of {len(labels)} images, and above 0 for some "
-            f"image of each class, got {tensors[WEIGHTS].dtype} of {tensors[WEIGHTS].shape}"
+    given = np.asarray(tensors[WEIGHTS])
+    if given.shape != labels.shape or given.dtype.kind not in "fiu":
+        raise OptionError(
+            f"weights: expected a number for each of {len(labels)} images, got {given.dtype} of {given.shape}"
         )
-    scaled: np.ndarray = given * (counts / np.where(counts, sums, 1))[labels]
+    wrong = np.flatnonzero(~(np.isfinite(given) & (given >= 0)))
+    if len(wrong):
+        raise OptionError(f"weights: expected numbers of at least 0, got {given[wrong[0]]} for image {wrong[0]}")
+    scaled = np.empty(len(labels))
+    for label in np.unique(labels):
+        own = given[labels == label].astype(np.float64)
+        if not own.any():
+            raise OptionError(
+                f"weights: every image of class {names[label]!r} has the weight 0: take other images, or leave it out"
+            )
+        shares = own / own.max()  # a sum of large numbers would not be finite
+        scaled[labels == label] = shares / shares.mean()
     return scaled.astype(np.float32)

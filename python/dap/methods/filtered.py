@@ -30,13 +30,14 @@ Prepared = tuple[object, Classifier]  # what the method prepared, and the classi
 
 @dataclass(frozen=True)
 class Filtered(Method[Prepared]):
-    """The best of several images for each slot, by a classifier.
+    """The best of several images for each slot, by a classifier. A finished run cannot be extended to more images.
 
     Attributes:
         method: The method that makes the candidates: a name, a preset such as "mgd3:paper", a mapping of its name and
             options, or an object. A prior has to make its images, and each slot by itself or in a set that can be made
             again.
-        candidates: Images made for each slot, at least 1. The first one is what the method alone would make.
+        candidates: Images made for each slot, at least 1. The first one is what the method alone would make, except for
+            a slot that is made again.
         surest: Keep the candidate of which the classifier is surest, among those that it assigns to the class;
             otherwise the one of which it is least sure.
         teacher: The classifier: a file or a name as for :func:`dap.open_teacher`. None trains one, as ``network``,
@@ -170,7 +171,11 @@ def _method(given: object) -> AnyMethod:
     """
     if isinstance(given, Mapping):
         options = dict(given)
-        given = get_method(str(options.pop("name", "")), options)
+        if not isinstance(name := options.pop("name", None), str):
+            raise OptionError(f"method: expected the name of a method among its options, got {dict(given)!r}")
+        given = get_method(name, options)
+    if isinstance(given, str) and given[:1] in "{[":
+        raise OptionError(f"method: expected a name, or a name and options as JSON, got {given!r}")
     method = get_method(given)  # type: ignore[arg-type]  # it checks the type
     if isinstance(method, Filtered) or not method.uses_prior():
         reason = "it is a filter itself" if isinstance(method, Filtered) else "no prior makes its images"

@@ -16,6 +16,7 @@ Sana is sampled by DPM-Solver++ over the same σ, as its pipeline has it.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteSchedul
 from torch import Tensor
 
 from dap.errors import OptionError
-from dap.priors.schedulers import with_steps
+from dap.priors.schedulers import public, with_steps
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -90,10 +91,10 @@ def flow_scheduler(
     if by_dpm and name not in EULER:
         solver = {"algorithm_type": "dpmsolver++", "variance_type": None}
         return with_steps(DPMSolverMultistepScheduler, config, solver, num_inference_steps, device)
+    known_options = inspect.signature(FlowMatchEulerDiscreteScheduler.__init__).parameters
+    options = {key: value for key, value in public(config).items() if key in known_options}
     shift = {"shift": config.flow_shift} if by_dpm else {}
-    scheduler: FlowScheduler = FlowScheduler.from_config(
-        {key: value for key, value in config.items() if not key.startswith("_")} | shift
-    )
+    scheduler: FlowScheduler = FlowScheduler.from_config(options | shift)
     given: dict[str, object] = {"mu": _shift(config, tokens)} if config.use_dynamic_shifting else {}
     if spaced_to_zero:
         given["sigmas"] = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)

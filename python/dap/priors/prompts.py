@@ -74,8 +74,8 @@ class PromptedPrior(PipelinePrior):
         super().__init__(
             pipeline, denoiser, pipeline.vae, blocks, size=size, name=name, channels=channels, recommended=recommended
         )
-        if template.count("{}") != 1:
-            raise OptionError(f"template: expected one {{}} for the class's name, got {template!r}")
+        if not isinstance(template, str) or template.count("{}") != 1:
+            raise OptionError(f"template: expected text with one {{}} for the class's name, got {template!r}")
         self._template, self._prompts, self._negative = template, _read(prompts), negative_prompt
         for encoder in self._text_encoders():
             encoder.eval().requires_grad_(False)
@@ -215,7 +215,12 @@ def name_in_prompt(name: str) -> str:
 def _read(prompts: Mapping[str, str] | str | Path | None) -> dict[str, str]:
     """Return prompts by class name: those given, or those of a JSON file."""
     if not isinstance(prompts, str | Path):
-        return dict(prompts or {})
+        prompts = {} if prompts is None else prompts
+        if not isinstance(prompts, Mapping) or not all(
+            isinstance(part, str) for pair in prompts.items() for part in pair
+        ):
+            raise OptionError(f"prompts: expected text by class name, or a JSON file of it, got {prompts!r}")
+        return dict(prompts)
     try:
         by_name: dict[str, str] = read_json(check_path("prompts", prompts), mapping(TEXT))
     except (FileNotFoundError, FormatError) as error:

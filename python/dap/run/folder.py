@@ -16,7 +16,7 @@ from dap.methods import Slot, Unit
 from dap.run.batch import TOO_LARGE, at_once, batch_of, with_half
 from dap.run.energies import EnergyMeans
 from dap.run.header import header_of
-from dap.run.history import history_of
+from dap.run.history import check_hashes, history_of
 from dap.run.job import Job
 from dap.run.memory import check_memory
 from dap.run.plan import plan
@@ -171,7 +171,12 @@ class RunFolder:
         self.begun = True
 
     def set_record(self, record: Mapping[str, object], weights: Mapping[str, Sequence[float]]) -> None:
-        """Record what the method says about its artefact, and the weights of the slots if they are not alike."""
+        """Record what the method says about its artefact, and the weights of the slots if they are not alike.
+
+        Raises:
+            RunMismatchError: A file that the method reads, such as a teacher, is another one than it was.
+        """
+        check_hashes(self.out, (self.state.before or {}).get("record"), record)
         self._manifest["record"] = record
         if weights:
             self._manifest["weights"] = {name: list(own) for name, own in weights.items()}

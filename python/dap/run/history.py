@@ -19,7 +19,7 @@ from dap.run.header import described_sources, header_of
 from dap.run.job import Job
 from dap.run.plan import Round
 
-__all__ = ["IDENTITY", "History", "history_of"]
+__all__ = ["IDENTITY", "History", "check_hashes", "history_of"]
 
 IDENTITY = ("options", "source", "prior", "class_map", "index")  # what has to be the same for a run to be continued
 BY_CLASS = ("prompts", "concepts")  # entries of a text prior's description
@@ -159,3 +159,29 @@ def _identity(job: Job, before: Mapping[str, Any], added: Collection[str]) -> di
             values = header["prior"][key]
             header["prior"] |= {key: {name: value for name, value in values.items() if name not in added}}
     return header
+
+
+def check_hashes(out: Path, before: object, record: object, name: str = "record") -> None:
+    """Raise unless the hashes in two records of a method, of a teacher's file for example, are the same.
+
+    Args:
+        out: The folder of the run.
+        before: The record of the images that are there; None: there are none.
+        record: That of the images that are to be made.
+        name: Of the part of the record that is compared, for the error.
+
+    Raises:
+        RunMismatchError: A hash is another one.
+    """
+    if isinstance(before, Mapping) and isinstance(record, Mapping):
+        for key in before.keys() & record.keys():
+            check_hashes(out, before[key], record[key], f"{name}.{key}")
+    elif isinstance(before, list) and isinstance(record, list):
+        for number, (old, new) in enumerate(zip(before, record, strict=False)):
+            check_hashes(out, old, new, f"{name}.{number}")
+    elif name.endswith(".sha256") and before != record:
+        what = name.removeprefix("record.").removesuffix("sha256").rstrip(".") or "teacher"
+        raise RunMismatchError(
+            f"{out}: the {what} has other weights (SHA-256 {str(record)[:12]}) than the one that made the images there "
+            f"({str(before)[:12]}): restore its file, or choose another folder"
+        )

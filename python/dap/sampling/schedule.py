@@ -10,7 +10,8 @@ import torch
 
 from dap.errors import OptionError
 from dap.priors import Prior
-from dap.priors.schedulers import remembers, scheduler_name, with_steps
+from dap.priors.pipeline import PipelinePrior
+from dap.priors.schedulers import of_flow, remembers, scheduler_name, with_steps
 from dap.sampling.named import named_sampling
 from dap.sampling.settings import SamplingSettings
 
@@ -27,6 +28,8 @@ def as_sampled(prior: Prior, name: str, given: Collection[str] = ()) -> Prior:
         OptionError: There is no such sampling, or the prior cannot be sampled so.
     """
     named = named_sampling(name)
+    if isinstance(prior, PipelinePrior) and of_flow(prior.noise_schedule()):
+        raise OptionError(f"sampling={name!r}: {prior.name} was trained by flow matching, leave it out")
     try:
         return prior.with_sampling(
             learned_variance=None if "learned_variance" in given else named.learned_variance,
@@ -63,6 +66,8 @@ def scheduler_of(prior: Prior, settings: SamplingSettings) -> Any:
     if not changes:
         return scheduler
     kind = type(scheduler)
+    if of_flow(scheduler) and set(changes.values()) != {False}:
+        raise OptionError(f"{', '.join(changes)}: {prior.name} was trained by flow matching, leave it out")
     for name in changes.keys() - inspect.signature(kind.__init__).parameters.keys():
         if changes.pop(name) is not False:  # what a scheduler does not have, it does not do
             raise OptionError(f"{name}: {kind.__name__} has no such option; leave it out, or choose scheduler='ddpm'")
@@ -114,6 +119,8 @@ def step_arguments(scheduler: Any, settings: SamplingSettings, generators: list[
     arguments: dict[str, Any] = {"generator": generators} if "generator" in accepted else {}
     if "eta" in accepted:
         arguments["eta"] = settings.eta
+    elif settings.eta and of_flow(scheduler):
+        raise OptionError(f"eta={settings.eta}: a prior that was trained by flow matching has no eta, leave it out")
     elif settings.eta:
         raise OptionError(f"eta={settings.eta}: {type(scheduler).__name__} has no eta; choose scheduler='ddim'")
     return arguments

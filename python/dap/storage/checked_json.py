@@ -10,10 +10,10 @@ together from the ones below::
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import stat
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -124,7 +124,8 @@ ANYTHING = kind("anything", lambda value: True)
 NOTHING = kind("null", lambda value: value is None)
 TEXT = kind("text", lambda value: isinstance(value, str))
 FLAG = kind("true or false", lambda value: isinstance(value, bool))
-NUMBER = kind("a finite number", lambda value: type(value) in (int, float) and math.isfinite(value))
+LARGEST = sys.float_info.max
+NUMBER = kind("a finite number", lambda value: type(value) in (int, float) and -LARGEST <= value <= LARGEST)
 BELOW = kind(
     "a path below the folder",
     lambda value: (
