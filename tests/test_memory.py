@@ -287,7 +287,7 @@ def test_units_of_older_versions_are_kept_where_a_manifest_has_no_pass_size(make
     surrogate = IGD(width=4, epochs=2, references=2, scale=0.01)
     new = RunFolder(tmp_path / "igd", job(source, prior, surrogate, 2), batch_size=2)
     assert (new.pass_size, [len(unit.slots) for unit in new.units]) == (2, [4, 2])
-    new.begin({}, {})
+    new.begin({}, {}, {})
     again = RunFolder(tmp_path / "igd", job(source, prior, surrogate, 2))
     assert (again.pass_size, [len(unit.slots) for unit in again.units]) == (2, [4, 2])
     manifest = json.loads((tmp_path / "igd" / "dap.json").read_text())
@@ -300,7 +300,7 @@ def test_units_of_older_versions_are_kept_where_a_manifest_has_no_pass_size(make
 @pytest.mark.parametrize("name", ["dit", "dap", "dap_set", "dap_set:medoids", "igd:fashion", "mgd3", "random"])
 def test_the_built_in_prior_makes_100_slots_at_once_and_keeps_its_manifest(name, tmp_path):
     made = RunFolder(tmp_path / "out", job("fashion-mini", "fashion-dit", name, 10, device="cpu"))
-    made.begin({}, {})
+    made.begin({}, {}, {})
     manifest = json.loads((tmp_path / "out" / "dap.json").read_text())
     assert manifest["batch_size"] == 100 and "pass_size" not in manifest
 
