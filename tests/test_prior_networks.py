@@ -75,7 +75,9 @@ def test_u_nets_under_other_conditions_are_refused(changes, message):
 
 def test_a_first_stage_of_another_kind_is_refused(tiny_pipeline):
     tiny_pipeline.vae.register_to_config(scaling_factor=None)
-    with pytest.raises(OptionError, match=r"expected an AutoencoderKL, VQModel or AutoencoderDC as first stage.*no scaling_factor"):
+    with pytest.raises(
+        OptionError, match=r"expected an AutoencoderKL, VQModel or AutoencoderDC as first stage.*no scaling_factor"
+    ):
         DiTPrior(tiny_pipeline)
 
 
