@@ -10,7 +10,6 @@ import sys
 import numpy as np
 import oracles
 import pytest
-import tiny
 import torch
 from diffusers import DPMSolverMultistepScheduler
 from PIL import Image
@@ -23,17 +22,8 @@ from dap.errors import OptionError, RunMismatchError
 from dap.methods import CoDA, DiT, Guided, get_method
 from dap.methods.coda import Representative, RepresentativeTerm
 from dap.methods.common.modes import Clusters
-from dap.priors import load_prior
 from dap.priors.dit import DiTPrior
-from dap.sampling import (
-    SamplingSettings,
-    StepState,
-    Window,
-    as_sampled,
-    denoise_in_parts,
-    differences,
-    scheduler_of,
-)
+from dap.sampling import StepState, Window, denoise_in_parts
 from dap.selection import density
 from dap.selection.density import density_clusters, gather, umap_embedding
 
@@ -431,21 +421,6 @@ def test_the_published_window_is_the_first_22_of_25_steps():
     assert (preset.min_cluster_size, preset.min_samples) == (55, 3)
     window = Window(preset.start, preset.stop)
     assert [step for step in range(25) if window.contains(step, 25)] == list(range(22))
-
-
-def test_the_published_sampling_is_that_of_sdxl():
-    prior = load_prior(tiny.stable_diffusion_xl())
-    settings = SamplingSettings.choose(prior.recommended, CoDA.sampled_by["paper"])
-    scheduler = scheduler_of(as_sampled(prior, "coda-sdxl"), settings)
-    assert isinstance(scheduler, DPMSolverMultistepScheduler) and scheduler.config.use_karras_sigmas
-    assert (len(scheduler.timesteps), settings.guidance_scale) == (25, 5.0)
-    assert differences(prior, settings, "coda-sdxl") == []
-    other = dataclasses.replace(settings, scheduler="dpm++")
-    assert differences(prior, other, "coda-sdxl") == ["scheduler dpm++ instead of dpm++-karras"]
-    other = dataclasses.replace(settings, scheduler=None, guidance_scale=4.0)
-    assert differences(prior, other, "coda-sdxl") == [
-        "guidance_scale 4.0 instead of 5.0", "scheduler euler instead of dpm++-karras",
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("scheduler", ["ddpm", "ddim", "dpm++"])

@@ -1,7 +1,8 @@
-"""``sampling="dit-repo"``: against the formulas of the repository in float64, and against diffusers' scheduler."""
+"""Named samplings: "dit-repo" against the formulas of the repository in float64, and against diffusers' scheduler."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 
@@ -10,11 +11,13 @@ import oracles
 import pytest
 import tiny
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
 import dap
 from dap import rng
 from dap.errors import OptionError
+from dap.methods import CoDA
+from dap.priors import load_prior
 from dap.priors.dit import DiTPrior
 from dap.priors.stable_diffusion import StableDiffusionPrior
 from dap.sampling import SamplingSettings, as_sampled, differences, sample, scheduler_of
@@ -120,6 +123,21 @@ def test_options_beside_it_win(tiny_learned_pipeline):
     ]  # fmt: skip
     free = as_sampled(DiTPrior(tiny_learned_pipeline, learned_variance=True), "dit-repo", {"guided_channels": None})
     assert (free.learned_variance, free.guided_channels) == (True, None)
+
+
+def test_codas_sampling_is_that_of_sdxl():
+    prior = load_prior(tiny.stable_diffusion_xl())
+    settings = SamplingSettings.choose(prior.recommended, CoDA.sampled_by["paper"])
+    scheduler = scheduler_of(as_sampled(prior, "coda-sdxl"), settings)
+    assert isinstance(scheduler, DPMSolverMultistepScheduler) and scheduler.config.use_karras_sigmas
+    assert (len(scheduler.timesteps), settings.guidance_scale) == (25, 5.0)
+    assert differences(prior, settings, "coda-sdxl") == []
+    other = dataclasses.replace(settings, scheduler="dpm++")
+    assert differences(prior, other, "coda-sdxl") == ["scheduler dpm++ instead of dpm++-karras"]
+    other = dataclasses.replace(settings, scheduler=None, guidance_scale=4.0)
+    assert differences(prior, other, "coda-sdxl") == [
+        "guidance_scale 4.0 instead of 5.0", "scheduler euler instead of dpm++-karras",
+    ]  # fmt: skip
 
 
 def test_what_cannot_be_sampled_so_is_refused(tiny_pipeline, tiny_learned_pipeline):

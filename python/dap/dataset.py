@@ -195,7 +195,7 @@ class DistilledDataset(LabelledSet):
         if not (self.path / MANIFEST).is_file():  # a run's folder may hold more, since its manifest names its images
             check_outside(Path(out), self.source)
         tensors = self._tensors if tensors is None else self._own_weights() | dict(tensors)
-        class_weights({name: np.asarray(array) for name, array in tensors.items()}, self.labels, self.class_names)
+        class_weights(tensors, self.labels, self.class_names)  # raises before anything is written
         provenance = self.manifest or {"name": self.source.name, "identity": self.source.identity()}
         return write_packed(
             source_samples(self.source), out, format=format, class_names=self.class_names, provenance=provenance,

@@ -38,11 +38,11 @@ def recorded_weights(manifest: Mapping[str, Any], name: str) -> dict[str, np.nda
     return {WEIGHTS: np.array([weight for name in names for weight in by_class[name]])}
 
 
-def class_weights(tensors: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str]) -> np.ndarray | None:
+def class_weights(tensors: Mapping[str, object], labels: np.ndarray, names: Sequence[str]) -> np.ndarray | None:
     """Return the weights among the tensors of a set, scaled to a mean of 1 in each class; None if there are none.
 
     Args:
-        tensors: Arrays by name, with a row for each image.
+        tensors: Arrays or tensors by name, with a row for each image.
         labels: The label of each image, int64 (N,).
         names: The name of each class.
 

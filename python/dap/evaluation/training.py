@@ -201,7 +201,8 @@ def _drawn(recipe: Recipe, data: _Set, generator: torch.Generator) -> Iterator[_
         if recipe.cutmix and torch.rand((), generator=generator) < recipe.cutmix:
             partners, share = cutmix(inputs, generator)
         targets = labels[rows]
-        both = None if weights is None else torch.stack([weights[rows], weights[rows[partners]]])
+        own = None if weights is None else weights[rows]
+        both = None if own is None else torch.stack([own, own[partners]])
         yield _Mixed(inputs, targets, targets[partners], share, None, both)
 
 
@@ -218,11 +219,9 @@ def _loss(net: nn.Module, mixed: _Mixed, recipe: Recipe, training: Training) -> 
     """
     inputs = mixed.inputs.contiguous(memory_format=memory_layout(net, mixed.inputs.device))
     if recipe.labels == "hard":
-        logits, weights = net(inputs).float(), (None, None) if mixed.weights is None else mixed.weights
-        own, pasted = (
-            cross_entropy(logits, mixed.targets, weights[0]),
-            cross_entropy(logits, mixed.others, weights[1]),
-        )
+        logits, (first, second) = net(inputs).float(), (None, None) if mixed.weights is None else mixed.weights
+        own = cross_entropy(logits, mixed.targets, first)
+        pasted = cross_entropy(logits, mixed.others, second)
         return mixed.share * own + (1 - mixed.share) * pasted
     asked = mixed.logits
     if asked is None:

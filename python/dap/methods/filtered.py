@@ -18,7 +18,7 @@ from torch import Tensor
 from dap.config import check_whole
 from dap.errors import OptionError
 from dap.methods.base import AnyMethod, Context, Couples, Method, Presets, Record, Remakes, Unit
-from dap.methods.common.classifier import Classifier, ClassifierChoice, kept_by
+from dap.methods.common.classifier import Classifier, ClassifierOptions, kept_by
 from dap.methods.common.registry import get_method
 from dap.methods.dit import DiT
 from dap.priors import Demand
@@ -29,7 +29,7 @@ Prepared = tuple[object, Classifier]  # what the method prepared, and the classi
 
 
 @dataclass(frozen=True)
-class Filtered(Method[Prepared]):
+class Filtered(ClassifierOptions, Method[Prepared]):
     """The best of several images for each slot, by a classifier. A finished run cannot be extended to more images.
 
     Attributes:
@@ -78,10 +78,6 @@ class Filtered(Method[Prepared]):
         if not isinstance(self.surest, bool):
             raise OptionError(f"surest: expected true or false, got {self.surest!r}")
         self.choice()
-
-    def choice(self) -> ClassifierChoice:
-        """Return which classifier the options ask for, checked."""
-        return ClassifierChoice(self.teacher, self.teacher_options, self.network, self.width, self.epochs)
 
     def versions(self) -> Mapping[str, int]:
         """Return the version of the method that makes the candidates."""

@@ -66,8 +66,10 @@ def scheduler_of(prior: Prior, settings: SamplingSettings) -> Any:
     if not changes:
         return scheduler
     kind = type(scheduler)
-    if of_flow(scheduler) and set(changes.values()) != {False}:
-        raise OptionError(f"{', '.join(changes)}: {prior.name} was trained by flow matching, leave it out")
+    if of_flow(scheduler):
+        if refused := [name for name, value in changes.items() if value is not False]:
+            raise OptionError(f"{', '.join(refused)}: {prior.name} was trained by flow matching, leave it out")
+        return scheduler  # what it does not have, it does not do
     for name in changes.keys() - inspect.signature(kind.__init__).parameters.keys():
         if changes.pop(name) is not False:  # what a scheduler does not have, it does not do
             raise OptionError(f"{name}: {kind.__name__} has no such option; leave it out, or choose scheduler='ddpm'")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from dap.methods.base import Context, Record, Remakes
 
-__all__ = ["Classifier", "ClassifierChoice", "ClassifierMethod", "kept_by"]
+__all__ = ["Classifier", "ClassifierChoice", "ClassifierMethod", "ClassifierOptions", "kept_by"]
 
 AT_ONCE = 64  # images that are classified together, whatever the unit
 CHECKED = 20  # real images of each class on which a teacher is measured
@@ -128,11 +128,8 @@ class ClassifierChoice:
         return None if self.teacher is not None else "a classifier of all classes"
 
 
-class ClassifierMethod(Method[Classifier]):
-    """The base of methods that make the images of a class together, judged by a classifier.
-
-    A subclass has the fields of :class:`ClassifierChoice` among its options.
-    """
+class ClassifierOptions:
+    """The base of methods that have the fields of :class:`ClassifierChoice` among their options."""
 
     teacher: str | None
     teacher_options: Mapping[str, object] | None
@@ -143,6 +140,10 @@ class ClassifierMethod(Method[Classifier]):
     def choice(self) -> ClassifierChoice:
         """Return which classifier the options ask for, checked."""
         return ClassifierChoice(self.teacher, self.teacher_options, self.network, self.width, self.epochs)
+
+
+class ClassifierMethod(ClassifierOptions, Method[Classifier]):
+    """The base of methods that make the images of a class together, judged by a classifier."""
 
     def preparation_bytes(self, context: Context) -> int:
         """Return the memory of training the classifier."""
