@@ -161,7 +161,7 @@ def test_prompts_come_from_names_templates_and_files(tmp_path):
 
 def test_prompts_that_cannot_be_are_refused(tmp_path):
     pipeline = tiny.stable_diffusion()
-    with pytest.raises(OptionError, match=r"template: expected one \{\}"):
+    with pytest.raises(OptionError, match=r"template: expected text with one \{\}"):
         StableDiffusionPrior(pipeline, template="a photo")
     (tmp_path / "bad.json").write_text("[1]")
     with pytest.raises(FormatError, match=r"bad.json: expected JSON with a prompt by class name"):
