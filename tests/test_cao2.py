@@ -15,7 +15,8 @@ from dap.data.open import open_source
 from dap.errors import OptionError
 from dap.methods import CaO2, get_method
 from dap.methods.base import Context, Slot, Unit
-from dap.methods.common.classifier import Classifier, kept_by
+from dap.methods.cao2 import kept_by
+from dap.methods.common.classifier import Classifier
 from dap.priors import load_prior
 from dap.priors.dit import DiTPrior
 from dap.sampling import SamplingSettings

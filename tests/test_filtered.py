@@ -10,10 +10,12 @@ from conftest import grey_tree
 from test_mgd3 import NAMES, context
 
 import dap
+from dap import rng
 from dap.errors import OptionError, RunMismatchError
 from dap.methods import MGD3, DAPSet, DiT, Filtered, get_method
 from dap.methods.base import Slot, Unit
 from dap.methods.common.classifier import Classifier
+from dap.methods.filtered import _chosen
 from dap.priors.dit import DiTPrior
 
 UNIT = Unit(0, tuple(Slot(index, number, again) for index in (0, 2) for number, again in ((0, 0), (1, 2), (2, 0))))
@@ -24,6 +26,12 @@ def by_brightness(images):
     """Logits of three classes: the last one is that of bright images."""
     mean = 4 * images.mean((1, 2, 3))
     return torch.stack([-mean, 0 * mean, mean], 1)
+
+
+def preference(p, wanted, surest):
+    """Sorts candidates by their probabilities: the first one is kept."""
+    right = p.index(max(p)) == wanted
+    return (0, -p[wanted] if surest else p[wanted]) if right else (1, -p[wanted])
 
 
 @pytest.fixture
@@ -44,13 +52,25 @@ def test_each_slot_keeps_the_candidate_that_the_classifier_prefers(given, method
     chosen = []
     for place, slot in enumerate(UNIT.slots):
         images = given.prior.decode(torch.stack([candidates[place] for candidates in made])).float() / 127.5 - 1
-        p = by_brightness(images).softmax(1)
-        order = sorted(
-            range(3), key=lambda i: (int(p[i].argmax()) != slot.class_index, -p[i].max() if surest else p[i].max())
-        )
+        p = by_brightness(images).softmax(1).tolist()
+        order = sorted(range(3), key=lambda i: preference(p[i], slot.class_index, surest))
         chosen.append(order[0])
         assert torch.equal(kept[place], made[order[0]][place])
     assert len(set(chosen)) > 1, "the choices differ"
+
+
+@pytest.mark.parametrize("surest", [True, False])
+def test_the_candidate_that_is_kept_is_of_the_class_or_the_nearest_to_it(surest):
+    draw = rng.generator(3)
+    for count in (1, 2, 5):
+        for _ in range(60):
+            probabilities = torch.rand((count, 4), generator=draw)
+            probabilities /= probabilities.sum(1, keepdim=True)
+            rows = probabilities.tolist()
+            best = min(range(count), key=lambda row: preference(rows[row], 2, surest))
+            assert _chosen(probabilities, 2, surest) == best
+    wrong = torch.tensor([[0.9, 0.1, 0.0], [0.4, 0.3, 0.3]])
+    assert _chosen(wrong, 2, surest) == 1, "not the one that is most confidently of another class"
 
 
 def test_one_candidate_is_what_the_method_makes(given):

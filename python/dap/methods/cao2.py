@@ -37,13 +37,13 @@ from dap.config import check_number, check_whole
 from dap.data.classmap import null_label
 from dap.errors import DivergedError, OptionError
 from dap.methods.base import Context, Couples, Presets, Slot, Unit
-from dap.methods.common.classifier import Classifier, ClassifierMethod, kept_by
+from dap.methods.common.classifier import Classifier, ClassifierMethod
 from dap.priors import Demand
 from dap.priors.noise_levels import denoiser_level
 from dap.sampling import denoise_in_parts
 from dap.sampling.schedule import scheduler_of
 
-__all__ = ["CaO2"]
+__all__ = ["CaO2", "kept_by"]
 
 LARGEST = 10.0  # the weight of the largest error
 SHARE = 4  # of the run's steps, the last n // SHARE − 1 but one are drawn from
@@ -184,3 +184,24 @@ class CaO2(ClassifierMethod):
         if not torch.isfinite(z).all():
             raise DivergedError("the latents left the finite numbers: lower learning_rate")
         return z.detach()
+
+
+def kept_by(probabilities: Tensor, class_index: int, count: int, surest: bool) -> Tensor:
+    """Return which samples a classifier keeps, best first, int64 (count,).
+
+    Those that are assigned to the class come before the others, each by their largest probability.
+
+    Args:
+        probabilities: Of each class, (N, classes).
+        class_index: The class that they are samples of.
+        count: How many are kept.
+        surest: The largest probability first; otherwise the smallest.
+
+    Example:
+        >>> kept_by(torch.tensor([[0.6, 0.4], [0.1, 0.9], [0.8, 0.2]]), 0, 2, True)
+        tensor([2, 0])
+    """
+    sure, assigned = probabilities.max(1)
+    order = sure.argsort(descending=surest, stable=True)
+    right = assigned[order] == class_index
+    return torch.cat([order[right], order[~right]])[:count]

@@ -18,7 +18,7 @@ from torch import Tensor
 from dap.config import check_whole
 from dap.errors import OptionError
 from dap.methods.base import AnyMethod, Context, Couples, Method, Presets, Record, Remakes, Unit
-from dap.methods.common.classifier import Classifier, ClassifierOptions, kept_by
+from dap.methods.common.classifier import Classifier, ClassifierOptions
 from dap.methods.common.registry import get_method
 from dap.methods.dit import DiT
 from dap.priors import Demand
@@ -39,7 +39,8 @@ class Filtered(ClassifierOptions, Method[Prepared]):
         candidates: Images made for each slot, at least 1. The first one is what the method alone would make, except for
             a slot that is made again.
         surest: Keep the candidate of which the classifier is surest, among those that it assigns to the class;
-            otherwise the one of which it is least sure.
+            otherwise the one of which it is least sure. If it assigns none to the class, the candidate with the largest
+            probability of the class is kept, in both cases.
         teacher: The classifier: a file or a name as for :func:`dap.open_teacher`. None trains one, as ``network``,
             ``width`` and ``epochs`` say; see :class:`dap.methods.common.classifier.ClassifierChoice`.
         teacher_options: Options of the teacher by name.
@@ -104,8 +105,7 @@ class Filtered(ClassifierOptions, Method[Prepared]):
         ]
         kept = []
         for place, (slot, own) in enumerate(zip(unit.slots, zip(*judged, strict=True), strict=True)):
-            chosen = int(kept_by(torch.cat(own), slot.class_index, 1, self.surest))
-            kept.append(made[chosen][place])
+            kept.append(made[_chosen(torch.cat(own), slot.class_index, self.surest)][place])
         return torch.stack(kept)
 
     @staticmethod
@@ -157,6 +157,15 @@ class Filtered(ClassifierOptions, Method[Prepared]):
     def steps_per_slot(self, context: Context) -> int:
         """Return the denoiser steps of all candidates."""
         return self.candidates * self.method.steps_per_slot(context)
+
+
+def _chosen(probabilities: Tensor, class_index: int, surest: bool) -> int:
+    """Return which candidate of a slot is kept, by the probabilities of each class, (candidates, classes)."""
+    own = probabilities[:, class_index]
+    right = probabilities.argmax(1) == class_index
+    if not right.any():
+        return int(own.argmax())
+    return int(own.where(right, -1).argmax() if surest else own.where(right, 2).argmin())
 
 
 def _method(given: object) -> AnyMethod:

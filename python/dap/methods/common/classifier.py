@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from dap.methods.base import Context, Record, Remakes
 
-__all__ = ["Classifier", "ClassifierChoice", "ClassifierMethod", "ClassifierOptions", "kept_by"]
+__all__ = ["Classifier", "ClassifierChoice", "ClassifierMethod", "ClassifierOptions"]
 
 AT_ONCE = 64  # images that are classified together, whatever the unit
 CHECKED = 20  # real images of each class on which a teacher is measured
@@ -160,27 +160,6 @@ class ClassifierMethod(ClassifierOptions, Method[Classifier]):
     def remakes(self) -> Remakes:
         """Return that a class is made as a whole."""
         return "class"
-
-
-def kept_by(probabilities: Tensor, class_index: int, count: int, surest: bool) -> Tensor:
-    """Return which samples a classifier keeps, best first, int64 (count,).
-
-    Those that are assigned to the class come before the others, each by their largest probability.
-
-    Args:
-        probabilities: Of each class, (N, classes).
-        class_index: The class that they are samples of.
-        count: How many are kept.
-        surest: The largest probability first; otherwise the smallest.
-
-    Example:
-        >>> kept_by(torch.tensor([[0.6, 0.4], [0.1, 0.9], [0.8, 0.2]]), 0, 2, True)
-        tensor([2, 0])
-    """
-    sure, assigned = probabilities.max(1)
-    order = sure.argsort(descending=surest, stable=True)
-    right = assigned[order] == class_index
-    return torch.cat([order[right], order[~right]])[:count]
 
 
 def _check_images(teacher: Teacher, context: Context) -> None:
