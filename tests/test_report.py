@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -159,11 +160,13 @@ def test_what_a_judge_does_not_recognise(real: Path, made: Path, tmp_path: Path,
     assert worst[:2] == ["dog, image 1: 5.0 %; seen as cat & co", "cat & co, image 2: 10.0 %; seen as dog"]
 
 
-def test_a_judge_sees_each_image(real: Path, monkeypatch) -> None:
+def test_a_judge_sees_each_image(real: Path, monkeypatch, capsys) -> None:
     source = open_source(real)
     monkeypatch.setattr(judge, "JUDGE", replace(JUDGE, width=8, few_steps=40, many_steps=40))
     seen = judge_images(source, source, 0, "cpu")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     again = judge_source(source, source, 0, "cpu")
+    assert re.search(r"judge: 100%\|.*40/40", capsys.readouterr().err)
     assert seen.own.shape == (24,) and ((seen.own >= 0) & (seen.own <= 1)).all()
     assert again.share == (seen.seen_as == source.labels).mean() > 0.5
     assert ((seen.own > 0.5) == (seen.seen_as == source.labels)).all()

@@ -216,14 +216,15 @@ def stopped(*_, **__):
 
 
 def test_a_prior_is_usable_before_its_card_and_gets_it_later(source, quick, tmp_path, monkeypatch):
-    from dap.training import measure, train
+    from dap.evaluation import Small
+    from dap.training import train
 
     def stop(*_, **__):
         raise KeyboardInterrupt
 
     steps = {"out": tmp_path / "prior", "autoencoder_steps": 2, "denoiser_steps": 2, "progress": False}
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as stopped:
-        patch.setattr(measure, "train_judge", stop)
+        patch.setattr(Small, "fit", stop)
         dap.train_prior(source, **steps)
     assert stopped.value.__notes__ == ["the prior is finished and can be used; the same command makes its card"]
     monkeypatch.setattr(train, "_train", stop)  # a finished prior is not trained again

@@ -7,7 +7,7 @@ with seed 0 on the CPU, it assigns 89.4 % of the 10,000 real test images to thei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from dap.bar import Bars
 from dap.device import resolve_device
 from dap.errors import OptionError
 from dap.evaluation.small import Small
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["JUDGE", "Judged", "Recognition", "judge_images", "judge_source", "recognised", "train_judge"]
 
 JUDGE = Small(width=64, few_steps=1200, many_steps=1200)
+SHOWN = Bars(shown=True)
+NOTHING_KEPT = "nothing is kept of the judge; the same command trains it anew"
 
 
 class Recognition(NamedTuple):
@@ -57,9 +60,10 @@ def train_judge(
     seed: int = 0,
     device: str | torch.device | None = None,
     *,
-    after_step: Callable[[nn.Module, int], None] | None = None,
+    bars: Bars = SHOWN,
+    kept: str = NOTHING_KEPT,
 ) -> nn.Module:
-    """Trains the judge on real images.
+    """Trains the judge on real images, under a progress bar.
 
     Args:
         images: Real training images, uint8 with shape (N, C, S, S).
@@ -67,20 +71,22 @@ def train_judge(
         classes: Number of classes.
         seed: Seed of the judge, whose random numbers are independent of those of the evaluated networks.
         device: Where to train; None: the GPU if there is one.
-        after_step: Called as ``after_step(net, step)`` after each step, counted from 1.
+        bars: Opens the progress bar.
+        kept: What Ctrl-C leaves behind.
 
     Raises:
         OptionError: The images or labels have another shape or dtype.
     """
-    return JUDGE.fit(
-        images,
-        labels,
-        classes=classes,
-        network="convnet3",
-        generator=generator(seed, "judge"),
-        device=resolve_device(device),
-        after_step=after_step,
-    )
+    with bars.stage("judge", total=JUDGE.steps(len(images), classes), unit="step", kept=kept) as bar:
+        return JUDGE.fit(
+            images,
+            labels,
+            classes=classes,
+            network="convnet3",
+            generator=generator(seed, "judge"),
+            device=resolve_device(device),
+            after_step=lambda net, step: bar.update(),
+        )
 
 
 @own_torch_state()

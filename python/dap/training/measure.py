@@ -16,7 +16,6 @@ from torch import Tensor
 
 from dap.bar import Bars
 from dap.evaluation import recognised, train_judge
-from dap.evaluation.judge import JUDGE
 from dap.nets import Trained
 from dap.priors.dit import DiTPrior
 from dap.report import contact_sheet
@@ -98,11 +97,9 @@ def write_card(
     stream = io.BytesIO()
     contact_sheet(rows).save(stream, format="PNG")
     write_atomic(folder / "samples.png", stream.getvalue())
-    with bars.stage("judge", total=JUDGE.steps(len(train.images), len(class_names)), unit="step", kept=KEPT) as bar:
-        judge = train_judge(
-            train.images.numpy(), train.labels.numpy(), len(class_names), seed, device,
-            after_step=lambda net, step: bar.update(),
-        )  # fmt: skip
+    judge = train_judge(
+        train.images.numpy(), train.labels.numpy(), len(class_names), seed, device, bars=bars, kept=KEPT
+    )
     judged = recognised(judge, samples.numpy(), np.repeat(np.arange(len(class_names)), SAMPLES), device)
     figures = Figures(
         autoencoder=Trained({}, **course["autoencoder"]),
