@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import dap
+from dap.data.packing import FORMATS
 from dap.errors import OptionError
 
 OPTIONS = {"networks": ["small_mlp"], "repeats": 3, "protocol_options": {"few_steps": 20, "checks": 1}, "device": "cpu"}
@@ -28,6 +29,17 @@ def test_two_processes_give_the_numbers_of_one(distilled, tmp_path):
     times = [file.stat().st_mtime_ns for file in outcomes]
     dap.evaluate(distilled, images, **OPTIONS, workers=2, checkpoints=tmp_path / "kept")
     assert [file.stat().st_mtime_ns for file in outcomes] == times, "nothing is trained again"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_packed_set_has_the_numbers_of_its_run(distilled, tmp_path, format):
+    images = dap.open_source("fashion-mini", split="test", classes=["Bag", "Dress"])
+    distilled.save(tmp_path / "packed", format=format)
+    sets = (tmp_path / "packed", dap.load(tmp_path / "packed"), distilled)
+    packed, loaded, run = (dap.evaluate(given, images, **OPTIONS).rows for given in sets)
+    assert packed == loaded == run and [row.set_name for row in run] == ["random real", "distilled"]
+    measured = [dap.measure(given, only=["nearest_real"]).metrics for given in sets]
+    assert measured[0] == measured[1] == measured[2]
 
 
 def test_what_cannot_be_shared_is_refused(distilled, monkeypatch):

@@ -20,6 +20,7 @@ from dap.data.label_order import reorder_labels
 from dap.data.manifest import read_manifest
 from dap.data.names import escape
 from dap.data.open import SourceLike, open_source
+from dap.data.shard_paths import PACKED
 from dap.data.source import Source
 from dap.dataset import DistilledDataset
 from dap.errors import OptionError
@@ -236,6 +237,8 @@ def _evaluated(distilled: DistilledDataset | SourceLike) -> tuple[Source, Mappin
     """The images to evaluate, and the manifest of their run, which is empty for images without one."""
     if isinstance(distilled, DistilledDataset):
         return _as_evaluated(distilled), distilled.manifest
+    if isinstance(distilled, str | Path) and (Path(distilled) / PACKED).is_file():  # it has labels and a manifest
+        return _evaluated(load(distilled))
     manifest = read_manifest(Path(distilled)) if isinstance(distilled, str | Path) else None
     return open_source(distilled), manifest or {}
 
