@@ -23,11 +23,11 @@ from matplotlib import pyplot
 
 ROWS = {
     "unguided": DiT(),
-    "one-sided, scale 100": DAP(scale=100.0),
-    "one-sided, scale 1,000": DAP(scale=1000.0),
-    "set, scale 100": DAPSet(space="features", scale=100.0, references=64),
-    "set, scale 1,000": DAPSet(space="features", scale=1000.0, references=64),
-    "dap_set": DAPSet(),
+    "dap, scale 100": DAP(scale=100.0),
+    "dap, scale 1,000": DAP(scale=1000.0),
+    "dap_set:features, scale 100": DAPSet(space="features", scale=100.0, references=64),
+    "dap_set:features, scale 1,000": DAPSet(space="features", scale=1000.0, references=64),
+    "dap_set, defaults (in latents)": DAPSet(),
 }
 
 
