@@ -15,6 +15,13 @@ from docstring_roles import in_markdown
 
 DOCS = Path(__file__).parents[1]
 WHEN = DOCS / "_site" / "when_to_use.yml"
+MORE = {  # what the caption of a picture adds
+    "filtered": " with its defaults: four candidates of `dit` for each image, and a classifier that the run trained",
+    "rded": ". Each image consists of four crops, two by two, so that 16 crops of a class are seen",
+}
+CORRECTED = (
+    "¹ Measured before the method's step was corrected ([what changed](../guidance.md#steps-that-were-corrected))."
+)
 COUPLES = {
     "slot": "each image by itself",
     "class": "the images of a class together",
@@ -50,10 +57,13 @@ def _linked(text: str) -> str:
 
 
 def _facts(info: MethodInfo) -> str:
+    couples = COUPLES[info.couples]
+    if info.name == "filtered":
+        couples = "as its method does; a finished run cannot be extended to more images"
     rows = {
         "paper": info.paper,
         "needs": ", ".join(info.needs) or "nothing",
-        "makes": COUPLES[info.couples],
+        "makes": couples,
         "time per image, divided by that of `dit`": {"?": "not measured"}.get(info.cost, info.cost),
         "presets": ", ".join(f"`{info.name}:{preset}`" for preset in info.presets) or "none",
     }
@@ -66,7 +76,8 @@ def _picture(info: MethodInfo) -> str:
     preset = "fashion" if "fashion" in info.presets else "set_mode" if info.name == "guided" else ""
     return (
         f"![Four images of each of five classes by {info.name}]({info.name}.png)\n\n"
-        f"Four images of each of five classes of `fashion-mini` by `{':'.join(filter(None, (info.name, preset)))}` "
+        "Four images each of T-shirt/top, Trouser, Dress, Sneaker and Bag (`fashion-mini`) by "
+        f"`{':'.join(filter(None, (info.name, preset)))}`{MORE.get(info.name, '')} "
         "(`python examples/method_pictures.py`)."
     )
 
@@ -83,7 +94,7 @@ def _results(name: str, tables: list[list[str]]) -> list[str]:
         beside = [row for row in rows if name != "dit" and row.startswith("| `dit`")]
         if own:
             text = "\n".join([header, line, *own, *beside])
-            parts.append(text + "\n\n¹ Before its step was corrected; see there." * ("¹" in text))
+            parts.append(text + f"\n\n{CORRECTED}" * ("¹" in text))
     if not parts:
         return ["## Results", "Not measured on the built-in prior yet."]
     return ["## Results", "From [the tables of all methods](../results.md), where their commands are:", *parts]

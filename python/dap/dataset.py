@@ -83,7 +83,7 @@ class DistilledDataset(LabelledSet):
 
     @property
     def weights(self) -> np.ndarray | None:
-        """How much each image counts in its class, float32 (N,), with a mean of 1 in each class; None: all alike.
+        """How much each image counts in its class, float32 (N,), with a mean of 1 in each class; None: it has none.
 
         Methods that make an image for each cluster of real images record the sizes of the clusters. Other sets have
         the weights that are saved with them, ``save(..., tensors={"weights": ...})``, in any unit. They are scaled

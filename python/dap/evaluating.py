@@ -92,8 +92,8 @@ def evaluate(
         soft_labels: A folder in which protocol "fkd" keeps the soft labels of each set; later evaluations, also of
             other networks, take them from there, without a teacher if all are there. Without a folder they are computed
             in each training.
-        weighted: Multiply the loss of each image by its weight (:attr:`dap.DistilledDataset.weights`), the share of its
-            class's real images that it stands for. Random real images have no weights.
+        weighted: Multiply the loss of each image by its weight (:attr:`dap.DistilledDataset.weights`): how many real
+            images it stands for, relative to the others of its class. Random real images have no weights.
         checkpoints: A folder from which the same call continues after a stop, with the same numbers. Processes that
             make the same call with one folder share its trainings, as under torchrun or SLURM.
         workers: Processes of this machine that share the trainings, with this one, each on a GPU of its own if there

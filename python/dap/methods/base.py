@@ -91,7 +91,7 @@ class Method(Seam, Generic[A]):
         return None
 
     def weights(self, context: Context, artefact: A) -> Mapping[str, Sequence[float]]:
-        """Return how many real images each slot stands for, by class and in slot order; {}: slots are alike.
+        """Return how many real images each slot stands for, by class and in slot order; {}: all count equally.
 
         The numbers are at least 0, and above it for some slot of each class. The manifest keeps them;
         ``dap.evaluate(..., weighted=True)`` trains with them.

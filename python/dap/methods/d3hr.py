@@ -7,21 +7,21 @@ equation,
 
     x ← α_i (x − σ_{i−1} ε) / α_{i−1} + σ_i ε,    ε = ε_θ(x, t_i) after classifier-free guidance,    i = 1 … k,
 
-and the class is the Gaussian N(µ, diag(s²)) of what comes. Of ``groups`` draws of as many points as images are wanted
-from it, the one is kept that has the least
+and the class is the Gaussian N(µ, diag(s²)) of what comes. From this Gaussian ``groups`` groups are drawn, each with as
+many points as images are wanted. The group with the smallest value of
 
     ‖m − µ‖ + ‖d − s‖ + 0.1 ‖b‖,    b_j = D / ((D − 1)(D − 2)) Σ ((y_j − m) / d)³
 
-with m and d the mean and the deviation of the group in each of the D dimensions, and b_j the skewness of point y_j over
-its dimensions. The kept points are denoised by DDIM from step t_{k+1}.
+is kept, where m and d are the mean and the deviation of the group in each of the D dimensions, and b_j is the skewness
+of point y_j over its dimensions. The kept points are denoised by DDIM from step t_{k+1}.
 
 Published constants: n = 50, guidance of 4 on all channels, k = 30, 100,000 groups, all images of the class. They are
 the defaults and the preset "paper", but for n and the guidance, which are options of the run.
 
-The points are at level t_k and are denoised from t_{k+1}: so the released code counts its steps. Differences from it:
-it draws a hundred million groups, where the paper and its own option say 100,000; it inverts samples of the VAE's
-posterior, here its mean; its last step ends at the noise level of t = 1, here at none. For one image a class the score
-is ‖m − µ‖ alone, since one point has no deviation.
+The points are at level t_k and are denoised from t_{k+1}. The released code counts its steps in this way. Differences
+from it: it draws a hundred million groups, where the paper and its own option say 100,000; it inverts samples of the
+VAE's posterior, here its mean; its last step ends at the noise level of t = 1, here at none. For one image a class the
+score is ‖m − µ‖ alone, since one point has no deviation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""dap_networks: guide the slots of a class, as a set, by what random networks see.
+"""dap_networks: guide the slots of a class, as a set, to the mean features of its real images in random networks.
 
 ``dap_set`` compares the slots of a class with its real images by a distance of latents. Here the kernel is
 
@@ -185,7 +185,7 @@ class NetworkKernel(Guide[Prepared]):
 
 @dataclass(frozen=True)
 class DAPNetworks(NetworkKernel, SingleGuide[Prepared]):
-    """Guide the slots of a class, as a set, by what random networks see.
+    """Guide the slots of a class, as a set, to the mean features of its real images in random networks.
 
     Options as in :class:`NetworkKernel`, and one for where the slots start.
 

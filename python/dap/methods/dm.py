@@ -1,4 +1,4 @@
-"""dm: images whose features under random networks have, in each class, the mean of the real ones'.
+"""dm: images optimised until, in each class, their mean features in random networks equal those of the real images.
 
 Zhao and Bilen, "Dataset Condensation with Distribution Matching" (DM), WACV 2023, https://arxiv.org/abs/2110.04181,
 code at https://github.com/VICO-UoE/DatasetCondensation. Each iteration draws a new ConvNet θ, real images of each
@@ -78,7 +78,7 @@ class RealSource(NamedTuple):
 
 @dataclass(frozen=True)
 class DM(Method[RealSource]):
-    """Pixels or latents, optimised until random networks see the class means of real images.
+    """Pixels or latents, optimised until their class means in random networks are those of real images.
 
     Attributes:
         space: "pixels" or "latent".

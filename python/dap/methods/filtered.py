@@ -1,4 +1,4 @@
-"""filtered: any sampling method, several candidates for each slot, of which a classifier keeps one.
+"""filtered: several candidates for each slot by another method; a classifier keeps one of them.
 
 The first stage of CaO2 (Wang et al., ICCV 2025, https://arxiv.org/abs/2506.22637) for other methods: it draws more
 samples than are wanted and keeps those that a classifier assigns to their class and is surest of. There the samples of

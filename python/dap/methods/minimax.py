@@ -1,4 +1,4 @@
-"""minimax: a prior that is fine-tuned to cover each class and to repeat nothing, and its samples without guidance.
+"""minimax: a prior that is fine-tuned on the real images for coverage and variety, and its samples without guidance.
 
 Gu et al., "Efficient Dataset Distillation via Minimax Diffusion", CVPR 2024, https://arxiv.org/abs/2311.15529, code at
 https://github.com/vimar-gu/MinimaxDiffusion. A DiT is fine-tuned by DiffFit (:mod:`dap.priors.diff_fit`) on the latents
