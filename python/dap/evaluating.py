@@ -261,7 +261,7 @@ def _weights_of(distilled: DistilledDataset | SourceLike, train: Source) -> np.n
     if (weights := loaded.weights) is None:
         raise OptionError(
             f"weighted: the images of {loaded.source.name} have no weights: leave it out, take a method that records "
-            "them (mgd3, d4m, coda), or save the set with tensors={'weights': ...}"
+            "them (mgd3, d4m, coda, or filtered with one of them), or save the set with tensors={'weights': ...}"
         )
     images = zip(loaded.source.labels, loaded.source.ids, weights, strict=True)
     by_image = {(loaded.class_names[label], name): weight for label, name, weight in images}

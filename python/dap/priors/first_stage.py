@@ -80,5 +80,7 @@ def decode_latents(name: str, first_stage: ModelMixin, latents: Tensor) -> Tenso
 def _overflow(name: str, part: str, dtype: torch.dtype) -> DivergedError:
     advice = "check its weights"
     if dtype.itemsize < 4:
-        advice = "keep it in float32 (pipeline.vae.to(torch.float32), with the pipeline as prior)"
+        advice = (
+            "keep it in float32: leave vae_dtype out, or pipeline.vae.to(torch.float32) where the prior is an object"
+        )
     return DivergedError(f"{name}: the first stage's {part} gives values that are not finite in {dtype}; {advice}")
