@@ -25,7 +25,7 @@ from dap.pipelines.guidance import Guidance
 from dap.pipelines.terms import given_terms, prepared_terms
 from dap.priors import load_prior
 from dap.priors.pipeline import PipelinePrior
-from dap.priors.schedulers import EXPLODING, check_guidable
+from dap.priors.schedulers import EXPLODING, check_guidable, is_kind
 from dap.sampling import Term
 from dap.torch_state import own_torch_state
 
@@ -82,7 +82,7 @@ def guide(
         raise OptionError(f"pipe: expected a {' or '.join(PIPELINES)} of diffusers, got a {kind}")
     scheduler = pipe.scheduler
     check_guidable(type(scheduler), scheduler.config)
-    if kind == "DiTPipeline" and isinstance(scheduler, EXPLODING):
+    if kind == "DiTPipeline" and is_kind(scheduler, *EXPLODING):
         raise OptionError(
             f"{type(scheduler).__name__}: DiTPipeline gives it latents of another scale; use DDIM, DDPM or DPM++"
         )

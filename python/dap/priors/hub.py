@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import diffusers
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, snapshot_download
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
@@ -118,6 +117,8 @@ def download(files: Files, kind: str, components: Mapping[str, object]) -> Path:
     Raises:
         SourceError: It cannot be downloaded.
     """
+    import diffusers
+
     name = str(files.name)
     hub: dict[str, Any] = {"revision": files.revision, "token": files.token}
     try:

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from dap.priors.schedulers import EXPLODING, SPACED, SPACINGS, of_flow
+from dap.priors.schedulers import DPM, EXPLODING, FLOW, SPACED, SPACINGS, is_kind, of_flow
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -85,10 +84,10 @@ def level(scheduler: SchedulerMixin, step: int) -> Level:
         sigma, following = (float(sigma) for sigma in scheduler.sigmas[step : step + 2])
         before, after = ((1 - own) ** 2 / ((1 - own) ** 2 + own**2) for own in (sigma, following))
         # DPM-Solver++ rounds its timesteps, so that they do not tell σ
-        return Level(1 - sigma, sigma, before, after, isinstance(scheduler, DPMSolverMultistepScheduler), flow=True)
+        return Level(1 - sigma, sigma, before, after, is_kind(scheduler, DPM), flow=True)
     # DDIM keeps these options of another scheduler in its configuration, without their effect
-    spaced = isinstance(scheduler, SPACED) and any(scheduler.config.get(option) for option in SPACINGS)
-    if isinstance(scheduler, EXPLODING):
+    spaced = is_kind(scheduler, *SPACED) and any(scheduler.config.get(option) for option in SPACINGS)
+    if is_kind(scheduler, *EXPLODING):
         sigma, following = float(scheduler.sigmas[step]), float(scheduler.sigmas[step + 1])
         corrects = sigma == following  # Heun
         before, after = (float(scheduler.sigmas[step - 1]), sigma) if corrects else (sigma, following)
@@ -131,8 +130,8 @@ def noised_input(scheduler: SchedulerMixin, latents: Tensor, noise: Tensor, time
     set.
     """
     t = torch.tensor(timestep, device=latents.device)
-    elsewhere = isinstance(scheduler, DPMSolverMultistepScheduler) and timestep not in scheduler.timesteps.tolist()
-    if isinstance(scheduler, (*EXPLODING, FlowMatchEulerDiscreteScheduler)) or elsewhere:
+    elsewhere = is_kind(scheduler, DPM) and timestep not in scheduler.timesteps.tolist()
+    if is_kind(scheduler, *EXPLODING, FLOW) or elsewhere:
         alpha, sigma = denoiser_level(scheduler, t)
         return alpha * latents + sigma * noise
     noised: Tensor = scheduler.scale_model_input(scheduler.add_noise(latents, noise, t.expand(len(latents))), t)

@@ -17,7 +17,6 @@ from dap.priors.batches import ImageBytes, first_stage_bytes
 from dap.priors.demand import Demand, StepBytes
 from dap.priors.estimates import estimates_of
 from dap.priors.first_stage import decode_latents, encode_pixels, image_scale, levels
-from dap.priors.flow import flow_scheduler
 from dap.priors.memory import measure_step, without_data
 from dap.priors.networks import square_side, uncompiled
 from dap.priors.noise_levels import denoiser_level
@@ -178,6 +177,8 @@ class PipelinePrior(PipelineNetworks):
             return make_scheduler(
                 self._scheduler, name, num_inference_steps, device=self.device, learned_variance=self.learned_variance
             )
+        from dap.priors.flow import flow_scheduler  # it imports diffusers, which takes seconds
+
         return flow_scheduler(
             self._scheduler, name, num_inference_steps, device=self.device, tokens=self.tokens,
             spaced_to_zero=self.spaced_to_zero,

@@ -15,9 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import diffusers
-from diffusers.utils import logging as diffusers_logging
-
 from dap.errors import FormatError, SourceError
 from dap.priors.hub import CARD, ERRORS, INDEX, Files, download, fetched_index, unreadable
 from dap.storage.checked_json import (
@@ -105,6 +102,8 @@ def load_pipeline(
     Raises:
         SourceError: It cannot be downloaded or read, or it has Python files, pipes or devices in it.
     """
+    import diffusers
+
     with _quiet():
         folder = files.folder
         if folder is None:
@@ -203,6 +202,8 @@ def read_recommended(folder: Path) -> Mapping[str, object]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Return a context in which diffusers loads without bars, and without warnings of what dap says itself."""
+    from diffusers.utils import logging as diffusers_logging
+
     libraries = [diffusers_logging]
     if "transformers" in sys.modules:  # which diffusers imports if it is there
         from transformers.utils import logging as transformers_logging

@@ -7,17 +7,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    HeunDiscreteScheduler,
-    LCMScheduler,
-    PNDMScheduler,
-)
 
 from dap.errors import OptionError
 from dap.registry import unknown_name_error
@@ -26,23 +15,25 @@ if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
 __all__ = [
-    "EXPLODING", "SPACED", "SPACINGS", "check_guidable", "check_schedule", "clip_range", "make_scheduler", "of_flow",
-    "public", "remembers", "scheduler_name", "with_steps",
+    "DPM", "EXPLODING", "FLOW", "SPACED", "SPACINGS", "check_guidable", "check_schedule", "clip_range", "is_kind",
+    "make_scheduler", "of_flow", "public", "remembers", "scheduler_name", "with_steps",
 ]  # fmt: skip
 
+# Classes of diffusers by their names: what needs no prior does not wait for its import, which takes seconds.
 SCHEDULERS = {
-    "ddpm": DDPMScheduler,
-    "ddim": DDIMScheduler,
-    "dpm++": DPMSolverMultistepScheduler,
-    "dpm++-karras": DPMSolverMultistepScheduler,  # with use_karras_sigmas
-    "euler": EulerDiscreteScheduler,
-    "euler-ancestral": EulerAncestralDiscreteScheduler,
-    "heun": HeunDiscreteScheduler,
-    "lcm": LCMScheduler,
+    "ddpm": "DDPMScheduler",
+    "ddim": "DDIMScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "dpm++-karras": "DPMSolverMultistepScheduler",  # with use_karras_sigmas
+    "euler": "EulerDiscreteScheduler",
+    "euler-ancestral": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "lcm": "LCMScheduler",
 }
-EXPLODING = (EulerDiscreteScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler)
-KNOWN = (*SCHEDULERS.values(), PNDMScheduler)
-SPACED = (*EXPLODING, DPMSolverMultistepScheduler)
+DPM, PNDM, FLOW = SCHEDULERS["dpm++"], "PNDMScheduler", "FlowMatchEulerDiscreteScheduler"
+EXPLODING = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler")
+KNOWN = (*SCHEDULERS.values(), PNDM)
+SPACED = (*EXPLODING, DPM)
 SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 NEEDED = ("prediction_type", "num_train_timesteps", "beta_schedule")  # what every schedule of ᾱ has
 UNUSABLE = {  # settings under which a timestep no longer stands for its ᾱ
@@ -50,6 +41,11 @@ UNUSABLE = {  # settings under which a timestep no longer stands for its ᾱ
     "timestep_type": ("continuous", "its timesteps are logarithms of σ"),
     "rescale_betas_zero_snr": (True, "it starts from pure noise, where ε does not give x_0"),
 }
+
+
+def is_kind(scheduler: SchedulerMixin, *names: str) -> bool:
+    """Return whether a scheduler is of one of diffusers' classes, by their names, or of a subclass."""
+    return isinstance(scheduler, tuple(map(_class, names)))
 
 
 def make_scheduler(
@@ -74,21 +70,21 @@ def make_scheduler(
     """
     if name is not None and name not in SCHEDULERS:
         raise unknown_name_error("scheduler", name, SCHEDULERS)
-    kind = SCHEDULERS[name] if name else type(base)
+    kind = _class(SCHEDULERS[name]) if name else type(base)
     check_guidable(kind, base.config)
     config = base.config
-    if kind is PNDMScheduler and config.prediction_type != "epsilon":
+    if kind is _class(PNDM) and config.prediction_type != "epsilon":
         raise OptionError(
             "PNDMScheduler: works with networks that predict ε, this one predicts v; choose scheduler='ddim'"
         )
     # DPM-Solver++ cannot take every step of the schedule
-    longest = config.num_train_timesteps - (kind is DPMSolverMultistepScheduler)
+    longest = config.num_train_timesteps - (kind is _class(DPM))
     if num_inference_steps > longest:
         raise OptionError(
             f"num_inference_steps: {kind.__name__} takes at most {longest} here, got {num_inference_steps}"
         )
     overrides: dict[str, object] = {"prediction_type": "epsilon"}
-    if kind is DPMSolverMultistepScheduler:
+    if kind is _class(DPM):
         # With a learned variance it would cut the latents to three channels. It cannot clip x_0: with the
         # squared-cosine schedule the log-SNR of the first steps has to be bounded instead.
         overrides |= {"variance_type": None, "algorithm_type": "dpmsolver++"}
@@ -96,9 +92,9 @@ def make_scheduler(
             overrides |= {"use_karras_sigmas": True}
         if config.beta_schedule == "squaredcos_cap_v2":
             overrides["lambda_min_clipped"] = -5.1
-    if learned_variance and kind is not DDPMScheduler:
+    if learned_variance and kind is not _class("DDPMScheduler"):
         raise OptionError(f"learned_variance needs scheduler='ddpm', got {kind.__name__}")
-    if kind is DDPMScheduler:
+    if kind is _class("DDPMScheduler"):
         variance = config.get("variance_type") or "fixed_small"
         fixed = "fixed_small" if variance.startswith("learned") else variance
         overrides["variance_type"] = "learned_range" if learned_variance else fixed
@@ -107,7 +103,7 @@ def make_scheduler(
 
 def check_guidable(kind: type, config: Mapping[str, object]) -> None:
     """Raise OptionError unless dap can guide with a kind of scheduler under a configuration."""
-    if kind not in KNOWN:
+    if kind not in map(_class, KNOWN):
         raise OptionError(
             f"{kind.__name__}: dap cannot guide with this scheduler; choose scheduler={' or '.join(SCHEDULERS)}"
         )
@@ -163,36 +159,45 @@ def check_schedule(name: str, scheduler: SchedulerMixin) -> str:
 
 def of_flow(scheduler: SchedulerMixin) -> bool:
     """Return whether a scheduler samples a network that was trained by flow matching (:mod:`dap.priors.flow`)."""
-    if isinstance(scheduler, DPMSolverMultistepScheduler):  # of Sana
+    if is_kind(scheduler, DPM):  # of Sana
         config = scheduler.config
         return bool(config.use_flow_sigmas) and config.prediction_type == "flow_prediction"
-    return isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
+    return is_kind(scheduler, FLOW)
 
 
 def clip_range(scheduler: SchedulerMixin) -> float | None:
     """Return the largest |x̂_0| that the scheduler allows; None if it does not clip."""
-    if isinstance(scheduler, DDPMScheduler | DDIMScheduler | LCMScheduler) and scheduler.config.clip_sample:
+    if is_kind(scheduler, "DDPMScheduler", "DDIMScheduler", "LCMScheduler") and scheduler.config.clip_sample:
         return float(scheduler.config.clip_sample_range)
     return None
 
 
 def remembers(scheduler: SchedulerMixin) -> bool:
     """Return whether a step depends on earlier steps, so that it cannot be repeated."""
-    return not isinstance(scheduler, DDPMScheduler | DDIMScheduler)
+    return not is_kind(scheduler, "DDPMScheduler", "DDIMScheduler")
 
 
 def scheduler_name(scheduler: SchedulerMixin) -> str:
     """Return the name of a scheduler in ``SCHEDULERS``; that of its class if it has none there.
 
     Example:
+        >>> from diffusers import DPMSolverMultistepScheduler, PNDMScheduler
         >>> scheduler_name(DPMSolverMultistepScheduler(use_karras_sigmas=True)), scheduler_name(PNDMScheduler())
         ('dpm++-karras', 'PNDM')
     """
     by_class = {kind: name for name, kind in SCHEDULERS.items() if name != "dpm++-karras"}
-    name = by_class.get(type(scheduler), type(scheduler).__name__.removesuffix("Scheduler"))
+    kind = type(scheduler).__name__
+    name = by_class.get(kind, kind.removesuffix("Scheduler"))
     return f"{name}-karras" if name == "dpm++" and scheduler.config.use_karras_sigmas else name
 
 
 def public(config: Mapping[str, object]) -> dict[str, object]:
     """Return a diffusers configuration without the entries that depend on the file and version that it came from."""
     return {key: value for key, value in config.items() if not key.startswith("_")}
+
+
+def _class(name: str) -> type:
+    import diffusers
+
+    kind: type = getattr(diffusers, name)
+    return kind
