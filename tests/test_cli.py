@@ -522,12 +522,15 @@ def test_ctrl_c_says_what_is_kept_of_a_preparation(run, tree, tiny_folder, tmp_p
     assert len(entries) == (method != "k_medoids")
 
 
-def test_import_is_light():
-    code = (
-        "import sys, dap; from dap.cli.main import main; dir(dap);"
-        "print([name for name in ('torch', 'diffusers', 'timm', 'PIL', 'datasets') if name in sys.modules])"
-    )
-    ended = python(code)
+@pytest.mark.parametrize(
+    "imports, heavy",
+    [
+        ("from dap.cli.main import main; dir(dap)", ["torch", "diffusers", "timm", "PIL", "datasets"]),
+        ("dap.distill, dap.evaluate, dap.load", ["diffusers", "transformers", "timm", "torchvision", "datasets"]),
+    ],
+)
+def test_import_is_light(imports, heavy):
+    ended = python(f"import sys, dap; {imports}; print([name for name in {heavy} if name in sys.modules])")
     assert (ended.stdout, ended.stderr) == ("[]\n", "")
 
 
