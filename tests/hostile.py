@@ -1,8 +1,8 @@
 """A matrix of all parsers and all kinds of damage: ``python tests/hostile.py`` prints it.
 
-The parsers are those of image files, here, and those of dap's own JSON, in ``hostile_records.py``. Each parser runs in
-its own process, which reports for each file whether it was read or refused with an error that names the file, how long
-that took, and the peak of its memory. Anything else is a bug and stands in the last column: an error without the name
+The parsers are those of image files, here, and those of dap's own JSON, in ``hostile_records.py``. They run in another
+process, which reports for each file whether it was read or refused with an error that names the file, how long that
+took, and the peak of its memory. Anything else is a bug and stands in the last column: an error without the name
 or of another class, a crash, a file that takes 5 s.
 """
 
@@ -19,6 +19,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +38,14 @@ def peak():  # getrusage would return the parent's peak if that is higher
     status = open("/proc/self/status").read()
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
-imports, code = sys.argv[1:]
-exec(imports)
-before = peak()
+parser = None
 for line in sys.stdin:
-    folder, opened, name = json.loads(line)
+    imports, code, folder, opened, name = json.loads(line)
+    if parser != (imports, code, name):
+        parser = (imports, code, name)
+        exec(imports)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is in use
+        before = peak()
     start, problem = time.monotonic(), ""
     try:
         exec(code)
@@ -183,6 +187,7 @@ def idx(count: int) -> bytes:
     return struct.pack(">IIII", 0x803, count, SIDE, SIDE)
 
 
+@cache
 def parsers() -> dict[str, Parser]:
     table = {}
     for name, suffix, format, options, bomb in (
@@ -216,22 +221,32 @@ def parsers() -> dict[str, Parser]:
     return table
 
 
-def tried(parser: Parser) -> dict[str, Cell]:
+class Reader(subprocess.Popen[str]):
+    """The process that reads files, for as many parsers as there are."""
+
+    def __init__(self) -> None:
+        super().__init__([sys.executable, "-c", READ], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def read(self, *line: str) -> str:
+        """Return the report about a file; nothing if the process died."""
+        assert self.stdin is not None and self.stdout is not None
+        self.stdin.write(json.dumps(line) + "\n")
+        self.stdin.flush()
+        return self.stdout.readline()
+
+
+def tried(parser: Parser, child: Reader) -> dict[str, Cell]:
     """Return the row of a parser."""
     cells: dict[str, Cell] = {}
-    command = [sys.executable, "-c", READ, parser.imports, parser.code]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert child.stdin is not None and child.stdout is not None
-    with tempfile.TemporaryDirectory() as place, child:
+    with tempfile.TemporaryDirectory() as place:
         for number, (fault, data) in enumerate(faults(parser)):
             folder = Path(place, str(number))
             for name, content in (parser.files | {parser.damaged: data}).items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(content)
             cell = cells.setdefault(fault, Cell())
-            child.stdin.write(json.dumps([str(folder), str(folder / parser.opened), Path(parser.damaged).name]) + "\n")
-            child.stdin.flush()
-            if not (line := child.stdout.readline()):
+            names = (str(folder), str(folder / parser.opened), Path(parser.damaged).name)
+            if not (line := child.read(parser.imports, parser.code, *names)):
                 cell.problem = f"the process died with {child.wait()}"
                 break
             outcome, seconds, used, problem = json.loads(line)
@@ -259,7 +274,10 @@ def matrix(rows: dict[str, dict[str, Cell]]) -> str:
 def run(show: Callable[[str], None]) -> dict[str, dict[str, Cell]]:
     from hostile_records import MAKERS, record
 
-    rows = {name: tried(parser) for name, parser in (parsers() | {name: record(name) for name in MAKERS}).items()}
+    with Reader() as child:
+        rows = {
+            name: tried(parser, child) for name, parser in (parsers() | {name: record(name) for name in MAKERS}).items()
+        }
     show(f"read + refused:\n\n{matrix(rows)}")
     return rows
 

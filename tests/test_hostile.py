@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 
 import hostile
 import numpy as np
@@ -19,9 +20,15 @@ NAMES = list(hostile.parsers())
 LEDGERS = ("the ledger of a run", "the ledger of a worker")
 
 
+@pytest.fixture(scope="module")
+def reader() -> Iterator[hostile.Reader]:
+    with hostile.Reader() as child:
+        yield child
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_a_row_of_the_matrix(name: str) -> None:
-    cells = hostile.tried(hostile.parsers()[name])
+def test_a_row_of_the_matrix(name: str, reader: hostile.Reader) -> None:
+    cells = hostile.tried(hostile.parsers()[name], reader)
     print(hostile.matrix({name: cells}))
     assert [cell.problem for cell in cells.values() if cell.problem] == []
     assert {fault: cell.read + cell.refused for fault, cell in cells.items()} == {
@@ -32,8 +39,8 @@ def test_a_row_of_the_matrix(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(MAKERS))
-def test_a_row_of_the_json_that_dap_writes(name: str) -> None:
-    cells = hostile.tried(record(name))
+def test_a_row_of_the_json_that_dap_writes(name: str, reader: hostile.Reader) -> None:
+    cells = hostile.tried(record(name), reader)
     print(hostile.matrix({name: cells}))
     assert [cell.problem for cell in cells.values() if cell.problem] == []
     assert sum(cell.read + cell.refused for cell in cells.values()) == 133
@@ -43,12 +50,13 @@ def test_a_row_of_the_json_that_dap_writes(name: str) -> None:
     assert cells["bits flipped"].refused > 0
 
 
-def test_a_matrix_says_what_went_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_matrix_says_what_went_wrong(reader: hostile.Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     """A parser whose error does not name the file, and one that dies."""
     parser = hostile.Parser({"x.png": b"x" * 700, "other.png": b"x" * 700}, "other.png", "x.png", b"")
-    assert "not named" in hostile.tried(parser)["empty"].problem
+    assert "not named" in hostile.tried(parser, reader)["empty"].problem
     monkeypatch.setattr(hostile, "READ", "import sys; sys.stdin.readline(); sys.exit(3)")
-    assert hostile.tried(parser) == {"truncated": hostile.Cell(problem="the process died with 3")}
+    with hostile.Reader() as child:
+        assert hostile.tried(parser, child) == {"truncated": hostile.Cell(problem="the process died with 3")}
 
 
 @pytest.mark.parametrize("options", [{}, {"compress_level": 0}], ids=["deflated", "stored"])

@@ -63,7 +63,7 @@ def main(folder: Path) -> None:
         for name, options in methods.items()
     }
     test = dap.open_source("fashion-mini", split="test", classes=CLASSES)
-    test = test.select(np.arange(0, len(test), 10))
+    test = test.select(np.arange(0, len(test), 50))
     for protocol, options in PROTOCOLS.items():
         results = {name: dap.evaluate(distilled, test, repeats=2, **options) for name, distilled in sets.items()}
         table = compare(results).table("latex")
