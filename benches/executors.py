@@ -1,5 +1,6 @@
 """One run made in every way in which a run can be started, and its folders compared byte by byte.
 
+    pip install '.[ray]' accelerate
     python benches/executors.py                     # one process, workers, torchrun, a SLURM array, Ray, accelerate
     python benches/executors.py --only ray torchrun --keep FOLDER
 
