@@ -42,6 +42,13 @@ def test_a_packed_set_has_the_numbers_of_its_run(distilled, tmp_path, format):
     assert measured[0] == measured[1] == measured[2]
 
 
+def test_a_run_in_the_home_folder_is_compared_with_its_real_images(distilled, monkeypatch):
+    monkeypatch.setenv("HOME", str(distilled.path.parent))
+    images = dap.open_source("fashion-mini", split="test", classes=["Bag", "Dress"])
+    options = OPTIONS | {"repeats": 1}
+    assert dap.evaluate("~/out", images, **options).rows == dap.evaluate(distilled.path, images, **options).rows
+
+
 def test_what_cannot_be_shared_is_refused(distilled, monkeypatch):
     with pytest.raises(OptionError, match="workers: expected a whole number of at least 1, got 0"):
         dap.evaluate(distilled, "fashion-mini", workers=0)

@@ -237,10 +237,12 @@ def _evaluated(distilled: DistilledDataset | SourceLike) -> tuple[Source, Mappin
     """The images to evaluate, and the manifest of their run, which is empty for images without one."""
     if isinstance(distilled, DistilledDataset):
         return _as_evaluated(distilled), distilled.manifest
-    if isinstance(distilled, str | Path) and (Path(distilled) / PACKED).is_file():  # it has labels and a manifest
-        return _evaluated(load(distilled))
-    manifest = read_manifest(Path(distilled)) if isinstance(distilled, str | Path) else None
-    return open_source(distilled), manifest or {}
+    if not isinstance(distilled, str | Path):
+        return open_source(distilled), {}
+    folder = Path(distilled).expanduser()
+    if (folder / PACKED).is_file():  # it has labels and a manifest
+        return _evaluated(load(folder))
+    return open_source(distilled), read_manifest(folder) or {}
 
 
 def _as_evaluated(distilled: DistilledDataset) -> Source:
