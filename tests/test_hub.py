@@ -95,6 +95,13 @@ def test_a_set_that_is_pushed_comes_back(run: dap.DistilledDataset, local_hub: L
     assert torch.equal(again.take(1).to_torch()[0], run.take(1).to_torch()[0])
 
 
+def test_a_set_of_the_hub_is_measured_as_its_run(run: dap.DistilledDataset, local_hub: LocalHub) -> None:
+    """Against the real images that its manifest names, since none are given."""
+    run.push_to_hub("me/fashion-3")
+    settings = {"only": ["energy_distance", "nearest_real"], "features_options": {"size": 8}}
+    assert dap.measure("me/fashion-3", **settings).to_json() == dap.measure(run, **settings).to_json()
+
+
 def test_pushing_again_replaces_the_images(run: dap.DistilledDataset, local_hub: LocalHub) -> None:
     run.push_to_hub("me/set")
     run[0:2].push_to_hub("me/set")

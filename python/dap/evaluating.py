@@ -16,6 +16,7 @@ import torch
 
 from dap.config import check_path, check_whole
 from dap.data.builtin import recorded_builtin
+from dap.data.hub import download_set, is_hub_set
 from dap.data.label_order import reorder_labels
 from dap.data.manifest import read_manifest
 from dap.data.names import escape
@@ -239,7 +240,9 @@ def _evaluated(distilled: DistilledDataset | SourceLike) -> tuple[Source, Mappin
         return _as_evaluated(distilled), distilled.manifest
     if not isinstance(distilled, str | Path):
         return open_source(distilled), {}
-    folder = Path(distilled).expanduser()
+    folder = download_set(str(distilled)) if is_hub_set(distilled) else Path(distilled).expanduser()
+    if folder is None:  # another dataset of the hub
+        return open_source(distilled), {}
     if (folder / PACKED).is_file():  # it has labels and a manifest
         return _evaluated(load(folder))
     return open_source(distilled), read_manifest(folder) or {}
