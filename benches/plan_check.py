@@ -81,8 +81,8 @@ def main() -> None:
         made.register_to_config(id2label={str(number): f"class {number}" for number in range(1000)})
         made.save_pretrained(places["dit"])
     print(
-        "| run | CPU s planned | really | ratio | trial | s planned | really | GB planned | really | ratio "
-        "| MB of disk planned | really | ratio |\n" + "|---" * 13 + "|", flush=True,
+        "| run | processor s planned | real | planned ÷ real | trial ÷ run | s planned | real | GB planned | real "
+        "| planned ÷ real | MB of disk planned | real | planned ÷ real |\n" + "|---" * 13 + "|", flush=True,
     )  # fmt: skip
     for name in names:
         words = [word.format(**places) for word in RUNS[name]]

@@ -59,7 +59,7 @@ def contenders(name: str, width: int | None) -> dict[str, Callable[[], tuple[Ten
 def main() -> None:
     torch.set_num_threads(1)
     print(describe_machine())
-    print("| network | one after the other | vmap | ratio |\n|---|---|---|---|")
+    print("| network | one after the other | vmap | vmap ÷ one after the other |\n|---|---|---|---|")
     for name, width in NETWORKS:
         functions = contenders(name, width)
         (losses, gradients), (others, other_gradients) = (run() for run in functions.values())

@@ -237,7 +237,7 @@ class TestClasses:
         for outputs, known, classes, message in (
             (3, None, ["x", "y"], "teacher t has 3 outputs, the set has 2 classes: 'x', 'y'; take a teacher of these"),
             (2, ["a", "b"], ["a", "x"], "teacher t has no class 'x', which the set has; its 2 classes are 'a', 'b'"),
-            (1000, None, ["tench", "Bag"], "has the 1000 classes of ImageNet, the set has 2, of which 'Bag' is none"),
+            (1000, None, ["tench", "Bag"], "the set has 2 classes; ImageNet has no wnid or name 'Bag'"),
             (1000, None, ["tench", "n01440764"], "has the 1000 classes of ImageNet"),
         ):  # fmt: skip
             with pytest.raises(OptionError, match=message):

@@ -127,9 +127,8 @@ def output_rows(teacher: str, outputs: int, known: Sequence[str] | None, names: 
         missing = [name for name, label in labels.items() if label is None]
         if len(names) != outputs:
             raise OptionError(
-                f"teacher {teacher} has the {outputs} classes of ImageNet, the set has {len(names)}, of which "
-                f"{some(missing or names)} is none of ImageNet's wnids or names; rename the classes, or take another "
-                "teacher"
+                f"teacher {teacher} has the {outputs} classes of ImageNet, the set has {len(names)} classes; ImageNet "
+                f"has no wnid or name {some(missing or names)}; rename the classes, or take another teacher"
             )
     if outputs != len(names):
         raise OptionError(
