@@ -6,9 +6,9 @@
 
 A group of ``compare_rows.py`` (guidance, dap, set, ...): tuning, on held-out images: 5,000 of Fashion-MNIST's training
     images that are in no split of fashion-mini. Needs the full training set (Debian's dataset-fashion-mnist).
-headline, test, igd_test, others, ld3m_test, dm_test, networks_test, newer_test, transport_test, scaling: the methods
-    at their committed options, the last with more time at sampling, on the 10,000 test images. With --ipc 50 the first
-    10 of each class, by rank and as numbered, are judged too.
+headline, test, igd_test, others, ld3m_test, dm_test, networks_test, newer_test, transport_test, lgd_test, scaling: the
+    methods at their committed options, the last with more time at sampling, on the 10,000 test images. With --ipc 50
+    the first 10 of each class, by rank and as numbered, are judged too.
 vae: what the prior's VAE costs: the images of random, and the same through the VAE, on the 10,000 test images.
 
 Each seed draws its own subset, latents and references, and trains one network of protocol `small` with that seed;
@@ -38,6 +38,7 @@ from compare_rows import (
     HEADLINE,
     IGD_TEST,
     LD3M_TEST,
+    LGD_TEST,
     NETWORKS_TEST,
     NEWER_TEST,
     OTHERS,
@@ -159,7 +160,7 @@ def main() -> None:
     tested = {
         "headline": HEADLINE, "test": TEST, "igd_test": IGD_TEST, "others": OTHERS, "ld3m_test": LD3M_TEST,
         "dm_test": DM_TEST, "networks_test": NETWORKS_TEST, "newer_test": NEWER_TEST,
-        "transport_test": TRANSPORT_TEST, "scaling": SCALING, "vae": vae,
+        "transport_test": TRANSPORT_TEST, "lgd_test": LGD_TEST, "scaling": SCALING, "vae": vae,
     }  # fmt: skip
     groups = tested | {name: BASELINES | rows for name, rows in TUNING.items()}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

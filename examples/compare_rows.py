@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dap.methods import DAP, DM, IGD, LD3M, CoDA, DAPNetworks, DAPSet, ManifoldGD
+from dap.methods import DAP, DM, IGD, LD3M, LGD, CoDA, DAPNetworks, DAPSet, ManifoldGD
 from dap.methods.dap_set import SetEnergy
 from dap.methods.mgd3 import MGD3, Mode
 from dap.methods.plug_and_play import PlugAndPlay
@@ -36,6 +36,7 @@ LD3M_TEST["ld3m:paper, 100 iterations"] = {"method": "ld3m:paper", "method_optio
 DM_TEST: Rows = BASELINES | {
     name: {"method": name} for name in ("k_medoids", "dm:fashion", "dm:fashion_latent", "rded")
 }
+DM_TEST["rded, one crop an image"] = {"method": "rded", "method_options": {"grid": 1}}
 DM_TEST["dm:paper, 100 iterations"] = {"method": "dm:paper", "method_options": {"steps": 100}}
 NEWER_TEST: Rows = BASELINES | {name: {"method": name} for name in ("k_medoids", "d3hr:fashion", "minimax:fashion")}
 NEWER_TEST |= {
@@ -43,6 +44,7 @@ NEWER_TEST |= {
     for name, options in (("candidates alone", {"steps": 0}), ("100 steps", {"steps": 100}))
 }
 TRANSPORT_TEST: Rows = {name: {"method": name} for name in ("dit", "dmgd", "cgs")}
+LGD_TEST: Rows = {name: {"method": name} for name in ("dit", "k_medoids", "lgd:fashion")}
 NETWORKS_TEST: Rows = {name: {"method": name} for name in ("dit", "k_medoids", "dap_networks")}
 SCALING: Rows = {
     "dap_set, 100 steps": {"method": "dap_set", "num_inference_steps": 100},
@@ -143,6 +145,19 @@ TUNING: dict[str, Rows] = {
             {"learning_rate": 100.0},
             {"learning_rate": 10.0, "space": "latent"},
             {"learning_rate": 100.0, "space": "latent"},
+        )
+    },
+    "lgd": {
+        f"lgd {options}": {"method": LGD(**options)}
+        for options in (
+            {"increment": 2},
+            {"increment": 5},
+            {"increment": 2, "scale": 1.5},
+            {"increment": 2, "scale": 5.0},
+            {"increment": 5, "scale": 5.0},
+            {"increment": 2, "scale": 5.0, "validity": 2.0},
+            {"increment": 5, "scale": 5.0, "validity": 2.0},
+            {"increment": 5, "scale": 5.0, "validity": 4.0},
         )
     },
     "networks": {"k_medoids": {"method": "k_medoids"}}

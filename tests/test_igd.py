@@ -17,9 +17,10 @@ from dap import rng
 from dap.config import from_options, to_json
 from dap.errors import OptionError
 from dap.methods import DiT, Guided, Slot, Unit, get_method
+from dap.methods.common.igd_steps import DeviationTerm
 from dap.methods.common.surrogate import Surrogate
 from dap.methods.dap import KernelDistance
-from dap.methods.igd import IGD, DeviationTerm, Influence, InfluenceTerm
+from dap.methods.igd import IGD, Influence, InfluenceTerm
 from dap.priors.dit import DiTPrior
 from dap.sampling import StepState, Window
 

@@ -26,7 +26,7 @@ from dap.registry import Registry
 BUILT_IN = [
     "random", "herding", "k_center", "k_medoids", "dit", "dap", "mgd3", "manifold_gd", "igd", "d4m", "d3m",
     "ld3m", "coda", "plug_and_play", "dap_set", "dap_networks", "guided", "dm", "rded", "cao2", "d3hr", "minimax",
-    "dmgd", "cgs", "filtered",
+    "dmgd", "cgs", "lgd", "filtered",
 ]  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("own_tables")
@@ -76,6 +76,7 @@ def test_the_list_says_what_there_is_to_know():
         "d3m",
         "plug_and_play",
         "minimax",
+        "lgd",
     }
     with pytest.raises(dataclasses.FrozenInstanceError):
         methods[0].name = "other"

@@ -25,6 +25,7 @@ METHODS = {
     "dm": {"space": "latent", "steps": 1, "batch": 4, "width": 4},
     "d3hr": {"groups": 3, "noise_level": 0.5}, "cao2": {"candidates": 2, "steps": 0, "width": 4, "epochs": 2},
     "minimax": {"steps": 2, "batch": 2}, "dmgd": {}, "cgs": {},
+    "lgd": {"increment": 1, "learning_epochs": 2, "width": 4, "epochs": 2},
     "filtered": {"method": "dap_set", "candidates": 2, "width": 4, "epochs": 2},
 }  # fmt: skip
 

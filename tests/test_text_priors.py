@@ -51,7 +51,8 @@ METHODS = {
     "ld3m, gradient": {"steps": 1, "chain": 2, "batch": 4, "width": 8, "matching": "gradient"},
     "dm": {"space": "latent", "steps": 2, "batch": 4, "width": 8},
     "d3hr": {"groups": 3, "noise_level": 0.5}, "cao2": {"candidates": 2, "steps": 0, "width": 4, "epochs": 2},
-    "dmgd": {}, "cgs": {}, "filtered": {"method": "mgd3", "candidates": 2, "width": 4, "epochs": 2},
+    "dmgd": {}, "cgs": {}, "lgd": {"increment": 1, "learning_epochs": 2, "width": 4, "epochs": 2},
+    "filtered": {"method": "mgd3", "candidates": 2, "width": 4, "epochs": 2},
     "d3m": {"steps": 2, "batch": 2},
 }  # fmt: skip
 

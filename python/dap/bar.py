@@ -72,7 +72,15 @@ class Bars:
 
     @contextmanager
     def stage(
-        self, title: str | None, *, total: int, unit: str, kept: str, done: int = 0, leave: bool = True
+        self,
+        title: str | None,
+        *,
+        total: int,
+        unit: str,
+        kept: str,
+        done: int = 0,
+        leave: bool = True,
+        made: bool = False,
     ) -> Iterator[tqdm]:
         """Yield the bar of a stage, whose ``update(n)`` counts.
 
@@ -85,6 +93,7 @@ class Bars:
             kept: What is kept of the stage when it is stopped, and what the same command will do.
             done: Units that were done before.
             leave: Whether the bar stays on the screen when the stage has ended.
+            made: Whether the stage works on made images, so that it does not take longer with more real ones.
         """
         with progress_bar(title, total=total, unit=unit, done=done, shown=self.shown, leave=leave) as bar:
             try:

@@ -29,7 +29,7 @@ __all__ = [
 METHODS = (
     "random", "herding", "k_center", "k_medoids", "dit", "dap", "mgd3", "manifold_gd", "igd", "d4m", "d3m", "ld3m",
     "coda", "plug_and_play", "dap_set", "dap_networks", "guided", "dm", "rded", "cao2", "d3hr", "minimax",
-    "dmgd", "cgs", "filtered",
+    "dmgd", "cgs", "lgd", "filtered",
 )  # fmt: skip
 SCHEDULERS = ("ddpm", "ddim", "dpm++", "dpm++-karras", "euler", "euler-ancestral", "heun", "lcm")
 SAMPLINGS = ("dit-repo", "mgd3-sd", "coda-sdxl")

@@ -23,6 +23,7 @@ from dap.methods.igd import IGD
 from dap.methods.k_center import KCenter
 from dap.methods.k_medoids import KMedoids
 from dap.methods.ld3m import LD3M
+from dap.methods.lgd import LGD
 from dap.methods.manifold_gd import ManifoldGD
 from dap.methods.mgd3 import MGD3
 from dap.methods.minimax import Minimax
@@ -31,14 +32,14 @@ from dap.methods.random import Random
 from dap.methods.rded import RDED
 
 __all__ = [
-    "CGS", "D3HR", "D3M", "D4M", "DAP", "DM", "DMGD", "IGD", "LD3M", "METHODS", "MGD3", "RDED", "TERMS", "AnyGuide",
-    "AnyMethod", "CaO2", "CoDA", "Context", "DAPNetworks", "DAPSet", "DiT", "Filtered", "Guide", "Guided", "Herding",
-    "KCenter", "KMedoids", "ManifoldGD", "Method", "MethodInfo", "Minimax", "PlugAndPlay", "Random", "SingleGuide",
-    "Slot", "Unit", "get_method", "list_methods", "register_method",
+    "CGS", "D3HR", "D3M", "D4M", "DAP", "DM", "DMGD", "IGD", "LD3M", "LGD", "METHODS", "MGD3", "RDED", "TERMS",
+    "AnyGuide", "AnyMethod", "CaO2", "CoDA", "Context", "DAPNetworks", "DAPSet", "DiT", "Filtered", "Guide", "Guided",
+    "Herding", "KCenter", "KMedoids", "ManifoldGD", "Method", "MethodInfo", "Minimax", "PlugAndPlay", "Random",
+    "SingleGuide", "Slot", "Unit", "get_method", "list_methods", "register_method",
 ]  # fmt: skip
 
 for _method in (
     Random, Herding, KCenter, KMedoids, DiT, DAP, MGD3, ManifoldGD, IGD, D4M, D3M, LD3M, CoDA, PlugAndPlay, DAPSet,
-    DAPNetworks, Guided, DM, RDED, CaO2, D3HR, Minimax, DMGD, CGS, Filtered,
+    DAPNetworks, Guided, DM, RDED, CaO2, D3HR, Minimax, DMGD, CGS, LGD, Filtered,
 ):  # fmt: skip
     register_method(_method)

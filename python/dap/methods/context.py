@@ -70,6 +70,7 @@ class Context:
         encoder: What turns real images into the features by which they are chosen; None: the prior's own features.
         own_size: Whether real images keep their own sizes, which may differ.
         pass_size: The most slots in one evaluation of the denoiser; None: all slots of a unit.
+        batch_size: The slots that the run makes at once, for a preparation that samples; None: not known.
         counts: Images of each class, if they are not the same number; see :meth:`ipc_of`.
         latent_dtype: In which the cache keeps latents of real images: "float16", or "float32" in a run that a version
             began which kept them so.
@@ -89,6 +90,7 @@ class Context:
     encoder: Encoder | None = None
     own_size: bool = False
     pass_size: int | None = None
+    batch_size: int | None = None
     counts: tuple[int, ...] | None = None
     latent_dtype: str = "float16"
 

@@ -41,7 +41,6 @@ Differences from the released code:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -53,15 +52,13 @@ from torch.nn import functional
 from dap.config import check_number, check_whole
 from dap.methods.base import Context, Couples, Presets, Record, Slot, Unit
 from dap.methods.common.guides import TERMS, Guide, SingleGuide
+from dap.methods.common.igd_steps import DeviationTerm, deviation_scale, sized_as_noise
 from dap.methods.common.network_memory import gradient_bytes, surrogate_bytes, training_bytes
 from dap.methods.common.surrogate import Surrogate, SurrogateTraining, prepare_surrogate
 from dap.priors import Demand, Prior
-from dap.sampling import DeltaTerm, EnergyTerm, Needs, Place, StepState, Window
+from dap.sampling import DeltaTerm, Needs, Place, StepState, Window
 
-__all__ = ["IGD", "DeviationTerm", "Influence", "InfluenceTerm"]
-
-STEP = 0.0015  # the size of a step of k = 1, as a share of the size of its noise
-LATENT = 4 * 32 * 32  # the number of values for which γ is given
+__all__ = ["IGD", "Influence", "InfluenceTerm"]
 
 
 @TERMS.register("influence")
@@ -170,30 +167,7 @@ class InfluenceTerm(DeltaTerm):
                 mismatch = 1 - functional.cosine_similarity(gradients, reference)
                 slope = slope + torch.autograd.grad(mismatch.sum(), leaf)[0] / len(self.references)
             (gradient,) = torch.autograd.grad(pixels, state.sample, slope, retain_graph=True)
-        norm = gradient.flatten(1).norm(dim=1)
-        length = STEP * state.sigma * state.eps.flatten(1).norm(dim=1)
-        rho: Tensor = length / torch.where(norm > 0, norm, 1)
-        return -rho.view(-1, 1, 1, 1) * gradient
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeviationTerm(EnergyTerm):
-    """The energy max_m cos(x_t, m), whose gradient is subtracted from x_{t−1}; the scale is γ.
-
-    Attributes:
-        memories: Finished latents of each slot's class, (M, C, h, w); with M = 0 the slot is not changed.
-    """
-
-    memories: tuple[Tensor, ...]
-    at: Place = "sample"
-
-    def energy(self, state: StepState) -> Tensor:
-        """Return the largest cosine of each slot, with shape (B,)."""
-        rows = []
-        for latent, memory in zip(state.sample, self.memories, strict=True):
-            cosines = functional.cosine_similarity(latent.flatten()[None], memory.flatten(1))
-            rows.append(cosines.max() if len(memory) else 0 * latent.sum())
-        return torch.stack(rows)
+        return -sized_as_noise(gradient, state)
 
 
 @dataclass(frozen=True)
@@ -255,6 +229,5 @@ class IGD(Influence, SingleGuide[Surrogate]):
         empty = influence.references.new_zeros(0, *context.prior.latent_shape)
         latents = (finished[slot.class_index] for slot in unit.slots)
         memories = tuple(torch.stack(memory) if memory else empty for memory in latents)
-        scale = self.deviation * math.prod(context.prior.latent_shape) / LATENT
-        deviation = DeviationTerm(memories=memories, window=self.window, scale=scale)
-        return [influence, deviation]
+        scale = deviation_scale(self.deviation, context.prior.latent_shape)
+        return [influence, DeviationTerm(memories=memories, window=self.window, scale=scale)]

@@ -54,6 +54,7 @@ class RunFolder:
         at_once: The most slots in one evaluation of the denoiser.
         pass_size: The same if it was decided for the run; None: all slots of a unit. It only differs from the
             batch size where a class of more slots is made together.
+        batch_size: Slots that are made at once.
         latent_dtype: In which the cache keeps latents of real images; "float32" if a version began the run that kept
             them so.
 
@@ -87,7 +88,7 @@ class RunFolder:
             )  # fmt: skip
         if couples == "sequence" and parts is None:
             couples = "class"  # in which older versions made such runs
-        self.units, self.pass_size = plan(stages, size, couples, history.rounds), parts
+        self.units, self.pass_size, self.batch_size = plan(stages, size, couples, history.rounds), parts, size
         self.at_once = at_once(max(map(sum, stages)), size, parts)
         if before is None:
             check_memory(job, self.at_once)

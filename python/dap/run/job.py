@@ -124,15 +124,16 @@ class Job:
         callback_on_step_end: StepCallback | None = None,
         *,
         pass_size: int | None = None,
+        batch_size: int | None = None,
         latent_dtype: str = "float16",
     ) -> Context:
-        """Return the run as its method sees it; ``pass_size`` and ``latent_dtype`` are those of the run's folder."""
+        """Return the run as its method sees it; the last three arguments are those of the run's folder."""
         most, different = max(self.counts), len(set(self.counts)) > 1
         return Context(
             self.source, self.classes, self.prior, self.settings, self.request.seed, most, self.shape.size,
             self.shape.channels, callback_on_step_end=callback_on_step_end, index=self.index, encoder=self.encoder,
-            own_size=self.shape.own, bars=bars, pass_size=pass_size, latent_dtype=latent_dtype,
-            counts=self.counts if different else None,
+            own_size=self.shape.own, bars=bars, pass_size=pass_size, batch_size=batch_size,
+            latent_dtype=latent_dtype, counts=self.counts if different else None,
         )  # fmt: skip
 
 

@@ -99,7 +99,7 @@ class _Prepared(NamedTuple, Generic[A]):
     weights: Mapping[str, Sequence[float]]
     files: Mapping[str, bytes]
     seconds: float
-    depends: tuple[int | None, str]
+    depends: tuple[int | None, int, str]
 
 
 class _Executor(Generic[A]):
@@ -191,7 +191,7 @@ class _Executor(Generic[A]):
         return folder, prepared
 
     def _prepare(self, folder: RunFolder) -> _Prepared[A]:
-        depends = folder.pass_size, folder.latent_dtype
+        depends = folder.pass_size, folder.batch_size, folder.latent_dtype
         if self._prepared is None or self._prepared.depends != depends:
             context, start = self._context(folder), time.monotonic()
             artefact = self._recipe.prepare(context)
@@ -256,7 +256,10 @@ class _Executor(Generic[A]):
         return tuple(f"{self._job.classes[slot.class_index].name}/{slot.number}" for slot in unit.slots)
 
     def _context(self, folder: RunFolder, on_step: StepCallback | None = None) -> Context:
-        return self._job.context(self._bars, on_step, pass_size=folder.pass_size, latent_dtype=folder.latent_dtype)
+        return self._job.context(
+            self._bars, on_step, pass_size=folder.pass_size, batch_size=folder.batch_size,
+            latent_dtype=folder.latent_dtype,
+        )  # fmt: skip
 
 
 def _busy(out: Path, worker: str) -> StorageError:

@@ -58,10 +58,11 @@ class Trial:
 
 
 class Stage(NamedTuple):
-    """A stage of a preparation that has a bar: its count in all, and its time."""
+    """A stage of a preparation that has a bar: its count in all, its time, and whether it works on made images."""
 
     total: int
     spent: Spent
+    made: bool
 
 
 class Measured(Bars):
@@ -73,12 +74,12 @@ class Measured(Bars):
         self._device = device
 
     @contextmanager
-    def stage(self, title: str | None, *, total: int, **options: Any) -> Iterator[tqdm]:
+    def stage(self, title: str | None, *, total: int, made: bool = False, **options: Any) -> Iterator[tqdm]:
         """Yield a bar, and keep the time until it is closed."""
         watch = Stopwatch(self._device)
         with super().stage(title, total=total, **options) as bar:
             yield bar
-        self.stages.append(Stage(total, watch.read()))
+        self.stages.append(Stage(total, watch.read(), made))
 
 
 def trial_of(job: Job, units: int, batch_size: int, pass_size: int | None) -> Trial:
@@ -94,10 +95,10 @@ def trial_of(job: Job, units: int, batch_size: int, pass_size: int | None) -> Tr
     classes = _classes(job, batch_size)
     few, many = _images(job, classes)
     with _empty_cache():
-        _, first, _ = _prepared(_part(job, classes, few), pass_size)
+        _, first, _ = _prepared(_part(job, classes, few), pass_size, batch_size)
     with _empty_cache():
         part = _part(job, classes, many)
-        spent, second, artefact = _prepared(part, pass_size)
+        spent, second, artefact = _prepared(part, pass_size, batch_size)
         each = len(job.source) / len(job.classes)
         prepare = _of_all(spent, first, second, few, many, each) * (len(job.classes) / classes)
         grows = any(more.total > fewer.total for fewer, more in zip(first, second, strict=False))
@@ -145,11 +146,11 @@ def _part(job: Job, classes: int, images: int) -> Job:
     return replace(job, source=source, classes=job.classes[:classes], counts=job.counts[:classes], whole=None)
 
 
-def _prepared(part: Job, pass_size: int | None) -> tuple[Spent, list[Stage], object]:
+def _prepared(part: Job, pass_size: int | None, batch_size: int) -> tuple[Spent, list[Stage], object]:
     """Prepare a part of the run; return the time, the stages and the artefact."""
     bars = Measured(part.prior.device)
     watch = Stopwatch(part.prior.device)
-    artefact = part.recipe.prepare(part.context(bars, pass_size=pass_size))
+    artefact = part.recipe.prepare(part.context(bars, pass_size=pass_size, batch_size=batch_size))
     return watch.read(), bars.stages, artefact
 
 
@@ -175,7 +176,8 @@ def _of_all(spent: Spent, first: list[Stage], second: list[Stage], few: int, man
         rise = (more.total - fewer.total) / (many - few) if many > few else 0.0
         grows = grows or rise > 0
         total = fewer.total + rise * (images - few)
-        alike = 1.0 if rise or not grows else images / many  # one that counts classes takes longer with more images
+        # one that counts classes takes longer with more images
+        alike = 1.0 if rise or not grows or more.made else images / many
         counted += more.spent * (max(total, more.total) / max(1, more.total) * alike)
         rest = rest - more.spent
     return counted + rest * (images / many if grows else 1.0)

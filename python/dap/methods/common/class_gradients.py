@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["KEPT", "flat", "gradient_file", "mean_cosine", "mean_gradient", "write_gradients"]
 
 BLOCK_VALUES = 2**22  # numbers of a file of gradients that are written at once, unless a gradient has more
-KEPT = "the surrogate's training up to a minute ago is kept; the same command continues after it"
+KEPT = "the network's training up to a minute ago is kept; the same command continues after it"
 
 
 def gradient_file(folder: Path, number: int) -> Path:

@@ -35,6 +35,7 @@ SUMMARIES: Mapping[str, str] = {
     "minimax": "samples of a DiT that is fine-tuned on the real images for coverage and variety",
     "dmgd": "pulls the images of a class to its clusters by optimal transport, more of them to larger ones",
     "cgs": "moves the images of a class together to its mean, and apart by a determinant",
+    "lgd": "grows the set in increments, each guided to what a network trained on those before can learn",
     "guided": "sums the guidance of several methods",
     "filtered": "several candidates of another method for each image; a classifier keeps one of them",
 }

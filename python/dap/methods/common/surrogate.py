@@ -24,11 +24,11 @@ numbers with three blocks ("convnet3"), and 2.8 million with six ("convnet6").
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -42,7 +42,7 @@ from dap.config import check_choice, check_number, check_whole
 from dap.errors import FormatError
 from dap.methods.common.class_gradients import gradient_file
 from dap.methods.common.network_memory import surrogate_bytes
-from dap.methods.common.surrogate_training import train, train_with_gradients
+from dap.methods.common.surrogate_training import Examples, train, train_with_gradients
 from dap.nets import create_net, list_nets
 from dap.rng import generator
 from dap.storage.cache import RESULT, SURROGATES, CacheEntry
@@ -53,11 +53,27 @@ from dap.torch_state import tf32_on
 if TYPE_CHECKING:
     from dap.methods.base import Context
 
-__all__ = ["Surrogate", "SurrogateTraining", "prepare_classifier", "prepare_surrogate"]
+__all__ = ["Made", "Surrogate", "SurrogateTraining", "prepare_classifier", "prepare_surrogate"]
 
 RULE = 2  # raise it with every change of the computed bits, so that surrogates of older versions are not used
 CLASSIFIER_RULE = 1  # the same for classifiers
 STATES = "states.safetensors"
+
+
+class Made(NamedTuple):
+    """Images to train a classifier on in place of the real ones.
+
+    Attributes:
+        images: Returns them, uint8 (N, channels, size, size) on the CPU.
+        labels: The class of each, int64 (N,).
+        content: All that they depend on, JSON-able.
+        title: The title of the progress bar.
+    """
+
+    images: Callable[[], Tensor]
+    labels: Tensor
+    content: object
+    title: str
 
 
 @dataclass(frozen=True)
@@ -179,30 +195,36 @@ def prepare_surrogate(context: Context, training: SurrogateTraining) -> Surrogat
     return Surrogate(net, tuple(epochs), states["weights"].to(context.prior.device), files)
 
 
-def prepare_classifier(context: Context, network: str, width: int, epochs: int) -> nn.Module:
+def prepare_classifier(context: Context, network: str, width: int, epochs: int, made: Made | None = None) -> nn.Module:
     """Return a classifier that is trained as a surrogate is, without checkpoints; or find it in the cache.
 
     Args:
         context: As for :func:`prepare_surrogate`.
         network: See :class:`SurrogateTraining`, as for the other options.
         width: The number of channels.
-        epochs: Passes over the real images.
+        epochs: Passes over the images.
+        made: Images to train on; None: all real images of the run.
 
     Raises:
         OptionError: The cache cannot be written, or the source is an index without images.
         FormatError: An image or the file in the cache cannot be read.
     """
     net = _new_net(context, network, width)
-    entry = CacheEntry.of(
-        SURROGATES, _content(context, CLASSIFIER_RULE, ["classifier", network, width, epochs]), ".safetensors"
-    )
+    options = ["classifier", network, width, epochs]
+    content = _content(context, CLASSIFIER_RULE, options if made is None else [*options, made.content])
+    entry = CacheEntry.of(SURROGATES, content, ".safetensors")
     if not entry.is_whole():
         with continued(entry) as unfinished:
             if unfinished is not None:
                 folder = unfinished.folder
-                weights = train(context, net, folder, epochs=epochs)
+                if made is None:
+                    weights = train(context, net, folder, epochs=epochs)
+                else:
+                    examples = Examples(made.images().__getitem__, made.labels)
+                    weights = train(context, net, folder, epochs=epochs, examples=examples, title=made.title)
                 (folder / RESULT).write_bytes(save({"weights": weights}))
     vector_to_parameters(_read(entry.path)["weights"].to(context.prior.device), net.parameters())
+    net.zero_grad()  # of the training
     return net.eval().requires_grad_(False)
 
 

@@ -1,5 +1,7 @@
 """Trains the network of a surrogate and computes its real gradients; see :mod:`dap.methods.common.surrogate`.
 
+Networks of made images, for :mod:`dap.methods.lgd`, are trained in the same way.
+
 Images that take up to 4 GiB are decoded once and held in memory; of a larger source, each batch is decoded when it is
 used.
 
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dap.errors import StoppedError
 from dap.methods.common.class_gradients import KEPT, flat, gradient_file, mean_cosine, write_gradients
 from dap.methods.common.held_images import images_by_index
 from dap.nets import ClassifierTraining, images_at_once
@@ -27,16 +30,29 @@ from dap.nets.optimisation import SAVE_SECONDS
 from dap.nets.train_state import read_state, write_state
 from dap.rng import generator
 from dap.selection import random_of_each_class
+from dap.stopping import check_stop
 from dap.storage.cache import RESULT
 
 if TYPE_CHECKING:
     from dap.methods.base import Context
 
-__all__ = ["IGD_SGD", "ONE_CYCLE", "Optimisation", "train", "train_with_gradients"]
+__all__ = ["IGD_SGD", "ONE_CYCLE", "Examples", "Optimisation", "train", "train_with_gradients"]
 
 MAX_SHIFT = 3  # pixels of the augmentation
 GRADIENT_BATCH = 50
 STATE = "training.pt"
+
+
+class Examples(NamedTuple):
+    """What a network is trained on.
+
+    Attributes:
+        images: Returns images, uint8 (n, channels, size, size) on the CPU, by their indices, int64 (n,).
+        labels: The class of each, int64 (N,).
+    """
+
+    images: Callable[[Tensor], Tensor]
+    labels: Tensor
 
 
 class Optimisation(NamedTuple):
@@ -52,12 +68,30 @@ ONE_CYCLE = Optimisation(128, 3e-3, 5e-4)  # as protocol "small" trains
 IGD_SGD = Optimisation(64, 0.01, 5e-4, momentum=0.9)  # IGD's released code
 
 
-def train(context: Context, net: nn.Module, folder: Path, *, epochs: int) -> Tensor:
-    """Train a network in place on all real images of a run; return its weights, (P,) on the CPU.
+def train(
+    context: Context,
+    net: nn.Module,
+    folder: Path,
+    *,
+    epochs: int,
+    examples: Examples | None = None,
+    title: str = "surrogate",
+) -> Tensor:
+    """Train a network in place; return its weights, (P,) on the CPU.
 
-    ``folder`` keeps the state of the training, which is continued if it is there.
+    Args:
+        context: The run.
+        net: The network, on its device.
+        folder: It keeps the state of the training, which is continued if it is there.
+        epochs: Passes over the images.
+        examples: Made images; None: all real images of the run.
+        title: The title of the progress bar.
+
+    Raises:
+        StoppedError: The run is to end; the state is written.
     """
-    _train(context, net, images_by_index(context, kept=KEPT), folder, _Checkpoints(), epochs, ONE_CYCLE, None)
+    given, made = examples or _real(context), examples is not None
+    _train(context, net, given, folder, _Checkpoints(), epochs, ONE_CYCLE, None, title, made)
     return flat(net.parameters()).cpu()
 
 
@@ -86,7 +120,7 @@ def train_with_gradients(
     Returns:
         The epochs after which states were kept, 0 before the first, and their weights, (E, P) on the CPU.
     """
-    images_of, source, kept = images_by_index(context, kept=KEPT), context.source, _Checkpoints()
+    given, source, kept = _real(context), context.source, _Checkpoints()
     rows = [*random_of_each_class(source, references, context.seed).values()]
     batch = min(GRADIENT_BATCH, images_at_once(net, (context.channels, context.size, context.size)))
 
@@ -97,7 +131,7 @@ def train_with_gradients(
         """
         number, files = len(kept.epochs), folder / RESULT
         path, batches = gradient_file(files, number), [torch.from_numpy(part).split(batch) for part in rows]
-        write_gradients(context, net, path, f"gradients after epoch {epoch}", batches, images_of)
+        write_gradients(context, net, path, f"gradients after epoch {epoch}", batches, given.images)
         if number == 0 or mean_cosine(gradient_file(files, number - 1), path, len(rows)) < similarity:
             kept.epochs.append(epoch)
             kept.weights.append(flat(net.parameters()).cpu())
@@ -109,8 +143,13 @@ def train_with_gradients(
             save()  # after a kill among the gradients, the weights are these to the bit
             keep(epoch)
 
-    _train(context, net, images_of, folder, kept, epochs, IGD_SGD, after_epoch)
+    _train(context, net, given, folder, kept, epochs, IGD_SGD, after_epoch, "surrogate", False)
     return kept.epochs, torch.stack(kept.weights)
+
+
+def _real(context: Context) -> Examples:
+    """Return all real images of a run."""
+    return Examples(images_by_index(context, kept=KEPT), torch.tensor(context.source.labels))
 
 
 @dataclass
@@ -125,22 +164,24 @@ class _Checkpoints:
 def _train(
     context: Context,
     net: nn.Module,
-    images_of: Callable[[Tensor], Tensor],
+    examples: Examples,
     folder: Path,
     kept: _Checkpoints,
     epochs: int,
     optimisation: Optimisation,
     after_epoch: Callable[[int, Callable[[], None]], None] | None,
+    title: str,
+    made: bool,
 ) -> None:
-    """Train a network on all real images, from the state in ``folder`` on, which is saved every minute.
+    """Train a network, from the state in ``folder`` on, which is saved every minute.
 
     ``after_epoch`` is called with the number of the epoch, 0 before the training, and a function that saves the state.
     """
-    source, path, saved = context.source, folder / STATE, time.monotonic()
-    batch_size = min(len(source), optimisation.batch_size)
-    epoch = math.ceil(len(source) / batch_size)
+    path, saved, count = folder / STATE, time.monotonic(), len(examples.labels)
+    batch_size = min(count, optimisation.batch_size)
+    epoch = math.ceil(count / batch_size)
     training = ClassifierTraining(
-        net, images_of, torch.tensor(source.labels), steps=epochs * epoch, batch_size=batch_size,
+        net, examples.images, examples.labels, steps=epochs * epoch, batch_size=batch_size,
         peak_lr=optimisation.peak_lr, weight_decay=optimisation.weight_decay, momentum=optimisation.momentum,
         max_shift=MAX_SHIFT, generator=generator(context.seed, "surrogate", "training"),
         device=context.prior.device, at_once=images_at_once(net, (context.channels, context.size, context.size)),
@@ -159,7 +200,7 @@ def _train(
 
     if after_epoch is not None:
         (folder / RESULT).mkdir(exist_ok=True)
-    with context.bars.stage("surrogate", total=epochs * epoch, done=training.done, unit="step", kept=KEPT) as bar:
+    with context.bars.stage(title, total=epochs * epoch, done=training.done, unit="step", kept=KEPT, made=made) as bar:
         while True:
             number, rest = divmod(training.done, epoch)
             if rest == 0 and number > kept.last and after_epoch is not None:
@@ -171,3 +212,8 @@ def _train(
                 return
             training.step()
             bar.update()
+            try:
+                check_stop(path)
+            except StoppedError:
+                save()
+                raise
