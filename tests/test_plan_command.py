@@ -17,6 +17,7 @@ from dap.run import forecast as forecasts
 from dap.run.memory import Footprint
 from dap.run.operations import operations_of
 from dap.run.stopwatch import Spent, since_start
+from dap.run.trial import Stage, _of_all
 from dap.sampling import SamplingSettings, sample
 
 TWO = {"classes": ["Bag", "Dress"], "num_inference_steps": 4, "device": "cpu"}
@@ -29,7 +30,11 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "method, options, steps",
-    [("dit", {}, 24), ("dap_set", {"references": 8, "recurrences": 2}, 48)],
+    [
+        ("dit", {}, 24),
+        ("dap_set", {"references": 8, "recurrences": 2}, 48),
+        ("lgd", {"increment": 1, "learning_epochs": 2, "width": 4, "epochs": 2}, 24),
+    ],
 )
 def test_steps_and_units_are_those_of_the_run(tmp_path, method, options, steps):
     plan = dap.plan("fashion-mini", method=method, method_options=options, ipc=3, batch_size=3, **TWO)
@@ -120,6 +125,13 @@ def test_times_add_and_grow():
     assert Spent((1.0, 2.0)) + Spent((0.5, 0.5)) * 2 - Spent((0.0, 5.0)) == (2.0, 0.0)
     seconds, cpu = since_start()
     assert cpu > 0 and time.process_time() >= cpu and seconds > 0
+
+
+def test_stages_of_made_images_do_not_grow_with_the_real_ones():
+    one, first = Spent((1.0, 1.0)), [Stage(10, Spent((1.0, 1.0)), False)]
+    for made, seconds in ((True, 3.0), (False, 4.0)):  # 40 real images, timed with 20: the first stage takes 2 s
+        second = [Stage(20, one, False), Stage(5, one, made)]
+        assert _of_all(one * 2, [*first, Stage(5, one, made)], second, 10, 20, 40.0) == (seconds, seconds)
 
 
 def test_the_plan_says_what_a_run_would_say(tmp_path):
