@@ -25,8 +25,7 @@ step. Differences from the released code: its noises are 1,024 fixed ones, of wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -59,12 +58,8 @@ class CaO2(ClassifierMethod):
         steps: Steps of Adam for each image, at least 0.
         learning_rate: Its rate, above 0.
         raw_time: Tell the network the number of the step in place of its timestep, as the released code does.
-        teacher: The classifier: a file or a name as for :func:`dap.open_teacher`. None trains one, as ``network``,
-            ``width`` and ``epochs`` say; see :class:`dap.methods.common.classifier.ClassifierChoice`.
-        teacher_options: Options of the teacher by name.
-        network: The network to train.
-        width: Its number of channels.
-        epochs: Its passes over the real images.
+        teacher: The classifier: a file or a name as for :func:`dap.open_teacher`; None trains one on the real images.
+        teacher_options, network, width, epochs: See :class:`dap.methods.common.classifier.ClassifierOptions`.
 
     Example:
         >>> import dap
@@ -86,11 +81,6 @@ class CaO2(ClassifierMethod):
     steps: int = 100
     learning_rate: float = 6e-4
     raw_time: bool = False
-    teacher: str | None = None
-    teacher_options: Mapping[str, object] | None = field(default=None)
-    network: str = "convnet3"
-    width: int = 32
-    epochs: int = 5
 
     def __post_init__(self) -> None:
         check_whole("candidates", self.candidates)

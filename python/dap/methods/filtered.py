@@ -41,12 +41,8 @@ class Filtered(ClassifierOptions, Method[Prepared]):
         surest: Keep the candidate of which the classifier is surest, among those that it assigns to the class;
             otherwise the one of which it is least sure. If it assigns none to the class, the candidate with the largest
             probability of the class is kept, in both cases.
-        teacher: The classifier: a file or a name as for :func:`dap.open_teacher`. None trains one, as ``network``,
-            ``width`` and ``epochs`` say; see :class:`dap.methods.common.classifier.ClassifierChoice`.
-        teacher_options: Options of the teacher by name.
-        network: The network to train.
-        width: Its number of channels.
-        epochs: Its passes over the real images.
+        teacher: The classifier: a file or a name as for :func:`dap.open_teacher`; None trains one on the real images.
+        teacher_options, network, width, epochs: See :class:`dap.methods.common.classifier.ClassifierOptions`.
 
     Example:
         >>> Filtered(method={"name": "mgd3", "scale": 0.5}, candidates=2).method.scale
@@ -67,11 +63,6 @@ class Filtered(ClassifierOptions, Method[Prepared]):
     method: AnyMethod = field(default_factory=DiT)
     candidates: int = 4
     surest: bool = True
-    teacher: str | None = None
-    teacher_options: Mapping[str, object] | None = field(default=None)
-    network: str = "convnet3"
-    width: int = 32
-    epochs: int = 5
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "method", _method(self.method))

@@ -25,7 +25,7 @@ units, so that each of its bytes depends on its plan alone. So all increments bu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, NamedTuple
 
@@ -106,12 +106,9 @@ class LGD(ClassifierOptions, Method[Grown]):
         learning_epochs: Passes of each θ_i over the images made so far, at least 2.
         start: Share of the steps after which guidance starts, from 0 to 1.
         stop: Share of the steps after which it stops, from ``start`` to 1.
-        teacher: θ*: a file or a name as for :func:`dap.open_teacher`. None trains one, as ``network``, ``width`` and
-            ``epochs`` say; see :class:`dap.methods.common.classifier.ClassifierChoice`.
-        teacher_options: Options of the teacher by name.
-        network: The network to train on made images, and on the real ones without a teacher.
-        width: Its number of channels.
-        epochs: Passes of θ* over the real images.
+        teacher: θ*: a file or a name as for :func:`dap.open_teacher`; None trains it on the real images for ``epochs``.
+        network, width: The network to train on made images, and on the real ones without a teacher; its channels.
+        teacher_options, epochs: See :class:`dap.methods.common.classifier.ClassifierOptions`.
 
     Example:
         >>> import dap
@@ -136,11 +133,6 @@ class LGD(ClassifierOptions, Method[Grown]):
     learning_epochs: int = 100
     start: float = 0.08
     stop: float = 0.8
-    teacher: str | None = None
-    teacher_options: Mapping[str, object] | None = field(default=None)
-    network: str = "convnet3"
-    width: int = 32
-    epochs: int = 5
 
     def __post_init__(self) -> None:
         check_whole("increment", self.increment)

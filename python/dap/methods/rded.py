@@ -25,8 +25,8 @@ rounded to the nearest. A class with fewer than 300 images gives all it has; the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -66,12 +66,8 @@ class RDED(ClassifierMethod):
         images: Real images of each class from which crops are cut; a class with fewer images gives all it has.
         crops: Crops of each image.
         grid: g, the crops along a side of an image; the released scripts have 1 for images of up to 64 pixels.
-        teacher: The classifier: a file or a name as for :func:`dap.open_teacher`. None trains one, as ``network``,
-            ``width`` and ``epochs`` say; see :class:`dap.methods.common.classifier.ClassifierChoice`.
-        teacher_options: Options of the teacher by name.
-        network: The network to train.
-        width: Its number of channels.
-        epochs: Its passes over the real images.
+        teacher: The classifier: a file or a name as for :func:`dap.open_teacher`; None trains one on the real images.
+        teacher_options, network, width, epochs: See :class:`dap.methods.common.classifier.ClassifierOptions`.
 
     Example:
         >>> import dap
@@ -88,11 +84,6 @@ class RDED(ClassifierMethod):
     images: int = 300
     crops: int = 5
     grid: int = 2
-    teacher: str | None = None
-    teacher_options: Mapping[str, object] | None = field(default=None)
-    network: str = "convnet3"
-    width: int = 32
-    epochs: int = 5
 
     def __post_init__(self) -> None:
         for option in ("images", "crops", "grid"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -67,9 +67,9 @@ class Classifier:
         return torch.cat([self.logits(part.to(device)).float().cpu() for part in images.split(AT_ONCE)])
 
 
-@dataclass(frozen=True)
-class ClassifierChoice:
-    """Which classifier a method takes.
+@dataclass(frozen=True, kw_only=True)
+class ClassifierOptions:
+    """Which classifier a method takes: the base of methods that have these options.
 
     Attributes:
         teacher: A file or a name, as for :func:`dap.open_teacher`; None: a classifier is trained on all real images of
@@ -80,11 +80,20 @@ class ClassifierChoice:
         epochs: Passes over the real images, at least 2.
     """
 
-    teacher: str | None
-    teacher_options: Mapping[str, object] | None
-    network: str
-    width: int
-    epochs: int
+    teacher: str | None = None
+    teacher_options: Mapping[str, object] | None = None
+    network: str = "convnet3"
+    width: int = 32
+    epochs: int = 5
+
+    def choice(self) -> ClassifierChoice:
+        """Return which classifier the options ask for, checked."""
+        return ClassifierChoice(**{option.name: getattr(self, option.name) for option in fields(ClassifierOptions)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierChoice(ClassifierOptions):
+    """The classifier that the options ask for."""
 
     def __post_init__(self) -> None:
         if self.teacher is not None and not isinstance(self.teacher, str):
@@ -128,20 +137,7 @@ class ClassifierChoice:
         return None if self.teacher is not None else "a classifier of all classes"
 
 
-class ClassifierOptions:
-    """The base of methods that have the fields of :class:`ClassifierChoice` among their options."""
-
-    teacher: str | None
-    teacher_options: Mapping[str, object] | None
-    network: str
-    width: int
-    epochs: int
-
-    def choice(self) -> ClassifierChoice:
-        """Return which classifier the options ask for, checked."""
-        return ClassifierChoice(self.teacher, self.teacher_options, self.network, self.width, self.epochs)
-
-
+@dataclass(frozen=True)
 class ClassifierMethod(ClassifierOptions, Method[Classifier]):
     """The base of methods that make the images of a class together, judged by a classifier."""
 
