@@ -28,16 +28,19 @@ TEST: Rows = HEADLINE | {
         "d4m", "herding", "k_medoids",
     )
 }  # fmt: skip
-IGD_TEST: Rows = BASELINES | {name: {"method": name} for name in ("dap_set", "igd:fashion")}
-IGD_TEST["igd, published constants"] = {"method": IGD(**FASHION_IGD | IGD.presets["paper_ipc10"])}
-OTHERS: Rows = BASELINES | {name: {"method": name} for name in ("coda:fashion", "coda:paper", "plug_and_play:fashion")}
+IGD_TEST: Rows = BASELINES | {name: {"method": name} for name in ("igd:fashion", "coda:fashion")}
+OTHERS: Rows = BASELINES | {name: {"method": name} for name in ("plug_and_play:fashion",)}
 LD3M_TEST: Rows = BASELINES | {name: {"method": name} for name in ("k_medoids", "ld3m:fashion")}
-LD3M_TEST["ld3m:paper, 100 iterations"] = {"method": "ld3m:paper", "method_options": {"steps": 100}}
 DM_TEST: Rows = BASELINES | {
     name: {"method": name} for name in ("k_medoids", "dm:fashion", "dm:fashion_latent", "rded")
 }
 DM_TEST["rded, one crop an image"] = {"method": "rded", "method_options": {"grid": 1}}
-DM_TEST["dm:paper, 100 iterations"] = {"method": "dm:paper", "method_options": {"steps": 100}}
+PUBLISHED: Rows = BASELINES | {
+    "igd, published constants": {"method": IGD(**FASHION_IGD | IGD.presets["paper_ipc10"])},
+    "coda, published constants": {"method": "coda:paper"},
+    "dm:paper, 100 iterations": {"method": "dm:paper", "method_options": {"steps": 100}},
+    "ld3m:paper, 100 iterations": {"method": "ld3m:paper", "method_options": {"steps": 100}},
+}
 NEWER_TEST: Rows = BASELINES | {name: {"method": name} for name in ("k_medoids", "d3hr:fashion", "minimax:fashion")}
 NEWER_TEST |= {
     f"cao2, {name}": {"method": "cao2", "method_options": options}
