@@ -6,10 +6,10 @@
 
 A group of ``compare_rows.py`` (guidance, dap, set, ...): tuning, on held-out images: 5,000 of Fashion-MNIST's training
     images that are in no split of fashion-mini. Needs the full training set (Debian's dataset-fashion-mnist).
-headline, test, igd_test, others, ld3m_test, dm_test, networks_test, newer_test, transport_test, lgd_test, published,
-    scaling: the methods at their committed options, the last but one at published constants, the last with more time
-    at sampling, on the 10,000 test images. With --ipc 50 the first 10 of each class, by rank and as numbered, are
-    judged too.
+headline, test, igd_test, others, ld3m_test, dm_test, networks_test, trained_test, newer_test, transport_test, lgd_test,
+    published, scaling: the methods at their committed options, the last but one at published constants, the last with
+    more time at sampling, on the 10,000 test images. With --ipc 50 the first 10 of each class, by rank and as
+    numbered, are judged too.
 vae: what the prior's VAE costs: the images of random, and the same through the VAE, on the 10,000 test images.
 
 Each seed draws its own subset, latents and references, and trains one network of protocol `small` with that seed;
@@ -46,6 +46,7 @@ from compare_rows import (
     PUBLISHED,
     SCALING,
     TEST,
+    TRAINED_TEST,
     TRANSPORT_TEST,
     TUNING,
     Rows,
@@ -162,7 +163,7 @@ def main() -> None:
     tested = {
         "headline": HEADLINE, "test": TEST, "igd_test": IGD_TEST, "others": OTHERS, "ld3m_test": LD3M_TEST,
         "published": PUBLISHED, "dm_test": DM_TEST, "networks_test": NETWORKS_TEST, "newer_test": NEWER_TEST,
-        "transport_test": TRANSPORT_TEST, "lgd_test": LGD_TEST, "scaling": SCALING, "vae": vae,
+        "trained_test": TRAINED_TEST, "transport_test": TRANSPORT_TEST, "lgd_test": LGD_TEST, "scaling": SCALING, "vae": vae,
     }  # fmt: skip
     groups = tested | {name: BASELINES | rows for name, rows in TUNING.items()}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -49,6 +49,7 @@ NEWER_TEST |= {
 TRANSPORT_TEST: Rows = {name: {"method": name} for name in ("dit", "dmgd", "cgs")}
 LGD_TEST: Rows = {name: {"method": name} for name in ("dit", "k_medoids", "lgd:fashion")}
 NETWORKS_TEST: Rows = {name: {"method": name} for name in ("dit", "k_medoids", "dap_networks")}
+TRAINED_TEST: Rows = {name: {"method": name} for name in ("dit", "k_medoids", "dap_networks:trained")}
 SCALING: Rows = {
     "dap_set, 100 steps": {"method": "dap_set", "num_inference_steps": 100},
     "dap_set, recurrences=2": {"method": DAPSet(recurrences=2)},
@@ -178,6 +179,10 @@ TUNING: dict[str, Rows] = {
             {"references": 256, "every": 1, "strength": 0.6},
             {"references": 256, "every": 3, "strength": 1.0},
             {"references": 256, "draws": 3},
+            {"epochs": 5},
+            {"epochs": 5, "verdict": 1.0},
+            {"epochs": 5, "verdict": 2.0},
+            {"epochs": 5, "verdict": 1.0, "refresh": 5, "every": 1},
             {"space": "latent", "width": 128, "batch": 128, "references": 256, "every": 1, "strength": 1.0},
             {"space": "latent", "width": 128, "batch": 128, "references": 256, "every": 1, "strength": 0.5},
         )

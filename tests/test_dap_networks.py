@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import test_dap
 import torch
+from torch.nn.utils import vector_to_parameters
 
 import dap
 from dap import rng
@@ -56,63 +57,100 @@ def state_of(x0, labels, step=1, num_steps=4):
     return StepState(step, num_steps, 500, 0.8, 0.6, 0.3, x0, x0, x0, labels, {})
 
 
-def oracle(term, given, method, prior, x0, step):
+def drawn(given, method, trained, turn, step, draw, use):
+    """A network of a step in float64: of random weights, or at a state of a training, which ``use`` seeds."""
+    kind = (method.networks or ("convnet3",))[turn % max(len(method.networks), 1)]
+    key = ("dap_networks", "network", step, draw) if not trained else ("surrogate", "net")
+    net = create_net(
+        kind, width=method.width, channels=1, classes=3 if trained else 1, size=32,
+        generator=rng.generator(SEED, *key),
+    ).double()  # fmt: skip
+    if trained:
+        rows, draws = trained[turn % len(trained)].weights, rng.generator(SEED, "dap_networks", use, step, draw)
+        training = int(torch.randint(method.trainings, (1,), generator=draws))
+        state = -1 if use == "judge" else int(torch.randint(method.epochs + 1, (1,), generator=draws))
+        vector_to_parameters(rows[training, state].double(), net.parameters())
+    return net
+
+
+def oracle(given, artefact, method, prior, x0, step):
     """The change of x̂_0 in float64: image by image, class by class, its own draws and decoder."""
     vae = copy.deepcopy(prior.pipeline.vae).double()
     z = x0.double().requires_grad_()
-    changes, networks = torch.zeros_like(z), method.networks or ("convnet3",)
+    changes = torch.zeros_like(z)
+    turn, step = step // method.refresh, step - step % method.refresh
+
+    def size(values):
+        return math.sqrt(sum(float((value**2).sum()) for value in values))
+
     for class_index in sorted({slot.class_index for slot in UNIT.slots}):
         places = [place for place, slot in enumerate(UNIT.slots) if slot.class_index == class_index]
         name, owned = given.classes[class_index].name, given.source.of_class(class_index)
-        drawn = torch.randperm(len(owned), generator=rng.generator(SEED, "dap_networks", "references", name))
-        real = test_dap.images()[owned[sorted(drawn[: method.references].tolist())]]
-        total = torch.zeros_like(z)
+        rows = torch.randperm(len(owned), generator=rng.generator(SEED, "dap_networks", "references", name))
+        real = test_dap.images()[owned[sorted(rows[: method.references].tolist())]]
+        images = [vae.decode(z[place : place + 1] / vae.config.scaling_factor).sample for place in places]
+        numbers, slopes = sum(image.numel() for image in images), [0] * len(images)
         for draw in range(method.draws):
             key = (SEED, "dap_networks", name, step, draw)
-            net = create_net(
-                networks[step % len(networks)], width=method.width, channels=1, classes=1, size=32,
-                generator=rng.generator(SEED, "dap_networks", "network", step, draw),
-            ).double()  # fmt: skip
+
+            def seen(image, key=key):
+                return shift_flip(image, rng.generator(*key, "augment")) if method.augmentation is None else image
+
+            net = drawn(given, method, artefact.trained, turn, step, draw, "state")
             chosen = torch.randperm(len(real), generator=rng.generator(*key))[: method.batch].tolist()
             means = []
             for side in (
-                [vae.decode(z[place : place + 1] / vae.config.scaling_factor).sample for place in places],
+                images,
                 [torch.from_numpy(real[row].astype(np.float64) / 127.5 - 1)[None, None] for row in chosen],
             ):
-                features = []
-                for image in side:
-                    if method.augmentation is None:
-                        image = shift_flip(image, rng.generator(*key, "augment"))
-                    features.append(net.layers[:-1](image)[0])
+                features = [net.layers[:-1](seen(image))[0] for image in side]
                 means.append(sum(features) / len(features))
-            loss = ((means[0] - means[1]) ** 2).sum()
-            (gradient,) = torch.autograd.grad(loss, z)
-            total = total + gradient
-        size = math.sqrt(sum(float((total[place] ** 2).sum()) for place in places))
+            losses = [(1.0, ((means[0] - means[1]) ** 2).sum())]
+            if method.verdict:
+                judge = drawn(given, method, artefact.trained, turn, step, draw, "judge")
+                logits = [judge(seen(image))[0] for image in images]
+                losses.append((method.verdict, sum(each.exp().sum().log() - each[class_index] for each in logits)))
+            for weight, loss in losses:
+                gradients = torch.autograd.grad(loss, images, retain_graph=True)
+                factor = weight * math.sqrt(numbers) / size(gradients)
+                slopes = [slope + factor * gradient for slope, gradient in zip(slopes, gradients, strict=True)]
+        (gradient,) = torch.autograd.grad(images, z, slopes)
         for place in places:
-            changes[place] = -0.3 * math.sqrt(len(places) * z[0].numel()) * total[place] / size
+            changes[place] = -0.3 * math.sqrt(len(places) * z[0].numel()) * gradient[place] / size(gradient[places])
     return changes.detach()
 
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"augmentation": "none", "references": 2}, {"networks": ("convnet4", "convnet3")}],
-    ids=["shift_flip", "none", "two networks"],
-)
+    [
+        {},
+        {"augmentation": "none", "references": 2},
+        {"networks": ("convnet4", "convnet3")},
+        {"refresh": 2},
+        {"refresh": 2, "networks": ("convnet4", "convnet3")},
+        {"epochs": 2, "trainings": 2},
+        {"epochs": 2, "trainings": 2, "verdict": 0.5, "draws": 2},
+    ],
+    ids=[
+        "shift_flip", "none", "two networks", "draws of step 0", "draws and network of step 0", "trained",
+        "trained, and their verdict",
+    ],
+)  # fmt: skip
 def test_a_step_equals_the_float64_oracle(make_pipeline, options):
     prior = DiTPrior(make_pipeline())
     given = context(prior)
     method = DAPNetworks(**SMALL | options)
-    term = method.term(given, UNIT, method.prepare(given))
+    artefact = method.prepare(given)
+    term = method.term(given, UNIT, artefact)
     x0 = torch.randn((5, *prior.latent_shape), generator=rng.generator("x0"))
     ours = term.delta(state_of(x0, given.labels(UNIT)))
-    torch.testing.assert_close(ours.double(), oracle(term, given, method, prior, x0, 1), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(ours.double(), oracle(given, artefact, method, prior, x0, 1), rtol=1e-3, atol=1e-4)
 
 
-def toy(every=1, window=(0.0, 1.0), draws=1, batch=3):
+def toy(every=1, window=(0.0, 1.0), draws=1, batch=3, **options):
     """A term whose decoder is the identity, for two classes of three and one slots."""
     method = DAPNetworks(
-        width=4, batch=batch, space="latent", every=every, draws=draws, start=window[0], stop=window[1]
+        width=4, batch=batch, space="latent", every=every, draws=draws, start=window[0], stop=window[1], **options
     )
     real = {name: rows(6, 64, name).float().reshape(6, 1, 8, 8) for name in ("a", "b")}
     given = SimpleNamespace(
@@ -121,7 +159,7 @@ def toy(every=1, window=(0.0, 1.0), draws=1, batch=3):
         source=SimpleNamespace(of_class=lambda index: np.arange(6)),
         classes_of=lambda unit: [(0, torch.tensor([0, 2, 3])), (1, torch.tensor([1]))],
     )  # fmt: skip
-    artefact = SimpleNamespace(latents=SimpleNamespace(of_class=real.__getitem__), starts=None)
+    artefact = SimpleNamespace(latents=SimpleNamespace(of_class=real.__getitem__), trained=(), starts=None)
     return method.term(given, None, artefact)
 
 
@@ -139,6 +177,38 @@ def test_guidance_acts_in_each_nth_step_of_its_window():
     assert acts == [True, False, True, False, True]
 
 
+def networks_used(term, steps):
+    """The number of each used network's parameters, by step, and the draw that its weights come from."""
+    used, make = [], term.matching.network
+
+    def recorded(turn, step, draw):
+        used.append((sum(weights.numel() for weights in make(turn, step, draw).parameters()), step))
+        return make(turn, step, draw)
+
+    watched = dataclasses.replace(term, matching=dataclasses.replace(term.matching, network=recorded))
+    for step in range(steps):
+        watched.delta(state_of(torch.ones(4, 1, 8, 8), torch.zeros(4), step, steps))
+    return used
+
+
+def test_networks_take_turns_whatever_steps_guidance_acts_in():
+    kinds = ("convnet3", "small_mlp")
+    ((conv, _),), ((mlp, _),) = (networks_used(toy(networks=kind), 1) for kind in kinds)
+    assert networks_used(toy(every=2, networks=kinds), 8) == [(conv, 0), (mlp, 2), (conv, 4), (mlp, 6)]
+    held = toy(every=2, refresh=2, networks=kinds)
+    assert networks_used(held, 10) == [(conv, 0), (conv, 0), (mlp, 4), (mlp, 4), (conv, 8)]
+
+
+@pytest.mark.parametrize("kernel", ["linear", "distance"])
+def test_real_features_that_are_held_change_no_bit(kernel):
+    x0 = torch.randn((4, 1, 8, 8), generator=rng.generator("x0"))
+    held, again = (toy(refresh=3, kernel=kernel) for _ in range(2))
+    for step in range(5):
+        again.kept.clear()  # so that it computes them again
+        given = state_of(x0 + step, torch.zeros(4), step, 5)
+        assert torch.equal(held.delta(given), again.delta(given))
+
+
 def test_a_class_is_made_alike_alone_and_beside_others(make_pipeline):
     given, method = context(DiTPrior(make_pipeline())), DAPNetworks(**SMALL)
     artefact = method.prepare(given)
@@ -149,7 +219,7 @@ def test_a_class_is_made_alike_alone_and_beside_others(make_pipeline):
 
 def test_a_step_brings_the_features_of_each_class_nearer_to_the_real_ones():
     x0, term = torch.randn((4, 1, 8, 8), generator=rng.generator("x0")), toy(batch=6)
-    net = term.matching.network(1, 0)
+    net = term.matching.network(1, 1, 0)
     moved = x0 + 0.01 * term.delta(state_of(x0, torch.zeros(4)))
     for target in term.targets:
         real = net.features(target.real)
@@ -176,6 +246,12 @@ def test_slots_start_at_medoids(make_pipeline):
         ({"kernel": "rbf"}, "kernel"),
         ({"space": "features"}, "space"),
         ({"every": 0}, "every"),
+        ({"refresh": 0}, "refresh"),
+        ({"epochs": 1}, "at least 2"),
+        ({"epochs": 2, "trainings": 0}, "trainings"),
+        ({"epochs": 2, "space": "latent"}, "trained on images"),
+        ({"verdict": 1.0}, "only trained networks"),
+        ({"epochs": 2, "verdict": -1.0}, "verdict"),
         ({"strength": 0.0}, "strength"),
         ({"start": 0.6, "stop": 0.5}, "start"),
     ],

@@ -21,7 +21,7 @@ SURROGATE = {"width": 4, "epochs": 2, "checkpoints": 1}
 METHODS = {
     "random": {}, "k_medoids": {"features": "pixels"}, "dit": {}, "dap": {"method_options": {"references": 3}},
     "dap_set": {"method_options": {"references": 3}}, "dap_set:medoids": {"method_options": {"references": 3}},
-    "dap_networks": {"method_options": {"width": 4}},
+    "dap_networks": {"method_options": {"width": 4, "epochs": 2, "verdict": 1.0}},
     "mgd3": {}, "manifold_gd": {}, "igd": {"method_options": {"width": 4, "epochs": 2, "checkpoints": 1}},
     "ld3m:tiny": {"num_inference_steps": 1}, "dm": {"method_options": {"steps": 2, "batch": 4, "width": 8}},
     "guided": {"method_options": {"terms": [{"name": "influence", "width": 4, "epochs": 2, "checkpoints": 1}]}},

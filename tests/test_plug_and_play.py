@@ -321,18 +321,18 @@ def test_the_classifier_constraint_and_its_gradient(classified, tiny_pipeline, c
 
 
 def test_the_classifier_is_the_end_of_its_training(classified, monkeypatch):
-    from dap.methods.common import surrogate
+    from dap.methods.common import cached_networks
 
     given, method, artefact = classified
-    states, train = [], surrogate.train
+    states, train = [], cached_networks.train
 
     def watched(context, net, *rest, **more):
         weights = train(context, net, *rest, **more)
         states.append([each.detach().clone() for each in net.parameters()])
         return weights
 
-    monkeypatch.setattr(surrogate, "train", watched)
-    monkeypatch.setattr(surrogate, "CLASSIFIER_RULE", -1)  # so that nothing is found in the cache
+    monkeypatch.setattr(cached_networks, "train", watched)
+    monkeypatch.setattr(cached_networks, "CLASSIFIER_RULE", -1)  # so that nothing is found in the cache
     trained, read = method.prepare(given), method.prepare(given)
     assert len(states) == 1 and trained.epochs == artefact.epochs == 3
     for made in (artefact.net, trained.net, read.net):

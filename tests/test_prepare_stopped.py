@@ -18,8 +18,9 @@ import dap
 from dap.features import build
 from dap.methods import MGD3, CoDA, get_method
 from dap.methods.common import class_gradients, modes, surrogate_training
+from dap.methods.common.cached_networks import prepare_classifier, prepare_states
 from dap.methods.common.modes import find_modes, largest_first
-from dap.methods.common.surrogate import SurrogateTraining, prepare_classifier, prepare_surrogate
+from dap.methods.common.surrogate import SurrogateTraining, prepare_surrogate
 from dap.nets import ClassifierTraining
 from dap.priors.dit import DiTPrior
 
@@ -107,6 +108,16 @@ def test_a_classifier_continues_from_what_was_saved(given, tmp_path, monkeypatch
         lambda: prepare_classifier(given, "convnet3", 2, 5), tmp_path / "cache", ClassifierTraining, "step", 4
     )
     assert counts == [4, 2]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 60.0])
+def test_states_of_trainings_continue_from_what_was_saved(given, tmp_path, monkeypatch, seconds):
+    monkeypatch.setattr(surrogate_training, "ONE_CYCLE", surrogate_training.ONE_CYCLE._replace(batch_size=5))
+    monkeypatch.setattr(surrogate_training, "SAVE_SECONDS", seconds)
+    counts = stop_and_continue(
+        lambda: prepare_states(given, "convnet3", 2, 3, 2), tmp_path / "cache", ClassifierTraining, "step", 14
+    )
+    assert counts == [14, 18 - (13 if seconds == 0.0 else 9)]  # three steps an epoch; the first training is whole
 
 
 def test_a_damaged_state_of_a_training_begins_it_again(given, tmp_path, monkeypatch):

@@ -43,6 +43,7 @@ PIPELINES = {
 METHODS = {
     "dit": {}, "dap": {"references": 4}, "dap_set": {"references": 4}, "dap_set:features": {"references": 4},
     "dap_networks": {"references": 4, "width": 4, "strength": 0.5},
+    "dap_networks, trained": {"references": 4, "width": 4, "strength": 0.5, "epochs": 2, "verdict": 1.0},
     "dap_networks, latent": {"references": 4, "width": 4, "space": "latent"},
     "mgd3": {}, "guided:set_mode": {}, "manifold_gd": {}, "d4m": {}, "k_medoids": {},
     "igd": {"width": 8, "epochs": 2, "references": 4}, "coda": {"min_cluster_size": 2},

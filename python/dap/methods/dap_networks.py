@@ -1,4 +1,4 @@
-"""dap_networks: guide the slots of a class, as a set, to the mean features of its real images in random networks.
+"""dap_networks: guide the slots of a class, as a set, to the mean features of its real images in networks.
 
 ``dap_set`` compares the slots of a class with its real images by a distance of latents. Here the kernel is
 
@@ -6,13 +6,16 @@
 
 with ψ_θ all but the last layer of a network with random weights θ: the feature map of distribution matching (Zhao and
 Bilen, "Dataset Condensation with Distribution Matching", WACV 2023, https://arxiv.org/abs/2110.04181). Its MMD² between
-slots x_1 … x_m of a class and real images r_1 … r_N is E_θ ‖mean ψ_θ(x) − mean ψ_θ(r)‖². Each step draws θ anew,
-decodes x̂_0, and shifts and mirrors both sets alike. It takes the gradient g of this mismatch with respect to x̂_0 of
-all slots of the class together, D numbers, and changes them by
+slots x_1 … x_m of a class c and real images r_1 … r_N is E_θ ‖mean ψ_θ(x) − mean ψ_θ(r)‖². A step draws θ, decodes
+x̂_0, and shifts and mirrors both sets alike. With g the gradient of this mismatch with respect to the images of the
+slots, it changes x̂_0 of all slots of the class together, D numbers, by
 
-    −scale · σ_t · √D · g / ‖g‖,    σ_t the ancestral sampler's noise,
+    −scale · σ_t · √D · h / ‖h‖,    h = (∂ images / ∂ x̂_0)ᵀ (g / ‖g‖ + w v / ‖v‖),
 
-without a gradient through the denoiser. The networks of a run are the same for all its classes.
+σ_t the ancestral sampler's noise, without a gradient through the denoiser. θ may also be a state of a training on the
+real images, and then v is the gradient of Σ_i ℓ(f(x_i), c), the cross-entropy of a trained network f. Both are of
+"Improved Distribution Matching" (Zhao, Li, Qin and Yu, CVPR 2023, https://arxiv.org/abs/2307.09742), which optimises
+pixels. The networks of a run are the same for all its classes.
 
 This method is dap's own. Near to it are the guidances of a set by optimal transport to clusters (DMGD), and by the mean
 of a class with a repulsion (RSM + CGS). Its defaults were chosen on held-out images (``docs/guidance.md``).
@@ -20,8 +23,8 @@ of a class with a repulsion (RSM + CGS). Its defaults were chosen on held-out im
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -31,14 +34,15 @@ from torch import Tensor
 
 from dap import rng
 from dap.config import check_choice, check_number, check_whole
+from dap.errors import OptionError
 from dap.features import RealLatents, latents_bytes, real_latents
 from dap.methods.base import Context, Couples, Presets, Record, Unit
+from dap.methods.common.cached_networks import TrainedStates
+from dap.methods.common.drawn_networks import NetworkOptions
 from dap.methods.common.guides import TERMS, Guide, SingleGuide
 from dap.methods.common.modes import Clusters, Modes, find_modes, largest_first, modes_bytes
 from dap.methods.common.network_kernel import ClassTarget, Matching, NetworkKernelTerm
-from dap.methods.common.network_memory import features_bytes
 from dap.methods.common.siamese import AUGMENTATIONS
-from dap.nets import Network, check_network, create_net
 from dap.priors import Demand
 from dap.sampling import Window
 from dap.selection.k_means import nearest_rows
@@ -52,23 +56,25 @@ class Prepared:
 
     Attributes:
         latents: The latents of the real images; None if images are compared.
+        trained: The states of the networks of each kind; empty if their weights are random.
         starts: The medoids at which the slots start; None if they start from noise.
     """
 
     latents: RealLatents | None = None
+    trained: tuple[TrainedStates, ...] = ()
     starts: Modes | None = None
 
 
 @TERMS.register("network_kernel")
 @dataclass(frozen=True)
-class NetworkKernel(Guide[Prepared]):
+class NetworkKernel(NetworkOptions, Guide[Prepared]):
     """The options of a term with the kernel of random networks.
 
     Attributes:
         scale: The length of a change of x̂_0 as a multiple of σ_t, at least 0.
-        networks: One name of :func:`dap.list_networks` or several, which take turns from step to step. If left out, a
-            ConvNet with as many blocks as leave 4 × 4 pixels, from three to six.
-        width: Channels of the blocks of a ConvNet, at least 1; other networks have their own.
+        networks, width, epochs, trainings: Which networks; see
+            :class:`dap.methods.common.drawn_networks.NetworkOptions`.
+        verdict: w, the weight of the cross-entropy of trained networks, at least 0.
         draws: Networks in a step, at least 1.
         references: Real images of each class that are drawn for the run, at least 1; a class with fewer gives all.
         batch: How many of them a network sees in a step, drawn anew, at least 1; with fewer references all.
@@ -78,6 +84,8 @@ class NetworkKernel(Guide[Prepared]):
         start: Share of the steps after which guidance starts, from 0 to 1.
         stop: Share of the steps after which it stops, from ``start`` to 1.
         every: Guidance acts in each ``every``-th of these steps, at least 1.
+        refresh: Networks, real images and their augmentation are drawn anew in each ``refresh``-th step of guidance, at
+            least 1. In between, the features of the real images are not computed again.
 
     Example:
         >>> NetworkKernel(networks="small_vit").networks
@@ -85,10 +93,10 @@ class NetworkKernel(Guide[Prepared]):
     """
 
     name: ClassVar[str] = "network_kernel"
+    version: ClassVar[int] = 2
 
     scale: float = 1.0
-    networks: str | tuple[str, ...] = ()
-    width: int = 32
+    verdict: float = 0.0
     draws: int = 1
     references: int = 64
     batch: int = 64
@@ -98,28 +106,30 @@ class NetworkKernel(Guide[Prepared]):
     start: float = 0.0
     stop: float = 1.0
     every: int = 2
+    refresh: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("scale", self.scale, 0)
-        networks = (self.networks,) if isinstance(self.networks, str) else tuple(self.networks)
-        for network in networks:
-            check_network(network)
-        object.__setattr__(self, "networks", networks)
-        for option in ("width", "draws", "references", "batch", "every"):
+        for option in ("draws", "references", "batch", "every", "refresh"):
             check_whole(option, getattr(self, option))
         check_choice("kernel", self.kernel, ("linear", "distance"))
         check_choice("space", self.space, ("pixels", "latent"))
+        if self.epochs and self.space == "latent":
+            raise OptionError("epochs: networks are trained on images; give space='pixels', or epochs=0 in the latent")
+        check_number("verdict", self.verdict, 0)
+        if self.verdict and not self.epochs:
+            raise OptionError("verdict: only trained networks have one; give epochs= too, or verdict=0")
         if self.augmentation is not None:
             check_choice("augmentation", self.augmentation, (*AUGMENTATIONS, "none"))
         Window(self.start, self.stop)
 
     def prepare(self, context: Context) -> Prepared:
         """Check the networks against the size of the images; in the latent space, encode the real images."""
-        for step in range(len(self.kinds(context))):
-            self.network(context, step, 0)
+        self.check_networks(context, self.shape(context))
         if self.space == "pixels":
             context.images([0])  # raises now, and not while images are made, if the source has none
-            return Prepared()
+            return Prepared(trained=self.trained(context))
         real = real_latents(
             context.source, context.classes, context.prior, index=context.index, bars=context.bars,
             dtype=context.latent_dtype,
@@ -129,15 +139,14 @@ class NetworkKernel(Guide[Prepared]):
 
     def demand(self, context: Context) -> Demand:
         """Return that a graph leads through the decoder, if images are compared, and through a network."""
-        own = max(
-            features_bytes(self.network(context, step, 0), self.shape(context))
-            for step in range(len(self.kinds(context)))
-        )
+        own = self.features_bytes(context, self.shape(context))
         return Demand(decoder=self.space == "pixels", own=own) if self.scale else Demand()
 
     def disk(self, context: Context) -> int:
-        """Return the bytes of the latents of all real images, if they are compared."""
-        return 0 if self.space == "pixels" else latents_bytes(context.source, context.prior, index=context.index)
+        """Return the bytes of the latents of all real images, if they are compared, or of the trained networks."""
+        if self.space == "pixels":
+            return self.states_bytes(context)
+        return latents_bytes(context.source, context.prior, index=context.index)
 
     def term(self, context: Context, unit: Unit, artefact: Prepared) -> NetworkKernelTerm:
         """Return the term for the slots of a unit."""
@@ -148,14 +157,15 @@ class NetworkKernel(Guide[Prepared]):
             chosen = torch.randperm(len(rows), generator=draw)[: self.references].sort().values
             latents = artefact.latents
             real = context.images(rows[chosen.numpy()]) if latents is None else latents.of_class(name)[chosen]
-            targets.append(ClassTarget(name, places, real))
+            targets.append(ClassTarget(name, index, places, real))
         matching = Matching(
-            context.seed, lambda step, draw: self.network(context, step, draw), self.draws, self.batch, self.kernel,
-            self.augmentation or ("shift_flip" if self.space == "pixels" else "none"),
+            context.seed, partial(self.drawn, context, self.shape(context), artefact.trained),
+            partial(self.judge, context, artefact.trained), self.draws, self.batch, self.kernel,
+            self.augmentation or ("shift_flip" if self.space == "pixels" else "none"), self.verdict,
         )  # fmt: skip
         return NetworkKernelTerm(
             prior=context.prior, targets=tuple(targets), matching=matching, decoded=self.space == "pixels",
-            every=self.every, window=Window(self.start, self.stop), scale=self.scale,
+            every=self.every, refresh=self.refresh, window=Window(self.start, self.stop), scale=self.scale,
         )  # fmt: skip
 
     def record(self, context: Context, artefact: Prepared) -> Record:
@@ -167,27 +177,21 @@ class NetworkKernel(Guide[Prepared]):
         pixels = (context.channels, context.size, context.size)
         return pixels if self.space == "pixels" else context.prior.latent_shape
 
-    def kinds(self, context: Context) -> tuple[str, ...]:
-        """Return the names of the networks that take turns."""
-        blocks = int(math.log2(self.shape(context)[1])) - 2
-        return tuple(self.networks) or (f"convnet{min(max(blocks, 3), 6)}",)
+    def preparation_bytes(self, context: Context) -> int:
+        """Return the memory of encoding real images, or of training networks on them."""
+        return max(context.prior.encoding_bytes, self.training_bytes(context))
 
-    def network(self, context: Context, step: int, draw: int) -> Network:
-        """Return the network of a step, in the mode of evaluation: without dropout, and each image by itself."""
-        channels, size, _ = self.shape(context)
-        kinds = self.kinds(context)
-        net = create_net(
-            kinds[step % len(kinds)], width=self.width, channels=channels, classes=1, size=size,
-            generator=rng.generator(context.seed, "dap_networks", "network", step, draw),
-        )  # fmt: skip
-        return net.eval().requires_grad_(False)
+    def shared(self) -> str | None:
+        """Return the networks that the run trains on all classes."""
+        return "networks that are trained on the images of all classes" if self.epochs else None
 
 
 @dataclass(frozen=True)
 class DAPNetworks(NetworkKernel, SingleGuide[Prepared]):
-    """Guide the slots of a class, as a set, to the mean features of its real images in random networks.
+    """Guide the slots of a class, as a set, to the mean features of its real images in networks.
 
-    Options as in :class:`NetworkKernel`, and one for where the slots start.
+    Options as in :class:`NetworkKernel`, and one for where the slots start. The preset "trained" has networks that are
+    trained on the real images, and their verdict; it costs a training, which the cache keeps.
 
     Attributes:
         strength: Share of the steps that are taken, above 0 and at most 1. Below 1 each slot starts at a real image of
@@ -195,14 +199,14 @@ class DAPNetworks(NetworkKernel, SingleGuide[Prepared]):
 
     Example:
         >>> import dap
-        >>> distilled = dap.distill("fashion-mini", method="dap_networks", ipc=10, out="distilled")  # doctest: +SKIP
+        >>> distilled = dap.distill("fashion-mini", method="dap_networks:trained", ipc=10, out="o")  # doctest: +SKIP
     """
 
     name: ClassVar[str] = "dap_networks"
     paper: ClassVar[str] = "dap's own"
     year: ClassVar[int | None] = None
     couples: ClassVar[Couples] = "class"
-    presets: ClassVar[Presets] = {}
+    presets: ClassVar[Presets] = {"trained": {"epochs": 5, "verdict": 1.0}}
 
     strength: float = 0.7
 

@@ -35,11 +35,11 @@ from torch.nn import functional
 
 from dap.config import check_number, check_whole, to_json
 from dap.methods.base import Context, Couples, Method, Presets, Record, Unit
+from dap.methods.common.cached_networks import Made, prepare_classifier
 from dap.methods.common.classifier import Classifier, ClassifierOptions
 from dap.methods.common.igd_steps import DeviationTerm, deviation_scale, sized_as_noise
 from dap.methods.common.increments import Increments
 from dap.methods.common.network_memory import network_bytes, training_bytes
-from dap.methods.common.surrogate import Made, prepare_classifier
 from dap.priors import Demand, Prior
 from dap.sampling import DeltaTerm, Needs, Place, StepState, Term, Window
 

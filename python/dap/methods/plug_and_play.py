@@ -60,9 +60,10 @@ from dap.errors import DivergedError
 from dap.features import latents_bytes
 from dap.kernels.base import KernelLike, as_kernel
 from dap.methods.base import Context, Couples, Method, Presets, Record, Unit
+from dap.methods.common.cached_networks import prepare_classifier
 from dap.methods.common.constraints import ClassifierConstraint, Constraint, KernelConstraint
 from dap.methods.common.network_memory import network_bytes, training_bytes
-from dap.methods.common.surrogate import SurrogateTraining, prepare_classifier
+from dap.methods.common.surrogate import SurrogateTraining
 from dap.priors import Demand
 from dap.priors.noise_levels import denoiser_level
 from dap.sampling import sample, scheduler_of

@@ -15,9 +15,9 @@ from torch.nn import functional
 from dap.config import check_choice, check_whole
 from dap.errors import OptionError
 from dap.methods.base import Method
+from dap.methods.common.cached_networks import prepare_classifier
 from dap.methods.common.network_memory import training_bytes
 from dap.methods.common.siamese import normalised
-from dap.methods.common.surrogate import prepare_classifier
 from dap.nets import list_nets
 from dap.nets.confusion import TeacherCheck
 from dap.nets.teacher import Teacher, state_hash

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from dap import rng
 from dap.kernels import Distance
@@ -30,11 +31,13 @@ class ClassTarget:
 
     Attributes:
         name: The class, which seeds its draws.
+        label: Its number, for networks that were trained.
         places: Positions of the slots in the unit, int64 (m,).
         real: Real images as floats in [−1, 1], or latents, (N, C, H, W) on the CPU; uint8 images are converted.
     """
 
     name: str
+    label: int
     places: Tensor
     real: Tensor
 
@@ -45,19 +48,24 @@ class Matching:
 
     Attributes:
         seed: The root seed of the run.
-        network: Returns the network of a step and a draw, with weights of its own.
+        network: Returns the network of a turn, a step and a draw. The kind depends on the turn, which counts the steps
+            that draw anew; the weights depend on the other two.
+        judge: The same for the network whose cross-entropy counts; it is not called without ``verdict``.
         draws: Networks in a step.
         batch: Real images of each class for a network.
         kernel: "linear" or "distance".
         augmentation: A name of ``AUGMENTATIONS``, or "none".
+        verdict: The weight of the cross-entropy.
     """
 
     seed: int
-    network: Callable[[int, int], Network]
+    network: Callable[[int, int, int], Network]
+    judge: Callable[[int, int, int], Network]
     draws: int
     batch: int
     kernel: str
     augmentation: str
+    verdict: float = 0.0
 
 
 def mismatch(generated: Tensor, real: Tensor, kernel: str) -> Tensor:
@@ -92,6 +100,7 @@ class NetworkKernelTerm(DeltaTerm):
         matching: The networks, and how they compare.
         decoded: Whether images are compared; otherwise latents.
         every: The term acts in each ``every``-th step of its window.
+        refresh: Of the steps that it acts in, each ``refresh``-th draws networks, real images and augmentation anew.
     """
 
     prior: Prior
@@ -99,38 +108,74 @@ class NetworkKernelTerm(DeltaTerm):
     matching: Matching
     decoded: bool = True
     every: int = 1
+    refresh: int = 1
     at: Place = "x0"
+    kept: dict[tuple[str, int], tuple[int, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     def delta(self, state: StepState) -> Tensor:
         """Return the change, with shape (B, C, h, w)."""
         first = math.ceil(self.window.start * state.num_steps)
-        if (state.step - first) % self.every:
+        acted, rest = divmod(state.step - first, self.every)
+        if rest:
             return torch.zeros_like(state.x0)
+        turn, since = divmod(acted, self.refresh)
+        drawn = state.step - since * self.every  # the step that this one shares its draws with
         with torch.enable_grad():
             x0 = state.x0.detach().requires_grad_()
             shown = self.prior.decode_with_graph(x0) if self.decoded else x0
             leaf = shown.detach().requires_grad_()  # cuts the graph, so that memory holds one network at a time
             slope = torch.zeros_like(leaf)
             for draw in range(self.matching.draws):
-                slope = slope + self._unit_length(self._gradient(leaf, state.step, draw))
+                slope = slope + self._unit_length(self._gradient(leaf, turn, drawn, draw))
+                if self.matching.verdict:
+                    surprise = self._unit_length(self._surprise(leaf, turn, drawn, draw))
+                    slope = slope + self.matching.verdict * surprise
             gradient = torch.autograd.grad(shown, x0, slope)[0] if self.decoded else slope
         return -state.std * self._unit_length(gradient)
 
-    def _gradient(self, shown: Tensor, step: int, draw: int) -> Tensor:
+    def _gradient(self, shown: Tensor, turn: int, step: int, draw: int) -> Tensor:
         """Return the gradient of the mismatches of all classes with one network."""
         matching = self.matching
-        net = matching.network(step, draw).to(shown.device)
+        net = matching.network(turn, step, draw).to(shown.device)
         total = shown.new_zeros(())
         for target in self.targets:
-            key = (matching.seed, "dap_networks", target.name, step, draw)
-            rows = torch.randperm(len(target.real), generator=rng.generator(*key))[: matching.batch]
-            real = _as_float(target.real[rows]).to(shown.device)
-            generated = shown[target.places.to(shown.device)]
-            if matching.augmentation != "none":
-                change = AUGMENTATIONS[matching.augmentation]
-                real, generated = (change(images, rng.generator(*key, "augment")) for images in (real, generated))
-            total = total + mismatch(net.features(generated), real_features(net, real), matching.kernel)
+            generated = self._augmented(shown[target.places.to(shown.device)], target, step, draw)
+            real = self._real(net, target, step, draw, shown.device)
+            total = total + mismatch(net.features(generated), real, matching.kernel)
         return torch.autograd.grad(total, shown)[0]
+
+    def _surprise(self, shown: Tensor, turn: int, step: int, draw: int) -> Tensor:
+        """Return the gradient of the cross-entropy of a trained network, summed over the slots."""
+        net, total = self.matching.judge(turn, step, draw).to(shown.device), shown.new_zeros(())
+        for target in self.targets:
+            generated = self._augmented(shown[target.places.to(shown.device)], target, step, draw)
+            labels = torch.full((len(generated),), target.label, device=shown.device)
+            total = total + functional.cross_entropy(net(generated), labels, reduction="sum")
+        return torch.autograd.grad(total, shown)[0]
+
+    def _real(self, net: Network, target: ClassTarget, step: int, draw: int, device: torch.device) -> Tensor:
+        """Return ψ of the real images of a step, (N, D), or their mean, (1, D), if no more is needed of them."""
+        of_step, real = self.kept.get((target.name, draw), (None, None))
+        if real is None or of_step != step:
+            matching = self.matching
+            draws = rng.generator(*self._key(target, step, draw))
+            rows = torch.randperm(len(target.real), generator=draws)[: matching.batch]
+            images = self._augmented(_as_float(target.real[rows]).to(device), target, step, draw)
+            real = real_features(net, images)
+            real = real.mean(0, keepdim=True) if matching.kernel == "linear" else real
+            if self.refresh > 1:
+                self.kept[target.name, draw] = step, real
+        return real
+
+    def _augmented(self, images: Tensor, target: ClassTarget, step: int, draw: int) -> Tensor:
+        """Return the images (N, C, H, W) of a class, changed as those of its other side are."""
+        name = self.matching.augmentation
+        if name == "none":
+            return images
+        return AUGMENTATIONS[name](images, rng.generator(*self._key(target, step, draw), "augment"))
+
+    def _key(self, target: ClassTarget, step: int, draw: int) -> tuple[int, str, str, int, int]:
+        return self.matching.seed, "dap_networks", target.name, step, draw
 
     def _unit_length(self, gradient: Tensor) -> Tensor:
         """Return √D g / ‖g‖ for each class, D the numbers of its slots together; 0 where g is 0."""

@@ -27,7 +27,7 @@ SUMMARIES: Mapping[str, str] = {
     "coda": "pulls each sample to a real image from a dense part of the class",
     "plug_and_play": "optimises points under the prior's denoising loss and a classifier",
     "dap_set": "pulls the images of a class, as a set, to the class's distribution, and apart",
-    "dap_networks": "guides the images of a class, as a set, to its mean features in random networks",
+    "dap_networks": "guides the images of a class, as a set, to its mean features in networks",
     "dm": "optimises pixels, or latents, until their mean features in random networks are the class's",
     "rded": "crops of real images that a classifier is surest of, four in an image",
     "cao2": "samples that a classifier keeps, moved to where the denoiser errs least",

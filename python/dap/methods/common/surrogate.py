@@ -13,8 +13,7 @@ each one whose mean gradients have turned: the mean cosine (1/C) Σ_c cos(ḡ_c(
 Source: Chen et al., "Influence-Guided Diffusion for Dataset Distillation", ICLR 2025, and its code (the threshold, 0.7,
 and the mean over classes). Its surrogate is trained by SGD with a constant rate of 0.01, momentum 0.9 and weight decay
 5e-4 in batches of 64, on images that are normalised to [-1, 1]; so is this one. How the released one was augmented is
-not known; here images are shifted and mirrored (:func:`dap.nets.shift_flip`). Classifiers without checkpoints
-(:func:`prepare_classifier`) are trained by AdamW and one cycle.
+not known; here images are shifted and mirrored (:func:`dap.nets.shift_flip`).
 
 The gradients of C classes at E checkpoints are E · C times as large as the network. They are computed class by class,
 written to the cache, and read for the classes of one unit at a time. The last layer of a ConvNet grows with the area
@@ -24,56 +23,35 @@ numbers with three blocks ("convnet3"), and 2.8 million with six ("convnet6").
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
-from torch.nn.utils import vector_to_parameters
 
 from dap.config import check_choice, check_number, check_whole
-from dap.errors import FormatError
+from dap.methods.common.cached_networks import content_of, damaged, new_net, read_tensors
 from dap.methods.common.class_gradients import gradient_file
 from dap.methods.common.network_memory import surrogate_bytes
-from dap.methods.common.surrogate_training import Examples, train, train_with_gradients
-from dap.nets import create_net, list_nets
-from dap.rng import generator
+from dap.methods.common.surrogate_training import train_with_gradients
+from dap.nets import list_nets
 from dap.storage.cache import RESULT, SURROGATES, CacheEntry
 from dap.storage.files import write_atomic
 from dap.storage.unfinished import continued, unfinished_bytes
-from dap.torch_state import tf32_on
 
 if TYPE_CHECKING:
     from dap.methods.base import Context
 
-__all__ = ["Made", "Surrogate", "SurrogateTraining", "prepare_classifier", "prepare_surrogate"]
+__all__ = ["Surrogate", "SurrogateTraining", "prepare_surrogate"]
 
 RULE = 2  # raise it with every change of the computed bits, so that surrogates of older versions are not used
-CLASSIFIER_RULE = 1  # the same for classifiers
 STATES = "states.safetensors"
-
-
-class Made(NamedTuple):
-    """Images to train a classifier on in place of the real ones.
-
-    Attributes:
-        images: Returns them, uint8 (N, channels, size, size) on the CPU.
-        labels: The class of each, int64 (N,).
-        content: All that they depend on, JSON-able.
-        title: The title of the progress bar.
-    """
-
-    images: Callable[[], Tensor]
-    labels: Tensor
-    content: object
-    title: str
 
 
 @dataclass(frozen=True)
@@ -133,7 +111,7 @@ class Surrogate:
                 with safe_open(path, framework="pt") as file:
                     states.append(torch.stack([file.get_tensor(str(number)) for number in by_class]))
             except SafetensorError as error:
-                raise _damaged(path, error) from error
+                raise damaged(path, error) from error
         return torch.stack(states)[:, [by_class[number] for number in classes]]
 
     def gradients_of(self, number: int, pixels: Tensor, targets: Tensor) -> Tensor:
@@ -170,8 +148,8 @@ def prepare_surrogate(context: Context, training: SurrogateTraining) -> Surrogat
             index without images.
         FormatError: An image or a file in the cache cannot be read.
     """
-    net = _new_net(context, training.network, training.width)
-    entry = CacheEntry.of(SURROGATES, _content(context, RULE, asdict(training)))
+    net = new_net(context, training.network, training.width)
+    entry = CacheEntry.of(SURROGATES, content_of(context, RULE, asdict(training)))
     if not entry.is_whole():
         parameters, classes = sum(weights.numel() for weights in net.parameters()), len(context.classes)
         entry.check_space(
@@ -189,67 +167,7 @@ def prepare_surrogate(context: Context, training: SurrogateTraining) -> Surrogat
                     similarity=training.similarity, references=training.references,
                 )  # fmt: skip
                 write_atomic(folder / RESULT / STATES, save({"epochs": torch.tensor(epochs), "weights": weights}))
-    states = _read(entry.path / STATES)
+    states = read_tensors(entry.path / STATES)
     epochs = states["epochs"].tolist()
     files = tuple(gradient_file(entry.path, number) for number in range(len(epochs)))
     return Surrogate(net, tuple(epochs), states["weights"].to(context.prior.device), files)
-
-
-def prepare_classifier(context: Context, network: str, width: int, epochs: int, made: Made | None = None) -> nn.Module:
-    """Return a classifier that is trained as a surrogate is, without checkpoints; or find it in the cache.
-
-    Args:
-        context: As for :func:`prepare_surrogate`.
-        network: See :class:`SurrogateTraining`, as for the other options.
-        width: The number of channels.
-        epochs: Passes over the images.
-        made: Images to train on; None: all real images of the run.
-
-    Raises:
-        OptionError: The cache cannot be written, or the source is an index without images.
-        FormatError: An image or the file in the cache cannot be read.
-    """
-    net = _new_net(context, network, width)
-    options = ["classifier", network, width, epochs]
-    content = _content(context, CLASSIFIER_RULE, options if made is None else [*options, made.content])
-    entry = CacheEntry.of(SURROGATES, content, ".safetensors")
-    if not entry.is_whole():
-        with continued(entry) as unfinished:
-            if unfinished is not None:
-                folder = unfinished.folder
-                if made is None:
-                    weights = train(context, net, folder, epochs=epochs)
-                else:
-                    examples = Examples(made.images().__getitem__, made.labels)
-                    weights = train(context, net, folder, epochs=epochs, examples=examples, title=made.title)
-                (folder / RESULT).write_bytes(save({"weights": weights}))
-    vector_to_parameters(_read(entry.path)["weights"].to(context.prior.device), net.parameters())
-    net.zero_grad()  # of the training
-    return net.eval().requires_grad_(False)
-
-
-def _new_net(context: Context, network: str, width: int) -> nn.Module:
-    return create_net(
-        network, width=width, channels=context.channels, classes=len(context.classes), size=context.size,
-        generator=generator(context.seed, "surrogate", "net"),
-    ).to(context.prior.device)  # fmt: skip
-
-
-def _content(context: Context, rule: int, training: object) -> list[object]:
-    """Return everything that the bytes of a cached surrogate depend on."""
-    names = [entry.name for entry in context.classes]
-    return [
-        rule, context.source.identity(), names, context.size, context.channels, context.seed, training,
-        version("torch"), context.prior.device.type, *tf32_on(context.prior.device),
-    ]  # fmt: skip
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return load(path.read_bytes())
-    except SafetensorError as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: SafetensorError) -> FormatError:
-    return FormatError(f"{path}: not the safetensors file that dap wrote ({error}); delete it, it is made again")

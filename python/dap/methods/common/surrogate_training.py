@@ -36,7 +36,10 @@ from dap.storage.cache import RESULT
 if TYPE_CHECKING:
     from dap.methods.base import Context
 
-__all__ = ["IGD_SGD", "ONE_CYCLE", "Examples", "Optimisation", "train", "train_with_gradients"]
+__all__ = [
+    "IGD_SGD", "ONE_CYCLE", "Examples", "Optimisation", "state_values", "train", "train_with_gradients",
+    "train_with_states",
+]  # fmt: skip
 
 MAX_SHIFT = 3  # pixels of the augmentation
 GRADIENT_BATCH = 50
@@ -93,6 +96,35 @@ def train(
     given, made = examples or _real(context), examples is not None
     _train(context, net, given, folder, _Checkpoints(), epochs, ONE_CYCLE, None, title, made)
     return flat(net.parameters()).cpu()
+
+
+def train_with_states(context: Context, net: nn.Module, folder: Path, *, epochs: int, number: int) -> Tensor:
+    """Train a network in place on all real images; return its states before the training and after each epoch.
+
+    Args:
+        context: The run.
+        net: The network, on its device.
+        folder: As for :func:`train_with_gradients`.
+        epochs: Passes over the images.
+        number: Of the training; it seeds the order of the images and their augmentation.
+
+    Returns:
+        Parameters and statistics at each state, float32 (epochs + 1, P) on the CPU; see :func:`state_values`.
+    """
+    kept = _Checkpoints()
+
+    def after_epoch(epoch: int, save: Callable[[], None]) -> None:
+        kept.epochs.append(epoch)
+        kept.weights.append(flat(state_values(net)).cpu())
+
+    title = f"network {number + 1}"
+    _train(context, net, _real(context), folder, kept, epochs, ONE_CYCLE, after_epoch, title, False, number)
+    return torch.stack(kept.weights)
+
+
+def state_values(net: nn.Module) -> list[Tensor]:
+    """Return the parameters of a network and its statistics, such as those of batch norm; counts are left out."""
+    return [value for value in net.state_dict().values() if value.is_floating_point()]
 
 
 def train_with_gradients(
@@ -172,18 +204,21 @@ def _train(
     after_epoch: Callable[[int, Callable[[], None]], None] | None,
     title: str,
     made: bool,
+    number: int = 0,
 ) -> None:
     """Train a network, from the state in ``folder`` on, which is saved every minute.
 
     ``after_epoch`` is called with the number of the epoch, 0 before the training, and a function that saves the state.
+    ``number`` is that of the training, among several of one kind.
     """
     path, saved, count = folder / STATE, time.monotonic(), len(examples.labels)
+    key = ("surrogate", "training", number) if number else ("surrogate", "training")
     batch_size = min(count, optimisation.batch_size)
     epoch = math.ceil(count / batch_size)
     training = ClassifierTraining(
         net, examples.images, examples.labels, steps=epochs * epoch, batch_size=batch_size,
         peak_lr=optimisation.peak_lr, weight_decay=optimisation.weight_decay, momentum=optimisation.momentum,
-        max_shift=MAX_SHIFT, generator=generator(context.seed, "surrogate", "training"),
+        max_shift=MAX_SHIFT, generator=generator(context.seed, *key),
         device=context.prior.device, at_once=images_at_once(net, (context.channels, context.size, context.size)),
     )  # fmt: skip
     state = read_state(path)
@@ -202,10 +237,10 @@ def _train(
         (folder / RESULT).mkdir(exist_ok=True)
     with context.bars.stage(title, total=epochs * epoch, done=training.done, unit="step", kept=KEPT, made=made) as bar:
         while True:
-            number, rest = divmod(training.done, epoch)
-            if rest == 0 and number > kept.last and after_epoch is not None:
-                after_epoch(number, save)
-                kept.last = number
+            passed, rest = divmod(training.done, epoch)
+            if rest == 0 and passed > kept.last and after_epoch is not None:
+                after_epoch(passed, save)
+                kept.last = passed
             if time.monotonic() - saved > SAVE_SECONDS:
                 save()
             if training.done == epochs * epoch:
