@@ -163,7 +163,8 @@ def main() -> None:
     tested = {
         "headline": HEADLINE, "test": TEST, "igd_test": IGD_TEST, "others": OTHERS, "ld3m_test": LD3M_TEST,
         "published": PUBLISHED, "dm_test": DM_TEST, "networks_test": NETWORKS_TEST, "newer_test": NEWER_TEST,
-        "trained_test": TRAINED_TEST, "transport_test": TRANSPORT_TEST, "lgd_test": LGD_TEST, "scaling": SCALING, "vae": vae,
+        "trained_test": TRAINED_TEST, "transport_test": TRANSPORT_TEST, "lgd_test": LGD_TEST, "scaling": SCALING,
+        "vae": vae,
     }  # fmt: skip
     groups = tested | {name: BASELINES | rows for name, rows in TUNING.items()}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

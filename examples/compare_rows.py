@@ -182,7 +182,6 @@ TUNING: dict[str, Rows] = {
             {"epochs": 5},
             {"epochs": 5, "verdict": 1.0},
             {"epochs": 5, "verdict": 2.0},
-            {"epochs": 5, "verdict": 1.0, "refresh": 5, "every": 1},
             {"space": "latent", "width": 128, "batch": 128, "references": 256, "every": 1, "strength": 1.0},
             {"space": "latent", "width": 128, "batch": 128, "references": 256, "every": 1, "strength": 0.5},
         )

@@ -57,16 +57,16 @@ def state_of(x0, labels, step=1, num_steps=4):
     return StepState(step, num_steps, 500, 0.8, 0.6, 0.3, x0, x0, x0, labels, {})
 
 
-def drawn(given, method, trained, turn, step, draw, use):
+def drawn(given, method, trained, step, draw, use):
     """A network of a step in float64: of random weights, or at a state of a training, which ``use`` seeds."""
-    kind = (method.networks or ("convnet3",))[turn % max(len(method.networks), 1)]
+    kind = (method.networks or ("convnet3",))[step % max(len(method.networks), 1)]
     key = ("dap_networks", "network", step, draw) if not trained else ("surrogate", "net")
     net = create_net(
         kind, width=method.width, channels=1, classes=3 if trained else 1, size=32,
         generator=rng.generator(SEED, *key),
     ).double()  # fmt: skip
     if trained:
-        rows, draws = trained[turn % len(trained)].weights, rng.generator(SEED, "dap_networks", use, step, draw)
+        rows, draws = trained[step % len(trained)].weights, rng.generator(SEED, "dap_networks", use, step, draw)
         training = int(torch.randint(method.trainings, (1,), generator=draws))
         state = -1 if use == "judge" else int(torch.randint(method.epochs + 1, (1,), generator=draws))
         vector_to_parameters(rows[training, state].double(), net.parameters())
@@ -78,7 +78,6 @@ def oracle(given, artefact, method, prior, x0, step):
     vae = copy.deepcopy(prior.pipeline.vae).double()
     z = x0.double().requires_grad_()
     changes = torch.zeros_like(z)
-    turn, step = step // method.refresh, step - step % method.refresh
 
     def size(values):
         return math.sqrt(sum(float((value**2).sum()) for value in values))
@@ -96,7 +95,7 @@ def oracle(given, artefact, method, prior, x0, step):
             def seen(image, key=key):
                 return shift_flip(image, rng.generator(*key, "augment")) if method.augmentation is None else image
 
-            net = drawn(given, method, artefact.trained, turn, step, draw, "state")
+            net = drawn(given, method, artefact.trained, step, draw, "state")
             chosen = torch.randperm(len(real), generator=rng.generator(*key))[: method.batch].tolist()
             means = []
             for side in (
@@ -107,7 +106,7 @@ def oracle(given, artefact, method, prior, x0, step):
                 means.append(sum(features) / len(features))
             losses = [(1.0, ((means[0] - means[1]) ** 2).sum())]
             if method.verdict:
-                judge = drawn(given, method, artefact.trained, turn, step, draw, "judge")
+                judge = drawn(given, method, artefact.trained, step, draw, "judge")
                 logits = [judge(seen(image))[0] for image in images]
                 losses.append((method.verdict, sum(each.exp().sum().log() - each[class_index] for each in logits)))
             for weight, loss in losses:
@@ -126,14 +125,11 @@ def oracle(given, artefact, method, prior, x0, step):
         {},
         {"augmentation": "none", "references": 2},
         {"networks": ("convnet4", "convnet3")},
-        {"refresh": 2},
-        {"refresh": 2, "networks": ("convnet4", "convnet3")},
         {"epochs": 2, "trainings": 2},
         {"epochs": 2, "trainings": 2, "verdict": 0.5, "draws": 2},
     ],
     ids=[
-        "shift_flip", "none", "two networks", "draws of step 0", "draws and network of step 0", "trained",
-        "trained, and their verdict",
+        "shift_flip", "none", "two networks", "trained", "trained, and their verdict",
     ],
 )  # fmt: skip
 def test_a_step_equals_the_float64_oracle(make_pipeline, options):
@@ -195,18 +191,6 @@ def test_networks_take_turns_whatever_steps_guidance_acts_in():
     kinds = ("convnet3", "small_mlp")
     ((conv, _),), ((mlp, _),) = (networks_used(toy(networks=kind), 1) for kind in kinds)
     assert networks_used(toy(every=2, networks=kinds), 8) == [(conv, 0), (mlp, 2), (conv, 4), (mlp, 6)]
-    held = toy(every=2, refresh=2, networks=kinds)
-    assert networks_used(held, 10) == [(conv, 0), (conv, 0), (mlp, 4), (mlp, 4), (conv, 8)]
-
-
-@pytest.mark.parametrize("kernel", ["linear", "distance"])
-def test_real_features_that_are_held_change_no_bit(kernel):
-    x0 = torch.randn((4, 1, 8, 8), generator=rng.generator("x0"))
-    held, again = (toy(refresh=3, kernel=kernel) for _ in range(2))
-    for step in range(5):
-        again.kept.clear()  # so that it computes them again
-        given = state_of(x0 + step, torch.zeros(4), step, 5)
-        assert torch.equal(held.delta(given), again.delta(given))
 
 
 def test_a_class_is_made_alike_alone_and_beside_others(make_pipeline):
@@ -246,7 +230,6 @@ def test_slots_start_at_medoids(make_pipeline):
         ({"kernel": "rbf"}, "kernel"),
         ({"space": "features"}, "space"),
         ({"every": 0}, "every"),
-        ({"refresh": 0}, "refresh"),
         ({"epochs": 1}, "at least 2"),
         ({"epochs": 2, "trainings": 0}, "trainings"),
         ({"epochs": 2, "space": "latent"}, "trained on images"),

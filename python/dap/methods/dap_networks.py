@@ -84,8 +84,6 @@ class NetworkKernel(NetworkOptions, Guide[Prepared]):
         start: Share of the steps after which guidance starts, from 0 to 1.
         stop: Share of the steps after which it stops, from ``start`` to 1.
         every: Guidance acts in each ``every``-th of these steps, at least 1.
-        refresh: Networks, real images and their augmentation are drawn anew in each ``refresh``-th step of guidance, at
-            least 1. In between, the features of the real images are not computed again.
 
     Example:
         >>> NetworkKernel(networks="small_vit").networks
@@ -106,12 +104,11 @@ class NetworkKernel(NetworkOptions, Guide[Prepared]):
     start: float = 0.0
     stop: float = 1.0
     every: int = 2
-    refresh: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("scale", self.scale, 0)
-        for option in ("draws", "references", "batch", "every", "refresh"):
+        for option in ("draws", "references", "batch", "every"):
             check_whole(option, getattr(self, option))
         check_choice("kernel", self.kernel, ("linear", "distance"))
         check_choice("space", self.space, ("pixels", "latent"))
@@ -165,7 +162,7 @@ class NetworkKernel(NetworkOptions, Guide[Prepared]):
         )  # fmt: skip
         return NetworkKernelTerm(
             prior=context.prior, targets=tuple(targets), matching=matching, decoded=self.space == "pixels",
-            every=self.every, refresh=self.refresh, window=Window(self.start, self.stop), scale=self.scale,
+            every=self.every, window=Window(self.start, self.stop), scale=self.scale,
         )  # fmt: skip
 
     def record(self, context: Context, artefact: Prepared) -> Record:

@@ -23,7 +23,7 @@ class NetworkOptions:
     """Which networks a step draws: the base of guides that have these options.
 
     Attributes:
-        networks: One name of :func:`dap.list_networks` or several, which take turns from draw to draw. If left out, a
+        networks: One name of :func:`dap.list_networks` or several, which take turns from step to step. If left out, a
             ConvNet with as many blocks as leave 4 × 4 pixels, from three to six.
         width: Channels of the blocks of a ConvNet, at least 1; other networks have their own.
         epochs: Passes over the real images in which networks are trained, at least 2. A step takes a network as it was

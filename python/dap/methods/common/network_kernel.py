@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ class Matching:
     Attributes:
         seed: The root seed of the run.
         network: Returns the network of a turn, a step and a draw. The kind depends on the turn, which counts the steps
-            that draw anew; the weights depend on the other two.
+            of guidance; the weights depend on the other two.
         judge: The same for the network whose cross-entropy counts; it is not called without ``verdict``.
         draws: Networks in a step.
         batch: Real images of each class for a network.
@@ -92,7 +92,7 @@ def mismatch(generated: Tensor, real: Tensor, kernel: str) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkKernelTerm(DeltaTerm):
-    """The change −σ_t √D g / ‖g‖ of x̂_0 of each class's slots together.
+    """The change −σ_t √D h / ‖h‖ of x̂_0 of each class's slots together.
 
     Attributes:
         prior: The prior, whose decoder makes images of x̂_0.
@@ -100,7 +100,6 @@ class NetworkKernelTerm(DeltaTerm):
         matching: The networks, and how they compare.
         decoded: Whether images are compared; otherwise latents.
         every: The term acts in each ``every``-th step of its window.
-        refresh: Of the steps that it acts in, each ``refresh``-th draws networks, real images and augmentation anew.
     """
 
     prior: Prior
@@ -108,27 +107,23 @@ class NetworkKernelTerm(DeltaTerm):
     matching: Matching
     decoded: bool = True
     every: int = 1
-    refresh: int = 1
     at: Place = "x0"
-    kept: dict[tuple[str, int], tuple[int, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     def delta(self, state: StepState) -> Tensor:
         """Return the change, with shape (B, C, h, w)."""
         first = math.ceil(self.window.start * state.num_steps)
-        acted, rest = divmod(state.step - first, self.every)
+        turn, rest = divmod(state.step - first, self.every)
         if rest:
             return torch.zeros_like(state.x0)
-        turn, since = divmod(acted, self.refresh)
-        drawn = state.step - since * self.every  # the step that this one shares its draws with
         with torch.enable_grad():
             x0 = state.x0.detach().requires_grad_()
             shown = self.prior.decode_with_graph(x0) if self.decoded else x0
             leaf = shown.detach().requires_grad_()  # cuts the graph, so that memory holds one network at a time
             slope = torch.zeros_like(leaf)
             for draw in range(self.matching.draws):
-                slope = slope + self._unit_length(self._gradient(leaf, turn, drawn, draw))
+                slope = slope + self._unit_length(self._gradient(leaf, turn, state.step, draw))
                 if self.matching.verdict:
-                    surprise = self._unit_length(self._surprise(leaf, turn, drawn, draw))
+                    surprise = self._unit_length(self._surprise(leaf, turn, state.step, draw))
                     slope = slope + self.matching.verdict * surprise
             gradient = torch.autograd.grad(shown, x0, slope)[0] if self.decoded else slope
         return -state.std * self._unit_length(gradient)
@@ -154,18 +149,11 @@ class NetworkKernelTerm(DeltaTerm):
         return torch.autograd.grad(total, shown)[0]
 
     def _real(self, net: Network, target: ClassTarget, step: int, draw: int, device: torch.device) -> Tensor:
-        """Return ψ of the real images of a step, (N, D), or their mean, (1, D), if no more is needed of them."""
-        of_step, real = self.kept.get((target.name, draw), (None, None))
-        if real is None or of_step != step:
-            matching = self.matching
-            draws = rng.generator(*self._key(target, step, draw))
-            rows = torch.randperm(len(target.real), generator=draws)[: matching.batch]
-            images = self._augmented(_as_float(target.real[rows]).to(device), target, step, draw)
-            real = real_features(net, images)
-            real = real.mean(0, keepdim=True) if matching.kernel == "linear" else real
-            if self.refresh > 1:
-                self.kept[target.name, draw] = step, real
-        return real
+        """Return ψ of the real images of a step, (N, D), without a graph."""
+        draws = rng.generator(*self._key(target, step, draw))
+        rows = torch.randperm(len(target.real), generator=draws)[: self.matching.batch]
+        images = self._augmented(_as_float(target.real[rows]).to(device), target, step, draw)
+        return real_features(net, images)
 
     def _augmented(self, images: Tensor, target: ClassTarget, step: int, draw: int) -> Tensor:
         """Return the images (N, C, H, W) of a class, changed as those of its other side are."""
