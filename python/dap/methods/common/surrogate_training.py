@@ -117,7 +117,7 @@ def train_with_states(context: Context, net: nn.Module, folder: Path, *, epochs:
         kept.epochs.append(epoch)
         kept.weights.append(flat(state_values(net)).cpu())
 
-    title = f"network {number + 1}"
+    title = f"training network {number + 1}"
     _train(context, net, _real(context), folder, kept, epochs, ONE_CYCLE, after_epoch, title, False, number)
     return torch.stack(kept.weights)
 
