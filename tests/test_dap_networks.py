@@ -126,7 +126,7 @@ def oracle(given, artefact, method, prior, x0, step):
         {"augmentation": "none", "references": 2},
         {"networks": ("convnet4", "convnet3")},
         {"epochs": 2, "trainings": 2},
-        {"epochs": 2, "trainings": 2, "verdict": 0.5, "draws": 2},
+        {"epochs": 2, "trainings": 2, "verdict": 0.5, "draws": 2, "networks": ("convnet4", "convnet3")},
     ],
     ids=[
         "shift_flip", "none", "two networks", "trained", "trained, and their verdict",
@@ -230,6 +230,8 @@ def test_slots_start_at_medoids(make_pipeline):
         ({"kernel": "rbf"}, "kernel"),
         ({"space": "features"}, "space"),
         ({"every": 0}, "every"),
+        ({"networks": 3}, "a list of names"),
+        ({"networks": "small_vit", "epochs": 2}, "trained"),
         ({"epochs": 1}, "at least 2"),
         ({"epochs": 2, "trainings": 0}, "trainings"),
         ({"epochs": 2, "space": "latent"}, "trained on images"),
@@ -242,6 +244,26 @@ def test_slots_start_at_medoids(make_pipeline):
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(OptionError, match=message):
         DAPNetworks(**options)
+
+
+def test_modes_and_trained_networks_are_planned_on_disk(make_pipeline):
+    given = context(DiTPrior(make_pipeline()))
+    trained, random = (DAPNetworks(width=4, epochs=epochs, trainings=2).disk(given) for epochs in (3, 0))
+    parameters = sum(each.numel() for each in create_net(
+        "convnet3", width=4, channels=1, classes=3, size=32, generator=torch.Generator()
+    ).parameters())  # fmt: skip
+    assert trained - random == 4 * 2 * 4 * parameters and random > 0
+
+
+def test_too_few_images_for_the_slots_are_refused_before_a_training(make_pipeline, monkeypatch):
+    given = dataclasses.replace(context(DiTPrior(make_pipeline())), counts=(4, 50, 4))
+    monkeypatch.setattr(NetworkKernel, "trained", lambda self, context: pytest.fail("trained"))
+    with pytest.raises(OptionError, match="fewer than"):
+        DAPNetworks(epochs=2).prepare(given)
+
+
+def test_the_first_option_by_position_is_the_scale():
+    assert NetworkKernel(1.5).scale == 1.5
 
 
 def test_a_network_for_larger_images_is_refused_before_a_step(tmp_path):

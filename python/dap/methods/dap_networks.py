@@ -68,12 +68,15 @@ class Prepared:
 @TERMS.register("network_kernel")
 @dataclass(frozen=True)
 class NetworkKernel(NetworkOptions, Guide[Prepared]):
-    """The options of a term with the kernel of random networks.
+    """The options of a term with the kernel of random networks, or of networks that are trained on the real images.
 
     Attributes:
         scale: The length of a change of x̂_0 as a multiple of σ_t, at least 0.
-        networks, width, epochs, trainings: Which networks; see
-            :class:`dap.methods.common.drawn_networks.NetworkOptions`.
+        networks: One name of :func:`dap.list_networks` or several, which take turns from step to step. If left out, a
+            ConvNet with as many blocks as leave 4 × 4 pixels, from three to six.
+        width: Channels of the blocks of a ConvNet, at least 1.
+        epochs: Passes over the real images in which networks are trained, at least 2; 0 for random weights.
+        trainings: Trainings of each kind of network, at least 1.
         verdict: w, the weight of the cross-entropy of trained networks, at least 0.
         draws: Networks in a step, at least 1.
         references: Real images of each class that are drawn for the run, at least 1; a class with fewer gives all.
@@ -113,7 +116,7 @@ class NetworkKernel(NetworkOptions, Guide[Prepared]):
         check_choice("kernel", self.kernel, ("linear", "distance"))
         check_choice("space", self.space, ("pixels", "latent"))
         if self.epochs and self.space == "latent":
-            raise OptionError("epochs: networks are trained on images; give space='pixels', or epochs=0 in the latent")
+            raise OptionError("epochs: networks are trained on images; give space='pixels', or epochs=0 and verdict=0")
         check_number("verdict", self.verdict, 0)
         if self.verdict and not self.epochs:
             raise OptionError("verdict: only trained networks have one; give epochs= too, or verdict=0")
@@ -216,14 +219,14 @@ class DAPNetworks(NetworkKernel, SingleGuide[Prepared]):
         return context.num_steps(self.strength)
 
     def prepare(self, context: Context) -> Prepared:
-        """Prepare the term, and find the medoids at which the slots start."""
-        prepared = super().prepare(context)
+        """Find the medoids at which the slots start, and prepare the term."""
+        self.check_networks(context, self.shape(context))
         starts = find_modes(context, medoids, "k-medoids, all different") if self.strength < 1 else None
-        return replace(prepared, starts=starts)
+        return replace(super().prepare(context), starts=starts)
 
     def disk(self, context: Context) -> int:
-        """Return the bytes of the latents of all real images and of the medoids, if they are used."""
-        return super().disk(context) if self.strength == 1 else modes_bytes(context)
+        """Return the bytes of the latents of all real images and of the medoids, if used, and of trained networks."""
+        return super().disk(context) if self.strength == 1 else modes_bytes(context) + self.states_bytes(context)
 
     def make(self, context: Context, unit: Unit, artefact: Prepared) -> Tensor:
         """Return guided latents of the unit's slots."""

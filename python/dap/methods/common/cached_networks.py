@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from torch.nn.utils import vector_to_parameters
 
 from dap.errors import FormatError
-from dap.methods.common.surrogate_training import Examples, state_values, train, train_with_states
+from dap.methods.common.network_memory import states_bytes
+from dap.methods.common.surrogate_training import Examples, train, train_with_states
 from dap.nets import Network, create_net
 from dap.rng import generator
 from dap.storage.cache import RESULT, SURROGATES, CacheEntry
 from dap.storage.files import write_atomic
-from dap.storage.unfinished import continued
+from dap.storage.unfinished import continued, unfinished_bytes
 from dap.torch_state import tf32_on
 
 if TYPE_CHECKING:
@@ -94,8 +95,7 @@ class TrainedStates:
 
     Attributes:
         new: Returns the network, on the CPU.
-        weights: Its parameters and statistics at each state of each training, float32 (trainings, epochs + 1, P) on the
-            CPU.
+        weights: Its parameters at each state of each training, float32 (trainings, epochs + 1, P) on the CPU.
     """
 
     new: Callable[[], Network]
@@ -104,9 +104,7 @@ class TrainedStates:
     def network(self, training: int, state: int) -> Network:
         """Return the network at a state, on the CPU, to be evaluated and not trained."""
         net = self.new().eval().requires_grad_(False)
-        values = state_values(net)
-        for value, row in zip(values, self.weights[training, state].split([v.numel() for v in values]), strict=True):
-            value.copy_(row.view_as(value))
+        vector_to_parameters(self.weights[training, state], net.parameters())
         return net
 
 
@@ -115,19 +113,23 @@ def prepare_states(context: Context, network: str, width: int, epochs: int, trai
 
     Args:
         context: As for :func:`dap.methods.common.surrogate.prepare_surrogate`.
-        network: One of :func:`dap.list_networks`.
+        network: One of :func:`dap.nets.list_nets`.
         width: As for :func:`dap.nets.create_net`.
         epochs: Passes over the images in each training.
         trainings: The number of trainings.
 
     Raises:
-        OptionError: The cache cannot be written, or the source is an index without images.
+        OptionError: The states do not fit on the disk of the cache, the cache cannot be written, or the source is an
+            index without images.
         FormatError: An image or a file in the cache cannot be read.
     """
     weights = []
     for number in range(trainings):
         entry = CacheEntry.of(SURROGATES, content_of(context, STATES_RULE, ["states", network, width, epochs, number]))
         if not entry.is_whole():
+            need = states_bytes(context, network, width, epochs) - unfinished_bytes(entry)
+            subject = f"the states of a training of {network} over {epochs} epochs take"
+            entry.check_space(need, subject, "choose fewer epochs or a smaller width")
             with continued(entry) as unfinished:
                 if unfinished is not None:
                     folder, net = unfinished.folder, new_net(context, network, width, number)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from dap import rng
-from dap.config import check_whole
+from dap.config import check_choice, check_whole
 from dap.errors import OptionError
 from dap.methods.base import Context
 from dap.methods.common.cached_networks import TrainedStates, prepare_states
-from dap.methods.common.network_memory import features_bytes, network_parameters, training_bytes
-from dap.nets import Network, check_network, create_net
+from dap.methods.common.network_memory import features_bytes, states_bytes, training_bytes
+from dap.nets import Network, check_network, create_net, list_nets
 
 __all__ = ["NetworkOptions"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
     """Which networks a step draws: the base of guides that have these options.
 
@@ -26,8 +27,8 @@ class NetworkOptions:
         networks: One name of :func:`dap.list_networks` or several, which take turns from step to step. If left out, a
             ConvNet with as many blocks as leave 4 × 4 pixels, from three to six.
         width: Channels of the blocks of a ConvNet, at least 1; other networks have their own.
-        epochs: Passes over the real images in which networks are trained, at least 2. A step takes a network as it was
-            before a training or after one of its epochs. 0: the weights are random.
+        epochs: Passes over the real images in which networks are trained, at least 2; only ConvNets can be trained. A
+            step takes a network as it was before a training or after one of its epochs. 0: the weights are random.
         trainings: Trainings of each kind of network, from different weights, at least 1.
     """
 
@@ -37,9 +38,13 @@ class NetworkOptions:
     trainings: int = 1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.networks, str | Sequence):
+            raise OptionError(f"networks: expected a name or a list of names, got {self.networks!r}")
         networks = (self.networks,) if isinstance(self.networks, str) else tuple(self.networks)
         for network in networks:
             check_network(network)
+            if self.epochs:
+                check_choice("network that is trained", network, list_nets())
         object.__setattr__(self, "networks", networks)
         for option in ("width", "trainings"):
             check_whole(option, getattr(self, option))
@@ -58,9 +63,17 @@ class NetworkOptions:
             self.random_network(context, shape, turn, 0, 0)
 
     def trained(self, context: Context) -> tuple[TrainedStates, ...]:
-        """Train the networks of each kind, or find them in the cache; return nothing if their weights are random."""
+        """Train the networks of each kind, or find them in the cache; return nothing if their weights are random.
+
+        Raises:
+            OptionError: The run has one class, or the cache cannot be written.
+        """
         if not self.epochs:
             return ()
+        if len(context.classes) < 2:
+            raise OptionError(
+                "epochs: networks are trained to tell classes apart; give two classes or more, or epochs=0"
+            )
         kinds = self.kinds((context.channels, context.size, context.size))
         return tuple(prepare_states(context, kind, self.width, self.epochs, self.trainings) for kind in kinds)
 
@@ -117,5 +130,4 @@ class NetworkOptions:
     def states_bytes(self, context: Context) -> int:
         """Return the bytes of the states of all trainings; 0 if the weights are random."""
         kinds = self.kinds((context.channels, context.size, context.size)) if self.epochs else ()
-        states = self.trainings * (self.epochs + 1)
-        return sum(4 * states * network_parameters(context, kind, self.width) for kind in kinds)
+        return self.trainings * sum(states_bytes(context, kind, self.width, self.epochs) for kind in kinds)

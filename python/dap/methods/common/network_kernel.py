@@ -1,4 +1,4 @@
-"""The term that matches slots with real images in the features of random networks.
+"""The term that matches slots with real images in the features of networks.
 
 It is defined and explained in :mod:`dap.methods.dap_networks`.
 """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dap.methods.common.surrogate import SurrogateTraining
 
 __all__ = [
-    "features_bytes", "gradient_bytes", "network_bytes", "network_parameters", "rehearse_features", "rehearse_network",
+    "features_bytes", "gradient_bytes", "network_bytes", "rehearse_features", "rehearse_network", "states_bytes",
     "surrogate_bytes", "training_bytes",
 ]  # fmt: skip
 
@@ -96,14 +96,14 @@ def training_bytes(context: Context, network: str, width: int) -> int:
     return held_bytes(context) + 4 * (4 * parameters + batch * pixels) + min(batch, images_at_once(one, shape)) * image
 
 
-def network_parameters(context: Context, network: str, width: int) -> int:
-    """Return the number of a network's parameters for the classes of a run."""
-    return _small(context, network, width)[1]
+def states_bytes(context: Context, network: str, width: int, epochs: int) -> int:
+    """Return the bytes of a network before its training and after each epoch."""
+    return 4 * (epochs + 1) * _small(context, network, width)[1]
 
 
 def surrogate_bytes(context: Context, training: SurrogateTraining) -> int:
     """Return the bytes of a surrogate in the cache: its states, and the gradients of each class at each."""
-    parameters = network_parameters(context, training.network, training.width)
+    _, parameters = _small(context, training.network, training.width)
     return 4 * training.checkpoints * (len(context.classes) + 1) * parameters
 
 

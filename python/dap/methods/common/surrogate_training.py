@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from dap.methods.base import Context
 
 __all__ = [
-    "IGD_SGD", "ONE_CYCLE", "Examples", "Optimisation", "state_values", "train", "train_with_gradients",
+    "IGD_SGD", "ONE_CYCLE", "Examples", "Optimisation", "train", "train_with_gradients",
     "train_with_states",
 ]  # fmt: skip
 
@@ -109,22 +109,17 @@ def train_with_states(context: Context, net: nn.Module, folder: Path, *, epochs:
         number: Of the training; it seeds the order of the images and their augmentation.
 
     Returns:
-        Parameters and statistics at each state, float32 (epochs + 1, P) on the CPU; see :func:`state_values`.
+        The weights at each state, float32 (epochs + 1, P) on the CPU.
     """
     kept = _Checkpoints()
 
     def after_epoch(epoch: int, save: Callable[[], None]) -> None:
         kept.epochs.append(epoch)
-        kept.weights.append(flat(state_values(net)).cpu())
+        kept.weights.append(flat(net.parameters()).cpu())
 
     title = f"training network {number + 1}"
     _train(context, net, _real(context), folder, kept, epochs, ONE_CYCLE, after_epoch, title, False, number)
     return torch.stack(kept.weights)
-
-
-def state_values(net: nn.Module) -> list[Tensor]:
-    """Return the parameters of a network and its statistics, such as those of batch norm; counts are left out."""
-    return [value for value in net.state_dict().values() if value.is_floating_point()]
 
 
 def train_with_gradients(
