@@ -96,4 +96,4 @@ def test_states_that_do_not_fit_the_cache_are_refused_before_a_training(given, m
 def test_one_class_has_nothing_to_tell_apart(given):
     alone = dataclasses.replace(given, classes=given.classes[:1])
     with pytest.raises(OptionError, match="two classes"):
-        NetworkOptions(epochs=EPOCHS).trained(alone)
+        NetworkOptions(epochs=EPOCHS).check_networks(alone, (1, 32, 32))

@@ -128,10 +128,8 @@ def oracle(given, artefact, method, prior, x0, step):
         {"epochs": 2, "trainings": 2},
         {"epochs": 2, "trainings": 2, "verdict": 0.5, "draws": 2, "networks": ("convnet4", "convnet3")},
     ],
-    ids=[
-        "shift_flip", "none", "two networks", "trained", "trained, and their verdict",
-    ],
-)  # fmt: skip
+    ids=["shift_flip", "none", "two networks", "trained", "trained, and their verdict"],
+)
 def test_a_step_equals_the_float64_oracle(make_pipeline, options):
     prior = DiTPrior(make_pipeline())
     given = context(prior)

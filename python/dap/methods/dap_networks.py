@@ -74,10 +74,11 @@ class NetworkKernel(NetworkOptions, Guide[Prepared]):
         scale: The length of a change of x̂_0 as a multiple of σ_t, at least 0.
         networks: One name of :func:`dap.list_networks` or several, which take turns from step to step. If left out, a
             ConvNet with as many blocks as leave 4 × 4 pixels, from three to six.
-        width: Channels of the blocks of a ConvNet, at least 1.
-        epochs: Passes over the real images in which networks are trained, at least 2; 0 for random weights.
-        trainings: Trainings of each kind of network, at least 1.
-        verdict: w, the weight of the cross-entropy of trained networks, at least 0.
+        width: Channels of the blocks of a ConvNet, at least 1; other networks have their own.
+        epochs: Passes over the real images in which networks are trained, at least 2; only ConvNets can be trained. A
+            step takes a network as it was before a training or after one of its epochs. 0: the weights are random.
+        trainings: Trainings of each kind of network, from different weights, at least 1.
+        verdict: Weight of the cross-entropy of trained networks on the slots (w above), at least 0.
         draws: Networks in a step, at least 1.
         references: Real images of each class that are drawn for the run, at least 1; a class with fewer gives all.
         batch: How many of them a network sees in a step, drawn anew, at least 1; with fewer references all.
@@ -125,10 +126,19 @@ class NetworkKernel(NetworkOptions, Guide[Prepared]):
         Window(self.start, self.stop)
 
     def prepare(self, context: Context) -> Prepared:
-        """Check the networks against the size of the images; in the latent space, encode the real images."""
+        """Check the networks and the source; then train networks, or encode the real images, if either is needed."""
+        self.check(context)
+        return self.compared(context)
+
+    def check(self, context: Context) -> None:
+        """Raise OptionError if networks do not fit the run, or the source has no images and they are compared."""
         self.check_networks(context, self.shape(context))
         if self.space == "pixels":
-            context.images([0])  # raises now, and not while images are made, if the source has none
+            context.images([0])
+
+    def compared(self, context: Context) -> Prepared:
+        """Train the networks that compare images, if they are trained; in the latent space, encode the real images."""
+        if self.space == "pixels":
             return Prepared(trained=self.trained(context))
         real = real_latents(
             context.source, context.classes, context.prior, index=context.index, bars=context.bars,
@@ -219,10 +229,10 @@ class DAPNetworks(NetworkKernel, SingleGuide[Prepared]):
         return context.num_steps(self.strength)
 
     def prepare(self, context: Context) -> Prepared:
-        """Find the medoids at which the slots start, and prepare the term."""
-        self.check_networks(context, self.shape(context))
+        """Find the medoids at which the slots start, and prepare the term; a training comes after all other errors."""
+        self.check(context)
         starts = find_modes(context, medoids, "k-medoids, all different") if self.strength < 1 else None
-        return replace(super().prepare(context), starts=starts)
+        return replace(self.compared(context), starts=starts)
 
     def disk(self, context: Context) -> int:
         """Return the bytes of the latents of all real images and of the medoids, if used, and of trained networks."""

@@ -133,7 +133,10 @@ def prepare_states(context: Context, network: str, width: int, epochs: int, trai
             with continued(entry) as unfinished:
                 if unfinished is not None:
                     folder, net = unfinished.folder, new_net(context, network, width, number)
-                    states = train_with_states(context, net, folder, epochs=epochs, number=number)
+                    states = train_with_states(
+                        context, net, folder, epochs=epochs, number=number,
+                        title=f"training {number + 1} of {trainings} of {network}",
+                    )  # fmt: skip
                     write_atomic(folder / RESULT / STATES, save({"weights": states}))
         weights.append(read_tensors(entry.path / STATES)["weights"])
     return TrainedStates(lambda: _created(context, network, width, 0), torch.stack(weights))

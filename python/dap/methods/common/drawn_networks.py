@@ -23,13 +23,7 @@ __all__ = ["NetworkOptions"]
 class NetworkOptions:
     """Which networks a step draws: the base of guides that have these options.
 
-    Attributes:
-        networks: One name of :func:`dap.list_networks` or several, which take turns from step to step. If left out, a
-            ConvNet with as many blocks as leave 4 × 4 pixels, from three to six.
-        width: Channels of the blocks of a ConvNet, at least 1; other networks have their own.
-        epochs: Passes over the real images in which networks are trained, at least 2; only ConvNets can be trained. A
-            step takes a network as it was before a training or after one of its epochs. 0: the weights are random.
-        trainings: Trainings of each kind of network, from different weights, at least 1.
+    :class:`dap.methods.dap_networks.NetworkKernel` explains them.
     """
 
     networks: str | tuple[str, ...] = ()
@@ -58,22 +52,18 @@ class NetworkOptions:
         return tuple(self.networks) or (f"convnet{min(max(blocks, 3), 6)}",)
 
     def check_networks(self, context: Context, shape: tuple[int, int, int]) -> None:
-        """Raise OptionError if a network does not take images or latents of a shape (C, H, W)."""
+        """Raise OptionError if a network does not take images or latents of a shape (C, H, W), or cannot be trained."""
+        if self.epochs and len(context.classes) < 2:
+            raise OptionError(
+                "epochs: networks are trained to tell classes apart; give two classes or more, or epochs=0"
+            )
         for turn in range(len(self.kinds(shape))):
             self.random_network(context, shape, turn, 0, 0)
 
     def trained(self, context: Context) -> tuple[TrainedStates, ...]:
-        """Train the networks of each kind, or find them in the cache; return nothing if their weights are random.
-
-        Raises:
-            OptionError: The run has one class, or the cache cannot be written.
-        """
+        """Train the networks of each kind, or find them in the cache; return nothing if their weights are random."""
         if not self.epochs:
             return ()
-        if len(context.classes) < 2:
-            raise OptionError(
-                "epochs: networks are trained to tell classes apart; give two classes or more, or epochs=0"
-            )
         kinds = self.kinds((context.channels, context.size, context.size))
         return tuple(prepare_states(context, kind, self.width, self.epochs, self.trainings) for kind in kinds)
 

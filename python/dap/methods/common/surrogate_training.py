@@ -37,8 +37,7 @@ if TYPE_CHECKING:
     from dap.methods.base import Context
 
 __all__ = [
-    "IGD_SGD", "ONE_CYCLE", "Examples", "Optimisation", "train", "train_with_gradients",
-    "train_with_states",
+    "IGD_SGD", "ONE_CYCLE", "Examples", "Optimisation", "train", "train_with_gradients", "train_with_states",
 ]  # fmt: skip
 
 MAX_SHIFT = 3  # pixels of the augmentation
@@ -98,7 +97,9 @@ def train(
     return flat(net.parameters()).cpu()
 
 
-def train_with_states(context: Context, net: nn.Module, folder: Path, *, epochs: int, number: int) -> Tensor:
+def train_with_states(
+    context: Context, net: nn.Module, folder: Path, *, epochs: int, number: int, title: str
+) -> Tensor:
     """Train a network in place on all real images; return its states before the training and after each epoch.
 
     Args:
@@ -107,6 +108,7 @@ def train_with_states(context: Context, net: nn.Module, folder: Path, *, epochs:
         folder: As for :func:`train_with_gradients`.
         epochs: Passes over the images.
         number: Of the training; it seeds the order of the images and their augmentation.
+        title: The title of the progress bar.
 
     Returns:
         The weights at each state, float32 (epochs + 1, P) on the CPU.
@@ -117,7 +119,6 @@ def train_with_states(context: Context, net: nn.Module, folder: Path, *, epochs:
         kept.epochs.append(epoch)
         kept.weights.append(flat(net.parameters()).cpu())
 
-    title = f"training network {number + 1}"
     _train(context, net, _real(context), folder, kept, epochs, ONE_CYCLE, after_epoch, title, False, number)
     return torch.stack(kept.weights)
 
