@@ -29,7 +29,7 @@ METHODS: dict[str, dict[str, object]] = {
     "dit": {}, "mgd3": {}, "manifold_gd": {}, "d4m": {},
     "coda": {"n_components": 10, "n_neighbors": 15, "min_cluster_size": 8},
     "dap": {"references": 4}, "dap_set": {"references": 4}, "dap_networks": {},
-    "dap_networks, trained": {"epochs": 2, "verdict": 1.0}, "dap_networks, latent": {"space": "latent"},
+    "dap_networks, latent": {"space": "latent"},
     "igd": {"epochs": 2, "width": 32}, "ld3m": {"steps": 2, "chain": 2, "width": 32, "batch": 8},
 }  # fmt: skip
 AT_ONCE = {"igd": 4}  # by default as many as fit half of the machine's memory
