@@ -55,7 +55,8 @@ class NetworkOptions:
         """Raise OptionError if a network does not take images or latents of a shape (C, H, W), or cannot be trained."""
         if self.epochs and len(context.classes) < 2:
             raise OptionError(
-                "epochs: networks are trained to tell classes apart; give two classes or more, or epochs=0 and verdict=0"
+                "epochs: networks are trained to tell classes apart; give two classes or more, "
+                "or epochs=0 and verdict=0"
             )
         for turn in range(len(self.kinds(shape))):
             self.random_network(context, shape, turn, 0, 0)
