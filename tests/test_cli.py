@@ -470,7 +470,7 @@ def test_an_error_of_the_process_is_one_line_too():
 
 
 def test_interrupted_says_so_and_is_continued(run, tree, tiny_folder, tmp_path):
-    units = 40
+    units = 16
     common = ["distill", tree, "--ipc", units // 2, "--batch-size", 1]
     arguments = [str(one) for one in (*common, *options(tiny_folder, tmp_path / "out"))]
     process = subprocess.Popen(
