@@ -71,6 +71,7 @@ class CaO2(ClassifierMethod):
     year: ClassVar[int | None] = 2025
     couples: ClassVar[Couples] = "class"
     needs: ClassVar[tuple[str, ...]] = ("prior", "labels", "classifier")
+    version: ClassVar[int] = 2
     presets: ClassVar[Presets] = {
         "paper": {"candidates": 4, "steps": 100, "learning_rate": 6e-4, "raw_time": True},
         "paper_ipc50": {"candidates": 4, "steps": 100, "learning_rate": 6e-4, "raw_time": True, "surest": False},
@@ -124,24 +125,26 @@ class CaO2(ClassifierMethod):
 
     def make(self, context: Context, unit: Unit, artefact: Classifier) -> Tensor:
         """Return latents of the unit's slots."""
-        latents = torch.empty(len(unit.slots), *context.prior.latent_shape)
-        for index, places in context.classes_of(unit):
-            again = unit.slots[int(places[0])].again
-            kept = self._kept(context, index, again, artefact)
-            latents[places] = kept[[unit.slots[place].number for place in places.tolist()]].cpu()
+        latents = self._kept(context, unit, artefact)
         return self._optimised(context, unit, latents.to(context.prior.device)) if self.steps else latents
 
-    def _kept(self, context: Context, index: int, again: int, classifier: Classifier) -> Tensor:
-        """Return the candidates of a class that the classifier keeps, in order, (ipc, C, h, w)."""
-        count = context.ipc_of(index)
-        parts = []
-        for start in range(0, self.candidates * count, count):
-            slots = tuple(Slot(index, start + number, again) for number in range(count))
-            parts.append(context.sample(Unit(0, slots)))
-        candidates, device = torch.cat(parts), context.prior.device
-        images = context.prior.decode(candidates).float() / 127.5 - 1
-        chosen = kept_by(classifier.probabilities(images, device), index, count, self.surest)
-        return candidates[chosen.to(device)]
+    def _kept(self, context: Context, unit: Unit, classifier: Classifier) -> Tensor:
+        """Return the candidates that the classifier keeps, one for each slot of the unit, on the CPU."""
+        classes, slots = context.classes_of(unit), list[Slot]()
+        for index, places in classes:
+            again, count = unit.slots[int(places[0])].again, context.ipc_of(index)
+            slots += [Slot(index, number, again) for number in range(self.candidates * count)]
+        size = len(unit.slots)  # as many at once as the memory is planned for
+        parts = [tuple(slots[start : start + size]) for start in range(0, len(slots), size)]
+        made = torch.cat([context.sample(Unit(0, part)) for part in parts])
+        latents = torch.empty(size, *context.prior.latent_shape)
+        for index, places in classes:
+            candidates = made[[place for place, slot in enumerate(slots) if slot.class_index == index]]
+            images = context.prior.decode(candidates).float() / 127.5 - 1
+            probabilities = classifier.probabilities(images, context.prior.device)
+            chosen = kept_by(probabilities, index, context.ipc_of(index), self.surest)
+            latents[places] = candidates.cpu()[chosen[[unit.slots[place].number for place in places.tolist()]]]
+        return latents
 
     def _optimised(self, context: Context, unit: Unit, latents: Tensor) -> Tensor:
         """Return the latents after Adam's steps."""
