@@ -89,3 +89,31 @@ def test_tables_take_the_seeds_that_all_methods_have(examples):
     assert "| method | ConvNet-3 (n = 2) |" in text
     assert "| ConvNet-3 | `random` | −10.00 [−10.00, −10.00] |  |" in text
     assert "+0.25 [−2.93, +3.43], in the noise" in text
+
+
+def test_the_picture_of_the_results_has_the_methods_that_none_beats_in_as_little_time(
+    examples, monkeypatch, tmp_path, capsys
+):
+    import results_plot
+
+    page = tmp_path / "results.md"
+    monkeypatch.setattr(results_plot, "PAGE", page)
+    rows = {"a": "70.0 ± 0.3 | 8 | 1 |", "b": "69.0 ± 0.3 | 8 | 1.5 |", "c:few": "72.5 ± 0.3 | 8 | 2.0 |"}
+    rows |= {"d": "71.0 ± 0.3 | 8 | 1 |", "e": "80.0 ± 0.3 | 8 |  |", "k_medoids": "75.0 ± 0.3 | 8 |  |"}
+    page.write_text("".join(f"| `{name}`, a remark | {row} +1.00 [+0.50, +1.50] |\n" for name, row in rows.items()))
+    points, real = results_plot.read_table(page.read_text())
+    assert [point.method for point in points] == ["a", "b", "c:few", "d"] and real == {"k_medoids": 75.0}
+    monkeypatch.setattr(sys, "argv", ["results_plot.py", "--plot", str(tmp_path / "plot.png")])
+    results_plot.main()
+    assert capsys.readouterr().out.splitlines() == [
+        "d: 71.0 % in 1.0 times the time of dit", "c:few: 72.5 % in 2.0 times the time of dit",
+    ]  # fmt: skip
+    assert (tmp_path / "plot.png").stat().st_size > 5000
+
+
+def test_the_page_of_results_has_the_form_that_its_picture_is_drawn_from(examples):
+    import results_plot
+
+    points, real = results_plot.read_table(results_plot.PAGE.read_text(encoding="utf-8"))
+    assert set(real) == set(results_plot.REAL)
+    assert len(points) > 20 and next(point for point in points if point.method == "dit").time == 1

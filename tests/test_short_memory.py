@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 
 import pytest
 import torch
 from conftest import grey_tree
 
 import dap
-from dap.errors import RunMismatchError
+from dap.cli.main import main
+from dap.errors import OutOfMemoryError, RunMismatchError
 from dap.methods import DAP, DiT
 
 SHORT = (
@@ -78,7 +80,8 @@ def test_coupled_classes_are_divided_too(tree, tiny_folder, tmp_path, monkeypatc
 @pytest.mark.parametrize("option", [{"batch_size": 6}, {}], ids=["given", "one slot"])
 def test_what_cannot_be_halved_is_an_error(tree, tiny_folder, tmp_path, monkeypatch, option):
     sizes = limited(monkeypatch, DAP, 0, MemoryError("no room"))
-    with pytest.raises(MemoryError, match="no room"):
+    images = "6 images" if option else "1 image"
+    with pytest.raises(OutOfMemoryError, match=rf"too short to make {images} at once \(no room\): choose a smaller"):
         dap.distill(
             tree, out=tmp_path / "out", method=DAP(references=3), prior=str(tiny_folder), ipc=3, num_inference_steps=2,
             progress=False, **option,
@@ -101,3 +104,34 @@ def test_later_units_fail_by_themselves(tree, tiny_folder, tmp_path, monkeypatch
     dap.distill(tree, out=tmp_path / "out", **settings)
     assert calls == [0, 1, 2, 1]
     assert "batch_size_too_large" not in json.loads((tmp_path / "out" / "dap.json").read_text())
+
+
+@pytest.mark.parametrize("error", SHORT, ids=["python", "device", "torch"])
+def test_a_preparation_without_memory_is_an_error_in_our_words(tree, tiny_folder, tmp_path, monkeypatch, error):
+    def short(self, context):
+        raise error
+
+    monkeypatch.setattr(DAP, "prepare", short)
+    settings = {"prior": str(tiny_folder), "ipc": 2, "num_inference_steps": 2, "progress": False}
+    with pytest.raises(OutOfMemoryError, match="the memory was too short to prepare method 'dap'") as raised:
+        dap.distill(tree, out=tmp_path / "out", method=DAP(references=3), **settings)
+    assert raised.value.__cause__ is error and "\n" not in str(raised.value)
+    assert not (tmp_path / "out" / "dap.json").exists()
+    monkeypatch.undo()
+    assert len(dap.distill(tree, out=tmp_path / "out", method=DAP(references=3), **settings)) == 4
+
+
+@pytest.mark.parametrize("error", SHORT, ids=["python", "device", "torch"])
+def test_commands_say_it_in_one_line(tree, tmp_path, monkeypatch, capsys, error):
+    def short(*_arguments, **_options):
+        raise error
+
+    monkeypatch.setattr("dap.api.distill", short)
+    monkeypatch.setattr(
+        sys, "argv", ["dap", "distill", str(tree), "--method", "random", "--out", str(tmp_path / "out")]
+    )
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and said.count("\n") == 1
+    assert said.startswith("dap: error: the memory was too short for this command (") and "choose smaller" in said

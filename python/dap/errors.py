@@ -48,6 +48,10 @@ class DivergedError(DapError, ArithmeticError):
     """Sampling produced a value that is infinite or not a number."""
 
 
+class OutOfMemoryError(DapError, MemoryError):
+    """The memory of the machine or of a device was too short, also for smaller batches."""
+
+
 class UnitError(DapError, RuntimeError):
     """Some units of a run could not be made; the others are there."""
 

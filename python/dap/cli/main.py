@@ -28,7 +28,7 @@ from dap.cli.report import report
 from dap.cli.slurm import slurm
 from dap.cli.status import status, verify
 from dap.cli.teacher import teacher
-from dap.errors import DapError, StoppedError
+from dap.errors import DapError, OutOfMemoryError, StoppedError
 from dap.stopping import RESUME
 
 __all__ = ["main"]
@@ -80,11 +80,21 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort) as stop:
         click.echo(f"dap: interrupted; {_kept(stop)}", err=True)
         sys.exit(130)
-    except (DapError, OSError, MemoryError) as error:
+    except Exception as error:
+        known = error if isinstance(error, DapError | OSError) else _of_memory(error)
         if "--debug" in sys.argv[1:]:
             traceback.print_exc()
-        click.echo(f"dap: error: {in_flags(' '.join(str(error).split()))}", err=True)
-        sys.exit(RESUME if isinstance(error, StoppedError) else 2 if isinstance(error, DapError | OSError) else 1)
+        click.echo(f"dap: error: {in_flags(' '.join(str(known).split()))}", err=True)
+        sys.exit(RESUME if isinstance(known, StoppedError) else 1 if isinstance(known, MemoryError) else 2)
+
+
+def _of_memory(error: Exception) -> OutOfMemoryError:
+    """Return dap's error for one of short memory, of which torch has its own; any other is raised again."""
+    from dap.run.batch import in_own_words, is_short_memory  # torch is imported with it
+
+    if not is_short_memory(error):
+        raise error
+    return in_own_words(error, "for this command", "choose smaller images, a smaller network or another device")
 
 
 def _kept(stop: BaseException) -> str:

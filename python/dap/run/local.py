@@ -19,7 +19,7 @@ from torch import Tensor
 from dap.callbacks import Callback, MadeUnit
 from dap.errors import DapError, FormatError, OptionError, StoppedError, StorageError
 from dap.methods import Context, Method, Unit
-from dap.run.batch import ShortMemoryError, is_short_memory
+from dap.run.batch import ShortMemoryError, in_own_words, is_short_memory
 from dap.run.energies import Energies
 from dap.run.folder import RunFolder
 from dap.run.job import Job
@@ -194,7 +194,12 @@ class _Executor(Generic[A]):
         depends = folder.pass_size, folder.batch_size, folder.latent_dtype
         if self._prepared is None or self._prepared.depends != depends:
             context, start = self._context(folder), time.monotonic()
-            artefact = self._recipe.prepare(context)
+            try:
+                artefact = self._recipe.prepare(context)
+            except Exception as error:
+                if is_short_memory(error):
+                    raise in_own_words(error, f"to prepare method {self._recipe.name!r}") from error
+                raise
             seconds = time.monotonic() - start
             recipe = self._recipe
             said = recipe.record(context, artefact), recipe.weights(context, artefact), recipe.files(context, artefact)

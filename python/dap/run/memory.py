@@ -84,7 +84,7 @@ def check_memory(job: Job, slots: int) -> None:
     smaller, advice = "", "on a GPU dtype='bfloat16', or a method that needs less (docs/memory.md)"
     if (memory := need.unit(slots)) > there:
         subject = f"batch_size: {slots} slot{'s' if slots > 1 else ''} of {job.recipe.name} at once take"
-        smaller = "a smaller batch_size, " if slots > 1 else ""
+        smaller = "a smaller batch_size=, " if slots > 1 else ""
     elif (memory := need.peak(slots)) > there:
         subject = f"the preparation of {job.recipe.name} takes"
     else:
