@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import tiny
 import torch
 from conftest import grey_tree
 from test_mgd3 import NAMES, context
@@ -139,6 +140,38 @@ def test_a_run_is_the_same_to_the_byte_resumes_and_is_made_again(tiny_pipeline, 
     dap.distill(tree, method_options=options, out=tmp_path / "a", remake="Bag/1", **settings)
     changed = [file for file in once.files if files[file] != (tmp_path / "a" / file).read_bytes()]
     assert changed == ["train/Bag/00001.png"]
+
+
+TRAINED = {
+    "dm": {"space": "latent", "steps": 2, "batch": 4, "width": 8}, "d3m": {"steps": 2, "batch": 2},
+    "lgd": {"increment": 1, "learning_epochs": 2, **SMALL}, "minimax": {"steps": 2, "batch": 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_methods_that_train_something_are_filtered(method, tiny_pipeline, photographs, tmp_path):
+    """One candidate has the bytes of the method alone; two are chosen from, and the files of the method are kept."""
+    prior, source = tiny.stable_diffusion(), photographs
+    if method == "minimax":
+        prior, source = tiny_pipeline, grey_tree(tmp_path / "tree", 4, ("Bag", "Dress"))
+    settings = {"prior": prior, "ipc": 2, "num_inference_steps": 3, "progress": False}
+    alone = dap.distill(
+        source, method=method, method_options=TRAINED[method], out=tmp_path / "alone", **settings,
+    )  # fmt: skip
+    found = {
+        count: dap.distill(
+            source, method="filtered", out=tmp_path / f"{count}", **settings,
+            method_options={"method": {"name": method} | TRAINED[method], "candidates": count, **SMALL},
+        )
+        for count in (1, 2)
+    }  # fmt: skip
+    own = [(tmp_path / "alone" / file).read_bytes() for file in alone.files]
+    assert [(tmp_path / "1" / file).read_bytes() for file in found[1].files] == own
+    two = [(tmp_path / "2" / file).read_bytes() for file in found[2].files]
+    assert len(two) == 4 and two != own
+    kept = {file for file in ("adapter", "embeddings") if (tmp_path / "alone" / file).exists()}
+    assert kept == {file for file in ("adapter", "embeddings") if (tmp_path / "2" / file).exists()}
+    assert bool(kept) == (method in ("d3m", "minimax"))
 
 
 def test_another_teacher_does_not_go_on_with_a_run(tiny_pipeline, tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ class Filtered(ClassifierOptions, Method[Prepared]):
     Attributes:
         method: The method that makes the candidates: a name, a preset such as "mgd3:paper", a mapping of its name and
             options, or an object. A prior has to make its images, and each slot by itself or in a set that can be made
-            again.
+            again. The networks of "lgd" are trained on the images that it makes alone, not on those that are kept.
         candidates: Images made for each slot, at least 1. The first one is what the method alone would make, except for
             a slot that is made again.
         surest: Keep the candidate of which the classifier is surest, among those that it assigns to the class;
