@@ -151,7 +151,7 @@ def test_what_a_judge_does_not_recognise(real: Path, made: Path, tmp_path: Path,
     seen = evaluation.Judged(
         np.array([0.9, 0.2, 0.1, 0.3, 0.8, 0.05, 0.7], np.float32), np.array([0, 1, 1, 1, 1, 0, 1])
     )
-    monkeypatch.setattr(evaluation, "judge_images", lambda *arguments: asked.append(arguments) or seen)
+    monkeypatch.setattr(evaluation, "judge_images", lambda *arguments: asked.append(arguments) or [seen])
     page = tmp_path / "page.html"
     assert command_line("report", made, "--real", real, "--judge", "--out", page)[0] == 0
     parsed = Page(page.read_text())
@@ -163,7 +163,11 @@ def test_what_a_judge_does_not_recognise(real: Path, made: Path, tmp_path: Path,
 def test_a_judge_sees_each_image(real: Path, monkeypatch, capsys) -> None:
     source = open_source(real)
     monkeypatch.setattr(judge, "JUDGE", replace(JUDGE, width=8, few_steps=40, many_steps=40))
-    seen = judge_images(source, source, 0, "cpu")
+    fits, fit = [], type(judge.JUDGE).fit
+    monkeypatch.setattr(type(judge.JUDGE), "fit", lambda *given, **options: fits.append(1) or fit(*given, **options))
+    cats = source.subset(["cat & co"])
+    seen, same, part = judge_images([(source, source), (source, source), (cats, source)], 0, "cpu")
+    assert len(fits) == 2 and (same.own == seen.own).all() and (part.seen_as == 0).all()
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     again = judge_source(source, source, 0, "cpu")
     assert re.search(r"judge: 100%\|.*40/40", capsys.readouterr().err)

@@ -51,6 +51,7 @@ def report(
     from dap.data.manifest import read_manifest
     from dap.data.open import open_source
     from dap.data.shard_paths import PACKED
+    from dap.data.source import Source
     from dap.storage.files import write_atomic
 
     if not out.absolute().parent.is_dir():
@@ -81,17 +82,22 @@ def report(
     from dap.report.page import report_page
 
     sets = {folder.resolve().name: load(folder) for folder in folders}
+    opened = dict[tuple[str, ...], Source]()  # sets of the same real images share them, and a judge
     reals = {}
     for name, distilled in sets.items():
         spec = real or recorded_builtin(distilled.manifest)
         if spec is None:
             raise _without_real(name)
-        reals[name] = open_source(spec, classes=distilled.class_names)
+        wanted = (str(spec), *distilled.class_names)
+        if wanted not in opened:
+            opened[wanted] = open_source(spec, classes=distilled.class_names)
+        reals[name] = opened[wanted]
     encoder = encoder_by_name(features, prior="fashion-dit" if features == "vae" else None, device=device)
     comparison = compare(dict(zip(sets, evaluations, strict=True))) if evaluations else None
     judged = None
     if judge:
-        judged = {name: judge_images(one.source, reals[name], 0, device) for name, one in sets.items()}
+        seen = judge_images([(one.source, reals[name]) for name, one in sets.items()], 0, device)
+        judged = dict(zip(sets, seen, strict=True))
     page = report_page(
         {name: (one.source, one.manifest) for name, one in sets.items()}, reals, encoder, judged, comparison
     ).encode()

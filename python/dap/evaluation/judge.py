@@ -131,13 +131,27 @@ def judge_source(
     return recognised(judge, *_labelled(distilled, distilled.class_names, distilled), device)
 
 
-def judge_images(distilled: Source, real: Source, seed: int = 0, device: str | torch.device | None = None) -> Judged:
-    """Return what a judge sees in each image of a set; see :func:`judge_source`."""
-    judge = _judge_for(distilled, real, seed, device)
-    images, labels = _labelled(distilled, distilled.class_names, distilled)
-    with own_torch_state():
-        found = probabilities(judge, torch.from_numpy(images), device).numpy()
-    return Judged(found[np.arange(len(found)), labels], found.argmax(1))
+def judge_images(
+    sets: Sequence[tuple[Source, Source]], seed: int = 0, device: str | torch.device | None = None
+) -> list[Judged]:
+    """Return what a judge sees in each image of some sets; see :func:`judge_source`.
+
+    Args:
+        sets: Each set with its real images. Sets whose real images are one object share a judge, if their classes and
+            the size and channels of their images are the same.
+        seed: Seed of the judges.
+        device: Where to train; None: the GPU if there is one.
+    """
+    judges, seen = dict[tuple[object, ...], nn.Module](), list[Judged]()
+    for distilled, real in sets:
+        key = id(real), tuple(distilled.class_names), distilled.appearance.size, distilled.appearance.channels
+        if key not in judges:
+            judges[key] = _judge_for(distilled, real, seed, device)
+        images, labels = _labelled(distilled, distilled.class_names, distilled)
+        with own_torch_state():
+            found = probabilities(judges[key], torch.from_numpy(images), device).numpy()
+        seen.append(Judged(found[np.arange(len(found)), labels], found.argmax(1)))
+    return seen
 
 
 def _judge_for(distilled: Source, real: Source, seed: int, device: str | torch.device | None) -> nn.Module:
