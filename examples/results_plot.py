@@ -69,7 +69,7 @@ def plot(points: Sequence[Point], real: dict[str, float], file: Path) -> None:
     axis.set_xticks([1, 2, 5, 10], ["1", "2", "5", "10"])
     axis.minorticks_off()
     taken = list[tuple[float, float]]()
-    for point in sorted(points, key=lambda point: (point not in best, -point.accuracy)):
+    for point in sorted(points, key=lambda point: (point not in best, point.method != "dit", -point.accuracy)):
         colour = "C0" if point in best else "C1"
         axis.errorbar(point.time, point.accuracy, point.error, marker="o", markersize=4, capsize=2, color=colour)
         if all(abs(point.accuracy - y) > 0.6 or not 0.77 < point.time / x < 1.3 for x, y in taken):
