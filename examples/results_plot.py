@@ -36,7 +36,7 @@ def read_table(text: str) -> tuple[list[Point], dict[str, float]]:
     points, real = dict[str, Point](), dict[str, float]()
     for row in LINE.finditer(text):
         if row["method"] in REAL:
-            real[row["method"]] = float(row["mean"])
+            real.setdefault(row["method"], float(row["mean"]))
         elif row["time"]:
             point = Point(row["method"], float(row["mean"]), float(row["error"]), float(row["time"]))
             points.setdefault(point.method, point)

@@ -115,5 +115,7 @@ def test_the_page_of_results_has_the_form_that_its_picture_is_drawn_from(example
     import results_plot
 
     points, real = results_plot.read_table(results_plot.PAGE.read_text(encoding="utf-8"))
+    table = results_plot.PAGE.read_text(encoding="utf-8").split("| method | accuracy | n |")[1].split("\n\n")[0]
+    assert len(results_plot.LINE.findall(table)) == table.count("\n| `") > 25, "each row is read"
     assert set(real) == set(results_plot.REAL)
     assert len(points) > 20 and next(point for point in points if point.method == "dit").time == 1

@@ -8,6 +8,7 @@ import types
 from pathlib import Path
 
 import pytest
+import torch
 
 import dap
 from dap.errors import OptionError, StorageError
@@ -26,13 +27,19 @@ class RayActorError(Exception):
     """As Ray raises it for an actor that died."""
 
 
+class RayOutOfMemoryError(Exception):
+    """As Ray raises it for an actor that it has killed, because a machine had too little memory."""
+
+
 class FakeRay(types.ModuleType):
     """A module with what dap takes of Ray. Only the first ``places`` actors find a place; ``dead`` ones are lost."""
 
     def __init__(self, places: int, dead: frozenset[int] = frozenset()) -> None:
         super().__init__("ray")
         self.places, self.dead, self.killed, self.addresses, self.made = places, dead, [], [], 0
-        self.exceptions = types.SimpleNamespace(RayTaskError=RayTaskError, RayActorError=RayActorError)
+        self.exceptions = types.SimpleNamespace(
+            RayTaskError=RayTaskError, RayActorError=RayActorError, OutOfMemoryError=RayOutOfMemoryError
+        )
 
     def is_initialized(self) -> bool:
         return False
@@ -104,6 +111,10 @@ def fails(rank) -> None:
     raise OptionError("expected 1, got 2")
 
 
+def has_no_memory(rank) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
 def test_a_run_ends_although_an_actor_never_finds_a_place(tmp_path, monkeypatch):
     fake = use(monkeypatch, places=1)
     options = {"method": "random", "ipc": 2, "classes": ["Bag", "Dress"], "progress": False}
@@ -131,6 +142,9 @@ def test_an_error_of_an_actor_is_that_of_the_run_and_ends_the_others(tmp_path, m
     with pytest.raises(OptionError, match="expected 1, got 2"):
         ray_actors(2, None, tmp_path, fails)
     assert fake.killed == [0, 1]
+    use(monkeypatch, places=1)
+    with pytest.raises(torch.OutOfMemoryError, match=r"^CUDA out of memory"):  # which the commands put in dap's words
+        ray_actors(2, None, tmp_path, has_no_memory)
 
 
 def test_ray_that_is_not_installed_is_named_with_the_way_to_install_it(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -160,6 +161,24 @@ def test_what_a_judge_does_not_recognise(real: Path, made: Path, tmp_path: Path,
     assert worst[:2] == ["dog, image 1: 5.0 %; seen as cat & co", "cat & co, image 2: 10.0 %; seen as dog"]
 
 
+def test_sets_of_the_same_real_images_are_judged_with_one_object(
+    real, made, tmp_path, command_line, monkeypatch
+) -> None:
+    from dap import evaluation
+
+    asked = []
+
+    def judged(sets, *_):
+        asked.extend(sets)
+        return [evaluation.Judged(np.ones(7, np.float32), np.array([0] * 4 + [1] * 3)) for _ in sets]
+
+    monkeypatch.setattr(evaluation, "judge_images", judged)
+    shutil.copytree(made, tmp_path / "other")
+    options = ("--real", real, "--judge", "--out", tmp_path / "page.html")
+    assert command_line("report", made, tmp_path / "other", *options)[0] == 0
+    assert len(asked) == 2 and asked[0][1] is asked[1][1] and asked[0][0] is not asked[1][0]
+
+
 def test_a_judge_sees_each_image(real: Path, monkeypatch, capsys) -> None:
     source = open_source(real)
     monkeypatch.setattr(judge, "JUDGE", replace(JUDGE, width=8, few_steps=40, many_steps=40))
@@ -167,7 +186,7 @@ def test_a_judge_sees_each_image(real: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(type(judge.JUDGE), "fit", lambda *given, **options: fits.append(1) or fit(*given, **options))
     cats = source.subset(["cat & co"])
     seen, same, part = judge_images([(source, source), (source, source), (cats, source)], 0, "cpu")
-    assert len(fits) == 2 and (same.own == seen.own).all() and (part.seen_as == 0).all()
+    assert len(fits) == 2 and (same.own == seen.own).all() and len(part.own) == len(cats)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     again = judge_source(source, source, 0, "cpu")
     assert re.search(r"judge: 100%\|.*40/40", capsys.readouterr().err)

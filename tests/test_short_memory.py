@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import re
 import sys
 
 import pytest
@@ -11,9 +13,11 @@ import torch
 from conftest import grey_tree
 
 import dap
+from dap.cli.group import in_flags
 from dap.cli.main import main
 from dap.errors import OutOfMemoryError, RunMismatchError
 from dap.methods import DAP, DiT
+from dap.run.short_memory import is_short_memory
 
 SHORT = (
     MemoryError("no room"),
@@ -80,8 +84,12 @@ def test_coupled_classes_are_divided_too(tree, tiny_folder, tmp_path, monkeypatc
 @pytest.mark.parametrize("option", [{"batch_size": 6}, {}], ids=["given", "one slot"])
 def test_what_cannot_be_halved_is_an_error(tree, tiny_folder, tmp_path, monkeypatch, option):
     sizes = limited(monkeypatch, DAP, 0, MemoryError("no room"))
-    images = "6 images" if option else "1 image"
-    with pytest.raises(OutOfMemoryError, match=rf"too short to make {images} at once \(no room\): choose a smaller"):
+    said = (
+        "6 images at once (no room): choose a smaller batch_size=, or a method"
+        if option
+        else "1 image (no room): choose a m"
+    )
+    with pytest.raises(OutOfMemoryError, match=re.escape(f"too short to make {said}")):
         dap.distill(
             tree, out=tmp_path / "out", method=DAP(references=3), prior=str(tiny_folder), ipc=3, num_inference_steps=2,
             progress=False, **option,
@@ -135,3 +143,26 @@ def test_commands_say_it_in_one_line(tree, tmp_path, monkeypatch, capsys, error)
     said = capsys.readouterr().err
     assert ended.value.code == 1 and said.count("\n") == 1
     assert said.startswith("dap: error: the memory was too short for this command (") and "choose smaller" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "short"),
+    [
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), True),
+        (RuntimeError("unable to mmap 8 bytes from file: Cannot allocate memory (12)"), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_the_forms_in_which_short_memory_is_said(error, short):
+    assert is_short_memory(error) == short
+
+
+def test_the_advice_has_the_flags_of_the_command_line():
+    said = in_flags("choose a smaller batch_size=, or a method that needs less, or on a GPU dtype='bfloat16' (docs)")
+    assert said == "choose a smaller --batch-size, or a method that needs less, or on a GPU --dtype bfloat16 (docs)"

@@ -1,4 +1,7 @@
-"""The errors that dap raises on purpose. The command line prints each as one line and exits with code 2."""
+"""The errors that dap raises on purpose. The command line prints each as one line.
+
+It exits with code 2; with 1 if memory was too short, and with 75 if a run was stopped.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ __all__ = [
     "DivergedError",
     "FormatError",
     "OptionError",
+    "OutOfMemoryError",
     "RunMismatchError",
     "SourceError",
     "StoppedError",
@@ -49,7 +53,7 @@ class DivergedError(DapError, ArithmeticError):
 
 
 class OutOfMemoryError(DapError, MemoryError):
-    """The memory of the machine or of a device was too short, also for smaller batches."""
+    """The memory of the machine or of a device was too short."""
 
 
 class UnitError(DapError, RuntimeError):

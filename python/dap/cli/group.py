@@ -14,11 +14,13 @@ from dap.registry import nearest, unknown_name_error
 __all__ = ["Group", "in_flags", "usage_message"]
 
 FLAGS = {
-    "channels": "--channels", "classes": "--classes", "features": "--features", "index": "--index",
-    "label_column": "--label-column", "label_map": "--label", "real": "--real",
+    "batch_size": "--batch-size", "channels": "--channels", "classes": "--classes", "dtype": "--dtype",
+    "executor": "--executor", "features": "--features", "guidance_scale": "--guidance-scale", "index": "--index",
+    "label_column": "--label-column", "label_map": "--label", "real": "--real", "soft_labels": "--soft-labels",
+    "teacher": "--teacher",
 }  # fmt: skip
 QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
-KEYWORD = re.compile(rf"\b({'|'.join(FLAGS)})=({QUOTED})?(?=[ ),;.:]|\Z)")
+KEYWORD = re.compile(rf"\b({'|'.join(FLAGS)})=({QUOTED}|\d+(?:\.\d+)?)?(?=[ ),;.:]|\Z)")
 LABEL = re.compile(rf"\blabel_map=\{{({QUOTED}): (\d+)\}}")
 COMMANDS = {"adapt_prior": "prior adapt", "distill": "distill", "train_prior": "prior train"}
 CALL = re.compile(rf"\bdap\.({'|'.join(COMMANDS)})(\((?:{QUOTED}|[^'\"()])*\))")
@@ -53,8 +55,8 @@ def in_flags(text: str) -> str:
     Example:
         >>> in_flags("choose one with label_column=, or leave classes= out")
         'choose one with --label-column, or leave --classes out'
-        >>> in_flags("convert them (channels='grey')")
-        'convert them (--channels grey)'
+        >>> in_flags("convert them (channels='grey'), or use guidance_scale=1")
+        'convert them (--channels grey), or use --guidance-scale 1'
         >>> in_flags("say which it is, with label_map={'crane bird': 134}")
         "say which it is, with --label 'crane bird=134'"
         >>> in_flags("try dap.distill('my photos', method='k_medoids', out='own')")
@@ -66,7 +68,7 @@ def in_flags(text: str) -> str:
 
 
 def _option(keyword: str, value: str | None) -> str:
-    return FLAGS[keyword] if value is None else f"{FLAGS[keyword]} {shlex.quote(ast.literal_eval(value))}"
+    return FLAGS[keyword] if value is None else f"{FLAGS[keyword]} {shlex.quote(str(ast.literal_eval(value)))}"
 
 
 def _command(function: str, arguments: str) -> str:

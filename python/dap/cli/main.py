@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import io
 import logging
 import sys
@@ -81,7 +82,8 @@ def main() -> None:
         click.echo(f"dap: interrupted; {_kept(stop)}", err=True)
         sys.exit(130)
     except Exception as error:
-        known = error if isinstance(error, DapError | OSError) else _of_memory(error)
+        own = isinstance(error, DapError) or (isinstance(error, OSError) and error.errno != errno.ENOMEM)
+        known = error if own else _of_memory(error)
         if "--debug" in sys.argv[1:]:
             traceback.print_exc()
         click.echo(f"dap: error: {in_flags(' '.join(str(known).split()))}", err=True)
@@ -90,7 +92,7 @@ def main() -> None:
 
 def _of_memory(error: Exception) -> OutOfMemoryError:
     """Return dap's error for one of short memory, of which torch has its own; any other is raised again."""
-    from dap.run.batch import in_own_words, is_short_memory  # torch is imported with it
+    from dap.run.short_memory import in_own_words, is_short_memory  # torch is imported with it
 
     if not is_short_memory(error):
         raise error

@@ -134,7 +134,7 @@ class CaO2(ClassifierMethod):
         for index, places in classes:
             again, count = unit.slots[int(places[0])].again, context.ipc_of(index)
             slots += [Slot(index, number, again) for number in range(self.candidates * count)]
-        size = len(unit.slots)  # as many at once as the memory is planned for
+        size = len(unit.slots)  # as many at once as the unit has, for which the memory is planned
         parts = [tuple(slots[start : start + size]) for start in range(0, len(slots), size)]
         made = torch.cat([context.sample(Unit(0, part)) for part in parts])
         latents = torch.empty(size, *context.prior.latent_shape)

@@ -8,17 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
-from dap.errors import OutOfMemoryError
 from dap.run.job import Job
 from dap.run.memory import device_memory, footprint
 
-__all__ = ["TOO_LARGE", "ShortMemoryError", "at_once", "batch_of", "in_own_words", "is_short_memory", "with_half"]
+__all__ = ["TOO_LARGE", "ShortMemoryError", "at_once", "batch_of", "with_half"]
 
-ADVICE = (
-    "choose a smaller batch_size=, on a GPU dtype='bfloat16', or a method or options that need less (docs/memory.md)"
-)
 MAX_BATCH = 100
 TOO_LARGE = "batch_size_too_large"  # in the manifest: that with which the memory was too short
 
@@ -33,25 +27,6 @@ class ShortMemoryError(Exception):
     def __init__(self, at_once: int) -> None:
         super().__init__(f"too little memory for {at_once} slots at once")
         self.at_once = at_once
-
-
-def is_short_memory(error: Exception) -> bool:
-    """Return whether an error says that memory could not be had, of the machine or of a device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # of torch on a CPU
-
-
-def in_own_words(error: Exception, work: str, advice: str = ADVICE) -> OutOfMemoryError:
-    """Return dap's error for one that says that memory could not be had.
-
-    Args:
-        error: What was raised.
-        work: For what the memory was too short, "to prepare method 'dm'".
-        advice: What to do.
-    """
-    said = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return OutOfMemoryError(f"the memory was too short {work} ({said.rstrip('. ')}): {advice}")
 
 
 def with_half(job: Job, before: Mapping[str, Any], at_once: int) -> dict[str, Any]:

@@ -19,13 +19,14 @@ from torch import Tensor
 from dap.callbacks import Callback, MadeUnit
 from dap.errors import DapError, FormatError, OptionError, StoppedError, StorageError
 from dap.methods import Context, Method, Unit
-from dap.run.batch import ShortMemoryError, in_own_words, is_short_memory
+from dap.run.batch import ShortMemoryError
 from dap.run.energies import Energies
 from dap.run.folder import RunFolder
 from dap.run.job import Job
 from dap.run.memory import head
 from dap.run.progress import Progress
 from dap.run.sharing import note_failure, raise_failures, units_to_make
+from dap.run.short_memory import is_short_memory, memory_for
 from dap.run.slot_order import rank_slots
 from dap.sampling import StepCallback
 from dap.storage.claims import Claims
@@ -131,7 +132,8 @@ class _Executor(Generic[A]):
             with self._claims.turn("finish", waiting_for(self._out, "to finish the run")):
                 folder.refresh()
                 if not folder.complete:
-                    rank_slots(self._recipe, self._context(folder), prepared.artefact, folder)
+                    with memory_for("to rank the images"):
+                        rank_slots(self._recipe, self._context(folder), prepared.artefact, folder)
                     if self._claims.holds("finish"):
                         folder.finish()
                         self._claims.clear()
@@ -194,15 +196,15 @@ class _Executor(Generic[A]):
         depends = folder.pass_size, folder.batch_size, folder.latent_dtype
         if self._prepared is None or self._prepared.depends != depends:
             context, start = self._context(folder), time.monotonic()
-            try:
-                artefact = self._recipe.prepare(context)
-            except Exception as error:
-                if is_short_memory(error):
-                    raise in_own_words(error, f"to prepare method {self._recipe.name!r}") from error
-                raise
-            seconds = time.monotonic() - start
             recipe = self._recipe
-            said = recipe.record(context, artefact), recipe.weights(context, artefact), recipe.files(context, artefact)
+            with memory_for(f"to prepare method {recipe.name!r}"):
+                artefact = recipe.prepare(context)
+                seconds = time.monotonic() - start
+                said = (
+                    recipe.record(context, artefact),
+                    recipe.weights(context, artefact),
+                    recipe.files(context, artefact),
+                )
             self._prepared = _Prepared(artefact, *said, seconds, depends)
         folder.state.add_seconds("prepare", self._prepared.seconds)
         return self._prepared

@@ -20,6 +20,7 @@ import torch
 from dap.data.records import Records
 from dap.errors import DapError, OptionError, StorageError
 from dap.run.ranks import Rank
+from dap.run.short_memory import is_short_memory
 from dap.stopping import check_stop
 from dap.storage.files import SHARED
 
@@ -104,8 +105,9 @@ def _wait(ray: Any, left: list[Any], out: Path) -> None:
                 ray.get(result)
                 return
             except ray.exceptions.RayTaskError as error:
-                raise (error.cause if isinstance(error.cause, DapError) else error) from None
-            except ray.exceptions.RayActorError as error:
+                known = isinstance(error.cause, DapError) or is_short_memory(error.cause)
+                raise (error.cause if known else error) from None
+            except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
                 if not left:
                     raise StorageError(
                         f"{out}: Ray has lost all actors ({error}); the same command continues"

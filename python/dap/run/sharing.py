@@ -11,8 +11,8 @@ from collections.abc import Callable, Generator, Sequence
 
 from dap.errors import DapError, StorageError, UnitError
 from dap.methods import Unit
-from dap.run.batch import in_own_words, is_short_memory
 from dap.run.folder import RunFolder
+from dap.run.short_memory import ADVICE, in_own_words, is_short_memory
 from dap.stopping import check_stop
 from dap.storage.claims import Claims, pauses
 from dap.storage.waiting import waiting_for
@@ -90,8 +90,10 @@ def note_failure(folder: RunFolder, unit: Unit, error: Exception, retries: int) 
     nothing = not folder.has_images
     if isinstance(error, StorageError) or (nothing and (isinstance(error, DapError) or tries > retries)):
         if is_short_memory(error):
-            images = f"{folder.at_once} images" if folder.at_once > 1 else "1 image"
-            raise in_own_words(error, f"to make {images} at once") from error
+            if folder.at_once == 1:
+                raise in_own_words(error, "to make 1 image") from error
+            advice = f"choose a smaller batch_size=, or {ADVICE.removeprefix('choose ')}"
+            raise in_own_words(error, f"to make {folder.at_once} images at once", advice) from error
         raise error
     then = "it is tried again later" if retries else "the others are made"
     logger.warning(

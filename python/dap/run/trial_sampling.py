@@ -39,6 +39,7 @@ class Sampled:
         slots: The most slots that were sampled at once.
         guided: Slots times steps in which a term acts.
         plain: Slots times the other steps.
+        iterated: Slots times iterations of a loop of the method's own, but for the first iteration.
     """
 
     device: torch.device
@@ -48,11 +49,11 @@ class Sampled:
     slots: int = 0
     guided: int = 0
     plain: int = 0
+    iterated: int = 0
     _rates: Spent = NO_TIME
     _latents: Tensor | None = None
     _watch: Stopwatch | None = None
     _stamps: list[Spent] = field(default_factory=list)
-    _iterated: int = 0
 
     def sample(
         self, context: Context, unit: Unit, terms: Sequence[Term], recurrences: int, init: Tensor | None,
@@ -106,7 +107,7 @@ class Sampled:
             self._watch = Stopwatch(self.device)
             return tensors
         self._stamps.append(self._watch.read())
-        self._iterated += len(tensors["latents"])
+        self.iterated += len(tensors["latents"])
         if len(self._stamps) + 1 >= ITERATIONS:
             raise Enough
         return tensors
@@ -114,7 +115,7 @@ class Sampled:
     @property
     def iteration(self) -> Spent | None:
         """The time of an iteration of one slot, in a loop of the method's own; None: there was none."""
-        return self._stamps[-1] * (1 / self._iterated) if self._stamps else None
+        return self._stamps[-1] * (1 / self.iterated) if self._stamps else None
 
 
 @dataclass(frozen=True)

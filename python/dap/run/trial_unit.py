@@ -53,6 +53,10 @@ def make_part(
     if sampled.calls:
         at_once = _at_once(part, sampled, slots, math.ceil(images / units), batch_size, pass_size)
         whole = made - sampled.really + sampled.whole * _gain(plain, sampled.slots, at_once)
+        if sampled.iteration is not None:  # after sampling, in a loop of its own
+            passes = recipe.steps_per_slot(plain) * slots - sampled.plain - sampled.guided
+            whole += sampled.iteration * (passes - sampled.iterated)
+            sampled.guided += passes
     elif sampled.iteration is not None:
         passes = recipe.steps_per_slot(plain)
         whole = sampled.iteration * (passes * slots)
@@ -77,7 +81,7 @@ def _at_once(part: Job, sampled: Sampled, slots: int, of_unit: int, batch_size: 
     """Return how many slots the run will sample at once."""
     if part.recipe.couples == "sequence":
         return min(batch_size, of_unit)
-    whole = sampled.slots if sampled.calls > 1 else sampled.slots * of_unit // slots
+    whole = sampled.slots * of_unit // slots
     return max(1, min(whole, pass_size or whole))
 
 

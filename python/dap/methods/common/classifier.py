@@ -99,7 +99,7 @@ class ClassifierChoice(ClassifierOptions):
         if self.teacher is not None and not isinstance(self.teacher, str):
             raise OptionError(f"teacher: expected a file, or a name as timm/resnet18.tv_in1k, got {self.teacher!r}")
         if self.teacher_options and self.teacher is None:
-            raise OptionError("teacher_options: they are for a teacher; give teacher= too, or leave them out")
+            raise OptionError("teacher_options: they are for a teacher; give a teacher too, or leave them out")
         if self.teacher_options is not None and not isinstance(self.teacher_options, Mapping):
             raise OptionError(f"teacher_options: expected options by name, got {self.teacher_options!r}")
         check_choice("network", self.network, list_nets())
