@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import grey_tree
 from PIL import Image
 
 import dap
@@ -20,6 +22,7 @@ from dap.evaluation import EvaluationResult, Row, judge, judge_images, judge_sou
 from dap.evaluation.judge import JUDGE
 from dap.features.encoders import PixelEncoder
 from dap.metrics.distance import coverage, diversity
+from dap.report import command_of
 from dap.report.charts import energy_charts, mean_energies
 from dap.report.feature_map import feature_map
 from dap.report.findings import ClassFindings, findings_of
@@ -143,6 +146,19 @@ def test_a_run_has_its_command_and_manifest(tmp_path: Path, command_line, monkey
         and "making the images" in texts
         and "Energy over the steps" not in texts
     )
+
+
+def test_the_commands_of_a_run_make_its_images_again_too(tiny_folder, tmp_path, command_line) -> None:
+    tree = grey_tree(tmp_path / "tree", 4, ("Bag", "Dress"))
+    settings = {"prior": str(tiny_folder), "method": "dit", "ipc": 3, "num_inference_steps": 2, "progress": False}
+    for again in ([], ["Bag/1", "Dress/0"], ["Dress"]):
+        run = dap.distill(tree, out=tmp_path / "run", remake=again, **settings)
+    lines = command_of(run.manifest, str(tmp_path / "same")).splitlines()
+    assert [line.split(" --remake ")[1:] for line in lines] == [[], ["Bag/1", "Dress/0"], ["Dress"]]
+    for line in lines:
+        assert command_line(*shlex.split(line)[1:])[0] == 0
+    for file in run.files:
+        assert (tmp_path / "same" / file).read_bytes() == (tmp_path / "run" / file).read_bytes()
 
 
 def test_what_a_judge_does_not_recognise(real: Path, made: Path, tmp_path: Path, command_line, monkeypatch) -> None:

@@ -1,4 +1,4 @@
-"""The command that made a run, from its manifest."""
+"""The commands that made a run, from its manifest."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dap.config import to_json
 from dap.data.appearance import in_words
 from dap.data.builtin import BUILTIN, FASHION_CLASSES
 from dap.data.classmap import NULL_LABELS, find_labels
+from dap.data.manifest import counts_in
 from dap.data.open import open_source
 from dap.features.encoders import PixelEncoder
 from dap.methods import METHODS
@@ -24,6 +25,8 @@ MOST_CLASSES = 50  # that a command names
 
 def command_of(manifest: Mapping[str, Any], out: str = "distilled") -> str:
     """Return the ``dap distill`` that makes the images of a run, with the values that the run used.
+
+    If images were made again, a line follows for each time, with ``--remake``.
 
     Options at the defaults of the method are left out, and size, channels and classes that are those of a built-in
     source. So are classes and labels of a run of more than 50 classes, which the manifest lists, and what it does not
@@ -45,7 +48,10 @@ def command_of(manifest: Mapping[str, Any], out: str = "distilled") -> str:
             words += [f"--{name.replace('_', '-')}", str(value)]
     if options.get("dtype") not in (None, "torch.float32"):
         words += ["--dtype", options["dtype"].removeprefix("torch.")]
-    return shlex.join([*words, *(["--tf32"] if options.get("tf32") else [])])
+    words += ["--tf32"] if options.get("tf32") else []
+    counts = dict(zip(names, counts_in(manifest), strict=True))
+    again = [[*words, *_remake(slots, counts)] for slots in manifest.get("remade", ())]
+    return "\n".join(map(shlex.join, [words, *again]))
 
 
 def _method(method: Mapping[str, Any]) -> list[str]:
@@ -89,6 +95,16 @@ def _features(features: Mapping[str, Any]) -> list[str]:
         case "timm":
             return ["--features", features["model"], *_set(features["input"]["input_size"][-1])]
     return []
+
+
+def _remake(slots: Mapping[str, list[int]], counts: Mapping[str, int]) -> list[str]:
+    """Return what names the images that were made again at one time."""
+    named = [
+        text
+        for name, numbers in slots.items()
+        for text in ([name] if len(numbers) == counts[name] else [f"{name}/{number}" for number in numbers])
+    ]
+    return [word for text in named for word in ("--remake", text)]
 
 
 def _set(size: int, usual: int | None = None) -> list[str]:
