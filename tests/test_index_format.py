@@ -1,4 +1,4 @@
-"""The feature index as a format: what is written is read, what is damaged or hostile is refused, by its name."""
+"""The feature index as a format: what is written is read, by other programs too."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ import json
 import multiprocessing
 import os
 import pickle
-import re
 import shutil
 import struct
-import time
-import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -21,70 +18,25 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file
+from toy_index import (  # noqa: F401 - fixtures
+    FEATURES,
+    LATENTS,
+    ROWS,
+    SHIRT,
+    SPEC,
+    build,
+    content,
+    fill,
+    fixture_of_copied,
+    fixture_of_whole,
+    flip,
+    toy_classes,
+    values,
+)  # fmt: skip
 
 from dap.errors import FormatError, OptionError, RunMismatchError, StorageError
-from dap.index import ClassRows, Index, IndexSpec, IndexWriter, Moments, index_bytes, merge, open_index, row_groups
+from dap.index import ClassRows, Index, IndexWriter, Moments, index_bytes, merge, open_index
 from dap.index import reader as reader_module
-
-SPEC = IndexSpec(
-    source={"name": "toy", "identity": "0" * 64}, prior="1" * 64, block=4, pooling="mean", timesteps=(980, 500, 12345),
-    feature_shape=(5,), latent_shape=(2, 3, 1), scheduler=None, num_inference_steps=50,
-)  # fmt: skip
-ROWS = {"T-shirt/top": 600, "Drêss": 257, "none": 0}
-FEATURES, LATENTS = "features.safetensors", "latents.safetensors"
-SHIRT = "T-shirt%2Ftop"
-
-
-def values(name, timestep, rows, shape):
-    """What the toy index holds, float64; another array for each class and timestep."""
-    seed = int.from_bytes(hashlib.sha256(f"{name} {timestep}".encode()).digest()[:4], "big")
-    return np.random.default_rng(seed).standard_normal((rows, *shape))
-
-
-def toy_classes(shard=None):
-    classes = []
-    for label, (name, rows) in enumerate(ROWS.items()):
-        ids = [f"train/{row}\udc80" for start, stop in row_groups(rows, shard) for row in range(start, stop)]
-        classes.append(ClassRows(name, label if label else None, tuple(ids)))
-    return classes
-
-
-def fill(writer, limit=None):
-    """Writes what is pending, at most ``limit`` groups."""
-    for each in writer.classes:
-        whole = np.concatenate([np.arange(*group) for group in row_groups(ROWS[each.name], writer.spec.shard)] or [[]])
-        for start, stop in writer.pending(each.name):
-            if limit == 0:
-                return
-            limit = limit and limit - 1
-            rows = whole[start:stop].astype(int)
-            latents = values(each.name, "z", ROWS[each.name], SPEC.latent_shape)[rows]
-            features = {t: values(each.name, t, ROWS[each.name], SPEC.feature_shape)[rows] for t in SPEC.timesteps}
-            writer.write(each.name, start, latents, features)
-
-
-def build(out, **changes):
-    spec = dataclasses.replace(SPEC, **changes)
-    writer = IndexWriter(out, spec, toy_classes(spec.shard))
-    fill(writer)
-    return writer.finish()
-
-
-def content(folder):
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    out = tmp_path_factory.mktemp("index") / "whole"
-    build(out)
-    return out
-
-
-@pytest.fixture
-def copied(whole, tmp_path):
-    """A copy that a test may damage."""
-    return Path(shutil.copytree(whole, tmp_path / "copied"))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
@@ -378,278 +330,6 @@ def test_a_forked_child_reads_its_parents_view(whole):
     finally:
         process.kill()
         process.join()
-
-
-# Damaged and hostile files
-
-
-def flip(file, position):
-    data = bytearray(file.read_bytes())
-    data[position] ^= 1
-    file.write_bytes(data)
-
-
-def refused(folder, *, by_verify=False):
-    """The message that names what is wrong, given by opening, the first view, or ``verify``; allocates little."""
-    tracemalloc.start()
-    try:
-        with pytest.raises(FormatError) as caught:
-            index = open_index(folder)
-            if not by_verify:
-                for each in index.classes:
-                    index.features(each.name, 980)
-                    index.latents(each.name)
-                    index.ids(each.name)
-            index.verify()
-        assert tracemalloc.get_traced_memory()[1] < 5e6
-    finally:
-        tracemalloc.stop()
-    return str(caught.value)
-
-
-@pytest.mark.parametrize("name", [FEATURES, LATENTS, "ids.json"])
-@pytest.mark.parametrize("position", [0, 1000, -1])
-def test_verify_finds_a_flipped_byte(copied, name, position):
-    flip(copied / SHIRT / name, position)
-    message = refused(copied, by_verify=True)
-    assert f"{SHIRT}/{name}" in message and "block 0 (from byte 0)" in message
-
-
-@pytest.mark.parametrize("name", [f"{SHIRT}/{FEATURES}", f"{SHIRT}/{LATENTS}", f"{SHIRT}/ids.json", "index.json"])
-def test_a_truncated_or_missing_file_is_named(copied, name):
-    file = copied / name
-    data = file.read_bytes()
-    for length in (len(data) - 2, len(data) // 2, 9, 0):
-        file.write_bytes(data[:length])
-        with pytest.raises(FormatError, match=re.escape(name)):
-            open_index(copied)
-    file.unlink()
-    with pytest.raises(FormatError, match=re.escape(name)):
-        open_index(copied)
-
-
-def header(tensors):
-    text = json.dumps(tensors).encode() if isinstance(tensors, dict) else tensors
-    text += b" " * (-(8 + len(text)) % 64)
-    return struct.pack("<Q", len(text)) + text
-
-
-def tensor(shape, begin, end, dtype="F16"):
-    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
-
-
-SIZE = 600 * 5 * 2
-TRUE = {f"t{t:04d}": tensor([600, 5], n * SIZE, (n + 1) * SIZE) for n, t in enumerate(SPEC.timesteps)}
-
-
-@pytest.mark.parametrize(
-    ("start", "message"),
-    [
-        (header(TRUE | {"t0980": tensor([10**18, 1152], 0, SIZE)}), "claims the shape .1000000000000000000, 1152."),
-        (header(TRUE | {"t0980": tensor([10**18], 0, 2 * 10**18)}), "the tensors end at byte|gap or an overlap"),
-        (header(TRUE | {"t0500": tensor([600, 5], 0, SIZE)}), "gap or an overlap"),
-        (header(TRUE | {"t0500": tensor([600, 5], SIZE - 2, 2 * SIZE - 2)}), "gap or an overlap"),
-        (header(TRUE | {"t0980": tensor([1500], 0, SIZE, "F32")}), "each float16 with shape .600, 5."),
-        (header(TRUE | {"t0980": tensor([3000], 0, SIZE)}), "each float16 with shape .600, 5."),
-        (header(TRUE | {"t0980": tensor([600, 5], 0, SIZE, "BF16")}), 'dtype "BF16", expected F16 or F32'),
-        (header(TRUE | {"t0980": tensor([-600, 5], 0, SIZE)}), "not what safetensors writes"),
-        (header({name.replace("t", "u"): each for name, each in TRUE.items()}), "t0980, t0500, t12345"),
-        (struct.pack("<Q", len(header(TRUE)) - 7) + header(TRUE)[8:] + b" ", "aligned to its values"),
-        (header(b'{"t":' * 200_000), "not what safetensors writes"),
-        (struct.pack("<Q", 2**63) + b"{}", "a header of 9223372036854775808 bytes"),
-        (struct.pack("<Q", 10**8) + b"{}", "should end at byte 100000008"),
-    ],
-)
-def test_a_header_that_lies_is_refused(copied, start, message):
-    """The file has the size that index.json says, and its hash would not be looked at before a view is made."""
-    file = copied / SHIRT / FEATURES
-    size = len(start) + 3 * SIZE
-    file.write_bytes(start + bytes(3 * SIZE))
-    values = json.loads((copied / "index.json").read_text())
-    values["classes"][0]["files"][FEATURES] = {"bytes": size, "blocks": ["0" * 64]}
-    (copied / "index.json").write_text(json.dumps(values))
-    found = refused(copied)
-    assert f"{SHIRT}/{FEATURES}" in found and re.search(message, found)
-
-
-def set_in(values, path, value):
-    *parents, last = path
-    for key in parents:
-        values = values[key]
-    values[last] = value
-
-
-FILE = ("classes", 0, "files", FEATURES)
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        (("schema",), 2), (("schema",), True), (("schema",), None), (("new",), 1), (("block_bytes",), 10**18),
-        (("timesteps",), [980, 980, 1]), (("timesteps",), [980, -1, 1]), (("timesteps",), {}), (("timesteps",), 10**18),
-        (("feature_shape",), [10**18]), (("feature_shape",), [5.0]), (("feature_shape",), [-5]), (("dtype",), "object"),
-        (("feature_shape",), [6]), (("latent_shape",), [2, 3, 10**18]), (("latent_shape",), [2, 3]), (("seed",), -1),
-        (("noise",), ["own"]), (("shard",), [0, 0]), (("shard",), "1/2"), (("source",), []), (("block",), 1e3),
-        (("classes",), []), (("classes",), {}), (("classes", 0), None), (("classes", 0, "rows"), 10**18),
-        (("classes", 0, "rows"), -1), (("classes", 0, "rows"), "600"), (("classes", 0, "rows"), 2**39),
-        (("classes", 0, "folder"), "../copied/none"), (("classes", 0, "folder"), "/etc"), (("classes", 0, "name"), 3),
-        (("classes", 0, "folder"), "none"), (("classes", 0, "label"), -1), (("classes", 0, "label"), "0"),
-        ((*FILE, "bytes"), -1), ((*FILE, "bytes"), 10**18), ((*FILE, "bytes"), 10**30), ((*FILE, "blocks"), []),
-        ((*FILE, "blocks"), ["0" * 63]), ((*FILE, "blocks"), [0]), ((*FILE, "blocks"), None),
-        (("classes", 0, "files"), {}), (("classes", 0, "extra"), 1),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_an_index_json_that_lies_is_refused(copied, path, value):
-    values = json.loads((copied / "index.json").read_text())
-    set_in(values, path, value)
-    (copied / "index.json").write_text(json.dumps(values))
-    assert "index.json: " in refused(copied)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "null",
-        "[" * 200_000,
-        '{"a":' * 200_000,
-        "9" * 10_000,
-        '{"schema": NaN}',
-        "\xff",
-        '{"schema": 1} 2',
-        "\ud800",
-    ],
-    ids=lambda text: text[:20],
-)
-def test_an_index_json_that_is_no_json_is_refused(copied, text):
-    (copied / "index.json").write_bytes(text.encode("latin-1", "surrogatepass" if "\ud800" not in text else "replace"))
-    assert re.search(r"index\.json: (schema: )?expected", refused(copied))
-
-
-def test_ids_that_are_not_texts_are_refused(copied):
-    for text in ('["a"]', json.dumps([1] * 600), "{}", "[" * 10_000):
-        file = copied / SHIRT / "ids.json"
-        file.write_text(text)
-        values = json.loads((copied / "index.json").read_text())
-        set_in(values, ("classes", 0, "files", "ids.json", "bytes"), file.stat().st_size)
-        (copied / "index.json").write_text(json.dumps(values))
-        assert re.search(r"ids\.json: (\[0\]: )?expected", refused(copied))
-
-
-def test_links_are_refused(copied, tmp_path):
-    shutil.move(copied / SHIRT, tmp_path / "elsewhere")
-    (copied / SHIRT).symlink_to(tmp_path / "elsewhere")
-    assert f"{SHIRT}: expected a folder, not a link" in refused(copied)
-    (copied / SHIRT).unlink()
-    shutil.copytree(tmp_path / "elsewhere", copied / SHIRT)
-    (copied / SHIRT / LATENTS).unlink()
-    (copied / SHIRT / LATENTS).symlink_to(tmp_path / "elsewhere" / LATENTS)
-    assert f"{SHIRT}/{LATENTS}: expected a file, not a link" in refused(copied)
-
-
-def test_two_classes_of_one_name_are_refused(copied):
-    values = json.loads((copied / "index.json").read_text())
-    values["classes"].append(values["classes"][0])
-    (copied / "index.json").write_text(json.dumps(values))
-    assert "two classes have one name" in refused(copied)
-
-
-def test_a_folder_without_an_index_is_refused(tmp_path):
-    with pytest.raises(FormatError, match=r"nowhere/index\.json: no feature index"):
-        open_index(tmp_path / "nowhere")
-
-
-def test_a_damaged_ledger_is_refused(tmp_path):
-    fill(IndexWriter(tmp_path / "i", SPEC, toy_classes()), limit=1)
-    ledger = tmp_path / "i" / ".ledger.jsonl"
-    first = ledger.read_bytes().split(b"\n")[0]
-    for damage in (
-        b"\x00\n",
-        first + b"\n{]\n",
-        first + b'\n{"class": "x", "start": 0}\n',
-        first + b"\n[]\n",
-        first + b'\n{"class": 3, "start": 0}\n',
-        first + b'\n{"class": "Bag", "files": {"x": 1}}\n',
-        first + b'\n{"class": "Bag", "start": 1e9}\n',
-    ):
-        ledger.write_bytes(damage)
-        with pytest.raises(FormatError, match=r"ledger\.jsonl: damaged"):
-            IndexWriter(tmp_path / "i", SPEC, toy_classes())
-
-
-# Size
-
-
-def synthetic(out, classes, rows, columns, timesteps):
-    """An index of sparse files: names, headers and sizes are true, hashes are not."""
-    spec = dataclasses.replace(
-        SPEC, feature_shape=(columns,), latent_shape=(4, 32, 32), timesteps=tuple(range(timesteps))
-    )
-    out.mkdir()
-    entries = []
-    for number in range(classes):
-        folder = out / f"n{number:08d}"
-        folder.mkdir()
-        files = {
-            FEATURES: [(f"t{t:04d}", "F16", [rows, columns]) for t in spec.timesteps],
-            LATENTS: [("latents", "F16", [rows, *spec.latent_shape])],
-        }
-        records = {"ids.json": {"bytes": 0, "blocks": []}}
-        (folder / "ids.json").touch()
-        for name, tensors in files.items():
-            entry = {}
-            end = 0
-            for tensor_name, dtype, shape in tensors:
-                entry[tensor_name] = tensor(shape, end, end := end + 2 * int(np.prod(shape)), dtype)
-            start = header(entry)
-            with (folder / name).open("wb") as file:
-                file.write(start)
-                file.truncate(len(start) + end)
-            size = len(start) + end
-            records[name] = {"bytes": size, "blocks": [f"{number:064x}"] * -(-size // 2**20)}
-        entries.append({"name": folder.name, "label": number, "folder": folder.name, "rows": rows, "files": records})
-    values = {"schema": 1, **spec.to_json(), "block_bytes": 2**20, "classes": entries}
-    (out / "index.json").write_text(json.dumps(values, indent=1))
-
-
-def resident(name):
-    """Bytes of the maps of files below a folder that are in this process's memory, from /proc/self/smaps."""
-    total, counting = 0, False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
-            counting = name in line
-        elif counting and line.startswith("Rss:"):
-            total += int(line.split()[1]) * 1024
-    return total
-
-
-@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's /proc")
-def test_an_index_of_imagenets_size_opens_at_once_and_reads_what_is_looked_at(tmp_path):
-    """1.28 million rows of 1,152 numbers at 8 timesteps, 1,000 classes, 34 GB; the files are sparse."""
-    synthetic(tmp_path / "big", classes=1000, rows=1280, columns=1152, timesteps=8)
-    opened, parsed, text = [], [], (tmp_path / "big" / "index.json").read_bytes()
-    for _ in range(10):  # in turns, in processor time, which is not that of other processes
-        start = time.process_time()
-        index = open_index(tmp_path / "big")
-        opened.append(time.process_time() - start)
-        start = time.process_time()
-        json.loads(text)
-        parsed.append(time.process_time() - start)
-    print(f"opened in {min(opened) * 1e3:.0f} ms, its JSON alone is parsed in {min(parsed) * 1e3:.0f} ms (best of 10)")
-    assert len(index) == 1_280_000 and min(opened) < 10 * min(parsed)  # seen: 6 times
-    view = index.features("n00000500", 3)
-    assert view.nbytes == 1280 * 1152 * 2 and resident(str(tmp_path)) == 0
-    assert view[:100].max() == 0
-    touched = 100 * 1152 * 2
-    assert touched * 0.9 < resident(str(tmp_path)) < touched + 2**18  # the kernel maps a few pages around a fault
-    assert view.max() == 0
-    print(f"a view of {view.nbytes} bytes holds {resident(str(tmp_path))} bytes in memory")
-    assert view.nbytes * 0.99 < resident(str(tmp_path)) < view.nbytes + 2**18
-    assert resident("n00000500") == resident(str(tmp_path))
-
-
-# Export
 
 
 def test_to_numpy_and_faiss(whole):
