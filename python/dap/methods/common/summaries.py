@@ -41,8 +41,8 @@ SUMMARIES: Mapping[str, str] = {
 }
 COSTS: Mapping[str, str] = {
     "random": "real images", "herding": "real images", "k_center": "real images", "k_medoids": "real images",
-    "dit": "1", "dap": "1.2", "dap_set": "1.1", "mgd3": "1.0", "manifold_gd": "1.1", "igd": "3.8", "coda": "1.0",
-    "plug_and_play": "2.7", "ld3m": "4.7", "rded": "real images", "dap_networks": "2.3", "dmgd": "1.2",
-    "cgs": "1.0", "guided": "of its parts",
+    "dit": "1", "dap": "1.2", "dap_set": "1.1", "mgd3": "1.0", "manifold_gd": "1.1", "igd": "4.8", "coda": "1.0",
+    "plug_and_play": "2.7", "ld3m": "4.7", "rded": "real images", "dap_networks": "2.3", "dmgd": "1.2", "d4m": "0.7",
+    "cgs": "1.0", "cao2": "5.8", "d3hr": "1.7", "dm": "3.0", "lgd": "3.6", "minimax": "1.2", "guided": "of its parts",
     "filtered": "candidates × its method",
 }  # fmt: skip
