@@ -1,4 +1,4 @@
-"""The command line, in this process where that says the same, and in its own where it does not."""
+"""The command line does what the functions do, and shows it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from command_lines import (  # noqa: F401 - fixtures
+    fixture_of_quick,
+    fixture_of_run,
+    fixture_of_tree,
+    options,
+)
 from PIL import Image
-from test_resume import ledger_lines
 
 import dap
 from dap import api, device
@@ -32,66 +33,12 @@ from dap.cli.main import main
 from dap.cli.pack import FORMATS
 from dap.data import packing
 from dap.data.manifest import verify_files
-from dap.evaluation import EvaluationResult, Row, Small, paired_difference
+from dap.evaluation import EvaluationResult, Row, paired_difference
 from dap.evaluation.run import PROTOCOLS
 from dap.priors.schedulers import SCHEDULERS
 from dap.sampling.named import SAMPLINGS
 from dap.sampling.settings import SPACINGS
 from dap.storage import file_states
-
-# a shell's background job ignores SIGINT, and its children with it
-COMMAND = (
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-    "from dap.cli.main import main; main()"
-)  # fmt: skip
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(dap.__file__).parents[1])}
-ROOT = Path(__file__).parents[1]
-PROGRESS = re.compile(r"\d+%\||\dit/s|s/it")
-
-
-def python(code, *arguments):
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        capture_output=True, text=True, timeout=1800, env=ENVIRONMENT, check=False,
-    )  # fmt: skip
-
-
-def said(text):
-    """The lines that are no progress bar's."""
-    return [line for line in re.split(r"[\r\n]+", text) if line.strip() and not PROGRESS.search(line)]
-
-
-@pytest.fixture
-def run(command_line):
-    """Runs ``dap`` with these arguments; returns exit code, standard output, and what standard error says."""
-
-    def call(*arguments):
-        code, out, err = command_line(*arguments)
-        return code, out, said(err)
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    """Two classes of six grey 16 x 16 images: light and dark noise."""
-    folder = tmp_path_factory.mktemp("tree")
-    draw = np.random.default_rng(0)
-    for name, low in (("Bag", 0), ("Dress", 128)):
-        (folder / name).mkdir()
-        for number in range(6):
-            pixels = draw.integers(low, low + 128, (16, 16), np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{number}.png")
-    return folder
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setitem(PROTOCOLS, "small", Small(width=4, few_steps=10))
-
-
-def options(tiny_folder, out):
-    return ["--out", out, "--prior", tiny_folder, "--num-inference-steps", 4, "--set", "references=2"]
 
 
 def test_version(run):
@@ -357,210 +304,6 @@ def test_evaluate_takes_any_folder_of_classes(run, tree, quick):
     code, out, err = run("evaluate", tree, "--test", tree, "--repeats", 1, "--device", "cpu")
     assert (code, err) == (0, [])
     assert [line.split()[0] for line in out.splitlines()[2:]] == ["distilled"]
-
-
-BAD_OPTIONS = {
-    "method": (["--method", "dapp"], "unknown method 'dapp'; did you mean 'dap'"),
-    "preset": (["--method", "dap:papr"], "did you mean 'paper'"),
-    "method's option": (["--set", "scal=1"], "'scal'; did you mean 'scale'"),
-    "method's value": (["--set", "scale=high"], "scale takes float, got 'high'"),
-    "no value": (["--set", "scale"], "expected name=value, got 'scale'"),
-    "option": (["--methd", "dit"], "--methd"),
-    "ipc 0": (["--ipc", 0], "ipc: expected a whole number of at least 1, got 0"),
-    "ipc many": (["--ipc", "many"], "'many'"),
-    "class": (["--classes", "Bag,Dres"], "unknown class 'Dres'; did you mean 'Dress'"),
-    "scheduler": (["--scheduler", "dpm+"], "unknown scheduler 'dpm+'; did you mean 'dpm++'"),
-    "device": (["--device", "gpu"], "device"),
-    "prior": (["--prior", "/nowhere/prior"], "/nowhere/prior"),
-}
-
-
-@pytest.mark.parametrize(("arguments", "named"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
-def test_bad_input_is_one_line_and_leaves_nothing_behind(run, tree, tiny_folder, tmp_path, arguments, named):
-    code, out, err = run("distill", tree, *options(tiny_folder, tmp_path / "out"), *arguments)
-    assert (code, out, len(err)) == (2, "", 1), err
-    assert named in err[0]
-    assert err[0].startswith("dap: error: ")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("missing", ["source", "out"])
-def test_a_missing_argument_is_one_line(run, tree, tmp_path, missing):
-    arguments = {"source": ["--out", tmp_path / "out"], "out": [tree]}[missing]
-    code, out, err = run("distill", *arguments)
-    assert (code, out, len(err)) == (2, "", 1), err
-    assert missing in err[0].lower()
-
-
-def test_an_unknown_command_is_one_line(run):
-    code, out, err = run("distil", "x")
-    assert (code, out, len(err)) == (2, "", 1), err
-    assert "distil" in err[0]
-
-
-@pytest.mark.parametrize("method", ["random", "dap"])
-def test_bad_sources_are_one_line_and_leave_nothing_behind(run, tree, tiny_folder, tmp_path, method):
-    damaged = Path(shutil.copytree(tree, tmp_path / "damaged"))
-    (damaged / "Bag" / "2.png").write_bytes((tree / "Bag" / "2.png").read_bytes()[:100])
-    unknown = Path(shutil.copytree(tree, tmp_path / "unknown"))
-    (unknown / "Bag").rename(unknown / "zebra")
-    (tmp_path / "empty").mkdir()
-    cases = {damaged: "Bag/2.png", tmp_path / "empty": "empty", tmp_path / "nothing": "nothing"}
-    cases |= {unknown: "'zebra'"} if method == "dap" else {}
-    for source, named in cases.items():
-        common = ["--method", method, "--ipc", 6, "--out", tmp_path / "out"]
-        common += ["--prior", tiny_folder] if method == "dap" else []
-        code, out, err = run("distill", source, *common)
-        assert (code, out, len(err)) == (2, "", 1), err
-        assert named in err[0]
-        assert not (tmp_path / "out").exists()
-
-
-def test_an_output_that_cannot_be_written_is_one_line(run, tree, tmp_path):
-    (tmp_path / "file").write_text("mine")
-    code, out, err = run("distill", tree, "--method", "random", "--out", tmp_path / "file" / "out")
-    assert (code, out, len(err)) == (2, "", 1)
-    assert "file" in err[0]
-    assert (tmp_path / "file").read_text() == "mine"
-
-
-def test_another_run_is_refused_in_one_line(run, tree, tmp_path):
-    common = ["distill", tree, "--method", "random", "--ipc", 1, "--out", tmp_path / "out"]
-    assert run(*common)[0] == 0
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
-    code, _, err = run(*common, "--seed", 1)
-    assert (code, len(err)) == (2, 1)
-    assert "options.seed: there 0, now 1" in err[0]
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        (["/nowhere", "--test", "TREE"], "/nowhere"),
-        (["TREE", "--test", "/nowhere"], "/nowhere"),
-        (["TREE", "--test", "fashion-mimi"], "did you mean 'fashion-mini'"),
-        (["TREE", "--test", "TREE", "--protocol", "smal"], "did you mean 'small'"),
-        (["TREE", "--test", "TREE", "--network", "convnet9"], "unknown network 'convnet9'; did you mean"),
-        (["TREE", "--test", "TREE", "--repeats", "0"], "repeats: expected a whole number of at least 1"),
-        (["TREE", "--test", "TREE", "--judge"], "judge"),
-        (["TREE", "--test", "TREE", "--device", "gpu"], "device"),
-        (["TREE", "--test", "TREE", "--json", "/nowhere/result.json"], "/nowhere/result.json"),
-    ],
-    ids=str,
-)
-def test_bad_evaluations_are_one_line(run, tree, quick, arguments, named):
-    code, out, err = run("evaluate", *(tree if argument == "TREE" else argument for argument in arguments))
-    assert (code, out, len(err)) == (2, "", 1), err
-    assert named in err[0]
-
-
-def test_debug_shows_where(run, tree, tmp_path):
-    code, _, err = run("--debug", "distill", tree, "--out", tmp_path / "out", "--method", "dapp")
-    assert code == 2
-    assert err[0].startswith("Traceback")
-    assert any("distill.py" in line for line in err)
-    assert err[-1].startswith("dap: error: unknown method 'dapp'")
-
-
-def test_an_error_of_the_process_is_one_line_too():
-    ended = python(COMMAND, "distill", "/nowhere", "--out", "/nowhere/out", "--method", "random")
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert re.fullmatch(r"dap: error: [^\n]*/nowhere[^\n]*\n", ended.stderr)
-
-
-def test_interrupted_says_so_and_is_continued(run, tree, tiny_folder, tmp_path):
-    units = 16
-    common = ["distill", tree, "--ipc", units // 2, "--batch-size", 1]
-    arguments = [str(one) for one in (*common, *options(tiny_folder, tmp_path / "out"))]
-    process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *arguments],
-        env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    patience = time.monotonic() + 1800
-    while process.poll() is None and time.monotonic() < patience:
-        if len(ledger_lines(tmp_path / "out")) >= 2:
-            process.send_signal(signal.SIGINT)
-            break
-        time.sleep(0.005)
-    out, err = process.communicate(timeout=600)
-    assert (process.returncode, out) == (130, ""), err
-    assert said(err) == ["dap: interrupted; the images that are written stay; the same command makes the others"]
-    assert 2 <= len(ledger_lines(tmp_path / "out")) < units
-    assert not list((tmp_path / "out").rglob(".tmp-*"))
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("train/*/*")}
-    assert run(*arguments)[0] == 0
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert run(*common, *options(tiny_folder, tmp_path / "undisturbed"))[0] == 0
-    trees = [
-        {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
-        for folder in (tmp_path / "out", tmp_path / "undisturbed")
-    ]
-    assert trees[0] == trees[1]
-    assert len(trees[0]) == units + 1
-
-
-@pytest.mark.parametrize(
-    ("method", "stage"),
-    [
-        ("mgd3", "the latents that are encoded are kept; the same command continues after them"),
-        ("dap", "the features that are computed are kept; the same command continues after them"),
-        ("k_medoids", "the features of the classes that were finished are kept"),
-    ],
-)
-def test_ctrl_c_says_what_is_kept_of_a_preparation(run, tree, tiny_folder, tmp_path, monkeypatch, method, stage):
-    from dap.priors.pipeline import PipelinePrior
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setenv("DAP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(PipelinePrior, "encode", stop)
-    ended = run("distill", tree, "--ipc", 1, "--method", method, "--prior", tiny_folder, "--out", tmp_path / "out")
-    assert ended == (130, "", [f"dap: interrupted; {stage}"])
-    entries = [path for path in (tmp_path / "cache").rglob("*") if path.suffix == ".unfinished"]
-    assert len(entries) == (method != "k_medoids")
-
-
-@pytest.mark.parametrize(
-    "imports, heavy",
-    [
-        ("from dap.cli.main import main; dir(dap)", ["torch", "diffusers", "timm", "PIL", "datasets"]),
-        ("dap.distill, dap.evaluate, dap.load", ["diffusers", "transformers", "timm", "torchvision", "datasets"]),
-    ],
-)
-def test_import_is_light(imports, heavy):
-    ended = python(f"import sys, dap; {imports}; print([name for name in {heavy} if name in sys.modules])")
-    assert (ended.stdout, ended.stderr) == ("[]\n", "")
-
-
-def test_the_face_of_the_package():
-    names = dir(dap)
-    assert {"distill", "evaluate", "load", "list_methods", "DistilledDataset", "methods", "metrics"} <= set(names)
-    assert [name for name in names if getattr(dap, name) is None] == []
-    assert {"random", "herding", "dit", "dap", "dap_set"} <= {method.name for method in dap.list_methods()}
-    assert "linear" in dap.list_kernels()
-    assert re.fullmatch(r"\d+\.\d+\.\d+.*", dap.__version__)
-    with pytest.raises(AttributeError, match="module 'dap' has no attribute 'distil'"):
-        _ = dap.distil
-
-
-def test_what_the_docs_name_is_there_after_import_dap():
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
-    names = sorted(set(re.findall(r"\bdap\.[a-z_]\w*(?:\.\w+)*", text)) - {"dap.json", "dap.methods.mine"})
-    modules = ["data", "evaluation", "features", "index", "nets", "priors", "rng", "sampling", "selection", "training"]
-    code = "import sys, dap\nfor name in sys.argv[1:]: eval(name)\nprint(len(sys.argv))"
-    assert {"dap.priors.dit.DiTPrior", "dap.rng.generator"} <= set(names)
-    names = [f"dap.{module}" for module in modules] + names
-    ended = python(code, *names)
-    assert (ended.stdout, ended.stderr) == (f"{len(names) + 1}\n", "")
-
-
-@pytest.mark.parametrize("name", ["distill", "evaluate", "load", "list_methods", "register_method", "list_kernels"])
-def test_functions_of_the_package_stay_functions(name):
-    assert callable(getattr(dap, name))
-    assert getattr(dap, name) is getattr(dap, name)
 
 
 def test_a_class_that_the_prior_does_not_know_gets_a_label(command_line, tmp_path):
