@@ -29,7 +29,7 @@ from dap.cli.report import report
 from dap.cli.slurm import slurm
 from dap.cli.status import status, verify
 from dap.cli.teacher import teacher
-from dap.errors import DapError, OutOfMemoryError, StoppedError
+from dap.errors import DapError, StoppedError
 from dap.stopping import RESUME
 
 __all__ = ["main"]
@@ -82,21 +82,22 @@ def main() -> None:
         click.echo(f"dap: interrupted; {_kept(stop)}", err=True)
         sys.exit(130)
     except Exception as error:
-        own = isinstance(error, DapError) or (isinstance(error, OSError) and error.errno != errno.ENOMEM)
-        known = error if own else _of_memory(error)
+        known = _known(error)
         if "--debug" in sys.argv[1:]:
             traceback.print_exc()
         click.echo(f"dap: error: {in_flags(' '.join(str(known).split()))}", err=True)
         sys.exit(RESUME if isinstance(known, StoppedError) else 1 if isinstance(known, MemoryError) else 2)
 
 
-def _of_memory(error: Exception) -> OutOfMemoryError:
-    """Return dap's error for one of short memory, of which torch has its own; any other is raised again."""
+def _known(error: Exception) -> Exception:
+    """Return the error that is shown in one line: that of short memory in dap's words. Any other is raised again."""
+    if isinstance(error, DapError) or (isinstance(error, OSError) and error.errno != errno.ENOMEM):
+        return error
     from dap.run.short_memory import in_own_words, is_short_memory  # torch is imported with it
 
     if not is_short_memory(error):
         raise error
-    return in_own_words(error, "for this command", "choose smaller images, a smaller network or another device")
+    return in_own_words(error, "for this command", "smaller images, a smaller network or another device")
 
 
 def _kept(stop: BaseException) -> str:

@@ -90,10 +90,9 @@ def note_failure(folder: RunFolder, unit: Unit, error: Exception, retries: int) 
     nothing = not folder.has_images
     if isinstance(error, StorageError) or (nothing and (isinstance(error, DapError) or tries > retries)):
         if is_short_memory(error):
-            if folder.at_once == 1:
-                raise in_own_words(error, "to make 1 image") from error
-            advice = f"choose a smaller batch_size=, or {ADVICE.removeprefix('choose ')}"
-            raise in_own_words(error, f"to make {folder.at_once} images at once", advice) from error
+            several = folder.at_once > 1
+            work = f"to make {folder.at_once} images at once" if several else "to make 1 image"
+            raise in_own_words(error, work, f"a smaller batch_size=, or {ADVICE}" if several else ADVICE) from error
         raise error
     then = "it is tried again later" if retries else "the others are made"
     logger.warning(

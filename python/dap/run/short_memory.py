@@ -12,7 +12,7 @@ from dap.errors import OutOfMemoryError
 
 __all__ = ["ADVICE", "in_own_words", "is_short_memory", "memory_for"]
 
-ADVICE = "choose a method or options that need less, or on a GPU dtype='bfloat16' (docs/memory.md)"
+ADVICE = "a method or options that need less, or on a GPU dtype='bfloat16' (docs/memory.md)"
 SAID = ("out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED")  # by torch, in several places
 
 
@@ -31,10 +31,10 @@ def in_own_words(error: BaseException, work: str, advice: str = ADVICE) -> OutOf
     Args:
         error: What was raised.
         work: For what the memory was too short, "to prepare method 'dm'".
-        advice: What to do.
+        advice: What to choose.
     """
     said = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return OutOfMemoryError(f"the memory was too short {work} ({said.rstrip('. ')}): {advice}")
+    return OutOfMemoryError(f"the memory was too short {work} ({said.rstrip('. ')}): choose {advice}")
 
 
 @contextmanager
