@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 
 import kernel_oracle as oracle
 import numpy as np
@@ -13,33 +12,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from tested_kernels import DTYPES, SHAPES, draw, every_kernel
 
-from dap.errors import OptionError
-from dap.kernels import by_name, list_kernels, torch_pairs, torch_product
+from dap.kernels import torch_pairs
 from dap.kernels.backend_numpy import NUMPY
 from dap.kernels.backend_torch import TORCH
-from dap.kernels.cosine import Cosine
 from dap.kernels.distance import Distance
-from dap.kernels.exponential import Exponential
-from dap.kernels.inverse_multiquadric import InverseMultiquadric
 from dap.kernels.laplacian import Laplacian
 from dap.kernels.linear import Linear
 from dap.kernels.matern import Matern
-from dap.kernels.polynomial import Polynomial
-from dap.kernels.rational_quadratic import RationalQuadratic
 from dap.kernels.rbf import RBF
-from dap.kernels.sum import Sum
-
-KERNELS = [
-    Linear(), Cosine(), Polynomial(), Polynomial(3, 0.5), Polynomial(1, 0), RBF(1.5), RBF(40.0), Laplacian(6.0),
-    Exponential(2.0), InverseMultiquadric(0.7), RationalQuadratic(0.8, 1.5), Matern(1.5, 9.0), Matern(2.5, 9.0),
-    Distance(), Sum((RBF(1.0), RBF(3.0), Linear())),
-]  # fmt: skip
-STATIONARY = [kernel for kernel in KERNELS if kernel.name not in ("linear", "cosine", "polynomial", "distance", "sum")]
-SHAPES = [(0, 3, 2), (3, 0, 2), (1, 1, 1), (2, 3, 0), (17, 33, 5), (5, 130, 64), (3, 5, 701)]
-DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-
-every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=str)
 
 
 @pytest.fixture(params=["numpy", "torch", "torch by products"])
@@ -48,16 +30,6 @@ def backend(request, monkeypatch):
         monkeypatch.setattr(torch_pairs, "_SMALL", -1)
         monkeypatch.setattr(torch_pairs, "_GATHERED", 40)
     return NUMPY if request.param == "numpy" else TORCH
-
-
-def draw(n, m, d, dtype=torch.float64, offset=0.0, seed=0):
-    """Rows of which some are zero, some of y equal to one of x, and some near one."""
-    random = np.random.default_rng(seed)
-    x, y = (torch.from_numpy(random.standard_normal((rows, d)) + offset).to(dtype) for rows in (n, m))
-    if n > 2 and m > 2:
-        x[0] = y[1] = 0
-        y[2], y[0] = x[1], x[2] + 1e-3
-    return x, y
 
 
 def sizes(x, y, kernel):
@@ -238,173 +210,6 @@ def test_arrays_are_read_as_they_are(backend, tmp_path):
     assert np.asarray(backend.row_sums(whole > 0, whole, Linear())).tolist() == [0.0, 7.0]
 
 
-# Gradients: torch.
-
-
-@pytest.fixture(params=["small", "products", "blocks"])
-def form(request, monkeypatch):
-    if request.param != "small":
-        monkeypatch.setattr(torch_pairs, "_SMALL", -1)
-    if request.param == "blocks":
-        monkeypatch.setattr(torch_pairs, "_SIDE", 2)
-
-
-@pytest.mark.parametrize("small", [-1, 1 << 22])
-@every_kernel
-def test_gradients_match_finite_differences(kernel, small, monkeypatch):
-    monkeypatch.setattr(torch_pairs, "_SMALL", small)
-    x, y = draw(2, 3, 3)  # no ties, where a norm has no derivative
-    weights = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 2)))
-    inputs = tuple(each.requires_grad_() for each in (x, y, weights))
-
-    def reductions(x, y, weights):
-        sums = TORCH.row_sums(x, y, kernel), TORCH.row_sums(x, y, kernel, weights)
-        more = TORCH.mean_distance(x, y, kernel), TORCH.diagonal(x, kernel)
-        return (*sums, *more, TORCH.gram(x, y, kernel), *TORCH.pair_sums(x, y, kernel))
-
-    assert torch.autograd.gradcheck(reductions, inputs)
-    assert torch.autograd.gradcheck(lambda x: TORCH.gram(x, None, kernel), (x,))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@every_kernel
-def test_gradients_are_finite_at_ties_and_zeros(kernel, dtype, form):
-    x, y = (rows.requires_grad_() for rows in draw(5, 40, 4, dtype))
-    TORCH.mean_distance(x, y, kernel).sum().backward()
-    TORCH.gram(x, None, kernel).sum().backward()
-    TORCH.gram(x, y, kernel).square().sum().backward()
-    assert x.grad.isfinite().all() and y.grad.isfinite().all()
-
-
-def test_gradients_are_finite_far_away(form):
-    for kernel in STATIONARY:
-        x = torch.full((1, 2), 1e6, requires_grad=True)
-        TORCH.mean_distance(x, torch.zeros(3, 2), kernel).sum().backward()
-        assert x.grad.isfinite().all()
-
-
-def test_the_gradient_at_distance_zero_is_zero_for_any_kernel():
-    @dataclasses.dataclass(frozen=True)
-    class Dot(Linear):
-        def squared_distance(self, pairs):
-            return pairs.dot  # zero for the first row without a gradient of zero, below zero for the second
-
-    x = torch.tensor([[1.0, 0.0], [0.0, -1.0], [0.0, 4.0]], requires_grad=True)
-    distances = TORCH.mean_distance(x, torch.tensor([[0.0, 1.0]]), Dot())
-    distances.sum().backward()
-    assert distances.tolist() == [0.0, 0.0, 2.0]
-    assert x.grad.tolist() == [[0.0, 0.0], [0.0, 0.0], [0.0, 0.25]]
-
-
-@pytest.mark.parametrize("value", [0.0, 0.3])
-@every_kernel
-def test_the_distance_has_no_gradient_where_points_coincide(kernel, value, form):
-    x = torch.full((3, 4), value, dtype=torch.float64, requires_grad=True)
-    y = torch.full((3, 4), value, dtype=torch.float64)
-    TORCH.mean_distance(x, y, kernel).sum().backward()
-    assert (x.grad == 0).all()
-    if kernel in STATIONARY:
-        TORCH.row_sums(x, y, kernel).sum().backward()
-        assert (x.grad == 0).all()
-
-
-def test_the_gradient_at_a_row_of_zeros_is_zero(form):
-    for kernel in (Cosine(), Distance()):
-        x, y = torch.zeros(1, 3, requires_grad=True), torch.tensor([[1.0, 2.0, 3.0]])
-        TORCH.gram(x, y, kernel).sum().backward()
-        expected = torch.zeros(1, 3) if kernel == Cosine() else y / y.norm()  # that of −‖x − y‖ alone
-        torch.testing.assert_close(x.grad, expected)
-
-
-@every_kernel
-def test_blocks_make_the_whole_with_its_gradient(kernel, monkeypatch):
-    random = np.random.default_rng(0)
-
-    def results():
-        x, y = (rows.requires_grad_() for rows in draw(11, 13, 4))
-        parts = [TORCH.row_sums(x, y, kernel), TORCH.mean_distance(x, y, kernel)]
-        parts += [*TORCH.pair_sums(x, y, kernel), TORCH.gram(x, y, kernel)]
-        torch.cat([part.flatten().cos() for part in parts]).sum().backward()
-        return [*(part.detach() for part in parts), x.grad, y.grad]
-
-    whole = results()
-    monkeypatch.setattr(torch_pairs, "_SIDE", int(random.integers(2, 5)))
-    for got, expected in zip(results(), whole, strict=True):
-        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
-
-
-def saved(function):
-    """The result, and the bytes of the different pieces of memory that are kept for its backward pass."""
-    kept = {}
-
-    def keep(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = function()
-    return result, sum(kept.values())
-
-
-@pytest.mark.parametrize("reduce", ["row_sums", "mean_distance", "pair_sums"])
-@pytest.mark.parametrize("kernel", [Cosine(), Polynomial(3), Laplacian(6.0), Matern(2.5, 9.0)], ids=str)
-def test_the_backward_pass_keeps_the_rows_alone(kernel, reduce, monkeypatch):
-    monkeypatch.setattr(torch_pairs, "_SIDE", 16)
-    blocks = []
-    original = torch_pairs.TorchPairs.__init__
-    monkeypatch.setattr(
-        torch_pairs.TorchPairs,
-        "__init__",
-        lambda self, x, y: (blocks.append(len(x) * len(y)), original(self, x, y))[1],
-    )
-    x, y = draw(96, 96, 2, torch.float32)
-    result, kept = saved(lambda: getattr(TORCH, reduce)(x.requires_grad_(), y, kernel))
-    assert kept <= 4 * (x.nbytes + y.nbytes) < 96 * 96  # far from 4 bytes a pair
-    (result[2] if reduce == "pair_sums" else result.sum()).backward()
-    assert x.grad.isfinite().all() and max(blocks) == 16 * 16
-
-
-def test_a_common_offset_leaves_the_product_its_digits(monkeypatch):
-    x, y = draw(20, 30, 16, torch.float32, offset=1e4)
-    x[0], y[1] = x[1] + 1, y[2] + 1  # no row of zeros here
-    monkeypatch.setattr(torch_pairs, "_SMALL", -1)
-    monkeypatch.setattr(torch_pairs, "_exact_distance", None)  # not called: few pairs are near once they are centred
-    np.testing.assert_allclose(torch_pairs.TorchPairs(x, y).distance, oracle.euclidean(x, y), rtol=1e-5)
-
-
-def test_near_pairs_keep_the_rows_alone(monkeypatch):
-    monkeypatch.setattr(torch_pairs, "_SMALL", -1)
-    monkeypatch.setattr(torch_pairs, "_GATHERED", 640)
-    x, y = draw(40, 40, 64, torch.float32, seed=2)
-    y[:10] = x[10]
-    y[10:] += 3
-    x = x.requires_grad_()
-    result, kept = saved(lambda: torch_pairs.TorchPairs(x, y).squared)
-    assert kept < 12 * x.nbytes + 10 * result.nbytes
-    result.sum().backward()
-    torch.testing.assert_close(x.grad, 2 * (40 * x.detach() - y.sum(0)), rtol=1e-4, atol=1e-3)
-
-
-def test_autocast_and_lower_precision_change_nothing(monkeypatch):
-    matmul = torch.backends.cuda.matmul
-    x, y = draw(50, 60, 2000, torch.float32)
-    x.requires_grad_()
-    expected = TORCH.mean_distance(x, y, Polynomial())
-    (slope,) = torch.autograd.grad(expected.sum(), x)
-    with torch.autocast("cpu", torch.bfloat16):
-        got = TORCH.mean_distance(x, y, Polynomial())
-        assert torch.equal(got, expected) and torch.equal(torch.autograd.grad(got.sum(), x)[0], slope)
-    before = matmul.fp32_precision
-    try:
-        matmul.fp32_precision = "tf32"
-        with pytest.raises(ZeroDivisionError), torch_product._full_precision("cpu"):
-            assert matmul.fp32_precision == "ieee"
-            raise ZeroDivisionError
-        assert matmul.fp32_precision == "tf32"
-    finally:
-        matmul.fp32_precision = before
-
-
 # What makes a kernel a kernel.
 
 rows = arrays(np.float64, st.tuples(st.integers(2, 7), st.integers(1, 4)), elements=st.floats(-4, 4, width=16))
@@ -422,84 +227,3 @@ def test_grams_are_positive_and_distances_metric(kernel, rows):
         assert (table >= 0).all() and (np.diag(table) == 0).all()
         np.testing.assert_allclose(table, table.T, rtol=1e-12, atol=1e-12)
         assert (table[:, None] <= table[:, :, None] + table[None] + 1e-7 * max(1.0, table.max())).all()
-
-
-# Options.
-
-
-def test_kernels_have_names_and_survive_json():
-    assert list_kernels() == sorted({kernel.name for kernel in KERNELS})
-    heuristics = [RBF(), Laplacian("mean"), Exponential([1, 2.5]), Matern(nu=2.5), Sum([RBF(), Sum([Linear()])])]
-    for kernel in [*KERNELS, *heuristics]:
-        options = json.loads(json.dumps(dataclasses.asdict(kernel)))
-        again = by_name(options.pop("name"), **options)
-        assert again == kernel and hash(again) == hash(kernel)
-    assert Sum([Sum([RBF(1.0), Linear()]), {"name": "cosine"}]).kernels == (RBF(1.0), Linear(), Cosine())
-
-
-@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
-@pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("name", ["median", "mean"])
-def test_heuristics_look_at_the_distinct_pairs(name, order, kind):
-    y = draw(1, 41, 9, torch.float32, offset=100.0)[1].numpy()
-    pairs = [np.linalg.norm(y[i].astype(float) - y[j], ord=order) for i in range(41) for j in range(i)]
-    kernel = {1: Laplacian, 2: RBF}[order]
-    assert kernel(name).resolve(kind(y)).bandwidth == pytest.approx(getattr(np, name)(pairs), rel=1e-9)
-
-
-def test_heuristics_look_at_a_thousand_rows_and_are_never_zero():
-    y = np.full((2999, 1), 1e6)
-    seen = np.array([i * 2999 // 1000 for i in range(1000)])
-    y[seen, 0] = np.random.default_rng(0).permutation(1000)
-    assert RBF("mean").resolve(y).bandwidth == pytest.approx(1001 / 3)
-    for kernel in (RBF, Laplacian):
-        for empty in (np.full((9, 4), 0.1), np.ones((1, 4)), np.ones((0, 4)), np.ones((5, 0))):
-            assert kernel().resolve(empty).bandwidth == kernel("mean").resolve(empty).bandwidth == 1.0
-    for seed in range(30):  # the product leaves a rounding error between some of them
-        mostly_equal = np.repeat(np.random.default_rng(seed).standard_normal((2, 57 + seed)), [1, 9], axis=0)
-        assert RBF().resolve(mostly_equal).bandwidth == 1.0
-    for bad in (np.nan, np.inf, 1e200):
-        with pytest.raises(OptionError, match="not finite"):
-            RBF().resolve(np.array([[0.0], [bad], [-bad]]))
-
-
-def test_several_bandwidths_are_the_sum_of_the_kernels():
-    y = np.ones((3, 2))
-    assert RationalQuadratic(2.0, [1, 3]).resolve(y) == Sum((RationalQuadratic(2.0, 1.0), RationalQuadratic(2.0, 3.0)))
-    assert Sum((RBF((1, 2)), RBF(), Linear())).resolve(y) == Sum((RBF(1.0), RBF(2.0), RBF(1.0), Linear()))
-    for kernel in (RBF(), RBF([1.0, 2.0]), Laplacian("mean"), Matern()):
-        with pytest.raises(OptionError, match=r"kernel.resolve\(y\)"):
-            NUMPY.gram(y, y, kernel)
-
-
-@pytest.mark.parametrize("kind", [RBF, Laplacian, Exponential, RationalQuadratic, Matern])
-@pytest.mark.parametrize(
-    "bandwidth", [0, -1.0, float("nan"), float("inf"), "modal", None, True, [], [1.0, 0], ["mean"]]
-)
-def test_a_bad_bandwidth_is_refused(bandwidth, kind):
-    with pytest.raises(OptionError, match="bandwidth"):
-        kind(bandwidth=bandwidth)
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("polynomial", {"degree": 0}, "degree: expected a whole number of at least 1, got 0"),
-        ("polynomial", {"degree": 2.5}, "degree: expected a whole number"),
-        ("polynomial", {"degree": True}, "degree: expected a whole number"),
-        ("polynomial", {"c": -1.0}, "c: expected a number of at least 0"),
-        ("polynomial", {"c": float("nan")}, "c: expected a number of at least 0, got nan"),
-        ("inverse_multiquadric", {"c": 0.0}, "c: expected a number above 0"),
-        ("rational_quadratic", {"alpha": -2}, "alpha: expected a number above 0"),
-        ("matern", {"nu": 0.5}, "nu: expected 1.5 or 2.5, got 0.5"),
-        ("sum", {"kernels": []}, "list of one kernel or more"),
-        ("sum", {"kernels": Linear()}, "list of one kernel or more"),
-        ("sum", {"kernels": [3]}, "kernel: expected a name, a kernel or .*, got 3"),
-        ("sum", {"kernels": [{"bandwidth": 1.0}]}, "kernel: expected a name, a kernel or"),
-        ("sum", {"kernels": [{"name": "rbff"}]}, "did you mean 'rbf'"),
-        ("rbf", {"bandwith": 1.0}, "did you mean 'bandwidth'"),
-    ],
-)
-def test_bad_options_are_refused(name, options, message):
-    with pytest.raises(OptionError, match=message):
-        by_name(name, **options)
