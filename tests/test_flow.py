@@ -184,6 +184,21 @@ def test_the_objective_and_starts_from_images_use_its_noise():
     assert (near - x0).abs().mean() < 0.5 * (far - x0).abs().mean()
 
 
+@pytest.mark.parametrize("make", [lambda: sit(shift=3.0), by_dpm], ids=["euler", "dpm++"])
+@pytest.mark.parametrize("graph", [True, False])
+def test_the_state_has_the_noise_levels_that_terms_are_written_for(make, graph):
+    seen, spy, part = [], Pull(scale=1e-9) if graph else Push(scale=1e-9), "energy" if graph else "delta"
+    usual = getattr(type(spy), part)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(spy), part, lambda term, state: (seen.append(state), usual(term, state))[1])
+        drawn(load_prior(make()), 5, 1.0, [spy])
+    assert len(seen) == 5
+    for state in seen[1:]:  # at the first x_t is noise alone
+        assert math.isclose(state.alpha**2 + state.sigma**2, 1, rel_tol=1e-9) and 0 < state.sigma < 1
+        noised = state.alpha * state.x0 + state.sigma * state.eps
+        torch.testing.assert_close(noised, state.sample, rtol=0, atol=1e-5 * float(state.sample.detach().abs().max()))
+
+
 def test_parts_of_a_batch_keep_the_estimates():
     prior = load_prior(sit())
     whole, parts = (drawn(prior, 4, 4.0, [Push(at="x0")], pass_size=size) for size in (None, 1))

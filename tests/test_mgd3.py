@@ -236,13 +236,13 @@ def test_the_published_window_is_the_first_24_of_50_steps():
     assert [step for step in range(50) if Window(0.0, MGD3().stop).contains(step, 50)] == list(range(25))
 
 
-def test_the_pull_of_the_ddim_form_is_that_of_the_noise_level_in_every_scale():
-    """α = 0.6, σ = 0.8; in the scale of Euler's steps that is α = 1, σ = 0.8 / 0.6."""
+@pytest.mark.parametrize(
+    ("options", "pull"), [({"by_signal": True}, 0.6), ({}, 0.1), ({"at": "x0"}, 0.1), ({"at": "eps"}, -0.8)]
+)
+def test_the_pull_is_by_the_ancestral_noise_the_signal_or_the_noise_level(options, pull):
     zero, mode = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
-    term = ModeTerm(modes=mode, at="sample", by_signal=True)
-    for alpha, sigma in ((0.6, 0.8), (1.0, 0.8 / 0.6)):
-        state = StepState(0, 1, 1, alpha, sigma, 0.1, zero, zero, zero, torch.zeros(1, dtype=torch.int64), {})
-        assert term.delta(state).item() == pytest.approx(0.6)
+    state = StepState(0, 1, 1, 0.6, 0.8, 0.1, zero, zero, zero, torch.zeros(1, dtype=torch.int64), {})
+    assert ModeTerm(modes=mode, **{"at": "sample"} | options).delta(state).item() == pytest.approx(pull)
 
 
 def test_the_preset_of_stable_diffusion_guides_while_t_is_above_500():

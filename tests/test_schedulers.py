@@ -23,12 +23,15 @@ from diffusers import (
 
 from dap import rng
 from dap.errors import OptionError
+from dap.methods.common.igd_steps import DeviationTerm, sized_as_noise
+from dap.methods.common.modes import ModeTerm
+from dap.methods.manifold_gd import Cloud, ManifoldModeTerm
 from dap.priors.noise_levels import denoiser_level, level, noised_input
 from dap.priors.schedulers import clip_range, make_scheduler, public
 from dap.priors.stable_diffusion import StableDiffusionPrior
 from dap.priors.unet import UNetPrior
 from dap.sampling import DeltaTerm, EnergyTerm, SamplingSettings, sample
-from dap.sampling.term import Needs
+from dap.sampling.term import Needs, Place
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -149,8 +152,33 @@ class Push(DeltaTerm):
         return 0.3 - state.x0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sized(DeltaTerm):
+    """A change as long as those of igd and lgd."""
+
+    at: Place = "sample"
+    scale: float = 100.0
+
+    def delta(self, state):
+        return sized_as_noise(0.3 - state.x0, state)
+
+
+def points(count=3):
+    return Cloud.draw(4 * 8 * 8, [rng.generator(2, number) for number in range(count)], torch.device("cpu"))
+
+
+MODES = torch.full((3, 4, 8, 8), 0.3)
+OWN = [
+    Sized(),
+    DeviationTerm(memories=(MODES[:1],) * 3, scale=30.0),
+    *(ModeTerm(modes=MODES, at=at, scale=0.3) for at in ("eps", "x0", "sample")),
+    ModeTerm(modes=MODES, at="sample", by_signal=True, scale=0.3),
+    ManifoldModeTerm(modes=MODES, cloud=points(), radius=0.5, bandwidth=20.0),
+]
+
+
 @pytest.mark.parametrize("term", [Pull(at=at, on=on) for at in ("eps", "x0", "sample") for on in ("features", "x0")]
-                         + [Push(at=at) for at in ("eps", "x0", "sample")])  # fmt: skip
+                         + [Push(at=at) for at in ("eps", "x0", "sample")] + OWN)  # fmt: skip
 def test_a_guided_euler_step_is_ddims(term):
     """Without noise both follow one equation by one rule, in two scales (Karras et al. 2022, Appendix C.3)."""
     prior = UNetPrior(tiny.latent())

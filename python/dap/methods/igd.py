@@ -79,7 +79,7 @@ class Influence(SurrogateTraining, Guide[Surrogate]):
     """
 
     name: ClassVar[str] = "influence"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     scale: float = 5.0
     start: float = 0.08

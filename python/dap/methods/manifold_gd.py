@@ -101,6 +101,7 @@ class ManifoldMode(Guide[Modes]):
     """
 
     name: ClassVar[str] = "manifold_mode"
+    version: ClassVar[int] = 2
 
     scale: float = 0.1
     radius: float = 0.05

@@ -131,7 +131,10 @@ class Guidance:
         labelled, null = call.parts(len(x))
         conditional = call.output[labelled, :channels].float()
         eps, eps_conditional = (self._eps(x, prediction, noise_level) for prediction in (output, conditional))
-        x.requires_grad_(active.graph)
+        own = (x / noise_level.scale).requires_grad_(active.graph)  # √ᾱ_t x_0 + √(1 − ᾱ_t) ε
+        if active.graph:
+            with torch.enable_grad():
+                x = noise_level.scale * own
         graph_eps, graph_conditional, features = eps, eps_conditional, {}
         if active.graph or active.taps:
             with (
@@ -155,8 +158,9 @@ class Guidance:
             x0_conditional = x0 if null is None else estimated_x0(x, graph_conditional, noise_level, clip)
         assert self._step is not None
         return eps, StepState(
-            self._step, len(self._scheduler.timesteps), int(timestep), noise_level.alpha, noise_level.sigma,
-            ancestral_std(noise_level, None), x, graph_eps, x0, self._labels.to(x.device), features, x0_conditional,
+            self._step, len(self._scheduler.timesteps), int(timestep), noise_level.alpha / noise_level.scale,
+            noise_level.sigma / noise_level.scale, ancestral_std(noise_level, None), own, graph_eps, x0,
+            self._labels.to(x.device), features, x0_conditional,
         )  # fmt: skip
 
     def _eps(self, x: Tensor, prediction: Tensor, noise_level: Level) -> Tensor:

@@ -105,9 +105,10 @@ def sample(
             if repeat:
                 ratio = noise_level.cumulative / noise_level.after
                 x = ratio**0.5 * x + (1 - ratio) ** 0.5 * _noise(prior, generators)
-            x = x.detach().requires_grad_(active.graph)
+            own = (x / noise_level.scale).detach().requires_grad_(active.graph)  # √ᾱ_t x_0 + √(1 − ᾱ_t) ε
             energies: dict[str, Tensor] = {}
             with torch.set_grad_enabled(active.graph):
+                x = noise_level.scale * own if active.graph else x
                 prediction = denoise(
                     scheduler.scale_model_input(x, t), t, labels, guidance_scale=settings.guidance_scale,
                     through=active.through, taps=active.taps, **noise_level.given,
@@ -120,8 +121,8 @@ def sample(
                     if prediction.conditional is not None and x0_conditional is None:
                         x0_conditional = estimated_x0(x, prediction.conditional, noise_level, clip)
             state = StepState(
-                step, num_steps, int(t), noise_level.alpha, noise_level.sigma,
-                ancestral_std(noise_level, prediction.variance), x, prediction.eps, x0, labels, prediction.features,
+                step, num_steps, int(t), noise_level.alpha / noise_level.scale, noise_level.sigma / noise_level.scale,
+                ancestral_std(noise_level, prediction.variance), own, prediction.eps, x0, labels, prediction.features,
                 x0_conditional,
             )  # fmt: skip
             output = (prediction.eps - x0 if noise_level.flow else prediction.eps).detach()

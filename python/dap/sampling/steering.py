@@ -91,7 +91,7 @@ def changed(
         active: The terms of the step.
         state: The step.
         output: The sampler's input without a graph: the noise estimate, or with flow matching v = ε − x_0.
-        noise_level: That of ``state.sample``, in the sampler's scale.
+        noise_level: That of the sampler, whose x_t may have another scale than ``state.sample``.
         first: The energies or deltas of each term in the first step in which it acted, by its ``id``; new ones are
             added.
         now: Gets the energies (B,) of each energy term in this step, before its scale, as "energy." and the name of its
@@ -105,8 +105,6 @@ def changed(
         gradients = _gradients(active.energies, state, first, now, keep_graph=active.differentiated)
     to_sample = torch.zeros_like(output)
     for place, gradient in gradients.items():
-        # of √ᾱ_t x_0 + √(1 − ᾱ_t) ε, in whichever scale the sampler works
-        gradient = noise_level.scale * gradient
         if place == "eps":
             output = output + noise_level.per_eps * noise_level.sigma / noise_level.scale * gradient
         elif place == "x0":

@@ -59,12 +59,12 @@ class StepState:
         step: Number of the step, from 0.
         num_steps: Number of steps.
         timestep: t of the noise schedule.
-        alpha: √ᾱ_t.
+        alpha: √ᾱ_t, whatever the scale of the sampler's own x_t.
         sigma: √(1 − ᾱ_t).
         std: The standard deviation of the noise that an ancestral sampler (DDPM) adds after this step: that of the
             posterior q(x_{t−1} | x_t, x_0), or the learned one, which is a tensor (B, C, h, w).
-        sample: x_t, float32 (B, C, h, w); requires grad in the steps in which an energy term, or one that needs the
-            denoiser, is active.
+        sample: x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε, float32 (B, C, h, w); requires grad in the steps in which an energy
+            term, or one that needs the denoiser, is active.
         eps: The guided noise estimate; carries a graph only where a term needs the denoiser.
         x0: The estimate of x_0 that belongs to it, clipped where the scheduler clips.
         labels: The prior's label of each slot, int64 (B,).

@@ -173,5 +173,5 @@ class ModeTerm(DeltaTerm):
         """Return the change, (B, C, h, w)."""
         factor = -state.sigma if self.at == "eps" else state.std
         if self.by_signal:
-            factor = state.alpha / math.hypot(state.alpha, state.sigma)  # in a sampler's scale, α may be 1
+            factor = state.alpha
         return (self.modes - state.x0) * factor
