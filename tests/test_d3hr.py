@@ -26,15 +26,21 @@ from dap.selection import permutation
 
 SETTINGS = SamplingSettings(num_inference_steps=6, guidance_scale=3.0)
 SMALL = D3HR(noise_level=0.5, groups=7, references=4)
+UNIT = Unit(0, tuple(Slot(index, number) for index in (0, 1) for number in range(3)))
 
 
-@pytest.fixture
-def context(tiny_pipeline, tree):
-    source, prior = open_source(tree), DiTPrior(tiny_pipeline)
+def context_of(prior, tree, settings=SETTINGS):
+    source = open_source(tree)
     classes = build_class_map(source, prior.labels)
     return Context(
-        source=source, classes=classes, prior=prior, settings=SETTINGS, seed=3, ipc=3, size=32, channels=1,
+        source=source, classes=classes, prior=prior, settings=settings, seed=3, ipc=3, size=32,
+        channels=prior.image_shape[0],
     )  # fmt: skip
+
+
+@pytest.fixture(params=[None, "trailing"])
+def context(request, tiny_pipeline, tree):
+    return context_of(DiTPrior(tiny_pipeline), tree, dataclasses.replace(SETTINGS, timestep_spacing=request.param))
 
 
 @pytest.fixture
@@ -42,16 +48,18 @@ def tree(tmp_path):
     return grey_tree(tmp_path / "tree", 6, ("Bag", "Dress"))
 
 
-def schedule(prior):
+def schedule(context):
     """Timesteps of the run and ᾱ at each, least noise first."""
-    scheduler = prior.scheduler("ddim", 6)
+    scheduler, spacing = context.prior.scheduler("ddim", 6), context.settings.timestep_spacing
     times = scheduler.timesteps.flip(0)
+    if spacing == "trailing":  # Lin et al. 2024, Table 2
+        times = torch.tensor([round(1000 * number / 6) - 1 for number in range(1, 7)])
     return times, [float(scheduler.alphas_cumprod[int(t)]) for t in times]
 
 
 def test_gaussians_are_those_of_the_inverted_latents(context, tiny_pipeline):
     gaussians = SMALL.prepare(context)
-    network, (times, cumulative) = oracles.double(tiny_pipeline.transformer), schedule(context.prior)
+    network, (times, cumulative) = oracles.double(tiny_pipeline.transformer), schedule(context)
     real = real_latents(context.source, context.classes, context.prior)
     for entry in context.classes:
         order = permutation(6, 3, entry.name)[:4]
@@ -85,9 +93,8 @@ def test_scores_are_those_of_the_moments(count):
 def test_the_best_group_is_denoised_from_one_step_above(context, tiny_pipeline, monkeypatch):
     monkeypatch.setattr("dap.methods.d3hr.NUMBERS", 2 * 3 * 256)  # groups come in parts of two
     gaussians = SMALL.prepare(context)
-    unit = Unit(0, tuple(Slot(index, number) for index in (0, 1) for number in range(3)))
-    made = SMALL.make(context, unit, gaussians)
-    network, (times, cumulative) = oracles.double(tiny_pipeline.transformer), schedule(context.prior)
+    made = SMALL.make(context, UNIT, gaussians)
+    network, (times, cumulative) = oracles.double(tiny_pipeline.transformer), schedule(context)
     for position, entry in enumerate(context.classes):
         gaussian = gaussians[entry.name]
         parts = [
@@ -102,6 +109,21 @@ def test_the_best_group_is_denoised_from_one_step_above(context, tiny_pipeline, 
                 eps, _ = oracles.noise_estimate(network, x, times[i], torch.full((3,), entry.label), 3.0)
             x = oracles.ddim_step(x, eps, cumulative[i], cumulative[i - 1] if i else 1.0)
         torch.testing.assert_close(made[3 * position : 3 * position + 3].double(), x, rtol=0, atol=2e-4)
+
+
+def test_a_learned_variance_is_left_out(tiny_learned_pipeline, tree):
+    made = []
+    for learned in (True, False):
+        given = context_of(DiTPrior(tiny_learned_pipeline, learned_variance=learned), tree)
+        made.append(SMALL.make(given, UNIT, SMALL.prepare(given)))
+    assert torch.equal(*made)
+
+
+def test_options_that_change_nothing_are_named(tiny_pipeline, tree, tmp_path, caplog):
+    settings = {"method": SMALL, "ipc": 3, "num_inference_steps": 6, "progress": False, "out": tmp_path / "out"}
+    dap.distill(tree, prior=DiTPrior(tiny_pipeline), scheduler="euler", timestep_spacing="trailing", **settings)
+    said = "method 'd3hr' does not sample by them, so these options change nothing: scheduler"
+    assert said in caplog.messages
 
 
 def test_runs_resume_and_parts_of_a_class_are_the_same(tiny_pipeline, tree, tmp_path):

@@ -9,6 +9,7 @@ import oracles
 import pytest
 import tiny
 import torch
+from diffusers import DDIMScheduler
 from torch import nn
 
 import dap
@@ -66,18 +67,23 @@ def exact_distribution(net, real, made):
     return sum((a - b) ** 2 for a, b in zip(*hidden, strict=True))
 
 
-def test_the_chain_and_its_gradients(tiny_pipeline):
+@pytest.mark.parametrize("spacing", [None, "trailing"])
+def test_the_chain_and_its_gradients(tiny_pipeline, spacing):
     prior = DiTPrior(tiny_pipeline)
+    schedule = prior.scheduler("ddim", 4)
+    if spacing:
+        schedule = DDIMScheduler.from_config(schedule.config, timestep_spacing=spacing)
+        schedule.set_timesteps(4)
+        assert schedule.timesteps.tolist() == [999, 749, 499, 249]
     z, noise = drawn(2, 4, 8, 8), drawn(2, 4, 8, 8, seed=1)
     rows = prior.condition(LABELS)
     leaves = [each.clone().requires_grad_() for each in (z, rows)]
-    settings = SamplingSettings(guidance_scale=3.0)
+    settings = SamplingSettings(guidance_scale=3.0, timestep_spacing=spacing)
     ours = residual_chain(prior, leaves[0], noise, LABELS, leaves[1], steps=4, settings=settings)
     gradients = torch.autograd.grad(ours.square().sum(), leaves)
     exact = [each.double().requires_grad_() for each in (z, rows)]
     theirs = exact_chain(
-        oracles.double(tiny_pipeline.transformer), exact[0], noise.double(), LABELS, exact[1],
-        prior.scheduler("ddim", 4), 3.0,
+        oracles.double(tiny_pipeline.transformer), exact[0], noise.double(), LABELS, exact[1], schedule, 3.0,
     )  # fmt: skip
     torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=1e-4)
     for found, expected in zip(gradients, torch.autograd.grad(theirs.square().sum(), exact), strict=True):
@@ -86,6 +92,19 @@ def test_the_chain_and_its_gradients(tiny_pipeline):
     with torch.no_grad():
         plain = residual_chain(prior, z, noise, LABELS, rows, steps=4, settings=settings)
     torch.testing.assert_close(plain, ours.detach())
+
+
+def test_a_learned_variance_is_left_out(tiny_learned_pipeline):
+    z, noise, settings = drawn(2, 4, 8, 8), drawn(2, 4, 8, 8, seed=1), SamplingSettings(guidance_scale=3.0)
+    with torch.no_grad():
+        learned, plain = (
+            residual_chain(
+                DiTPrior(tiny_learned_pipeline, learned_variance=variance), z, noise, LABELS, None, steps=4,
+                settings=settings,
+            )
+            for variance in (True, False)
+        )  # fmt: skip
+    assert torch.equal(learned, plain)
 
 
 def test_memory_holds_one_call_whatever_the_chain(tiny_pipeline):

@@ -105,6 +105,13 @@ class Method(Seam, Generic[A]):
         """
         return "prior" in self.needs
 
+    def ignored(self) -> tuple[str, ...]:
+        """Return which options of sampling change nothing with this method, such as "eta"; none by default.
+
+        dap warns of those that are given.
+        """
+        return ()
+
     def shared(self) -> str | None:
         """Return what all classes of a run share, such as "a classifier of all classes"; None if they share nothing.
 

@@ -41,6 +41,7 @@ from dap.methods.common.class_gaussians import ClassGaussian, class_gaussians, g
 from dap.priors import Demand
 from dap.priors.noise_levels import Level, level
 from dap.sampling import denoise_in_parts
+from dap.sampling.schedule import ddim_of
 
 __all__ = ["D3HR", "group_scores"]
 
@@ -119,6 +120,10 @@ class D3HR(Method[dict[str, ClassGaussian]]):
         """Return the steps from the noise level on."""
         return self.inverted_steps(context) + 2
 
+    def ignored(self) -> tuple[str, ...]:
+        """Return that all steps are DDIM's, whatever the sampler of the run is."""
+        return ("scheduler", "eta")
+
     def remakes(self) -> Remakes:
         """Return that a class is made as a whole: its points are a group."""
         return "class"
@@ -135,7 +140,7 @@ class D3HR(Method[dict[str, ClassGaussian]]):
             numbers = [unit.slots[place].number for place in places.tolist()]
             x[places] = group[numbers].view(-1, *prior.latent_shape)
         x, labels = x.to(prior.device), context.labels(unit).to(prior.device)
-        scheduler = prior.scheduler("ddim", steps)
+        scheduler = ddim_of(prior, context.settings)
         for step in range(steps - 2 - self.inverted_steps(context), steps):
             t, now = scheduler.timesteps[step], level(scheduler, step)
             prediction = denoise_in_parts(

@@ -127,6 +127,10 @@ class DM(Method[RealSource]):
         """Return whether latents are decoded."""
         return self.space == "latent"
 
+    def ignored(self) -> tuple[str, ...]:
+        """Return that latents are decoded and not denoised."""
+        return ("sampling", "num_inference_steps", "guidance_scale", "scheduler", "timestep_spacing", "eta")
+
     def prepare(self, context: Context) -> RealSource:
         """Return the real images, and at which of them the slots start.
 

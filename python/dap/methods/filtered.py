@@ -121,6 +121,10 @@ class Filtered(ClassifierOptions, Method[Prepared]):
         """Return the method's order of the slots."""
         return self.method.order(context, artefact[0], class_index, images)
 
+    def ignored(self) -> tuple[str, ...]:
+        """Return what changes nothing with the method."""
+        return self.method.ignored()
+
     def shared(self) -> str | None:
         """Return what all classes of the method share, or the classifier that the run trains."""
         return self.method.shared() or self.choice().shared()

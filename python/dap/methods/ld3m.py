@@ -179,6 +179,10 @@ class LD3M(Method[RealLatents]):
         """Return that gradients of networks depend on their number of outputs; features do not."""
         return "the outputs of the networks whose gradients it matches" if self.matching == "gradient" else None
 
+    def ignored(self) -> tuple[str, ...]:
+        """Return that the chain is DDIM's, with its own number of steps."""
+        return ("num_inference_steps", "scheduler", "eta")
+
     def steps_per_slot(self, context: Context) -> int:
         """Return the number of iterations."""
         return self.steps

@@ -163,8 +163,7 @@ def resolve(request: Request) -> Job:
         timestep_spacing=request.timestep_spacing,
     )  # fmt: skip
     classes = classes_of_run(source, index, prior, request.label_map)
-    if isinstance(prior, NoPrior):
-        _warn_of_unused(request, recipe)
+    _warn_of_unused(request, recipe, prior)
     shape = _shape(request, recipe, source, prior)
     job = Job(request, recipe, source, prior, settings, classes, index, shape, counts, whole, encoder)
     if job.samples:
@@ -214,11 +213,13 @@ def _warn_of_sampling(job: Job) -> None:
         )
 
 
-def _warn_of_unused(request: Request, recipe: AnyMethod) -> None:
-    """Log a warning that names the options which are for a prior, when the method uses none."""
-    tried = isinstance(recipe, RealImagesByFeatures) and request.features in (None, "vae")
-    used = ("prior", "prior_options", "dtype", "label_map") if tried else ()
-    options = [name for name in OF_THE_PRIOR if name not in used]
+def _warn_of_unused(request: Request, recipe: AnyMethod, prior: Prior) -> None:
+    """Log a warning that names the given options which change nothing: those of a prior without one, or of sampling."""
+    options, why = recipe.ignored(), "does not sample by them"
+    if isinstance(prior, NoPrior):
+        tried = isinstance(recipe, RealImagesByFeatures) and request.features in (None, "vae")
+        used = ("prior", "prior_options", "dtype", "label_map") if tried else ()
+        options, why = tuple(name for name in OF_THE_PRIOR if name not in used), "uses no prior"
     given = [name for name in options if getattr(request, name) not in (getattr(Request, name), None, {})]
     if given:
-        logger.warning("method %r uses no prior, so these options change nothing: %s", recipe.name, ", ".join(given))
+        logger.warning("method %r %s, so these options change nothing: %s", recipe.name, why, ", ".join(given))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from dap.sampling.named import named_sampling
 from dap.sampling.settings import SamplingSettings
 
 __all__ = [
-    "as_sampled", "check_recurrences", "check_settings", "differences", "scheduler_of", "skipped_steps",
+    "as_sampled", "check_recurrences", "check_settings", "ddim_of", "differences", "scheduler_of", "skipped_steps",
     "step_arguments", "steps_taken",
 ]  # fmt: skip
 
@@ -74,6 +75,19 @@ def scheduler_of(prior: Prior, settings: SamplingSettings) -> Any:
         if changes.pop(name) is not False:  # what a scheduler does not have, it does not do
             raise OptionError(f"{name}: {kind.__name__} has no such option; leave it out, or choose scheduler='ddpm'")
     return with_steps(kind, scheduler.config, changes, settings.num_inference_steps, prior.device)
+
+
+def ddim_of(prior: Prior, settings: SamplingSettings) -> Any:
+    """Return a fresh scheduler of DDIM without noise, with the steps and their spacing of these settings.
+
+    It is for methods that follow DDIM's equation whatever the sampler of the run is; a learned variance is left out.
+
+    Raises:
+        OptionError: As for :func:`scheduler_of`.
+    """
+    if prior.learned_variance and isinstance(prior, PipelinePrior):
+        prior = prior.with_sampling(learned_variance=False)
+    return scheduler_of(prior, replace(settings, scheduler="ddim", eta=0.0))
 
 
 def steps_taken(prior: Prior, settings: SamplingSettings, strength: float = 1.0) -> int:

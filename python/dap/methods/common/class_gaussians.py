@@ -20,6 +20,7 @@ from torch import Tensor
 from dap.errors import DivergedError, OptionError
 from dap.features import RealLatents, latents_bytes, real_latents
 from dap.priors.noise_levels import level
+from dap.sampling.schedule import ddim_of
 from dap.selection import permutation
 from dap.storage.cache import MODES, CacheEntry
 from dap.storage.shared_tensors import make_tensors
@@ -71,6 +72,8 @@ def class_gaussians(context: Context, inverted: int, references: int | None) -> 
         RULE, "gaussians", inverted, settings.num_inference_steps, settings.guidance_scale, references,
         [entry.label for entry in context.classes], prior.guided_channels,
     ]  # fmt: skip
+    if inverted and settings.timestep_spacing is not None:
+        rule.append(settings.timestep_spacing)
     entry = CacheEntry.of(MODES, [rule, real.identity, context.seed], ".safetensors")
 
     def gaussian_of(number: int) -> npt.NDArray[np.float32]:
@@ -110,7 +113,7 @@ def _inverted(
 ) -> Iterator[Tensor]:
     """Yield the latents of a class at the noise level, (b, C, h, w) on the CPU."""
     prior, entry, last = context.prior, context.classes[number], context.settings.num_inference_steps - 1
-    scheduler, latents = prior.scheduler("ddim", last + 1), real.of_class(entry.name)
+    scheduler, latents = ddim_of(prior, context.settings), real.of_class(entry.name)
     if references is not None:
         latents = latents[permutation(len(latents), context.seed, entry.name)[:references]]
     for part in latents.split(prior.batches.features):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from dap.priors.noise_levels import level
 from dap.priors.schedulers import clip_range
 from dap.sampling import SamplingSettings, denoise_in_parts
+from dap.sampling.schedule import ddim_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,10 +41,10 @@ def residual_chain(
         labels: The prior's labels, int64 (B,).
         condition: c, (B, *condition_shape); None if the prior has none.
         steps: n.
-        settings: The settings of the run; only its scale of classifier-free guidance is used.
+        settings: The settings of the run; its scale of classifier-free guidance and spacing of steps are used.
         pass_size: The most slots in one call of the denoiser; None: all.
     """
-    scheduler = prior.scheduler("ddim", steps)
+    scheduler = ddim_of(prior, replace(settings, num_inference_steps=steps))
     clip, last = clip_range(scheduler), len(scheduler.timesteps) - 1
     first = level(scheduler, 0)
     x = first.alpha * z + first.sigma * noise
