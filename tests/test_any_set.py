@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import dap
+from dap.errors import FormatError, SourceError
 
 NAMES = ("cat", "dog")
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 16, 16), np.uint8) // 2
@@ -75,7 +76,13 @@ def hf_dataset() -> datasets.Dataset:
     )
 
 
-@pytest.mark.parametrize("make", [folder, tensors, shards, parquet, hugging_face])
+def saved(root: Path) -> Path:
+    """A dataset with two splits, as ``save_to_disk`` writes it."""
+    datasets.DatasetDict({split: hf_dataset() for split in ("train", "test")}).save_to_disk(str(root / "saved"))
+    return root / "saved"
+
+
+@pytest.mark.parametrize("make", [folder, tensors, shards, parquet, hugging_face, saved])
 def test_the_commands_take_anybodys_images(make, command_line, tmp_path: Path) -> None:
     own, real = make(tmp_path), folder(tmp_path / "real")
     names = ()
@@ -106,6 +113,23 @@ def test_the_commands_take_anybodys_images(make, command_line, tmp_path: Path) -
     assert code == 0 and "of the test images" in text, error
     code, text, error = command_line("teacher", "check", tmp_path / "teacher.safetensors", "--test", own)
     assert code == 0 and text.startswith("teacher teacher.safetensors: 100.0 % of 12 images"), text + error
+
+
+def test_saved_datasets_that_cannot_be_opened(tmp_path: Path) -> None:
+    place = saved(tmp_path)
+    assert dap.open_source(place / "test").class_names == NAMES
+    with pytest.raises(SourceError, match=r"saved: has no split 'extra', it has 'test', 'train'"):
+        dap.open_source(place, split="extra")
+    next((place / "train").glob("*.arrow")).write_bytes(b"damaged")
+    with pytest.raises(FormatError, match=r"saved.train: datasets cannot read it \("):
+        dap.open_source(place)
+
+
+def test_a_url_is_left_as_it_is(command_line, tmp_path: Path) -> None:
+    real, url = folder(tmp_path / "real"), "http://127.0.0.1:1/set-{0..0}.tar"
+    for command in (("evaluate", url, "--test", real), ("metrics", url, "--real", real)):
+        code, _, error = command_line(*command)
+        assert code == 2 and "http://127.0.0.1:1/set-0.tar" in error
 
 
 def test_a_hugging_face_dataset_in_python() -> None:

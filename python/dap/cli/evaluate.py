@@ -24,7 +24,7 @@ __all__ = ["evaluate"]
         "dap evaluate distilled --test imagenet/val --protocol fkd --teacher timm/resnet50.a1_in1k",
     ],
 )
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder")
 @click.option("--test", required=True, help="Real images to test on: a built-in name or a class-per-folder tree.")
 @label_column_option
 @class_names_option
@@ -72,7 +72,7 @@ __all__ = ["evaluate"]
 @quiet_option
 @config_options
 def evaluate(
-    folder: Path,
+    folder: str,
     test: str,
     real: str | None,
     label_column: str | None,
@@ -94,7 +94,7 @@ def evaluate(
     """Trains classifiers on FOLDER (a distilled set or any class-per-folder tree) and tests them on real images."""
     from dap.data.open import open_source
 
-    if not folder.exists():
+    if not Path(folder).expanduser().exists():
         open_source(folder)
     test_images = open_source(test, split="test", label_column=label_column)
     real_images = None if real is None else open_source(real, label_column=label_column)

@@ -23,7 +23,7 @@ __all__ = ["metrics"]
         "dap metrics distilled --real photos/train --against photos/test --only coverage --json metrics.json",
     ],
 )
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder")
 @click.option("--real", help="Real training images to compare with; a built-in source of the run is known.")
 @label_column_option
 @class_names_option
@@ -50,7 +50,7 @@ __all__ = ["metrics"]
 @quiet_option
 @config_options
 def metrics(
-    folder: Path,
+    folder: str,
     real: str | None,
     label_column: str | None,
     class_names: Path | None,
@@ -70,9 +70,9 @@ def metrics(
     from dap.data.open import open_source
     from dap.errors import OptionError
 
-    if not folder.exists():
+    if not Path(folder).expanduser().exists():
         open_source(folder)
-    if real is None and recorded_builtin(read_manifest(folder) or {}) is None:
+    if real is None and recorded_builtin(read_manifest(Path(folder).expanduser()) or {}) is None:
         raise OptionError("metrics compare with real images: give the real training images, --real")
     real_images = None if real is None else open_source(real, label_column=label_column)
     tests = None if against is None else open_source(against, split="test", label_column=label_column)

@@ -18,6 +18,7 @@ from PIL import Image
 from dap.data.columns import choose_column, holds_labels, read_labels
 from dap.data.from_labels import source_from_labels
 from dap.data.image_files import encode_png
+from dap.data.names import some
 from dap.data.source import Source
 from dap.data.splits import split_names
 from dap.errors import FormatError, OptionError, SourceError
@@ -25,9 +26,12 @@ from dap.errors import FormatError, OptionError, SourceError
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["is_hf_dataset", "load_hf_dataset", "open_hf_dataset", "to_hf_dataset"]
+__all__ = [
+    "is_hf_dataset", "is_saved_dataset", "load_hf_dataset", "open_hf_dataset", "open_saved_dataset", "to_hf_dataset",
+]  # fmt: skip
 
 KINDS = ("Image", "ClassLabel")
+SPLITS, SAVED = "dataset_dict.json", ("state.json", "dataset_info.json")  # of save_to_disk
 UNKNOWN_SPLIT = "Unknown split"  # how the message of datasets begins; its class is a plain ValueError
 
 
@@ -72,6 +76,42 @@ def load_hf_dataset(name: str, *, split: str, label_column: str | None = None) -
         f"({type(errors[-1]).__name__}: {errors[-1]}); check the id and the split; a set that datasets cannot load can "
         "be downloaded and opened as a folder of Parquet files"
     ) from errors[-1]
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether a folder was written by ``save_to_disk`` of a ``Dataset`` or a ``DatasetDict``."""
+    return (folder / SPLITS).is_file() or all((folder / name).is_file() for name in SAVED)
+
+
+def open_saved_dataset(folder: Path, *, split: str, label_column: str | None = None) -> Source:
+    """Opens what ``save_to_disk`` of ``datasets`` wrote.
+
+    Args:
+        folder: The folder of a ``Dataset``, or of a ``DatasetDict`` with its splits.
+        split: The split of a ``DatasetDict``; other names of it are tried in turn.
+        label_column: See :func:`open_hf_dataset`.
+
+    Raises:
+        SourceError: ``datasets`` is not installed, there is no such split, or the files cannot be read.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise SourceError(f"{folder}: written by datasets, which reads it: pip install 'dap-distill[hf]'") from error
+    place = folder
+    if (folder / SPLITS).is_file():
+        known = sorted(path.name for path in folder.iterdir() if path.is_dir() and is_saved_dataset(path))
+        found = next((name for name in split_names(split) if name in known), None)
+        if found is None:
+            raise SourceError(f"{folder}: has no split {split!r}, it has {some(known)}")
+        place = folder / found
+    try:
+        dataset = datasets.load_from_disk(str(place))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise FormatError(
+            f"{place}: datasets cannot read it ({type(error).__name__}: {error}); save it anew"
+        ) from error
+    return open_hf_dataset(dataset, name=str(folder), label_column=label_column)
 
 
 def open_hf_dataset(dataset: datasets.Dataset, *, name: str | None = None, label_column: str | None = None) -> Source:

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, Union
 from dap.config import check_path
 from dap.data.builtin import BUILTIN, open_builtin, open_idx_folder
 from dap.data.folder import open_folder
-from dap.data.huggingface import is_hf_dataset, load_hf_dataset, open_hf_dataset
+from dap.data.huggingface import (
+    is_hf_dataset,
+    is_saved_dataset,
+    load_hf_dataset,
+    open_hf_dataset,
+    open_saved_dataset,
+)
 from dap.data.layout import find_split
 from dap.data.parquet import open_parquet
 from dap.data.run_images import images_of_run, run_of
@@ -47,7 +53,8 @@ OPENERS: Mapping[str, OpenShards] = {
     **dict.fromkeys(TENSOR_SUFFIXES, open_tensors),
 }
 ACCEPTED = (
-    f"a folder (one folder per class, idx files, or shards), shards (paths or URLs that end in {', '.join(OPENERS)}), "
+    "a folder (one folder per class, idx files, shards, or of datasets' save_to_disk), "
+    f"shards (paths or URLs that end in {', '.join(OPENERS)}), "
     f"a built-in name ({', '.join(BUILTIN)}), "
     "a Hugging Face dataset or its id (org/name), or a torch map-style Dataset of (image, label)"
 )
@@ -67,7 +74,8 @@ def open_source(
     Args:
         spec: One of
 
-            * a folder with one folder per class, with MNIST's four idx files, or with shards;
+            * a folder with one folder per class, with MNIST's four idx files, with shards, or one that
+              ``save_to_disk`` of ``datasets`` wrote;
             * shards (WebDataset ``.tar``, ``.parquet``, ``.safetensors``, ``.pt``): a path, in which braces
               (``{000000..000099}``) and wildcards are expanded, or a URL, in which braces are;
             * a built-in name, "fashion-mini" or "fashion-mnist" (write ``./fashion-mini`` for a folder of that name);
@@ -155,6 +163,8 @@ def _open_named(spec: str | Path, split: str, label_column: str | None) -> Sourc
 
 
 def _open_directory(path: Path, split: str, label_column: str | None) -> Source:
+    if is_saved_dataset(path):
+        return open_saved_dataset(path, split=split, label_column=label_column)
     run = run_of(path)
     check_packed(path)
     folder, holding = find_split(path, split)
