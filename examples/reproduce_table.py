@@ -90,6 +90,8 @@ def main() -> None:
     table = TABLES[args.table]
     if (args.imagenet is None) == (args.table != "fashion"):
         parser.error("--imagenet DIR is needed for the tables of ImageNet, and for these only")
+    if "random" in (args.methods or ()):
+        parser.error("--methods random: random real images stand beside every method, leave it out")
     if args.weights is not None and table.teacher is None:
         parser.error(f"--weights: table {args.table} has no teacher")
     changes = "".join(f", {name}={value}" for name, value in table.protocol_options.items())

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +132,15 @@ def test_several_sets_of_a_method_have_a_generation_part() -> None:
     )
     assert table.rows[2].minus_random == crossed_difference([[75, 76, 74], [76, 77, 76]], [RANDOM])
     assert "± generation" in table.table()
+
+
+def test_a_weighted_set_is_called_so() -> None:
+    plain, weighted = result(70, 71, 69), replace(result(72, 73, 70), weighted=("distilled",))
+    table = compare({"mgd3": weighted, "dit": plain})
+    assert [row.name for row in table.rows] == ["mgd3 (weighted)", "dit"]
+    assert table.rows[1].minus_first is not None and table.rows[0].minus_first is None
+    with pytest.raises(OptionError, match="mgd3: some of its 2 results are weighted and some are not"):
+        compare({"mgd3": [plain, weighted]})
 
 
 def test_random_real_images_of_other_numbers_stand_apart() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,9 +17,9 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @pytest.fixture
-def examples(monkeypatch):
+def examples(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    monkeypatch.setenv("DAP_CACHE", "to be restored")
+    monkeypatch.setenv("DAP_CACHE", str(tmp_path / "cache"))  # and afterwards as before, though examples set it too
 
 
 @pytest.fixture
@@ -72,6 +73,31 @@ def test_the_study_of_architectures_continues_after_a_stop(study, monkeypatch, t
     study.teacher.cache_clear()  # the teacher is that of the first run, not trained again
     monkeypatch.setattr(study, "JUDGE", SimpleNamespace(width=4))
     assert isinstance(study.teacher(tmp_path / "whole"), nn.Module)
+
+
+def test_a_published_table_is_made_and_continued(examples, monkeypatch, tmp_path, capsys):
+    import published_tables
+    import reproduce_table
+
+    table = replace(published_tables.TABLES["fashion"], ipc=(1,), networks=("small_mlp",), methods=("dit",))
+    monkeypatch.setattr(reproduce_table, "TABLES", {"fashion": table})
+
+    def run_table(*options: str) -> list[str]:
+        monkeypatch.setattr(sys, "argv", ["reproduce_table.py", "--table", "fashion", "--out", str(tmp_path), *options])
+        reproduce_table.main()
+        return capsys.readouterr().out.splitlines()
+
+    first = run_table("--repeats", "2")
+    assert [line.split(" | ")[:4] for line in first[-2:]] == [
+        ["| fashion-mini", "1", "small_mlp", "`random`"], ["| fashion-mini", "1", "small_mlp", "`dit`"],
+    ]  # fmt: skip
+    trained = {file: file.stat().st_mtime_ns for file in (tmp_path / "trainings").glob("*.json")}
+    assert len(trained) == 4 and (tmp_path / "table.md").read_text().splitlines() == first
+    assert run_table("--repeats", "2") == first
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "trainings").glob("*.json")} == trained
+    with pytest.raises(SystemExit):
+        run_table("--methods", "random")
+    assert "random real images stand beside every method" in capsys.readouterr().err
 
 
 def test_tables_take_the_seeds_that_all_methods_have(examples):

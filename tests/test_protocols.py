@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_evaluate import arrays, source
 from torch import nn
 from torch.nn import functional
@@ -17,7 +19,7 @@ from torchvision.transforms import functional as vision
 
 from dap import _core, rng
 from dap.errors import DivergedError, FormatError, OptionError, SourceError
-from dap.evaluation import Small, evaluate_sets, evaluate_source, named_protocol, run_protocol, training
+from dap.evaluation import Small, evaluate_sets, evaluate_source, labelling, named_protocol, run_protocol, training
 from dap.evaluation import run as run_module
 from dap.evaluation import sets as sets_module
 from dap.evaluation import source as source_module
@@ -79,6 +81,7 @@ class TestConstants:
         assert (found.epochs, found.temperature, found.labels, found.second_forward) == (300, 20.0, "teacher", True)
         assert (found.size, found.test_side, found.own_size, found.norm) == (224, 256, True, "batch")
         assert (found.strips, found.crop, found.jitter, found.lighting, found.cutmix) == (2, None, 0, 0, 1.0)
+        assert found.grey_padding == recipe("fkd").grey_padding == 3
         assert [recipe("rded", side=side).test_side for side in (32, 64, 224)] == [32, 72, 144]
         assert [epoch for epoch in range(300) if found.is_tested(epoch)] == [249, 259, 269, 279, 289, 299]
         rates = {"vgg11": 5e-4, "efficientnet_b0": 2e-3, "mobilenet_v2": 2.5e-3, "swin_v2_t": 1e-4, "resnet101": 1e-3}
@@ -412,6 +415,24 @@ class TestLoop:
         with pytest.raises(FormatError, match="not a checkpoint of this training"):
             trained(protocol, checkpoint=tmp_path / "kept.safetensors", **options)
 
+    def test_a_checkpoint_of_another_training_is_refused(self, tmp_path) -> None:
+        kept = tmp_path / "kept.safetensors"
+        first = trained(checkpoint=kept)
+        assert trained(checkpoint=kept) == first
+        for changes in (
+            {"seed": 5}, {"protocol_options": TINY | {"lr": 0.5}}, {"protocol_options": TINY | {"epochs": 2}},
+            {"network": "convnet4"}, {"weights": np.full(12, 1.0, np.float32)},
+        ):  # fmt: skip
+            with pytest.raises(FormatError, match="not a checkpoint of this training"):
+                trained(checkpoint=kept, **changes)
+
+    def test_a_step_too_small_for_batch_normalisation_is_named(self) -> None:
+        options = {"protocol_options": {"size": 32, "epochs": 1, "batch_size": 11}, "network": "mobilenet_v2"}
+        test = np.zeros((2, 1, 32, 32), np.uint8), np.array([0, 1])
+        images, labels = arrays({"up": 6, "left": 6})
+        with pytest.raises(OptionError, match="batch_size: a step with one of 12 images is too small for the batch no"):
+            run_protocol(images, labels, *test, protocol="hard", device="cpu", classes=2, **options)
+
     def test_a_checkpoint_keeps_the_memory_format_of_the_optimisers_state(self, tmp_path) -> None:
         """Sums are rounded in another way in another format, so that a continued training would differ."""
         strides = []
@@ -419,17 +440,19 @@ class TestLoop:
             net = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
             optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
             if read:
-                read_checkpoint(tmp_path / "kept.safetensors", net, optimizer, torch.Generator())
+                read_checkpoint(tmp_path / "kept.safetensors", net, optimizer, torch.Generator(), identity="a")
             else:
                 net(torch.ones(1, 3, 3, 3)).sum().backward()
                 optimizer.step()
-                write_checkpoint(tmp_path / "kept.safetensors", net, optimizer, torch.Generator(), 1, [])
+                write_checkpoint(tmp_path / "kept.safetensors", net, optimizer, torch.Generator(), 1, [], identity="a")
             strides.append(optimizer.state[net.weight]["momentum_buffer"].stride())
         assert strides == [(27, 1, 9, 3)] * 2
 
     def test_a_loss_that_is_not_finite_is_named(self) -> None:
         with pytest.raises(DivergedError, match=r"the loss of epoch \d of 3 is (nan|inf) .*lower the option lr"):
             trained(protocol_options=TINY | {"lr": 1e30})
+        with pytest.raises(DivergedError, match=r"the loss of a classifier is (nan|inf) after 9 steps .*peak_lr"):
+            trained("small", protocol_options={"few_steps": 9, "peak_lr": 1e30, "checks": 1})
 
     def test_refusals(self) -> None:
         images, labels = arrays({"up": 3, "left": 3})
@@ -526,6 +549,26 @@ class TestEvaluation:
         images[0, 0, 0, 0] = 1
         source_module.check_not_blank(train, images)
         assert "set: 1 of 2 images have a single colour: '1'" in caplog.text
+
+    def test_blank_and_equal_real_images_are_named(self, caplog: pytest.LogCaptureFixture) -> None:
+        train, options = source({"up": 3, "left": 3}), {"repeats": 1, "protocol_options": {"few_steps": 2, "checks": 1}}
+        blank = replace(train, name="blank", load=lambda index: Image.new("L", (16, 16), 40 * index))
+        with pytest.raises(SourceError, match="blank: every image has a single colour"):
+            evaluate_source(train, train, real=blank, **options)
+        same = replace(train, name="same", load=lambda index: train.load(0))
+        evaluate_source(same, train, **options)
+        assert "same: 5 of 6 images are copies of others of the set" in caplog.text
+
+    def test_a_teacher_is_measured_at_the_size_of_the_protocol(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """RDED takes deep ConvNets at 128 pixels and other networks at 224, but images of 64 pixels as they are."""
+        seen = []
+        monkeypatch.setattr(labelling, "measure_teacher", lambda *_, size, **__: (seen.append(size), 1 / 0))
+        test = np.zeros((2, 3, 72, 72), np.uint8), np.array([0, 1])
+        for side, network in ((64, "convnet5"), (64, "resnet18"), (100, "convnet5"), (100, "resnet18")):
+            sets = {"drawn": lambda _, side=side: (np.zeros((2, 3, side, side), np.uint8), np.array([0, 1]))}
+            with pytest.raises(ZeroDivisionError):
+                evaluate_sets(sets, test, class_names=NAMES, protocol="rded", networks=[network], teacher=Teacher())
+        assert seen == [64, 64, 128, 224]
 
 
 def test_rded_says_how_it_differs() -> None:

@@ -96,7 +96,9 @@ def test_the_step_is_sre2ls(tmp_path: Path, weights: list[dict[str, torch.Tensor
     options = TINY | {"optimiser": "sgd", "lr": 3.0}
     trained(tmp_path, Teacher(), protocol_options=options)
     generator = rng.generator(0, "evaluate", "convnet3", 0)
-    net = create_net("convnet3", channels=1, classes=2, size=16, width=4, norm="instance", generator=generator).double()
+    net = create_net(
+        "convnet3", channels=1, classes=2, size=16, width=4, norm="instance", generator=generator, first_padding=3
+    ).double()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     groups = parameter_groups(net, recipe("fkd"))
     optimizer = torch.optim.SGD(groups, lr=3.0, momentum=0.9, weight_decay=0.01)
@@ -243,7 +245,8 @@ def test_an_evaluation_keeps_the_labels_of_each_set(tmp_path: Path, caplog: pyte
 
     with caplog.at_level("INFO", "dap.evaluation"):
         result = run(Teacher(), checkpoints=tmp_path / "kept")
-    assert "soft labels of mine: 0.1 kB for 3 epochs of 10 images and 2 classes in float16, in " in caplog.text
+    size = "soft labels of mine: 0.1 kB for 3 epochs of 10 images and 2 classes in float16, in "
+    assert f"{size}{tmp_path / 'labels'}, and as much for each of 2 repeats of random real" in caplog.text
     folders = sorted(path.name for path in (tmp_path / "labels").iterdir())
     assert folders == ["mine", "random real, seed 0, repeat 1", "random real, seed 0, repeat 2"]
     assert [row.label_bytes for row in result.rows] == [120, 120]

@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_evaluate import arrays, picture, source
 from test_protocols import TINY, Teacher
@@ -19,11 +20,13 @@ from test_soft_labels import TINY as STORED
 from torch import nn
 
 import dap
+from dap.data.from_labels import source_from_labels
 from dap.data.source import Source
 from dap.errors import FormatError, OptionError, SourceError
 from dap.evaluation import Teacher as OwnTeacher
 from dap.evaluation import TeacherCheck, evaluate_sets, evaluate_source, measure_teacher, soft_label_file, training
 from dap.evaluation.augment import normalised
+from dap.evaluation.leaks import TestHashes
 from dap.evaluation.teacher_check import check_teacher
 from dap.nets import create_net
 from dap.nets.teacher import output_rows
@@ -289,6 +292,30 @@ def test_test_images_that_are_trained_on_are_told(caplog: pytest.LogCaptureFixtu
         evaluate_source(source({"up": 5, "left": 5}, first=200), test, real=train, **options)
     assert "3 of 12 test images are also in the random real images, pixel by pixel" in caplog.text
     assert picture("up", 3).shape == (16, 16)
+
+
+def test_test_images_with_the_same_small_copy_are_told_apart(caplog: pytest.LogCaptureFixture) -> None:
+    """Two test images that differ by less than resizing keeps: the second one is also trained on."""
+    large = np.full((3, 256, 256), 100, np.uint8)
+    large[0, 128, 128] -= 1
+    large[2] = np.arange(256)
+    images = source_from_labels("large", np.array([0, 0, 1]), NAMES, lambda index: Image.fromarray(large[index]))
+    hashes = TestHashes(images, NAMES)
+    assert len(hashes._numbers) == 2
+    with caplog.at_level(logging.WARNING):
+        hashes.warn(images, [1], "the training images")
+    assert "1 of 3 test images are also in the training images, pixel by pixel ('1 = 1')" in caplog.text
+
+
+def test_a_teachers_test_images_are_compared_with_its_training_images(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        dap.train_teacher(
+            real(5), out=tmp_path / "teacher.safetensors", network="small_mlp", epochs=1, test=real(5, 3),
+            options=TRAINING, progress=False,
+        )  # fmt: skip
+    assert "test images are also in the training images, pixel by pixel" in caplog.text
 
 
 def tree(folder: Path, count: int, first: int) -> Path:

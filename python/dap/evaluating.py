@@ -145,8 +145,9 @@ def _evaluate(rank: Rank, arguments: Mapping[str, Any]) -> EvaluationResult:
     weights = _weights_of(distilled, train) if arguments["weighted"] else None
     if real is None:
         real, name = recorded_builtin(manifest), manifest["source"]["name"] if manifest else ""
-        if real is None and name and rank.number == 0:
-            logger.warning("not compared with random real images: give the real training images, real=%r", name)
+        if real is None and rank.number == 0:
+            given = f", real={name!r}" if name else ": real="
+            logger.warning("not compared with random real images: give the real training images%s", given)
     own = ("distilled", "test", "real", "device", "weighted")
     others = {key: value for key, value in arguments.items() if key not in own}
     return evaluate_source(

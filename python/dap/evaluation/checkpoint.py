@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
 from dap.errors import FormatError
+from dap.evaluation.protocol import Training
+from dap.evaluation.recipe import Recipe
+from dap.nets.teacher import update_state_hash
 from dap.storage.files import write_atomic
 
-__all__ = ["read_checkpoint", "write_checkpoint"]
+__all__ = ["read_checkpoint", "training_identity", "write_checkpoint"]
+
+
+def training_identity(
+    recipe: Recipe, images: np.ndarray, labels: np.ndarray, test_labels: np.ndarray, training: Training
+) -> str:
+    """Return a hash of what the results of a training depend on, but for the pixels of test images."""
+    digest = hashlib.sha256(json.dumps([training.network, training.classes, asdict(recipe)]).encode())
+    digest.update(training.generator.get_state().numpy().tobytes())
+    for values in (images, labels, test_labels, training.weights):
+        digest.update(b"" if values is None else np.ascontiguousarray(values).tobytes())
+    if recipe.labels == "teacher" and training.teacher is not None:
+        update_state_hash(digest, training.teacher)
+    return digest.hexdigest()
 
 
 def write_checkpoint(
@@ -23,20 +42,23 @@ def write_checkpoint(
     generator: torch.Generator,
     epochs: int,
     accuracies: list[float],
+    *,
+    identity: str,
 ) -> None:
-    """Write the checkpoint after ``epochs`` epochs."""
+    """Write the checkpoint after ``epochs`` epochs of the training with this identity."""
     tensors = {f"net {name}": value for name, value in net.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimiser {number} {key}": value for key, value in state.items()}
     tensors["generator"] = generator.get_state()
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    write_atomic(path, save(tensors, metadata={"epochs": str(epochs), "accuracies": json.dumps(accuracies)}))
+    notes = {"epochs": str(epochs), "accuracies": json.dumps(accuracies), "training": identity}
+    write_atomic(path, save(tensors, metadata=notes))
 
 
 def read_checkpoint(
-    path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
+    path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator, *, identity: str
 ) -> tuple[int, list[float]]:
-    """Restore a checkpoint in place.
+    """Restore a checkpoint in place, if it is of the training with this identity.
 
     Returns:
         The number of epochs, and the accuracies so far.
@@ -47,6 +69,8 @@ def read_checkpoint(
     try:
         with safe_open(path, framework="pt") as file:
             tensors, notes = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+        if notes["training"] != identity:
+            raise ValueError("it has other constants, images, labels or another seed")
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name in [name for name in tensors if name.startswith("optimiser ")]:
             _, number, key = name.split(" ", 2)

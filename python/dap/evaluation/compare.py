@@ -52,6 +52,7 @@ _RESULT = fields(
     {"protocol_options": mapping(ANYTHING), "teacher": either(NOTHING, mapping(ANYTHING)), "weighted": items(TEXT)},
     more=True,
 )  # fmt: skip
+WEIGHTED = " (weighted)"  # after the name of a method whose images count by their weights
 _ADVICE = "expected a file that dap evaluate --json writes"
 
 
@@ -76,6 +77,7 @@ class _Record(TypedDict):
     repeats: int
     test_images: int
     class_names: list[str]
+    weighted: NotRequired[list[str]]
     rows: list[_Row]
 
 
@@ -128,7 +130,7 @@ def compare(results: Mapping[str, Evaluation | Sequence[Evaluation]]) -> Compari
     rows = []
     for network in networks:
         own = [part for part in sets if part.network == network]
-        base = next((part for part in own if part.name.partition("/")[0] == first_name), None)
+        base = next((part for part in own if _method(part.name) == first_name), None)
         randoms = {part.images: part for part in own if part.name.startswith(RANDOM)}
         rows += [_row(part, base, randoms.get(part.images), first["test_images"]) for part in own]
     changes = "".join(f", {name}={value}" for name, value in first.get("protocol_options", {}).items())
@@ -220,13 +222,22 @@ def _sets(name: str, records: Sequence[_Record]) -> list[_Sets]:
             if row["set_name"] != RANDOM:
                 parts.setdefault((row["set_name"], row["network"]), []).append(row)
     several = len({set_name for set_name, _ in parts}) > 1
+    weighted = WEIGHTED if any(record.get("weighted") for record in records) else ""
+    if weighted and not all(record.get("weighted") for record in records):
+        raise OptionError(f"{name}: some of its {len(records)} results are weighted and some are not")
     for (set_name, network), rows in parts.items():
         if len(rows) < len(records) or len({row["images"] for row in rows}) > 1:
             raise OptionError(
                 f"{name}: expected set {set_name!r} of one size with network {network} in each of its "
                 f"{len(records)} results"
             )
-    return [_of_row(f"{name}/{key[0]}" if several else name, *rows) for key, rows in parts.items()]
+    label = f"{name}{weighted}"
+    return [_of_row(f"{label}/{key[0]}" if several else label, *rows) for key, rows in parts.items()]
+
+
+def _method(label: str) -> str:
+    """Return the method's name in the label of its row."""
+    return label.partition("/")[0].removesuffix(WEIGHTED)
 
 
 def _row(part: _Sets, base: _Sets | None, random: _Sets | None, test_images: int) -> ComparedRow:

@@ -25,15 +25,14 @@ logger = logging.getLogger(__name__)
 def measured(
     teacher: nn.Module,
     protocol: Protocol,
-    networks: Sequence[str],
+    case: Case,
     test: TestImages,
     class_names: Sequence[str],
     device: torch.device,
 ) -> dict[str, object]:
-    """Measure a teacher on the test images at the size of the first network, and return what the result says of it."""
+    """Measure a teacher on the test images at the size of a case, and return what the result says of it."""
     assert isinstance(protocol, Published)
-    size = protocol.recipe(Case(networks[0], 10, len(class_names), 224)).size
-    check = measure_teacher(teacher, test, class_names, size=size, device=device)
+    check = measure_teacher(teacher, test, class_names, size=protocol.recipe(case).size, device=device)
     check.raise_if_bad()
     return {"name": check.name, "accuracy": check.accuracy, "sha256": state_hash(teacher)}
 
@@ -45,19 +44,26 @@ def plan_labels(
     classes: int,
     teacher: nn.Module | None,
     folder: Path | None,
+    repeats: int,
 ) -> None:
     """Tell the size of the soft labels of sets, and raise OptionError if the folder has those of other sets."""
+    if not isinstance(protocol, Published):
+        return
+    drawn = [name for name, data in sets.items() if callable(data)]
     for name, data in sets.items():
-        if callable(data) or not isinstance(protocol, Published):
+        if callable(data):
             continue
         images, labels = data
         recipe = protocol.recipe(Case(network, -(-len(images) // classes), classes, images.shape[2]))
         size = recipe.label_bytes(len(images), classes)
         if size is None:
             continue
+        place = "computed in each training"
+        if folder is not None:
+            place = f"in {folder}" + "".join(f", and as much for each of {repeats} repeats of {own}" for own in drawn)
         logger.info(
             "soft labels of %s: %s for %d epochs of %d images and %d classes in float16, %s", name, size_text(size),
-            recipe.epochs, len(images), classes, "computed in each training" if folder is None else f"in {folder}",
+            recipe.epochs, len(images), classes, place,
         )  # fmt: skip
         if folder is not None:
             pixels = torch.from_numpy(images if images.flags.writeable else images.copy())

@@ -39,7 +39,9 @@ class TestHashes:
         self._test = test
         labels = [label for label, name in enumerate(test.class_names) if name in classes]
         indices = np.flatnonzero(np.isin(test.labels, labels))
-        self._numbers = dict(_hashes(test, indices))
+        self._numbers: dict[bytes, list[int]] = {}
+        for digest, index in _hashes(test, indices):
+            self._numbers.setdefault(digest, []).append(index)
         self._count = len(indices)
 
     def warn(self, source: Source, indices: Sequence[int] | np.ndarray, where: str) -> None:
@@ -52,11 +54,9 @@ class TestHashes:
         """
         shared: dict[str, str] = {}
         for digest, index in _hashes(source, np.unique(np.asarray(indices, np.int64))):
-            test = self._numbers.get(digest)
-            if test is not None and np.array_equal(
-                self._test.pixels(test, channels=3), source.pixels(index, channels=3)
-            ):
-                shared.setdefault(self._test.ids[test], source.ids[index])
+            for test in self._numbers.get(digest, ()):
+                if np.array_equal(self._test.pixels(test, channels=3), source.pixels(index, channels=3)):
+                    shared.setdefault(self._test.ids[test], source.ids[index])
         if shared:
             logger.warning(
                 "%s: %d of %d test images are also in %s, pixel by pixel (%s): its accuracy is too high; dap metrics "

@@ -90,9 +90,12 @@ def evaluate_sets(
     record = None
     if teacher is not None:
         teacher = fitted(teacher, class_names)
-        record = measured(teacher, changed, networks, test, class_names, resolve_device(device))
+        fixed = (data for data in sets.values() if not callable(data))
+        images, _ = next(fixed, None) or _drawn(next(iter(sets.values())), 0)
+        case = _case(networks[0], images, len(class_names))
+        record = measured(teacher, changed, case, test, class_names, resolve_device(device))
     labels_folder = None if soft_labels is None else Path(soft_labels)
-    plan_labels(sets, changed, networks[0], len(class_names), teacher, labels_folder)
+    plan_labels(sets, changed, networks[0], len(class_names), teacher, labels_folder, repeats)
     trainings = _Trainings(
         protocol=protocol, changed=changed, test=test, classes=len(class_names), repeats=repeats, seed=seed,
         device=device, teacher=teacher, labels_folder=labels_folder, weights=weights or {},
@@ -128,7 +131,7 @@ def evaluate_sets(
             last, best = (tuple(accuracies) for accuracies in zip(*outcomes, strict=True))
             difference = paired_difference(last, first[network]) if network in first else None
             first.setdefault(network, last)
-            case = trainings.case(network, images)
+            case = _case(network, images, len(class_names))
             row = Row(name, network, len(images), last, best, difference, checks=changed.number_of_checks(case))
             if protocol != "small":
                 constants, size = changed.constants(case), changed.label_bytes(case, len(images))
@@ -156,10 +159,6 @@ class _Trainings:
     weights: Mapping[str, np.ndarray]
     kept: Kept | None
 
-    def case(self, network: str, images: np.ndarray) -> Case:
-        """Return what the constants of a training depend on."""
-        return Case(network, -(-len(images) // self.classes), self.classes, images.shape[2])
-
     def labels_of(self, name: str, repeat: int, *, drawn: bool) -> Path | None:
         """Return the folder of a set's soft labels; None: they are not kept."""
         if self.labels_folder is None:
@@ -173,7 +172,7 @@ class _Trainings:
         """Return the outcome of a training, which is kept or made; None if another process is at it."""
         images, labels = drawn
         folder = self.labels_of(name, repeat, drawn=callable(any_set))
-        constants = self.changed.constants(self.case(network, images))
+        constants = self.changed.constants(_case(network, images, self.classes))
         key: tuple[object, ...] = (self.protocol, constants, network, self.seed, repeat)
         if self.teacher is None and folder is not None:
             key = (*key, stored_teacher(folder))
@@ -194,6 +193,11 @@ class _Trainings:
         if entry is None or others is None:
             return train()
         return others.outcome(entry, entry.name if folder is None else escape(folder.name), train, wait=wait)
+
+
+def _case(network: str, images: np.ndarray, classes: int) -> Case:
+    """Return what the constants of a training depend on."""
+    return Case(network, -(-len(images) // classes), classes, images.shape[2])
 
 
 def _drawn(any_set: AnySet, repeat: int) -> LabelledImages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -110,6 +111,7 @@ def evaluate_source(
     for train_side, test_side in dict.fromkeys(sides.values()):
         distilled = load(train, size=train_side)
         check_not_blank(train, distilled[0])
+        _warn_of_copies(train, distilled[0])
         sets: dict[str, LabelledImages | Callable[[int], LabelledImages]] = {"distilled": distilled}
         if real is not None:
             sets = {"random real": partial(_random_real, train, real, load, train_side, seed), "distilled": distilled}
@@ -140,28 +142,42 @@ def evaluate_source(
     return replace(result, recognised=recognition.share, recognised_per_class=per_class)
 
 
-def check_not_blank(source: Source, images: np.ndarray) -> None:
+def check_not_blank(source: Source, images: np.ndarray, indices: np.ndarray | None = None) -> None:
     """Raise SourceError if every image of a source has a single colour; warn in the log if some have.
 
     Args:
         source: The images' source.
-        images: Its images, (N, C, S, S).
+        images: Images of the source, (N, C, S, S).
+        indices: Their numbers in the source, (N,); None: they are all.
     """
+    if indices is None:
+        indices = np.arange(len(source))
     flat = images.reshape(*images.shape[:2], -1)
     blank = np.flatnonzero((flat == flat[:, :, :1]).all((1, 2)))
     if len(blank) and len(blank) == len(images):
         raise SourceError(
-            f"{source.name}: every image has a single colour ({source.ids[0]}, …), so that there is nothing to learn"
+            f"{source.name}: every image has a single colour ({source.ids[indices[0]]}, …), so that there is nothing "
+            "to learn"
         )
     if len(blank):
-        blank_ids = some([source.ids[index] for index in blank.tolist()])
+        blank_ids = some([source.ids[index] for index in indices[blank].tolist()])
         logger.warning("%s: %d of %d images have a single colour: %s", source.name, len(blank), len(images), blank_ids)
+
+
+def _warn_of_copies(source: Source, images: np.ndarray) -> None:
+    """Log a warning if some images (N, C, S, S) of a source are copies of others."""
+    copies = len(images) - len({hashlib.sha256(image.tobytes()).digest() for image in images})
+    if copies:
+        logger.warning("%s: %d of %d images are copies of others of the set", source.name, copies, len(images))
 
 
 def _random_real(
     train: Source, real: Source, load: Callable[..., LabelledImages], side: int, seed: int, repeat: int
 ) -> LabelledImages:
-    return load(real, _drawn_real(train, real, seed, repeat), size=side)
+    indices = _drawn_real(train, real, seed, repeat)
+    images, labels = load(real, indices, size=side)
+    check_not_blank(real, images, indices)
+    return images, labels
 
 
 def _drawn_real(train: Source, real: Source, seed: int, repeat: int) -> np.ndarray:
@@ -174,13 +190,12 @@ def _test_images(
     test: Source, names: Sequence[str], side: int, load: partial[LabelledImages]
 ) -> tuple[np.ndarray | ImagesOf, np.ndarray]:
     """Test images and labels: the images, or if they are many, a function that decodes some of them."""
-    channels = load.keywords["channels"]
-    if len(test) * channels * side * side <= STREAMED:
-        images, labels = load(test, size=side)
-        check_not_blank(test, images)
-        return images, labels
-    labels = _labels(test, names)
+    channels, labels = load.keywords["channels"], _labels(test, names)
     indices = np.flatnonzero(labels >= 0)
+    if len(test) * channels * side * side <= STREAMED:
+        images, _ = load(test, indices, size=side)
+        check_not_blank(test, images, indices)
+        return images, labels[indices]
     return partial(_decoded, test, indices, side, channels), labels[indices]
 
 

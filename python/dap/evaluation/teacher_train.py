@@ -20,6 +20,7 @@ from dap.data.source import Source
 from dap.data.stack import read_images
 from dap.device import resolve_device
 from dap.errors import OptionError, SourceError
+from dap.evaluation.leaks import TestHashes
 from dap.evaluation.protocol import Published, TestImages, Training
 from dap.evaluation.recipe import Case, Recipe
 from dap.evaluation.source import check_not_blank
@@ -112,6 +113,8 @@ def train_teacher(
     if recipe.labels != "hard":
         raise OptionError(f"labels: expected 'hard', got {recipe.labels!r}: a teacher has no teacher")
     tests = None if test is None else _same_classes(open_source(test, split="test"), images)
+    if tests is not None:
+        TestHashes(tests, images.class_names).warn(images, np.arange(len(images)), "the training images")
     side, _ = protocol.sides(case, uniform=images.appearance.uniform)
     kept = "nothing is kept yet; the same command begins again"
     pixels = read_images(

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from dap.errors import DivergedError, OptionError
 from dap.evaluation.augment import apply, centre, cutmix, draw, normalised
-from dap.evaluation.checkpoint import read_checkpoint, write_checkpoint
+from dap.evaluation.checkpoint import read_checkpoint, training_identity, write_checkpoint
 from dap.evaluation.optimiser import make_optimiser
 from dap.evaluation.protocol import Outcome, TestImages, Training
 from dap.evaluation.recipe import Recipe
@@ -62,6 +62,7 @@ def train_network(
     pixels, targets = image_tensors(images, labels, training.classes, training.device)
     _check_test(test, recipe, training.classes, pixels.shape[1])
     generator, device = training.generator, training.device
+    identity = "" if training.checkpoint is None else training_identity(recipe, images, labels, test[1], training)
     stored = None
     if recipe.labels == "stored":
         stored = SoftLabels(recipe, pixels, targets, training.classes, training.teacher, training.soft_labels)
@@ -78,7 +79,7 @@ def train_network(
     optimizer = make_optimiser(net, recipe)
     done, accuracies = 0, list[float]()
     if training.checkpoint is not None and training.checkpoint.is_file():
-        done, accuracies = read_checkpoint(training.checkpoint, net, optimizer, generator)
+        done, accuracies = read_checkpoint(training.checkpoint, net, optimizer, generator, identity=identity)
     saved = time.monotonic()
     kept = (
         "nothing is kept of a training that is stopped, unless a folder for checkpoints is given"
@@ -90,7 +91,15 @@ def train_network(
         for epoch in range(done, recipe.epochs):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(epoch)
-            loss = _epoch(net, optimizer, recipe, _Set(pixels, targets, weights, stored), epoch, training, at_once)
+            try:
+                loss = _epoch(net, optimizer, recipe, _Set(pixels, targets, weights, stored), epoch, training, at_once)
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise OptionError(
+                    f"batch_size: a step with one of {len(pixels)} images is too small for the batch normalisation of "
+                    f"{training.network}; choose another than {recipe.batch_size}, or a larger size"
+                ) from error
             if not np.isfinite(loss):
                 raise DivergedError(
                     f"{training.title}: the loss of epoch {epoch + 1} of {recipe.epochs} is {loss} (network "
@@ -102,7 +111,9 @@ def train_network(
             progress.update()
             late = time.monotonic() - saved > SAVE_SECONDS or epoch == recipe.epochs - 1
             if training.checkpoint is not None and late:
-                write_checkpoint(training.checkpoint, net, optimizer, generator, epoch + 1, accuracies)
+                write_checkpoint(
+                    training.checkpoint, net, optimizer, generator, epoch + 1, accuracies, identity=identity
+                )
                 saved = time.monotonic()
     return net, accuracies
 

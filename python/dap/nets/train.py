@@ -12,6 +12,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
 from dap.device import resolve_device
+from dap.errors import DivergedError
 from dap.nets.augmentation import shift_flip
 
 __all__ = [
@@ -78,6 +79,9 @@ def train_classifier(
         at_once: Images in a forward and backward pass; the gradients of a step are summed over them. None: all.
         weights: Factors of the images' losses, float32 (N,); None: all 1.
         after_step: Called as ``after_step(net, step)`` after each step, counted from 1.
+
+    Raises:
+        DivergedError: The loss of the last step is not finite.
     """
     training = ClassifierTraining(
         net, images, labels, steps=steps, batch_size=batch_size, peak_lr=peak_lr, weight_decay=weight_decay,
@@ -87,6 +91,11 @@ def train_classifier(
         training.step()
         if after_step is not None:
             after_step(net, training.done)
+    if not torch.isfinite(training.loss):
+        raise DivergedError(
+            f"the loss of a classifier is {float(training.loss)} after {steps} steps with a learning rate of up to "
+            f"{peak_lr:g}: lower it (peak_lr)"
+        )
 
 
 class ClassifierTraining:
@@ -95,6 +104,7 @@ class ClassifierTraining:
     Attributes:
         net: The network.
         done: The number of steps that were taken.
+        loss: That of the last step; NaN before the first.
     """
 
     def __init__(
@@ -121,7 +131,7 @@ class ClassifierTraining:
         """
         self._device = resolve_device(device)
         net.to(self._device).train()
-        self.net, self.done = net, 0
+        self.net, self.done, self.loss = net, 0, torch.tensor(torch.nan)
         self._images_of = images.to(self._device).__getitem__ if isinstance(images, Tensor) else images
         self._labels, self._batch_size, self._max_shift = labels.to(self._device), batch_size, max_shift
         self._at_once, self._generator = at_once or batch_size, generator
@@ -140,10 +150,14 @@ class ClassifierTraining:
         batch, self._order = _next_batch(self._order, len(self._labels), self._batch_size, self._generator)
         inputs = shift_flip(_to_float(self._images_of(batch).to(self._device)), self._generator, self._max_shift)
         self._optimizer.zero_grad()
+        losses = []
         for part, rows in zip(inputs.split(self._at_once), batch.split(self._at_once), strict=True):
             share = len(part) / self._batch_size  # 1 if there is one part, which then has the same gradient
             weights = None if self._weights is None else self._weights[rows]
-            (share * cross_entropy(self.net(part), self._labels[rows], weights)).backward()
+            loss = share * cross_entropy(self.net(part), self._labels[rows], weights)
+            loss.backward()
+            losses.append(loss.detach())
+        self.loss = torch.stack(losses).sum()
         self._optimizer.step()
         self._schedule.step()
         self.done += 1

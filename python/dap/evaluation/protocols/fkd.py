@@ -23,7 +23,7 @@ def _fkd(case: Case) -> Recipe:
         own_size=True,  # validate/train_FKD.py 104-117: no Resize before RandomResizedCrop
         norm="batch",  # torchvision's networks
         width=None,
-        grey_padding=1,  # the code has no grey images
+        grey_padding=3,  # of the ConvNet in the code of Minimax and IDC; this code has no grey images
         epochs=300,  # relabel/relabel.sh, --epochs; validate/train_FKD.py, --epochs
         batch_size=1024,  # relabel/relabel.sh, -b; validate/train_FKD.sh, --batch-size
         optimiser="adamw",  # validate/train_FKD.py 157

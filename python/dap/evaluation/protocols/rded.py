@@ -28,7 +28,7 @@ def _rded(case: Case) -> Recipe:
         own_size=True,  # validation/main.py 115-126: no Resize before RandomResizedCrop
         norm="batch",  # synthesize/utils.py 177-218
         width=None,  # synthesize/utils.py 177-218: 128 for ConvNets
-        grey_padding=1,  # the code has no grey images
+        grey_padding=3,  # the ConvNet of its code, as that of Minimax and IDC
         epochs=300,  # argument.py, --re-epochs
         batch_size=25 if cifar_100 else _batch_size(case),
         optimiser="adamw",  # validation/main.py 87-92
