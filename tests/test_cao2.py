@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import oracles
 import pytest
 import tiny
@@ -127,6 +129,8 @@ def test_options_and_refusals(tree, tmp_path):
     paper = get_method("cao2:paper")
     assert (paper.candidates, paper.steps, paper.learning_rate, paper.raw_time) == (4, 100, 6e-4, True)
     assert paper.surest and not get_method("cao2:paper_ipc50").surest
+    given = SimpleNamespace(settings=SamplingSettings(num_inference_steps=50))
+    assert list(paper.times(given)) == list(range(1, 12))
     for options, message in (
         ({"candidates": 0}, "candidates: expected"),
         ({"steps": -1}, "steps: expected"),

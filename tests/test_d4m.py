@@ -9,7 +9,7 @@ import oracles
 import pytest
 import tiny
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline
+from diffusers import PNDMScheduler, StableDiffusionImg2ImgPipeline
 from test_schedulers import KINDS, final_latents
 
 import dap
@@ -22,7 +22,7 @@ from dap.priors import load_prior
 from dap.priors.dit import DiTPrior
 from dap.priors.schedulers import public
 from dap.priors.stable_diffusion import StableDiffusionPrior
-from dap.sampling import SamplingSettings, sample
+from dap.sampling import SamplingSettings, sample, steps_taken
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -155,6 +155,14 @@ def test_scikit_learn_is_named_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(OptionError, match=r"stream: needs scikit-learn.*dap-distill\[coda\]"):
         D4M(stream=1).prepare(None)
+
+
+def test_the_released_sampler_calls_the_network_36_times():
+    """50 steps at a strength of 0.7: the multistep PNDM repeats its first step; other samplers take 35."""
+    own = PNDMScheduler(skip_prk_steps=True, steps_offset=1, beta_end=0.004)
+    prior = load_prior(tiny.stable_diffusion(scheduler=own))
+    calls = [steps_taken(prior, SamplingSettings(50, scheduler=name), 0.7) for name in (None, "ddim", "ddpm")]
+    assert calls == [36, 35, 35] and get_method("d4m").strength == 0.7
 
 
 def test_options():

@@ -18,7 +18,7 @@ from dap.methods import DMGD, get_method
 from dap.methods.base import Context, Slot, Unit
 from dap.methods.dmgd import transport_plan
 from dap.priors.dit import DiTPrior
-from dap.sampling import SamplingSettings
+from dap.sampling import SamplingSettings, Window
 
 SETTINGS = SamplingSettings(num_inference_steps=4, guidance_scale=2.0, scheduler="ddpm")
 SHAPES = [(1, 1), (1, 4), (3, 1), (5, 7), (10, 10)]
@@ -128,6 +128,14 @@ def test_runs_resume_add_and_take_few_images(tiny_pipeline, tmp_path):
     still = dap.distill(tree, method="dmgd", method_options={"scale": 0}, out=tmp_path / "still", **settings)
     plain = dap.distill(tree, method="dit", out=tmp_path / "plain", **settings)
     assert torch.equal(still.to_torch()[0], plain.to_torch()[0])
+
+
+def test_the_published_window_is_step_4_to_19_from_the_noisiest():
+    """30 to 45 of 50, counted from the least noise, and ten centres a class."""
+    method = get_method("dmgd:window")
+    window = Window(method.start, method.stop)
+    assert [49 - step for step in range(50) if window.contains(step, 50)] == list(range(45, 29, -1))
+    assert method.atoms == 10 and DMGD.sampled_by == {"window": "dit-repo"}
 
 
 @pytest.mark.parametrize("wrong", [{"atoms": 0}, {"entropy": 0.0}, {"scale": -1.0}, {"stop": 1.5}])

@@ -293,6 +293,8 @@ def test_options(context):
     paper = get_method("ld3m:paper")
     assert paper.chain == 10 and get_method("ld3m").momentum == 0.5
     assert paper == LD3M(**RELEASED) and LD3M().noise == "kept"
+    assert (paper.learning_rate, paper.condition_rate, paper.steps, paper.batch) == (1.0, 1.0, 1000, 256)
+    assert (paper.matching, paper.network, paper.width) == ("distribution", "convnet3", 128)
     for options, message in (
         ({"matching": "trajectory"}, "unknown matching"),
         ({"network": "resnet"}, "unknown network"),

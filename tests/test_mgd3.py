@@ -22,7 +22,7 @@ from dap.errors import OptionError, RunMismatchError
 from dap.methods import Context, DiT, Guided, Slot, Unit, get_method
 from dap.methods.common.modes import Clusters, ModeTerm
 from dap.methods.mgd3 import MGD3, Mode
-from dap.priors import Prediction
+from dap.priors import Prediction, load_prior
 from dap.priors.dit import DiTPrior
 from dap.sampling import SamplingSettings, StepState, Window, sample
 from dap.sampling.named import named_sampling
@@ -256,6 +256,17 @@ def test_the_preset_of_stable_diffusion_guides_while_t_is_above_500():
     window = Window(preset.start, preset.stop)
     guided = [t for step, t in enumerate(scheduler.timesteps.tolist()) if window.contains(step, 50)]
     assert guided == [t for t in scheduler.timesteps.tolist() if t > 500] and len(guided) == 25
+
+
+def test_the_preset_of_stable_diffusion_runs_as_published(photographs, tmp_path, caplog):
+    """50 steps of DDPM at guidance 8, with the class's name as the prompt; no warning says that something differs."""
+    prior = load_prior(tiny.stable_diffusion(), options={"template": "{}"})
+    settings = {"prior": prior, "sampling": "mgd3-sd", "ipc": 2, "progress": False}
+    made = dap.distill(photographs, method="mgd3:sd", out=tmp_path / "a", **settings)
+    assert made.manifest["options"]["sampling"]["num_inference_steps"] == 50
+    assert not [record for record in caplog.records if "published" in record.message]
+    plain = dap.distill(photographs, method="dit", out=tmp_path / "b", **settings)
+    assert not torch.equal(made.to_torch()[0], plain.to_torch()[0])
 
 
 @pytest.mark.parametrize("scheduler", ["ddpm", "ddim", "dpm++"])

@@ -330,6 +330,14 @@ def test_other_networks_train(kind, tree, tmp_path):
     assert not any(parameter.requires_grad for parameter in prior.denoiser.parameters())
 
 
+def test_constants_are_the_published_ones():
+    """train_dit.py, its options and train.sh of the released code."""
+    paper = get_method("minimax:paper")
+    assert (paper.representativeness, paper.diversity, paper.memory) == (0.002, 0.008, 64)
+    assert (paper.epochs, paper.steps, paper.batch, paper.learning_rate) == (8, None, 8, 1e-3)
+    assert (paper.average, paper.together) == (0.9999, 20) and paper == get_method("minimax")
+
+
 def test_what_it_refuses(tiny_pipeline, tree, tmp_path):
     settings = {"ipc": 1, "num_inference_steps": 3, "progress": False, "out": tmp_path / "run"}
     with pytest.raises(OptionError, match=r"fine-tunes a DiT, which .* is not: choose a DiTPipeline"):

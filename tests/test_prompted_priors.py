@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
+from test_text_priors import METHODS as ALL
 
 import dap
 from dap import rng
@@ -140,6 +141,21 @@ def test_taps_see_the_tokens_of_the_image(kind):
     assert torch.isfinite(features).all()
 
 
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_few_steps_of_a_turbo_model_are_those_of_its_own_pipeline(steps):
+    """Euler, steps that end at the largest t, and no classifier-free guidance, as SDXL-turbo is sampled."""
+    prior, pipeline = prior_of("sdxl"), tiny.stable_diffusion_xl()
+    options = {"scheduler": "euler", "timestep_spacing": "trailing", "guidance_scale": 1.0}
+    ours = sample(prior, labels_of(prior), slots(), settings=SamplingSettings(num_inference_steps=steps, **options))
+    noise = torch.stack([torch.randn(prior.latent_shape, generator=generator) for generator in slots()])
+    pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
+    theirs = pipeline(
+        PROMPTS, num_inference_steps=steps, latents=noise, output_type="latent", guidance_scale=0.0
+    ).images
+    assert theirs.std() > 0.1
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * max(1.0, float(theirs.abs().max())))
+
+
 METHODS = {
     "dap": {"references": 4}, "dap_set": {"references": 4}, "mgd3": {}, "coda": {"min_cluster_size": 2},
     "ld3m": {"steps": 1, "chain": 2, "batch": 4, "width": 8},
@@ -168,6 +184,32 @@ def test_guided_methods_run_twice_to_the_same_bytes(kind, method, photographs, t
     assert (
         not torch.equal(once.to_torch()[0], plain.to_torch()[0]) and again.manifest["prior"] == once.manifest["prior"]
     )
+
+
+OTHERS = {name: options for name, options in ALL.items() if name not in (*METHODS, "dit", "k_medoids", "d3m")}
+OTHERS |= {"cao2, optimised": {"candidates": 1, "steps": 2, "width": 4, "epochs": 2}}
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [(name, FAMILIES[place % 6]) for place, name in enumerate(OTHERS) if name != "cao2, optimised"]
+    + [("cao2, optimised", kind) for kind in ("sdxl", "sd3", "pixart", "sana")],  # which have a null condition
+)
+def test_other_methods_run_twice_to_the_same_bytes(method, kind, photographs, tmp_path):
+    settings = {
+        "method": method.partition(",")[0], "method_options": OTHERS[method], "ipc": 2, "progress": False,
+        "num_inference_steps": 8 if "optimised" in method else 4,
+    }  # fmt: skip
+    made = [
+        dap.distill(
+            photographs, prior=load_prior(KINDS[kind][0](), options=KINDS[kind][1]), out=tmp_path / out, **settings
+        )
+        for out in ("a", "b")
+    ]
+    images, labels = made[0].to_torch()
+    assert images.shape == (4, 3, 32, 32) and labels.tolist() == [0, 0, 1, 1]
+    for file in made[0].files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
 def test_memory_is_planned_without_running_the_networks():

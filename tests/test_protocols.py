@@ -23,7 +23,7 @@ from dap.evaluation import Small, evaluate_sets, evaluate_source, labelling, nam
 from dap.evaluation import run as run_module
 from dap.evaluation import sets as sets_module
 from dap.evaluation import source as source_module
-from dap.evaluation.augment import Draws, _by_torch, _colours, apply, centre, cutmix, draw, normalised
+from dap.evaluation.augment import Draws, _by_torch, _colours, apply, centre, cutmix, draw
 from dap.evaluation.checkpoint import read_checkpoint, write_checkpoint
 from dap.evaluation.optimiser import parameter_groups
 from dap.evaluation.protocols.rded import RDED
@@ -199,18 +199,27 @@ class TestAugmentation:
         with pytest.raises(ValueError, match=message):
             _core.resized_crops(**draws | {name: np.array(value)})
 
-    def test_strips_are_rdeds(self) -> None:
-        """RDED, validation/utils.py 150-182: columns, then rows; the last strip has the rest."""
-        found = recipe("rded", strips=3, crop=1.0, flip=False, size=11)
+    @pytest.mark.parametrize("cropped", [False, True])
+    def test_strips_are_rdeds(self, cropped: bool) -> None:
+        """RDED, validation/utils.py 150-182: columns, then rows; the last strip has the rest.
+
+        Then validation/main.py 119-126: a random crop of a third of the area and more, and mirroring.
+        """
+        found = recipe("rded", strips=3, size=11)
         images, draws = images_of(20, 3, 11), draw(found, 20, 11, rng.generator(1))
-        draws = draws._replace(boxes=torch.tensor([0, 0, 11, 11]).expand(20, 4))
+        if not cropped:
+            draws = draws._replace(boxes=torch.tensor([0, 0, 11, 11]).expand(20, 4))
         edges = [(0, 3), (3, 6), (6, 11)]
-        for image, (columns, rows), result in zip(
-            images, draws.strips.tolist(), apply(images, draws, found), strict=True
+        for image, (columns, rows), box, flip, result in zip(
+            images, draws.strips.tolist(), draws.boxes.tolist(), draws.flips, apply(images, draws, found), strict=True
         ):
             image = torch.cat([image[:, :, slice(*edges[number])] for number in columns], 2)
             image = torch.cat([image[:, slice(*edges[number])] for number in rows], 1)
-            torch.testing.assert_close(result, normalised(image[None])[0])
+            image = vision.resized_crop(image.float() / 255, *box, [11, 11], antialias=True)
+            image = vision.hflip(image) if flip else image
+            expected = vision.normalize(image, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+            torch.testing.assert_close(result, expected, rtol=1e-4, atol=2e-5)
+        assert draws.flips.any() and not draws.flips.all()
         orders = {tuple(order) for order in draws.strips.flatten(0, 1).tolist()}
         assert len(orders) == 6
 
@@ -371,6 +380,44 @@ class TestLoop:
                               protocol_options=options, teacher=Teacher())  # fmt: skip
         assert result.last > 80
         assert nets[-1].layers[1].num_batches_tracked == 2 * 40
+
+    def test_the_step_is_rdeds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """RDED, validation/main.py 211-226: student and teacher see the mixed batch; KLDivLoss(batchmean), T = 20.
+
+        By SGD, because AdamW does not see a factor of the loss. In float64, with the training's own draws.
+        """
+        weights: list[dict[str, torch.Tensor]] = []
+        original = training.accuracy_on
+
+        def spy(net: nn.Module, *rest: object) -> float:
+            weights.append({name: value.clone() for name, value in net.state_dict().items()})
+            return original(net, *rest)
+
+        monkeypatch.setattr(training, "accuracy_on", spy)
+        options = TINY | {"optimiser": "sgd", "lr": 3.0, "margin": False, "batch_size": 5}
+        trained("rded", teacher=Teacher(), protocol_options=options)
+        found, generator = recipe("rded", **options), rng.generator(0, "evaluate", "convnet3", 0)
+        images = torch.tensor(arrays({"up": 6, "left": 6})[0])
+        net = create_net("convnet3", channels=1, classes=2, size=16, width=4, norm="batch", generator=generator,
+                         first_padding=3).double()  # fmt: skip
+        optimizer = torch.optim.SGD(parameter_groups(net, found), lr=3.0, momentum=0.9, weight_decay=0.01)
+        for epoch in range(3):
+            torch.randint(2**62, (), generator=generator)  # the seed of dropout
+            for group in optimizer.param_groups:
+                group["lr"] = 3.0 * (1 + np.cos(np.pi * epoch / 6)) / 2
+            for rows in torch.randperm(12, generator=generator).split(5):
+                mixed = apply(images[rows], draw(found, len(rows), 16, generator), found)
+                torch.rand((), generator=generator)  # CutMix has a probability of 1
+                cutmix(mixed, generator)
+                net(mixed.double())
+                target = functional.softmax(Teacher()(mixed).double() / 20, 1)
+                output = functional.log_softmax(net(mixed.double()) / 20, 1)
+                optimizer.zero_grad()
+                nn.KLDivLoss(reduction="batchmean")(output, target).backward()
+                optimizer.step()
+        for name, value in net.state_dict().items():
+            torch.testing.assert_close(weights[-1][name].double(), value.double(), rtol=1e-4, atol=1e-5)
+        assert int(net.layers[1].num_batches_tracked) == 2 * 3 * 3
 
     @pytest.mark.parametrize("network", ["mobilenet_v2"])
     def test_dropout_is_seeded_and_the_callers_random_state_is_left(self, network: str) -> None:
