@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -123,6 +124,48 @@ def test_saved_datasets_that_cannot_be_opened(tmp_path: Path) -> None:
     next((place / "train").glob("*.arrow")).write_bytes(b"damaged")
     with pytest.raises(FormatError, match=r"saved.train: datasets cannot read it \("):
         dap.open_source(place)
+
+
+def test_saved_splits_have_any_of_their_names(tmp_path: Path) -> None:
+    datasets.DatasetDict({"Training": hf_dataset(), "extra": hf_dataset()}).save_to_disk(str(tmp_path / "dict"))
+    for split in ("train", "Training", "extra"):
+        assert len(dap.open_source(tmp_path / "dict", split=split)) == 12
+    for split in ("train", "val"):
+        hf_dataset().save_to_disk(str(tmp_path / "two" / split))
+    assert len(dap.open_source(tmp_path / "two")) == len(dap.open_source(tmp_path / "two", split="test")) == 12
+    tree = folder(tmp_path)
+    (tree / "dataset_dict.json").write_text("{}")  # beside folders of classes
+    assert dap.open_source(tree).class_names == NAMES
+
+
+@pytest.mark.parametrize(
+    ("file", "text"), [("state.json", '{"_data_files": []}'), ("dataset_info.json", "[]"), ("state.json", "{")]
+)
+def test_damaged_descriptions_of_saved_datasets_are_named(file: str, text: str, tmp_path: Path) -> None:
+    hf_dataset().save_to_disk(str(tmp_path / "set"))
+    (tmp_path / "set" / file).write_text(text)
+    with pytest.raises(FormatError, match=r"set: datasets cannot read it \("):
+        dap.open_source(tmp_path / "set")
+
+
+def test_a_pipe_in_a_saved_dataset_is_not_waited_for(tmp_path: Path) -> None:
+    hf_dataset().save_to_disk(str(tmp_path / "set"))
+    (arrow,) = (tmp_path / "set").glob("*.arrow")
+    arrow.unlink()
+    os.mkfifo(arrow)
+    with pytest.raises(FormatError, match="expected files, got something else: 'data-"):
+        dap.open_source(tmp_path / "set")
+
+
+def test_a_folder_with_the_name_of_a_builtin_is_that_folder(command_line, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder(tmp_path).rename("fashion-mini")
+    steps = ("--protocol-set", "few_steps=2", "--protocol-set", "checks=1", "--network", "small_mlp")
+    code, _, error = command_line(
+        "evaluate", "fashion-mini", "--test", "./fashion-mini", *steps, "--json", "result.json"
+    )
+    assert code == 0, error
+    assert json.loads(Path("result.json").read_text())["class_names"] == list(NAMES)
 
 
 def test_a_url_is_left_as_it_is(command_line, tmp_path: Path) -> None:

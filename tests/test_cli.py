@@ -157,7 +157,9 @@ def test_options_of_the_prior_are_named_where_there_is_none(run, tree, tmp_path,
     assert run(*common, tmp_path / "b")[0] == 0
     assert caplog.messages == []
     assert run(*common, tmp_path / "a", "--prior", "my/prior", "--guidance-scale", 2)[0] == 0
-    assert caplog.messages == ["method 'random' uses no prior, so these options change nothing: prior, guidance_scale"]
+    assert caplog.messages == [
+        "these options change nothing with method 'random', which uses no prior: prior, guidance_scale"
+    ]
 
 
 def test_a_finished_run_is_found_without_its_prior(run, monkeypatch, tree, tiny_folder, tmp_path):

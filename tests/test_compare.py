@@ -139,6 +139,9 @@ def test_a_weighted_set_is_called_so() -> None:
     table = compare({"mgd3": weighted, "dit": plain})
     assert [row.name for row in table.rows] == ["mgd3 (weighted)", "dit"]
     assert table.rows[1].minus_first is not None and table.rows[0].minus_first is None
+    table = compare({"runs/a (weighted)": plain, "dit": weighted})
+    assert [row.name for row in table.rows] == ["runs/a (weighted)", "dit (weighted)"]
+    assert table.rows[1].minus_first is not None
     with pytest.raises(OptionError, match="mgd3: some of its 2 results are weighted and some are not"):
         compare({"mgd3": [plain, weighted]})
 

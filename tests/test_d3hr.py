@@ -121,9 +121,22 @@ def test_a_learned_variance_is_left_out(tiny_learned_pipeline, tree):
 
 def test_options_that_change_nothing_are_named(tiny_pipeline, tree, tmp_path, caplog):
     settings = {"method": SMALL, "ipc": 3, "num_inference_steps": 6, "progress": False, "out": tmp_path / "out"}
-    dap.distill(tree, prior=DiTPrior(tiny_pipeline), scheduler="euler", timestep_spacing="trailing", **settings)
-    said = "method 'd3hr' does not sample by them, so these options change nothing: scheduler"
-    assert said in caplog.messages
+    dap.distill(tree, prior=DiTPrior(tiny_pipeline), timestep_spacing="trailing", **settings)
+    assert caplog.messages == []
+    other = settings | {"out": tmp_path / "other"}
+    dap.distill(tree, prior=DiTPrior(tiny_pipeline), scheduler="euler", timestep_spacing="trailing", **other)
+    assert caplog.messages == ["these options change nothing with method 'd3hr': scheduler"]
+
+
+def test_what_methods_ignore():
+    sampler, steps = ("scheduler", "eta"), ("num_inference_steps", "scheduler", "eta")
+    for name, expected in (
+        ("dit", ()), ("d3hr", sampler), ("ld3m", steps), ("plug_and_play", ()), ("plug_and_play:paper", steps),
+    ):  # fmt: skip
+        assert get_method(name).ignored() == expected
+    assert get_method("filtered", {"method": "ld3m"}).ignored() == steps
+    for name in ("dm:fashion_latent", "k_medoids"):
+        assert {"num_inference_steps", "guidance_scale", "timestep_spacing"} < set(get_method(name).ignored())
 
 
 def test_runs_resume_and_parts_of_a_class_are_the_same(tiny_pipeline, tree, tmp_path):

@@ -307,6 +307,30 @@ def test_test_images_with_the_same_small_copy_are_told_apart(caplog: pytest.LogC
     assert "1 of 3 test images are also in the training images, pixel by pixel ('1 = 1')" in caplog.text
 
 
+def test_equal_images_are_decoded_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    blank = source_from_labels("blank", np.arange(8) % 2, NAMES, lambda index: Image.new("L", (40, 40)))
+    hashes, decoded, pixels = TestHashes(blank, NAMES), [], Source.pixels
+    monkeypatch.setattr(
+        Source, "pixels", lambda own, index, **rest: decoded.append(index) or pixels(own, index, **rest)
+    )
+    hashes.warn(blank, range(8), "the training images")
+    assert len(decoded) == 8 + 1
+
+
+def test_a_stopped_teacher_may_be_tested_on_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = written(tmp_path / "whole.safetensors", test=real(15, first=300))
+    monkeypatch.setattr(training, "SAVE_SECONDS", -1.0)
+    epoch = training._epoch
+    calls = iter(range(3))
+    monkeypatch.setattr(training, "_epoch", lambda *rest: epoch(*rest) if next(calls, None) is not None else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        written(tmp_path / "cut.safetensors")
+    monkeypatch.setattr(training, "_epoch", epoch)
+    again = written(tmp_path / "cut.safetensors", test=real(15, first=300))
+    assert again.accuracy == whole.accuracy
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in again.state_dict().items())
+
+
 def test_a_teachers_test_images_are_compared_with_its_training_images(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

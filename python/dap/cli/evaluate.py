@@ -11,6 +11,7 @@ from dap.cli.classes import class_names_option, label_column_option
 from dap.cli.command import Command, json_option, print_result, quiet_option
 from dap.cli.config_file import config_options
 from dap.cli.options import device_option
+from dap.cli.set_argument import set_argument
 from dap.cli.values import NETWORKS, PROTOCOLS, Name, Network, Out, Whole, assignments_option
 
 __all__ = ["evaluate"]
@@ -24,7 +25,7 @@ __all__ = ["evaluate"]
         "dap evaluate distilled --test imagenet/val --protocol fkd --teacher timm/resnet50.a1_in1k",
     ],
 )
-@click.argument("folder")
+@click.argument("folder", type=click.Path())
 @click.option("--test", required=True, help="Real images to test on: a built-in name or a class-per-folder tree.")
 @label_column_option
 @class_names_option
@@ -94,8 +95,7 @@ def evaluate(
     """Trains classifiers on FOLDER (a distilled set or any class-per-folder tree) and tests them on real images."""
     from dap.data.open import open_source
 
-    if not Path(folder).expanduser().exists():
-        open_source(folder)
+    own = set_argument(folder)
     test_images = open_source(test, split="test", label_column=label_column)
     real_images = None if real is None else open_source(real, label_column=label_column)
 
@@ -104,7 +104,7 @@ def evaluate(
 
     logging.getLogger("dap.evaluation").setLevel(logging.INFO)  # the size of soft labels
     result = run(
-        folder if class_names is None else load(folder, class_map=class_names),
+        own if class_names is None else load(own, class_map=class_names),
         test_images,
         real=real_images,
         protocol=protocol,

@@ -10,6 +10,7 @@ from dap.cli.classes import class_names_option, label_column_option
 from dap.cli.command import Command, json_option, print_result, quiet_option
 from dap.cli.config_file import config_options
 from dap.cli.options import device_option
+from dap.cli.set_argument import set_argument
 from dap.cli.values import METRICS, Name, Prior, Whole, assignments_option
 
 __all__ = ["metrics"]
@@ -23,7 +24,7 @@ __all__ = ["metrics"]
         "dap metrics distilled --real photos/train --against photos/test --only coverage --json metrics.json",
     ],
 )
-@click.argument("folder")
+@click.argument("folder", type=click.Path())
 @click.option("--real", help="Real training images to compare with; a built-in source of the run is known.")
 @label_column_option
 @class_names_option
@@ -70,16 +71,15 @@ def metrics(
     from dap.data.open import open_source
     from dap.errors import OptionError
 
-    if not Path(folder).expanduser().exists():
-        open_source(folder)
-    if real is None and recorded_builtin(read_manifest(Path(folder).expanduser()) or {}) is None:
+    own = set_argument(folder)
+    if real is None and recorded_builtin(read_manifest(Path(own)) or {}) is None:
         raise OptionError("metrics compare with real images: give the real training images, --real")
     real_images = None if real is None else open_source(real, label_column=label_column)
     tests = None if against is None else open_source(against, split="test", label_column=label_column)
 
     from dap.api import load, measure
 
-    distilled = folder if class_names is None else load(folder, class_map=class_names)
+    distilled = own if class_names is None else load(own, class_map=class_names)
     result = measure(
         distilled, real_images, features=features, features_options=features_options or None, prior=prior,
         only=only or None, against=tests, judge=judge, seed=seed, device=device,

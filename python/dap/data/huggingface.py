@@ -20,8 +20,9 @@ from dap.data.from_labels import source_from_labels
 from dap.data.image_files import encode_png
 from dap.data.names import some
 from dap.data.source import Source
-from dap.data.splits import split_names
-from dap.errors import FormatError, OptionError, SourceError
+from dap.data.splits import ALL_SPLIT_NAMES, split_names
+from dap.data.tree import subfolders
+from dap.errors import DapError, FormatError, OptionError, SourceError
 
 if TYPE_CHECKING:
     import datasets
@@ -79,39 +80,54 @@ def load_hf_dataset(name: str, *, split: str, label_column: str | None = None) -
 
 
 def is_saved_dataset(folder: Path) -> bool:
-    """Whether a folder was written by ``save_to_disk`` of a ``Dataset`` or a ``DatasetDict``."""
-    return (folder / SPLITS).is_file() or all((folder / name).is_file() for name in SAVED)
+    """Whether a folder was written by ``save_to_disk`` of ``datasets``, or has such folders for splits."""
+    return _is_saved(folder) or bool(_saved_splits(folder))
 
 
 def open_saved_dataset(folder: Path, *, split: str, label_column: str | None = None) -> Source:
     """Opens what ``save_to_disk`` of ``datasets`` wrote.
 
     Args:
-        folder: The folder of a ``Dataset``, or of a ``DatasetDict`` with its splits.
-        split: The split of a ``DatasetDict``; other names of it are tried in turn.
+        folder: The folder of a ``Dataset``, or one with a folder for each split, as of a ``DatasetDict``.
+        split: The split, if there are several; other names of it are tried in turn.
         label_column: See :func:`open_hf_dataset`.
 
     Raises:
-        SourceError: ``datasets`` is not installed, there is no such split, or the files cannot be read.
+        SourceError: ``datasets`` is not installed, or there is no such split.
+        FormatError: The files cannot be read.
     """
     try:
         import datasets
     except ImportError as error:
         raise SourceError(f"{folder}: written by datasets, which reads it: pip install 'dap-distill[hf]'") from error
     place = folder
-    if (folder / SPLITS).is_file():
-        known = sorted(path.name for path in folder.iterdir() if path.is_dir() and is_saved_dataset(path))
-        found = next((name for name in split_names(split) if name in known), None)
+    if not _is_saved(folder):
+        splits = _saved_splits(folder)
+        found = next((splits[name] for name in (*split_names(split), split.casefold()) if name in splits), None)
         if found is None:
-            raise SourceError(f"{folder}: has no split {split!r}, it has {some(known)}")
+            raise SourceError(f"{folder}: has no split {split!r}, it has {some(sorted(splits.values()))}")
         place = folder / found
+    if odd := [path.name for path in place.iterdir() if not path.is_file() and not path.is_dir()]:
+        raise FormatError(f"{place}: expected files, got something else: {some(odd)}")
     try:
         dataset = datasets.load_from_disk(str(place))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise FormatError(
-            f"{place}: datasets cannot read it ({type(error).__name__}: {error}); save it anew"
-        ) from error
-    return open_hf_dataset(dataset, name=str(folder), label_column=label_column)
+        return open_hf_dataset(dataset, name=str(folder), label_column=label_column)
+    except (DapError, MemoryError):
+        raise
+    except Exception as error:  # of datasets, of Arrow, of a file that somebody else wrote
+        reason = f"{type(error).__name__}: {error}"
+        raise FormatError(f"{place}: datasets cannot read it ({reason}); save it anew") from error
+
+
+def _is_saved(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in SAVED)
+
+
+def _saved_splits(folder: Path) -> dict[str, str]:
+    """Return the names of the folders that hold a split, by the name in lower case."""
+    known = None if (folder / SPLITS).is_file() else ALL_SPLIT_NAMES
+    names = {name.casefold(): name for name in subfolders(folder)}
+    return {key: name for key, name in names.items() if (known is None or key in known) and _is_saved(folder / name)}
 
 
 def open_hf_dataset(dataset: datasets.Dataset, *, name: str | None = None, label_column: str | None = None) -> Source:

@@ -53,7 +53,7 @@ OPENERS: Mapping[str, OpenShards] = {
     **dict.fromkeys(TENSOR_SUFFIXES, open_tensors),
 }
 ACCEPTED = (
-    "a folder (one folder per class, idx files, shards, or of datasets' save_to_disk), "
+    "a folder (one folder per class, idx files, shards, or what save_to_disk of datasets wrote), "
     f"shards (paths or URLs that end in {', '.join(OPENERS)}), "
     f"a built-in name ({', '.join(BUILTIN)}), "
     "a Hugging Face dataset or its id (org/name), or a torch map-style Dataset of (image, label)"

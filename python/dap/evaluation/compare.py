@@ -85,6 +85,7 @@ class _Record(TypedDict):
 class _Sets:
     """The sets of one method that were evaluated with one network; a row of accuracies for each set."""
 
+    method: str
     name: str
     network: str
     images: int
@@ -130,8 +131,8 @@ def compare(results: Mapping[str, Evaluation | Sequence[Evaluation]]) -> Compari
     rows = []
     for network in networks:
         own = [part for part in sets if part.network == network]
-        base = next((part for part in own if _method(part.name) == first_name), None)
-        randoms = {part.images: part for part in own if part.name.startswith(RANDOM)}
+        base = next((part for part in own if part.method == first_name), None)
+        randoms = {part.images: part for part in own if part.method == RANDOM}
         rows += [_row(part, base, randoms.get(part.images), first["test_images"]) for part in own]
     changes = "".join(f", {name}={value}" for name, value in first.get("protocol_options", {}).items())
     return Comparison(
@@ -202,14 +203,14 @@ def _random_real(methods: Mapping[str, list[_Record]]) -> list[_Sets]:
                 label = f"{RANDOM}, {row['images']} images"
                 if any(part.images == row["images"] for part in same):
                     label = f"{RANDOM} of {name}"
-                found[key] = _of_row(label if same else RANDOM, row)
+                found[key] = _of_row(RANDOM, label if same else RANDOM, row)
     return list(found.values())
 
 
-def _of_row(name: str, *rows: _Row) -> _Sets:
+def _of_row(method: str, label: str, *rows: _Row) -> _Sets:
     first = rows[0]
     return _Sets(
-        name, first["network"], first["images"], [row["last"] for row in rows], [row["best"] for row in rows],
+        method, label, first["network"], first["images"], [row["last"] for row in rows], [row["best"] for row in rows],
         first.get("checks"),
     )  # fmt: skip
 
@@ -232,12 +233,7 @@ def _sets(name: str, records: Sequence[_Record]) -> list[_Sets]:
                 f"{len(records)} results"
             )
     label = f"{name}{weighted}"
-    return [_of_row(f"{label}/{key[0]}" if several else label, *rows) for key, rows in parts.items()]
-
-
-def _method(label: str) -> str:
-    """Return the method's name in the label of its row."""
-    return label.partition("/")[0].removesuffix(WEIGHTED)
+    return [_of_row(name, f"{label}/{key[0]}" if several else label, *rows) for key, rows in parts.items()]
 
 
 def _row(part: _Sets, base: _Sets | None, random: _Sets | None, test_images: int) -> ComparedRow:

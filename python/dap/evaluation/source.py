@@ -16,7 +16,7 @@ from dap import rng
 from dap.data.names import some
 from dap.errors import OptionError, SourceError
 from dap.evaluation.judge import recognised, train_judge
-from dap.evaluation.leaks import TestHashes
+from dap.evaluation.leaks import SIDE, TestHashes
 from dap.evaluation.protocol import ImagesOf, LabelledImages
 from dap.evaluation.recipe import Case
 from dap.evaluation.result import EvaluationResult
@@ -102,6 +102,8 @@ def evaluate_source(
     if real is not None:
         drawn = [_drawn_real(train, real, seed, repeat) for repeat in range(repeats)]
         hashes.warn(real, np.concatenate(drawn), "the random real images")
+        all_drawn = np.unique(np.concatenate(drawn))
+        check_not_blank(real, real.images(all_drawn, size=SIDE, channels=3), all_drawn)
     side = train.appearance.size if size is None else size
     load = partial(_load, names=names, channels=train.appearance.channels if channels is None else channels)
     ipc = -(-len(train) // len(names))
@@ -143,7 +145,7 @@ def evaluate_source(
 
 
 def check_not_blank(source: Source, images: np.ndarray, indices: np.ndarray | None = None) -> None:
-    """Raise SourceError if every image of a source has a single colour; warn in the log if some have.
+    """Raise SourceError if every one of some images has a single colour; warn in the log if some have.
 
     Args:
         source: The images' source.
@@ -174,10 +176,7 @@ def _warn_of_copies(source: Source, images: np.ndarray) -> None:
 def _random_real(
     train: Source, real: Source, load: Callable[..., LabelledImages], side: int, seed: int, repeat: int
 ) -> LabelledImages:
-    indices = _drawn_real(train, real, seed, repeat)
-    images, labels = load(real, indices, size=side)
-    check_not_blank(real, images, indices)
-    return images, labels
+    return load(real, _drawn_real(train, real, seed, repeat), size=side)
 
 
 def _drawn_real(train: Source, real: Source, seed: int, repeat: int) -> np.ndarray:

@@ -113,14 +113,15 @@ def train_teacher(
     if recipe.labels != "hard":
         raise OptionError(f"labels: expected 'hard', got {recipe.labels!r}: a teacher has no teacher")
     tests = None if test is None else _same_classes(open_source(test, split="test"), images)
-    if tests is not None:
-        TestHashes(tests, images.class_names).warn(images, np.arange(len(images)), "the training images")
     side, _ = protocol.sides(case, uniform=images.appearance.uniform)
     kept = "nothing is kept yet; the same command begins again"
     pixels = read_images(
         images, np.arange(len(images)), size=side, channels=channels, bars=Bars(shown=progress), kept=kept
     )
     check_not_blank(images, pixels)
+    if tests is not None:
+        hashes = TestHashes(tests, images.class_names, side=side, channels=channels)
+        hashes.warn(images, np.arange(len(images)), "the training images", copies=pixels)
     key = json.dumps([network, asdict(recipe), seed, images.identity(), len(images)])
     checkpoint = file.with_name(f"{file.name}.{hashlib.sha256(key.encode()).hexdigest()[:12]}.part")
     file.parent.mkdir(parents=True, exist_ok=True)

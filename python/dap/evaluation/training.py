@@ -80,6 +80,8 @@ def train_network(
     done, accuracies = 0, list[float]()
     if training.checkpoint is not None and training.checkpoint.is_file():
         done, accuracies = read_checkpoint(training.checkpoint, net, optimizer, generator, identity=identity)
+    if done == recipe.epochs:  # perhaps on other test images
+        accuracies[-1] = 100 * accuracy_on(net, test, recipe, device)
     saved = time.monotonic()
     kept = (
         "nothing is kept of a training that is stopped, unless a folder for checkpoints is given"

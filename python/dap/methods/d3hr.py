@@ -64,6 +64,7 @@ class D3HR(Method[dict[str, ClassGaussian]]):
     """
 
     name: ClassVar[str] = "d3hr"
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "Zhao et al., ICML 2025, arXiv 2505.18399"
     year: ClassVar[int | None] = 2025
     couples: ClassVar[Couples] = "class"

@@ -86,6 +86,7 @@ class LD3M(Method[RealLatents]):
     """
 
     name: ClassVar[str] = "ld3m"
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "Moser et al., arXiv 2403.03881"
     year: ClassVar[int | None] = 2024
     couples: ClassVar[Couples] = "class"

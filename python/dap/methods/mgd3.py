@@ -66,6 +66,7 @@ class Mode(Guide[Modes]):
     """
 
     name: ClassVar[str] = "mode"
+    version: ClassVar[int] = 2
 
     scale: float = 1.0
     start: float = 0.0

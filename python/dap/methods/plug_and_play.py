@@ -164,6 +164,10 @@ class PlugAndPlay(Method[Constraint | None]):
         """Return the classifier, if that is the constraint."""
         return "a classifier of all classes" if self.constraint in CLASSIFIED and self.weight else None
 
+    def ignored(self) -> tuple[str, ...]:
+        """Return that the sampler is not used where all steps are Adam's."""
+        return () if self.refine else ("num_inference_steps", "scheduler", "eta")
+
     def steps_per_slot(self, context: Context) -> int:
         """Return the number of Adam's steps plus the sampler's steps that follow."""
         return self.steps + (context.num_steps(self.refine) if self.refine else 0)

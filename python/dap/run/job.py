@@ -215,11 +215,11 @@ def _warn_of_sampling(job: Job) -> None:
 
 def _warn_of_unused(request: Request, recipe: AnyMethod, prior: Prior) -> None:
     """Log a warning that names the given options which change nothing: those of a prior without one, or of sampling."""
-    options, why = recipe.ignored(), "does not sample by them"
+    options, why = recipe.ignored(), ""
     if isinstance(prior, NoPrior):
         tried = isinstance(recipe, RealImagesByFeatures) and request.features in (None, "vae")
         used = ("prior", "prior_options", "dtype", "label_map") if tried else ()
-        options, why = tuple(name for name in OF_THE_PRIOR if name not in used), "uses no prior"
-    given = [name for name in options if getattr(request, name) not in (getattr(Request, name), None, {})]
+        options, why = tuple(name for name in OF_THE_PRIOR if name not in used), ", which uses no prior"
+    given = [name for name in options if getattr(request, name, None) not in (getattr(Request, name, None), None, {})]
     if given:
-        logger.warning("method %r %s, so these options change nothing: %s", recipe.name, why, ", ".join(given))
+        logger.warning("these options change nothing with method %r%s: %s", recipe.name, why, ", ".join(given))

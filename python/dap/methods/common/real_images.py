@@ -66,6 +66,10 @@ class RealImages(Method[ChosenImages]):
         """Return that no image can be made again: there is only one choice."""
         return "nothing"
 
+    def ignored(self) -> tuple[str, ...]:
+        """Return that nothing is sampled, though a prior may give the features."""
+        return ("sampling", "num_inference_steps", "guidance_scale", "scheduler", "timestep_spacing", "eta")
+
     def steps_per_slot(self, context: Context) -> int:
         """Return 0: no denoiser step is run."""
         return 0

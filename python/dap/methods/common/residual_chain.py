@@ -41,7 +41,7 @@ def residual_chain(
         labels: The prior's labels, int64 (B,).
         condition: c, (B, *condition_shape); None if the prior has none.
         steps: n.
-        settings: The settings of the run; its scale of classifier-free guidance and spacing of steps are used.
+        settings: The settings of the run; their sampler and its number of steps are not used.
         pass_size: The most slots in one call of the denoiser; None: all.
     """
     scheduler = ddim_of(prior, replace(settings, num_inference_steps=steps))
