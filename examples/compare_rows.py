@@ -40,6 +40,8 @@ PUBLISHED: Rows = BASELINES | {
     "coda, published constants": {"method": "coda:paper"},
     "dm:paper, 100 iterations": {"method": "dm:paper", "method_options": {"steps": 100}},
     "ld3m:paper, 100 iterations": {"method": "ld3m:paper", "method_options": {"steps": 100}},
+    "minimax:paper": {"method": "minimax:paper"},
+    "d3hr:paper": {"method": "d3hr:paper"},
 }
 NEWER_TEST: Rows = BASELINES | {name: {"method": name} for name in ("k_medoids", "d3hr:fashion", "minimax:fashion")}
 NEWER_TEST |= {
@@ -112,7 +114,7 @@ TUNING: dict[str, Rows] = {
         f"igd scale={scale} deviation={deviation}": {
             "method": IGD(**FASHION_IGD | {"scale": scale, "deviation": deviation})
         }
-        for scale, deviation in ((3.3, 0.0), (3.3, 50.0), (3.3, 300.0), (10.0, 50.0), (30.0, 50.0))
+        for scale, deviation in ((1.0, 50.0), (3.3, 0.0), (3.3, 50.0), (3.3, 300.0), (10.0, 50.0), (30.0, 50.0))
     },
     "plug_and_play": {
         f"plug_and_play {options}": {"method": PlugAndPlay(**{"steps": 50, "learning_rate": 0.1} | options)}
