@@ -40,9 +40,8 @@ Published constants: γ = 0.05 and guidance in 22 of 25 steps (``stop`` 0.88), f
 10 images a class. The γ for the other data sets is not known. As published, the script evaluates the representatives,
 not the generated images.
 
-The defaults, which are also the preset "fashion", had the best accuracy in a grid on held-out images, in which x̂_0 was
-that after classifier-free guidance, as in older versions (``docs/guidance.md``); the options of the discovery are those
-of the script.
+The defaults, which are also the preset "fashion", had the best accuracy in a grid on held-out images
+(``docs/guidance.md``); the options of the discovery are those of the script.
 """
 
 from __future__ import annotations
@@ -92,7 +91,7 @@ class Representative(Guide[Modes]):
     name: ClassVar[str] = "representative"
     version: ClassVar[int] = 2
 
-    scale: float = 0.3
+    scale: float = 0.1
     start: float = 0.0
     stop: float = 0.5
     n_components: int = 50
@@ -181,7 +180,7 @@ class CoDA(Representative, SingleGuide[Modes]):
             "scale": 0.05, "start": 0.0, "stop": 0.88,
             "n_components": 50, "n_neighbors": 85, "min_cluster_size": 55, "min_samples": 3,
         },
-        "fashion": {"scale": 0.3, "start": 0.0, "stop": 0.5},
+        "fashion": {"scale": 0.1, "start": 0.0, "stop": 0.5},
     }  # fmt: skip
 
     def weights(self, context: Context, artefact: Modes) -> Mapping[str, Sequence[float]]:
