@@ -65,7 +65,7 @@ def plot(points: Sequence[Point], real: dict[str, float], file: Path) -> None:
     figure, axis = pyplot.subplots(figsize=(10, 6))
     for name, accuracy in real.items():
         axis.axhline(accuracy, color="grey", linewidth=0.8, linestyle="--")
-        axis.text(0.62, accuracy + 0.1, f"{name}, real images", fontsize=8, color="grey")
+        axis.text(24, accuracy - 0.1, f"{name}, real images", fontsize=8, color="grey", ha="right", va="top")
     axis.step(*zip(*[(point.time, point.accuracy) for point in best], strict=True), where="post", color="C0", alpha=0.5)
     axis.set(xscale="log", xlim=(0.6, 25), xlabel="time to make an image, relative to dit", ylabel="accuracy, %")
     axis.set_xticks([1, 2, 5, 10], ["1", "2", "5", "10"])

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from protocol_trainings import Teacher, recipe
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_evaluate import arrays
-from test_protocols import Teacher, recipe
 from torch import nn
 from torch.nn import functional
 

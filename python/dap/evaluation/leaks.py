@@ -55,7 +55,7 @@ class TestHashes:
             source: A set that is trained on.
             indices: The numbers of the images that are trained on.
             where: What the set is called in the warning.
-            copies: All images of the source in the size of the copies, uint8, if they are at hand.
+            copies: These images in the size of the copies, uint8, if they are at hand; ``indices`` then rises.
         """
         shared: dict[str, str] = {}
         for digest, index in self._hashes(source, np.unique(np.asarray(indices, np.int64)), copies):
@@ -80,6 +80,9 @@ class TestHashes:
         channels, side, _ = self._shape
         for start in range(0, len(indices), BATCH):
             part = indices[start : start + BATCH]
-            images = source.images(part, size=side, channels=channels) if copies is None else copies[part]
+            if copies is None:
+                images = source.images(part, size=side, channels=channels)
+            else:
+                images = copies[start : start + BATCH]
             for image, index in zip(images, part.tolist(), strict=True):
                 yield hashlib.sha256(image.tobytes()).digest(), index

@@ -101,9 +101,10 @@ def evaluate_source(
     hashes.warn(train, np.arange(len(train)), "the set to evaluate")
     if real is not None:
         drawn = [_drawn_real(train, real, seed, repeat) for repeat in range(repeats)]
-        hashes.warn(real, np.concatenate(drawn), "the random real images")
         all_drawn = np.unique(np.concatenate(drawn))
-        check_not_blank(real, real.images(all_drawn, size=SIDE, channels=3), all_drawn)
+        copies = real.images(all_drawn, size=SIDE, channels=3)
+        check_not_blank(real, copies, all_drawn)
+        hashes.warn(real, all_drawn, "the random real images", copies=copies)
     side = train.appearance.size if size is None else size
     load = partial(_load, names=names, channels=train.appearance.channels if channels is None else channels)
     ipc = -(-len(train) // len(names))

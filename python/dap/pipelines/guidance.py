@@ -158,9 +158,8 @@ class Guidance:
             x0_conditional = x0 if null is None else estimated_x0(x, graph_conditional, noise_level, clip)
         assert self._step is not None
         return eps, StepState(
-            self._step, len(self._scheduler.timesteps), int(timestep), noise_level.alpha / noise_level.scale,
-            noise_level.sigma / noise_level.scale, ancestral_std(noise_level, None), own, graph_eps, x0,
-            self._labels.to(x.device), features, x0_conditional,
+            self._step, len(self._scheduler.timesteps), int(timestep), noise_level.signal, noise_level.noise,
+            ancestral_std(noise_level, None), own, graph_eps, x0, self._labels.to(x.device), features, x0_conditional,
         )  # fmt: skip
 
     def _eps(self, x: Tensor, prediction: Tensor, noise_level: Level) -> Tensor:

@@ -53,6 +53,16 @@ class Level(NamedTuple):
         return 1.0 if self.alpha != 1 else (1 + self.sigma**2) ** 0.5
 
     @property
+    def signal(self) -> float:
+        """√ᾱ_t, in whichever scale the sampler works."""
+        return self.alpha / self.scale
+
+    @property
+    def noise(self) -> float:
+        """√(1 − ᾱ_t)."""
+        return self.sigma / self.scale
+
+    @property
     def scale_after(self) -> float:
         """``scale`` for x after the step."""
         if self.flow:  # σ' / (1 − σ') is the ratio of noise to signal

@@ -121,7 +121,7 @@ def sample(
                     if prediction.conditional is not None and x0_conditional is None:
                         x0_conditional = estimated_x0(x, prediction.conditional, noise_level, clip)
             state = StepState(
-                step, num_steps, int(t), noise_level.alpha / noise_level.scale, noise_level.sigma / noise_level.scale,
+                step, num_steps, int(t), noise_level.signal, noise_level.noise,
                 ancestral_std(noise_level, prediction.variance), own, prediction.eps, x0, labels, prediction.features,
                 x0_conditional,
             )  # fmt: skip

@@ -106,7 +106,7 @@ def changed(
     to_sample = torch.zeros_like(output)
     for place, gradient in gradients.items():
         if place == "eps":
-            output = output + noise_level.per_eps * noise_level.sigma / noise_level.scale * gradient
+            output = output + noise_level.per_eps * noise_level.noise * gradient
         elif place == "x0":
             output = output - noise_level.per_x0 * gradient
         else:
