@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import re
 import shlex
 import shutil
@@ -95,11 +96,16 @@ def test_a_set_that_is_pushed_comes_back(run: dap.DistilledDataset, local_hub: L
     assert torch.equal(again.take(1).to_torch()[0], run.take(1).to_torch()[0])
 
 
-def test_a_set_of_the_hub_is_measured_as_its_run(run: dap.DistilledDataset, local_hub: LocalHub) -> None:
+def test_a_set_of_the_hub_is_measured_as_its_run(run: dap.DistilledDataset, local_hub: LocalHub, command_line) -> None:
     """Against the real images that its manifest names, since none are given."""
     run.push_to_hub("me/fashion-3")
     settings = {"only": ["energy_distance", "nearest_real"], "features_options": {"size": 8}}
-    assert dap.measure("me/fashion-3", **settings).to_json() == dap.measure(run, **settings).to_json()
+    expected = dap.measure(run, **settings).to_json()
+    assert dap.measure("me/fashion-3", **settings).to_json() == expected
+    names = [word for name in settings["only"] for word in ("--only", name)]
+    code, _, said = command_line("metrics", "me/fashion-3", *names, "--features-set", "size=8", "--json", "m.json")
+    assert code == 0, said
+    assert json.loads(Path("m.json").read_text()) == json.loads(expected)
 
 
 def test_pushing_again_replaces_the_images(run: dap.DistilledDataset, local_hub: LocalHub) -> None:

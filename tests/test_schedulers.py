@@ -347,6 +347,9 @@ def test_schedulers_without_a_schedule_of_alphas_are_refused(scheduler):
         (DPMSolverMultistepScheduler(use_flow_sigmas=True), 5, "use_flow_sigmas=True cannot be guided"),
         (EulerDiscreteScheduler(timestep_type="continuous"), 5, "timestep_type='continuous' cannot be guided"),
         (DDIMScheduler(timestep_spacing="none"), 5, "num_inference_steps: DDIMScheduler cannot take 5 with"),
+        (DDIMScheduler(timestep_spacing="trailing"), 61, r"timesteps outside its schedule with 61 \(-1\)"),
+        (HeunDiscreteScheduler(timestep_spacing="trailing"), 103, r"outside its schedule with 103 \(-1, -1\)"),
+        (DDPMScheduler(steps_offset=1), 1000, r"timesteps outside its schedule with 1000 \(1000\)"),
     ],
 )
 def test_steps_that_a_scheduler_cannot_make_are_refused(own, steps, message):

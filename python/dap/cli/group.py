@@ -13,14 +13,13 @@ from dap.registry import nearest, unknown_name_error
 
 __all__ = ["Group", "in_flags", "usage_message"]
 
-FLAGS = {
-    "batch_size": "--batch-size", "channels": "--channels", "classes": "--classes", "dtype": "--dtype",
-    "executor": "--executor", "features": "--features", "guidance_scale": "--guidance-scale", "index": "--index",
-    "label_column": "--label-column", "label_map": "--label", "real": "--real", "soft_labels": "--soft-labels",
-    "teacher": "--teacher",
-}  # fmt: skip
+KEYWORDS = (  # arguments of Python's functions that messages name, and that are options here
+    "address", "batch_size", "card", "channels", "classes", "device", "dtype", "eta", "executor", "features",
+    "guidance_scale", "index", "ipc", "judge", "label_column", "label_map", "prior", "real", "sampling", "scheduler",
+    "soft_labels", "teacher",
+)  # fmt: skip
 QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
-KEYWORD = re.compile(rf"\b({'|'.join(FLAGS)})=({QUOTED}|\d+(?:\.\d+)?)?(?=[ ),;.:]|\Z)")
+KEYWORD = re.compile(rf"\b({'|'.join(KEYWORDS)})=({QUOTED}|\d+(?:\.\d+)?|False)?(?=[ ),;.:]|\Z)")
 LABEL = re.compile(rf"\blabel_map=\{{({QUOTED}): (\d+)\}}")
 COMMANDS = {"adapt_prior": "prior adapt", "distill": "distill", "train_prior": "prior train"}
 CALL = re.compile(rf"\bdap\.({'|'.join(COMMANDS)})(\((?:{QUOTED}|[^'\"()])*\))")
@@ -57,6 +56,8 @@ def in_flags(text: str) -> str:
         'choose one with --label-column, or leave --classes out'
         >>> in_flags("convert them (channels='grey'), or use guidance_scale=1")
         'convert them (--channels grey), or use --guidance-scale 1'
+        >>> in_flags("choose scheduler='ddim', or judge=False")
+        'choose --scheduler ddim, or --no-judge'
         >>> in_flags("say which it is, with label_map={'crane bird': 134}")
         "say which it is, with --label 'crane bird=134'"
         >>> in_flags("try dap.distill('my photos', method='k_medoids', out='own')")
@@ -68,7 +69,10 @@ def in_flags(text: str) -> str:
 
 
 def _option(keyword: str, value: str | None) -> str:
-    return FLAGS[keyword] if value is None else f"{FLAGS[keyword]} {shlex.quote(str(ast.literal_eval(value)))}"
+    name = "label" if keyword == "label_map" else keyword.replace("_", "-")
+    if value == "False":
+        return f"--no-{name}"
+    return f"--{name}" if value is None else f"--{name} {shlex.quote(str(ast.literal_eval(value)))}"
 
 
 def _command(function: str, arguments: str) -> str:

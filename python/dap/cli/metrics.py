@@ -67,12 +67,14 @@ def metrics(
 ) -> None:
     """Measures FOLDER (a distilled set, or any labelled images) against real images: FID, coverage and others."""
     from dap.data.builtin import recorded_builtin
+    from dap.data.hub import is_hub_set
     from dap.data.manifest import read_manifest
     from dap.data.open import open_source
     from dap.errors import OptionError
 
     own = set_argument(folder)
-    if real is None and recorded_builtin(read_manifest(Path(own)) or {}) is None:
+    # the manifest of a set on the hub is not known before its download
+    if real is None and not is_hub_set(own) and recorded_builtin(read_manifest(Path(own)) or {}) is None:
         raise OptionError("metrics compare with real images: give the real training images, --real")
     real_images = None if real is None else open_source(real, label_column=label_column)
     tests = None if against is None else open_source(against, split="test", label_column=label_column)

@@ -129,7 +129,20 @@ def with_steps(
             f"num_inference_steps: {kind.__name__} cannot take {steps} with its configuration ({error}); "
             "choose another number, or scheduler='ddim'"
         ) from error
+    # diffusers rounds "trailing" to a further step at t = -1 with some numbers, and adds steps_offset to the last step
+    wrong = [] if of_flow(scheduler) else _outside(scheduler)
+    if wrong:
+        raise OptionError(
+            f"num_inference_steps: {kind.__name__} makes timesteps outside its schedule with {steps} "
+            f"({', '.join(f'{t:g}' for t in wrong)}); choose another number, or another timestep_spacing"
+        )
     return scheduler
+
+
+def _outside(scheduler: SchedulerMixin) -> list[float]:
+    """Return the timesteps that are no number of a step of training."""
+    last = scheduler.config.num_train_timesteps - 1
+    return [t for t in scheduler.timesteps.tolist() if not 0 <= t <= last]
 
 
 def check_schedule(name: str, scheduler: SchedulerMixin) -> str:
