@@ -9,8 +9,9 @@ step. Hard labels are those of protocol `small`. Soft labels are those of protoc
 probabilities of dap's judge, a ConvNet-3 of 64 channels that is trained once on all 10,000 real training images.
 ConvNet-3 is trained with every seed, the other networks with the first half of the seeds.
 
-A set is a run of dap in OUT/sets, and an outcome a file in OUT/outcomes; both are kept as soon as they are made, and
-what is there is not done again. Seeds are the outer loop, and the tables take those that all methods have, so that a
+A set is a run of dap in OUT/sets, and an outcome a JSON line in OUT/outcomes*.jsonl; both are kept as soon as they are
+made, and what is there is not done again. Another machine continues from the outcomes alone: it makes the sets that a
+training needs again. Seeds are the outer loop, and the tables take those that all methods have, so that a
 study that was stopped has equally many of each. What is left to do is printed before the start, with its time by the
 seconds of the same parts in OUT, else by SECONDS. Two processes may work side by side: --part 1/2 and --part 2/2.
 
@@ -84,14 +85,14 @@ class Part(NamedTuple):
         """What the time depends on: all but the seed, and for a training the method."""
         return f"{self.method} {self.ipc}" if not self.network else f"{self.network} {self.labels} {self.ipc}"
 
+    @classmethod
+    def of(cls, record: Record) -> Part:
+        """The part whose outcome a record is."""
+        return cls(**{name: record[name] for name in cls._fields})
+
     def folder(self, out: Path) -> Path:
         """Where the set is."""
         return out / "sets" / f"{self.method.replace(':', '-')}-{self.ipc}-{self.seed}"
-
-    def file(self, out: Path) -> Path:
-        """Where the outcome is, or the seconds of the set."""
-        name = "-".join(str(value).replace(":", "-") for value in self if value != "")
-        return out / "outcomes" / f"{name}.json"
 
 
 def parts(seeds: int, methods: tuple[str, ...], part: int, of: int) -> Iterator[Part]:
@@ -128,37 +129,40 @@ def teacher(out: Path) -> Teacher:
     return Teacher(net, name="teacher", outputs=10, channels=1, size=32, mean=[0.5], std=[0.5])  # its images: [-1, 1]
 
 
-def do(part: Part, out: Path) -> None:
-    """Make a set, or train on it, and keep the outcome."""
-    soft = {"teacher": teacher(out)} if part.labels == "soft" else {}
-    start = time.process_time()
+def the_set(part: Part, out: Path) -> dap.DistilledDataset:
+    """Return the set of a part, which is made unless it is in `out`."""
+    return dap.distill(
+        "fashion-mini", prior="fashion-dit", method=part.method, ipc=part.ipc, seed=part.seed, out=part.folder(out),
+        progress=False,
+    )  # fmt: skip
+
+
+def outcome(part: Part, out: Path) -> Record:
+    """Make a set, or train on it."""
     record: Record = part._asdict()
+    start = time.process_time()
+    distilled = the_set(part, out)
     if part.network:
-        images, labels = (tensor.numpy() for tensor in dap.load(part.folder(out)).to_torch())
+        soft = {"teacher": teacher(out)} if part.labels == "soft" else {}
+        images, labels = (tensor.numpy() for tensor in distilled.to_torch())
+        start = time.process_time()
         record["last"] = run_protocol(
             images, labels, *real_images("test"), classes=10, network=part.network, seed=part.seed, device="cpu",
             protocol="rded" if soft else "small", protocol_options=SOFT if soft else HARD, **soft,
         ).last  # fmt: skip
-    else:
-        dap.distill(
-            "fashion-mini", prior="fashion-dit", method=part.method, ipc=part.ipc, seed=part.seed, out=part.folder(out),
-            progress=False,
-        )  # fmt: skip
-    record["seconds"] = round(time.process_time() - start, 2)
-    write_atomic(part.file(out), json.dumps(record).encode())
+    return record | {"seconds": round(time.process_time() - start, 2)}
 
 
 def seconds_by_kind(records: list[Record]) -> dict[str, float]:
     """Return the processor seconds of each kind of part: the median of those in OUT, else those of the file."""
     measured: dict[str, list[float]] = {}
     for record in records:
-        kind = Part(**{name: record[name] for name in Part._fields}).kind
-        measured.setdefault(kind, []).append(float(record["seconds"]))
+        measured.setdefault(Part.of(record).kind, []).append(float(record["seconds"]))
     return SECONDS | {kind: float(np.median(values)) for kind, values in measured.items()}
 
 
 def read(out: Path) -> list[Record]:
-    return [json.loads(file.read_text()) for file in sorted((out / "outcomes").glob("*.json"))]
+    return [json.loads(line) for log in sorted(out.glob("outcomes*.jsonl")) for line in log.read_text().splitlines()]
 
 
 def left(todo: list[Part], seconds: dict[str, float]) -> str:
@@ -178,20 +182,21 @@ def main() -> None:
     parser.add_argument("--part", default="1/1", help="i/n: this process does every n-th seed")
     args = parser.parse_args()
     first, of = map(int, args.part.split("/"))
-    for folder in ("sets", "outcomes"):
-        (args.out / folder).mkdir(parents=True, exist_ok=True)
+    (args.out / "sets").mkdir(parents=True, exist_ok=True)
     os.environ["DAP_CACHE"] = str(args.out / f"cache{first}")
     torch.set_num_threads(1)
-    todo = [part for part in parts(args.seeds, tuple(args.only), first, of) if not part.file(args.out).exists()]
+    done = {Part.of(record) for record in read(args.out)}
+    todo = [part for part in parts(args.seeds, tuple(args.only), first, of) if part not in done]
     print(f"left: {left(todo, seconds_by_kind(read(args.out)))}", flush=True)
     for number, part in enumerate(todo):
         if number and part.seed != todo[number - 1].seed:
             shutil.rmtree(cache_folder() / "indexes", ignore_errors=True)  # of the last seed's references
-        do(part, args.out)
-        record = json.loads(part.file(args.out).read_text())
-        outcome = f"{record['last']:.2f} %" if part.network else "set"
+        record = outcome(part, args.out)
+        with (args.out / f"outcomes{first}.jsonl").open("a") as log:
+            log.write(json.dumps(record) + "\n")
+        result = f"{record['last']:.2f} %" if part.network else "set"
         rest = left(todo[number + 1 :], seconds_by_kind(read(args.out)))
-        print(f"{' '.join(map(str, part))}: {outcome} in {record['seconds']:.0f} s; left: {rest}", flush=True)
+        print(f"{' '.join(map(str, part))}: {result} in {record['seconds']:.0f} s; left: {rest}", flush=True)
     outcomes = [record for record in read(args.out) if record["network"]]
     text = markdown(outcomes, METHODS + MORE)
     print(text)
