@@ -125,7 +125,8 @@ def step_operations(prior: DiTPrior, name: str, demands: tuple[Demand, ...], giv
         )
     if name.startswith("dap_networks"):
         method = get_method("dap_networks", METHODS[name])
-        net, shape = method.network(given, 0, 0), method.shape(given)
+        shape = method.shape(given)
+        net = method.random_network(given, shape, 0, 0, 0)
         total += operations(lambda: rehearse_features(net, shape))
         real = torch.empty(1, *shape, device="meta")  # the slots of a class share the batch of real images
         total += method.batch * operations(lambda: without_data(net).features(real)) // given.ipc

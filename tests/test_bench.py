@@ -269,3 +269,12 @@ def test_the_report_has_the_best_rival_and_the_share_of_the_limit(tmp_path, caps
     assert "| alone | 2.00 s (1.80–2.20) |  |  |  |  |" in lines
     assert (tmp_path / "plot.svg").read_text().startswith("<?xml")
     assert not report.read([tmp_path / "o.json"], "selection")
+
+
+def test_the_plan_of_a_large_prior_knows_every_method():
+    scale = load("scale")
+    prior = scale.DiTPrior(scale.pipeline(64, scale.shaped, tiny=True), name="tiny")
+    given = scale.context(prior)
+    for name, options in scale.METHODS.items():
+        demands = scale.get_method(name.split(",")[0], options).demands(given)
+        assert scale.step_operations(prior, name, demands, given) > 0

@@ -21,7 +21,8 @@ SURROGATE = {"width": 4, "epochs": 2, "checkpoints": 1}
 METHODS = {
     "random": {}, "k_medoids": {"features": "pixels"}, "dit": {}, "dap": {"method_options": {"references": 3}},
     "dap_set": {"method_options": {"references": 3}}, "dap_set:medoids": {"method_options": {"references": 3}},
-    "dap_networks": {"method_options": {"width": 4, "epochs": 2, "verdict": 1.0}},
+    "dap_networks": {"method_options": {"width": 4, "every": 1}},
+    "dap_networks:trained": {"method_options": {"width": 4, "epochs": 2, "every": 1}},
     "mgd3": {}, "manifold_gd": {}, "igd": {"method_options": {"width": 4, "epochs": 2, "checkpoints": 1}},
     "ld3m:tiny": {"num_inference_steps": 1}, "dm": {"method_options": {"steps": 2, "batch": 4, "width": 8}},
     "guided": {"method_options": {"terms": [{"name": "influence", "width": 4, "epochs": 2, "checkpoints": 1}]}},
@@ -105,7 +106,7 @@ def test_one_class_grows_where_slots_are_independent(run, tmp_path):
         run(tmp_path / "out", "dit", ipc={"Bag": 4, "Dress": 1, "T-shirt/top": 1})
 
 
-@pytest.mark.parametrize("method", ["k_medoids", "dap", "ld3m:tiny", "dm"])
+@pytest.mark.parametrize("method", ["k_medoids", "dap", "ld3m:tiny", "dm", "dap_networks"])
 def test_an_added_class_is_that_of_the_whole_run_and_the_others_stay(run, tmp_path, method):
     part, whole = tmp_path / "part", tmp_path / "whole"
     run(part, method, classes=["Bag", "T-shirt/top"])
@@ -149,6 +150,7 @@ def test_a_class_folder_that_was_added_to_the_source_is_added_to_the_set(run, so
     ("method", "options", "said"),
     [
         ("igd", {}, "class 'T-shirt/top' cannot be added, since the classes of this method share a surrogate"),
+        ("dap_networks:trained", {}, "share networks that are trained on the images of all classes"),
         ("dit", {"seed": 1}, r"options\.seed: there 0, now 1"),
         ("dit", {"classes": ["Bag", "T-shirt/top"]}, "class_map"),
         ("dit", {"classes": ["Bag"]}, "holds class 'Dress' too"),
@@ -190,7 +192,7 @@ def test_a_run_of_a_version_without_an_option_is_continued_at_its_default(run, t
         run(out, "mgd3", method_options={"at": "eps"})
 
 
-@pytest.mark.parametrize("method", ["dap_set", "dap_set:medoids", "igd", "manifold_gd"])
+@pytest.mark.parametrize("method", ["dap_set", "dap_set:medoids", "igd", "manifold_gd", "dap_networks:trained"])
 def test_an_image_that_is_made_again_is_another_and_the_others_stay(run, tmp_path, method):
     wanted, numbers = ("Bag", [0, 1]) if method == "dap_set:medoids" else ("Bag/1", [1])
     out = tmp_path / "out"

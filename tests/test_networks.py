@@ -44,6 +44,27 @@ def changed(net: nn.Module) -> nn.Module:
     return net.eval()
 
 
+@pytest.mark.parametrize("name", ["resnet18", "small_vit", "efficientnet_b0", "small_mlp", "timm/resnet10t"])
+@pytest.mark.parametrize("channels", [2, 4, 8])
+def test_networks_of_latents_see_every_channel(name: str, channels: int) -> None:
+    net, images = build(name, channels=channels).eval(), torch.rand(1, channels, 32, 32, requires_grad=True)
+    (gradient,) = torch.autograd.grad(net.features(images)[0, :5].sum(), images)
+    sizes = gradient.double().norm(dim=(2, 3))[0]  # a deep network's are too small for squares in float32
+    assert sizes.min() > 0.1 * sizes.max() > 0
+    again = build(name, channels=channels).eval()
+    assert torch.equal(net(images), again(images))
+
+
+def test_the_first_convolution_of_latents_keeps_the_variance_of_colours() -> None:
+    (few,), (many,) = ([next(build("resnet18", channels=count).parameters())] for count in (3, 8))
+    noise = generator("noise")
+    outputs = [
+        functional.conv2d(torch.randn(8, weight.shape[1], 16, 16, generator=noise), weight) for weight in (few, many)
+    ]
+    deviations = [float(output.detach().std()) for output in outputs]
+    assert deviations[0] == pytest.approx(deviations[1], rel=0.1)
+
+
 class TestCounts:
     """Counted by building the references (10 classes)."""
 

@@ -23,6 +23,7 @@ of a class with a repulsion (RSM + CGS). Its defaults were chosen on held-out im
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
@@ -40,6 +41,7 @@ from dap.methods.base import Context, Couples, Presets, Record, Unit
 from dap.methods.common.cached_networks import TrainedStates
 from dap.methods.common.drawn_networks import NetworkOptions
 from dap.methods.common.guides import TERMS, Guide, SingleGuide
+from dap.methods.common.held_images import can_hold, images_by_number
 from dap.methods.common.modes import Clusters, Modes, find_modes, largest_first, modes_bytes
 from dap.methods.common.network_kernel import ClassTarget, Matching, NetworkKernelTerm
 from dap.methods.common.siamese import AUGMENTATIONS
@@ -48,6 +50,8 @@ from dap.sampling import Window
 from dap.selection.k_means import nearest_rows
 
 __all__ = ["DAPNetworks", "NetworkKernel"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ class NetworkKernel(NetworkOptions, Guide[Prepared]):
     Attributes:
         scale: The length of a change of x̂_0 as a multiple of σ_t, at least 0.
         networks: One name of :func:`dap.list_networks` or several, which take turns from step to step. If left out, a
-            ConvNet with as many blocks as leave 4 × 4 pixels, from three to six.
+            ConvNet with as many blocks as leave 4 × 4 pixels, from three to six. A network with batch norm sees each
+            image by itself, under the statistics with which it begins (mean 0, variance 1).
         width: Channels of the blocks of a ConvNet, at least 1; other networks have their own.
         epochs: Passes over the real images in which networks are trained, at least 2; only ConvNets can be trained. A
             step takes a network as it was before a training or after one of its epochs. 0: the weights are random.
@@ -85,7 +90,7 @@ class NetworkKernel(NetworkOptions, Guide[Prepared]):
         kernel: "linear", which matches means, or "distance", the energy distance of the features.
         augmentation: "shift_flip", "dsa" or "none". None: "shift_flip" for pixels, "none" for latents.
         space: "pixels", or "latent": networks of x̂_0 itself, without the decoder.
-        start: Share of the steps after which guidance starts, from 0 to 1.
+        start: Share of the steps after which guidance starts, from 0 to 1; steps that are not taken count too.
         stop: Share of the steps after which it stops, from ``start`` to 1.
         every: Guidance acts in each ``every``-th of these steps, at least 1.
 
@@ -149,8 +154,12 @@ class NetworkKernel(NetworkOptions, Guide[Prepared]):
 
     def demand(self, context: Context) -> Demand:
         """Return that a graph leads through the decoder, if images are compared, and through a network."""
-        own = self.features_bytes(context, self.shape(context))
-        return Demand(decoder=self.space == "pixels", own=own) if self.scale else Demand()
+        if not self.scale:
+            return Demand()
+        own, pixels = self.features_bytes(context, self.shape(context)), context.channels * context.size**2
+        if self.space == "pixels":  # the slots of a class share its real images
+            own += self.references * pixels // max(1, min(map(context.ipc_of, range(len(context.classes)))))
+        return Demand(decoder=self.space == "pixels", own=own)
 
     def disk(self, context: Context) -> int:
         """Return the bytes of the latents of all real images, if they are compared, or of the trained networks."""
@@ -160,14 +169,17 @@ class NetworkKernel(NetworkOptions, Guide[Prepared]):
 
     def term(self, context: Context, unit: Unit, artefact: Prepared) -> NetworkKernelTerm:
         """Return the term for the slots of a unit."""
-        targets = []
-        for index, places in context.classes_of(unit):
+        targets, classes = [], context.classes_of(unit)
+        hold = can_hold(context, sum(min(self.references, len(context.source.of_class(each))) for each, _ in classes))
+        for index, places in classes:
             name, rows = context.classes[index].name, context.source.of_class(index)
             draw = rng.generator(context.seed, "dap_networks", "references", name)
             chosen = torch.randperm(len(rows), generator=draw)[: self.references].sort().values
-            latents = artefact.latents
-            real = context.images(rows[chosen.numpy()]) if latents is None else latents.of_class(name)[chosen]
-            targets.append(ClassTarget(name, index, places, real))
+            if artefact.latents is None:
+                real = images_by_number(context, rows[chosen.numpy()], hold=hold)
+            else:
+                real = artefact.latents.of_class(name)[chosen].__getitem__
+            targets.append(ClassTarget(name, index, places, len(chosen), real))
         matching = Matching(
             context.seed, partial(self.drawn, context, self.shape(context), artefact.trained),
             partial(self.judge, context, artefact.trained), self.draws, self.batch, self.kernel,
@@ -201,7 +213,8 @@ class DAPNetworks(NetworkKernel, SingleGuide[Prepared]):
     """Guide the slots of a class, as a set, to the mean features of its real images in networks.
 
     Options as in :class:`NetworkKernel`, and one for where the slots start. The preset "trained" has networks that are
-    trained on the real images, and their verdict; it costs a training, which the cache keeps.
+    trained on the real images, and their verdict; it costs a training, which the cache keeps. The preset "mixed" has
+    random networks of four kinds, which take turns.
 
     Attributes:
         strength: Share of the steps that are taken, above 0 and at most 1. Below 1 each slot starts at a real image of
@@ -216,13 +229,29 @@ class DAPNetworks(NetworkKernel, SingleGuide[Prepared]):
     paper: ClassVar[str] = "dap's own"
     year: ClassVar[int | None] = None
     couples: ClassVar[Couples] = "class"
-    presets: ClassVar[Presets] = {"trained": {"epochs": 5, "verdict": 1.0}}
+    presets: ClassVar[Presets] = {
+        "trained": {"epochs": 5, "verdict": 1.0},
+        "mixed": {"networks": ("convnet3", "small_resnet_ap10", "small_vit", "small_mlp")},
+    }
 
     strength: float = 0.7
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("strength", self.strength, above=0, most=1)
+
+    def check(self, context: Context) -> None:
+        """As for a guide; and warn if guidance acts in none of the steps that are taken."""
+        super().check(context)
+        steps, window = context.num_steps(), Window(self.start, self.stop)
+        first = steps - context.num_steps(self.strength)
+        inside = [step for step in range(steps) if window.contains(step, steps)]
+        if self.scale and not any(step >= first for step in inside[:: self.every]):
+            logger.warning(
+                "%s does not guide: start=%g, stop=%g and every=%d name none of the steps %d to %d of %d, which are "
+                "taken with strength=%g",
+                self.name, self.start, self.stop, self.every, first + 1, steps, steps, self.strength,
+            )  # fmt: skip
 
     def steps_per_slot(self, context: Context) -> int:
         """Return the steps that are taken."""

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dap.errors import OptionError
-from dap.nets.network import LibraryNetwork, sum_over_colours
+from dap.nets.network import LibraryNetwork, take_channels
 from dap.nets.seeded import SeededMode
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def torchvision_network(
     Args:
         name: One of :data:`HEADS`. Below 129 pixels, ResNets begin with a 3×3 convolution of stride 1, and below 65
             pixels they do not pool after it (Minimax, resnet.py 24-42; RDED's ``resnet18_modified``).
-        channels: 3, or 1: the first convolution sums over its three channels.
+        channels: 3; another number replaces the first convolution (:func:`dap.nets.network.take_channels`).
         classes: Number of classes.
         size: Side of the square images in pixels.
         generator: CPU generator of the initial weights.
@@ -52,8 +52,7 @@ def torchvision_network(
             raise OptionError(f"network {name} does not take images of {size} pixels ({error})") from error
         if name.startswith("resnet") and size <= 128:
             _shrink_stem(net, size)
-    if channels == 1:
-        sum_over_colours(net)
+        take_channels(net, channels)
     return LibraryNetwork(net, HEADS[name])
 
 
@@ -69,8 +68,7 @@ def small_vit(*, channels: int, classes: int, size: int, generator: torch.Genera
         raise OptionError(f"network small_vit: expected a side that is a multiple of {patch} pixels, got {size}")
     with SeededMode(generator):
         net = VisionTransformer(size, patch, 4, 4, 64, 256, num_classes=classes)
-    if channels == 1:
-        sum_over_colours(net)
+        take_channels(net, channels)
     return LibraryNetwork(net, "heads.head")
 
 

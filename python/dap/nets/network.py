@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LibraryNetwork", "Network", "sum_over_colours"]
+__all__ = ["LibraryNetwork", "Network", "take_channels"]
 
 
 class Network(nn.Module, ABC):
@@ -59,12 +59,20 @@ class LibraryNetwork(Network):
 
 
 @torch.no_grad()
-def sum_over_colours(net: nn.Module) -> None:
-    """Replace the first convolution of a network for RGB images by one for grey images.
+def take_channels(net: nn.Module, channels: int) -> None:
+    """Replace the first convolution of a network for RGB images by one for some channels.
 
-    The network then returns for a grey image what it returned for an RGB image with three equal channels.
+    For grey images it sums over the colours: the network then returns what it returned for an RGB image with three
+    equal channels. For 2 channels or more than 3, such as those of latents, it draws new weights from torch's global
+    generator, as large as keep the variance of the output.
     """
+    if channels == 3:
+        return
     name, convolution = next((name, layer) for name, layer in net.named_modules() if isinstance(layer, nn.Conv2d))
-    convolution.weight = nn.Parameter(convolution.weight.sum(1, keepdim=True))
-    convolution.in_channels = 1
     assert convolution.groups == 1, f"{name} has groups"
+    weight = convolution.weight
+    if channels == 1:
+        taken = weight.sum(1, keepdim=True)
+    else:
+        taken = torch.randn(len(weight), channels, *weight.shape[2:]) * weight.std() * (3 / channels) ** 0.5
+    convolution.weight, convolution.in_channels = nn.Parameter(taken), channels

@@ -75,7 +75,7 @@ def create_net(
             "resnet_ap10"; a network of torchvision; one for images of 28 to 64 pixels, "small_mlp" (two hidden layers
             of 256), "small_resnet_ap10" (of width 16) or "small_vit" (4 blocks of 64); or a model of timm,
             "timm/vit_tiny_patch16_224".
-        channels: Channels of the images, 1 or 3.
+        channels: Channels of the images, 1 or 3, or of the latents that a method shows to the network.
         classes: Number of classes.
         size: Side of the square images in pixels.
         generator: CPU generator of the initial weights.
@@ -124,13 +124,20 @@ def _mlp(*, channels: int, classes: int, size: int, generator: torch.Generator) 
 
 
 def _try(net: Network, name: str, channels: int, size: int) -> None:
-    """Raise OptionError unless the network takes images of this size, without computing anything."""
+    """Raise OptionError unless the network takes images of this size, without computing anything.
+
+    It is tried in training with two images, which batch norm needs, and by itself with one, which shows whether an
+    instance norm is left with one value.
+    """
     from torch.func import functional_call
 
     state = {key: value.to("meta") for key, value in (*net.named_parameters(), *net.named_buffers())}
     try:
         with torch.no_grad():
-            functional_call(net, state, (torch.empty(2, channels, size, size, device="meta"),))
+            for images in (2, 1):
+                net.train(images == 2)
+                functional_call(net, state, (torch.empty(images, channels, size, size, device="meta"),))
+        net.train()
     except (AssertionError, RuntimeError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise OptionError(f"network {name} does not take images of {size} pixels ({reason})") from error

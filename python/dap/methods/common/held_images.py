@@ -1,8 +1,7 @@
-"""All real images of a run: held in memory if they take up to 4 GiB, else decoded when they are used."""
+"""Real images of a run: held in memory if they take up to 4 GiB, else decoded when they are used."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -15,15 +14,33 @@ from dap.data.stack import read_images
 if TYPE_CHECKING:
     from dap.methods.base import Context
 
-__all__ = ["held_bytes", "images_by_index"]
+__all__ = ["can_hold", "held_bytes", "images_by_index", "images_by_number"]
 
 HELD_BYTES = 2**32
 
 
 def held_bytes(context: Context) -> int:
     """Return the memory that the images of a run take while they are held; 0 if they are not."""
-    needed = len(context.source) * context.channels * context.size**2
-    return needed if needed <= HELD_BYTES else 0
+    count = len(context.source)
+    return count * context.channels * context.size**2 if can_hold(context, count) else 0
+
+
+def can_hold(context: Context, count: int) -> bool:
+    """Return whether this many images of a run are few enough to be held."""
+    return count * context.channels * context.size**2 <= HELD_BYTES
+
+
+def images_by_number(context: Context, rows: np.ndarray, *, hold: bool) -> Callable[[Tensor], Tensor]:
+    """Return a function from numbers of rows, int64 (n,), to images, uint8 (n, channels, size, size) on the CPU.
+
+    Args:
+        context: The run.
+        rows: Image indices, int64 (N,).
+        hold: Decode all of them now; otherwise each when it is used.
+    """
+    if hold:
+        return context.images(rows.tolist()).__getitem__
+    return lambda numbers: context.images(rows[numbers.numpy()].tolist())
 
 
 def images_by_index(context: Context, *, kept: str = "nothing is kept") -> Callable[[Tensor | np.ndarray], Tensor]:
@@ -36,8 +53,8 @@ def images_by_index(context: Context, *, kept: str = "nothing is kept") -> Calla
     Raises:
         FormatError: An image cannot be decoded.
     """
-    count, shape = len(context.source), (context.channels, context.size, context.size)
-    if count * math.prod(shape) > HELD_BYTES:
+    count = len(context.source)
+    if not can_hold(context, count):
         context.images([0])  # raises now, and not while images are made, if the source has none
         return lambda indices: context.images(indices.tolist())
     images = read_images(

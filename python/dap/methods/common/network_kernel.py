@@ -33,13 +33,16 @@ class ClassTarget:
         name: The class, which seeds its draws.
         label: Its number, for networks that were trained.
         places: Positions of the slots in the unit, int64 (m,).
-        real: Real images as floats in [−1, 1], or latents, (N, C, H, W) on the CPU; uint8 images are converted.
+        count: N, the number of real images.
+        real: Returns the real images of some numbers below N, int64 (n,): latents, or images as uint8 or as floats in
+            [−1, 1], (n, C, H, W) on the CPU.
     """
 
     name: str
     label: int
     places: Tensor
-    real: Tensor
+    count: int
+    real: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,8 @@ class NetworkKernelTerm(DeltaTerm):
         for target in self.targets:
             generated = self._augmented(shown[target.places.to(shown.device)], target, step, draw)
             real = self._real(net, target, step, draw, shown.device)
-            total = total + mismatch(net.features(generated), real, matching.kernel)
+            power = _power_to_one(real)  # changes a class's gradient by a factor, and its length is not used
+            total = total + mismatch(net.features(generated) * power, real * power, matching.kernel)
         return torch.autograd.grad(total, shown)[0]
 
     def _surprise(self, shown: Tensor, turn: int, step: int, draw: int) -> Tensor:
@@ -151,8 +155,8 @@ class NetworkKernelTerm(DeltaTerm):
     def _real(self, net: Network, target: ClassTarget, step: int, draw: int, device: torch.device) -> Tensor:
         """Return ψ of the real images of a step, (N, D), without a graph."""
         draws = rng.generator(*self._key(target, step, draw))
-        rows = torch.randperm(len(target.real), generator=draws)[: self.matching.batch]
-        images = self._augmented(_as_float(target.real[rows]).to(device), target, step, draw)
+        rows = torch.randperm(target.count, generator=draws)[: self.matching.batch]
+        images = self._augmented(_as_float(target.real(rows)).to(device), target, step, draw)
         return real_features(net, images)
 
     def _augmented(self, images: Tensor, target: ClassTarget, step: int, draw: int) -> Tensor:
@@ -170,9 +174,19 @@ class NetworkKernelTerm(DeltaTerm):
         scaled = torch.zeros_like(gradient)
         for target in self.targets:
             part = gradient[target.places.to(gradient.device)]
+            part = part * _power_to_one(part)
             norm = part.norm()
             scaled[target.places.to(gradient.device)] = part * (part.numel() ** 0.5 / torch.where(norm > 0, norm, 1))
         return scaled
+
+
+def _power_to_one(values: Tensor) -> Tensor:
+    """Return the power of two that takes the largest magnitude to between 1/2 and 1, from 2^−125 to 2^125.
+
+    Deep networks with random weights can have features and gradients of 1e-24, whose squares are 0 in float32.
+    """
+    exponent = torch.frexp(values.detach().abs().amax()).exponent.clamp(-125, 125)
+    return torch.ldexp(values.new_ones(()), -exponent)
 
 
 def _as_float(images: Tensor) -> Tensor:
