@@ -17,8 +17,9 @@ real images, and then v is the gradient of Σ_i ℓ(f(x_i), c), the cross-entrop
 "Improved Distribution Matching" (Zhao, Li, Qin and Yu, CVPR 2023, https://arxiv.org/abs/2307.09742), which optimises
 pixels. The networks of a run are the same for all its classes.
 
-This method is dap's own. Near to it are the guidances of a set by optimal transport to clusters (DMGD), and by the mean
-of a class with a repulsion (RSM + CGS). Its defaults were chosen on held-out images (``docs/guidance.md``).
+This method is dap's own. Near to it are the guidances of a set by optimal transport to clusters (DMGD, and OT-DD for
+IGD's), and by the mean of a class with a repulsion (RSM + CGS); DDOQ (arXiv 2501.07681) weights images by the shares of
+their clusters instead. Its defaults were chosen on held-out images (``docs/guidance.md``).
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ class NetworkOptions:
             raise OptionError(f"networks: expected a name or a list of names, got {self.networks!r}")
         networks = (self.networks,) if isinstance(self.networks, str) else tuple(self.networks)
         for network in networks:
+            if isinstance(network, str) and "," in network:
+                names = json.dumps([name.strip() for name in network.split(",")])
+                raise OptionError(f"networks: several names are a list, networks={names}, got {network!r}")
             check_network(network)
             if self.epochs:
                 check_choice("network that is trained", network, list_nets())
