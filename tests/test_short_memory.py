@@ -130,6 +130,48 @@ def test_a_preparation_without_memory_is_an_error_in_our_words(tree, tiny_folder
 
 
 @pytest.mark.parametrize("error", SHORT, ids=["python", "device", "torch"])
+@pytest.mark.parametrize(
+    ("inside", "call", "work"),
+    [
+        ("evaluating.evaluate_source", lambda tree, prior, out: dap.evaluate(tree, tree), "to evaluate the set"),
+        ("evaluating.measure_set", lambda tree, prior, out: dap.measure(tree, tree), "to measure the set"),
+        (
+            "training.train.read_images", lambda tree, prior, out: dap.train_prior(tree, out=out, card=False),
+            "to train the prior",
+        ),
+        (
+            "training.adapt.load_prior", lambda tree, prior, out: dap.adapt_prior(tree, prior=prior, out=out),
+            "to adapt the prior",
+        ),
+        (
+            "indexing.build_with", lambda tree, prior, out: dap.build_index(tree, prior=prior, out=out),
+            "to build the index",
+        ),
+    ],
+    ids=["evaluate", "measure", "train_prior", "adapt_prior", "build_index"],
+)  # fmt: skip
+def test_functions_say_it_in_our_words(tree, tiny_folder, tmp_path, monkeypatch, inside, call, work, error):
+    def short(*_arguments, **_options):
+        raise error
+
+    monkeypatch.setattr(f"dap.{inside}", short)
+    with pytest.raises(OutOfMemoryError, match=rf"the memory was too short {work} \(.*\): choose ") as raised:
+        call(tree, tiny_folder, tmp_path / "out")
+    assert raised.value.__cause__ is error and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("error", SHORT, ids=["python", "device", "torch"])
+def test_a_run_with_a_callback_says_it_in_our_words(tree, tiny_folder, tmp_path, monkeypatch, error):
+    limited(monkeypatch, DiT, 0, error)
+    with pytest.raises(OutOfMemoryError, match="too short to make images") as raised:
+        dap.distill(
+            tree, out=tmp_path / "out", method="dit", prior=str(tiny_folder), ipc=1, num_inference_steps=2,
+            progress=False, callback_on_step_end=lambda prior, step, timestep, tensors: tensors,
+        )  # fmt: skip
+    assert raised.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", SHORT, ids=["python", "device", "torch"])
 def test_commands_say_it_in_one_line(tree, tmp_path, monkeypatch, capsys, error):
     def short(*_arguments, **_options):
         raise error

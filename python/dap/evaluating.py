@@ -33,6 +33,7 @@ from dap.metrics import MetricsResult, measure_set, overlap
 from dap.metrics.sets import chosen_metrics
 from dap.priors import PriorLike
 from dap.run import Rank, own_device, own_rank, worker_processes
+from dap.run.short_memory import memory_for
 from dap.torch_state import own_torch_state
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ def evaluate(
 
 
 @own_torch_state()
+@memory_for("to evaluate the set", "a smaller network or images, fewer workers=, or another device")
 def _evaluate(rank: Rank, arguments: Mapping[str, Any]) -> EvaluationResult:
     """Evaluate in one of several processes; the arguments are those of :func:`evaluate`."""
     distilled, test, real, device = (arguments[name] for name in ("distilled", "test", "real", "device"))
@@ -158,6 +160,7 @@ def _evaluate(rank: Rank, arguments: Mapping[str, Any]) -> EvaluationResult:
 
 
 @own_torch_state()
+@memory_for("to measure the set", "smaller images, other features, or another device")
 def measure(
     distilled: DistilledDataset | SourceLike,
     real: SourceLike | None = None,

@@ -20,6 +20,7 @@ from dap.index.spec import DTYPES
 from dap.priors import PriorLike
 from dap.run import Rank, own_rank, worker_processes
 from dap.run.index_build import Build, build_with
+from dap.run.short_memory import memory_for
 from dap.storage.cache import cache_in_use
 from dap.storage.claims import Claims
 from dap.storage.files import SHARED, check_writable
@@ -33,6 +34,7 @@ __all__ = ["build_index"]
 
 
 @own_torch_state()
+@memory_for("to build the index", "an earlier block or a pooling that keeps less, or another device")
 @cache_in_use()
 def build_index(
     source: SourceLike,

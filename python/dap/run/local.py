@@ -232,7 +232,8 @@ class _Executor(Generic[A]):
                         images = self._images(context, unit, artefact)
                     except Exception as error:
                         if self._retries is None:  # the user's callback may have raised it
-                            raise
+                            with memory_for("to make images"):
+                                raise
                         if may_shrink and is_short_memory(error) and self._may_begin_again(folder):
                             raise ShortMemoryError(folder.at_once) from None
                         note_failure(folder, unit, error, retries)

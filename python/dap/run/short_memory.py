@@ -38,11 +38,14 @@ def in_own_words(error: BaseException, work: str, advice: str = ADVICE) -> OutOf
 
 
 @contextmanager
-def memory_for(work: str) -> Iterator[None]:
-    """Raise dap's error where memory is too short in the block; see :func:`in_own_words`."""
+def memory_for(work: str, advice: str = ADVICE) -> Iterator[None]:
+    """Raise dap's error where memory is too short in the block, or in a function with this as its decorator.
+
+    The arguments are those of :func:`in_own_words`. An error that dap has put in its own words already stays.
+    """
     try:
         yield
     except Exception as error:
-        if not is_short_memory(error):
+        if isinstance(error, OutOfMemoryError) or not is_short_memory(error):
             raise
-        raise in_own_words(error, work) from error
+        raise in_own_words(error, work, advice) from error

@@ -35,6 +35,7 @@ from dap.features import check_channels, check_images, encode_images
 from dap.nets import optimise
 from dap.priors import ClassEmbeddingPrior, Prior, load_prior
 from dap.priors.adapter import add_low_rank, require_peft, without_low_rank, write_adapter
+from dap.run.short_memory import memory_for
 from dap.sampling import SamplingSettings, denoising_loss, draw_noised, noised_latents, sample
 from dap.torch_state import own_torch_state
 from dap.training.folder import FINISHED, check_folder, precision_of_training, training_folder
@@ -47,6 +48,7 @@ ROWS = 20.0  # factor from what is learned to the rows: they need a larger learn
 
 
 @own_torch_state()
+@memory_for("to adapt the prior", "a smaller prior or another device, or on a GPU dtype='bfloat16'")
 def adapt_prior(
     source: SourceLike,
     *,
