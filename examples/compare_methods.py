@@ -146,7 +146,8 @@ def table(entries: list[dict[str, Any]], baseline: str) -> str:
         metrics = [np.mean([each[metric] for each in own.values() if metric in each] or [np.nan]) for metric in METRICS]
         shown = " | ".join(f"{value:.3f}" for value in metrics)
         prepare = np.median([each["seconds"]["prepare"] for each in own.values()])
-        make = np.median([own[s]["seconds"]["make"] / rows[baseline][s]["seconds"]["make"] for s in shared])
+        seconds = [(own[s]["seconds"]["make"], rows[baseline][s]["seconds"]["make"]) for s in shared]
+        make = np.median([ours / theirs for ours, theirs in seconds if theirs] or [np.nan])  # real images take no time
         lines.append(
             f"| {name} | {found.mean:.2f} ± {found.standard_error:.2f} | {found.n} | {difference} | {shown} "
             f"| {prepare:.1f} | {make:.2f} |"

@@ -147,3 +147,15 @@ def test_the_page_of_results_has_the_form_that_its_picture_is_drawn_from(example
     assert len(results_plot.LINE.findall(table)) == table.count("\n| `") > 25, "each row is read"
     assert set(real) == set(results_plot.REAL)
     assert len(points) > 20 and next(point for point in points if point.method == "dit").time == 1
+
+
+def test_a_table_of_methods_has_no_time_relative_to_real_images(examples):
+    import compare_methods
+
+    entries = [
+        {"method": method, "seed": seed, "ipc": 10, "last": 70.0 + seed, "seconds": {"prepare": 0.0, "make": make}}
+        for method, make in (("random", 0.0), ("dit", 20.0))
+        for seed in range(2)
+    ]
+    assert compare_methods.table(entries, "random").splitlines()[-1].endswith("| 0.0 | nan |")
+    assert compare_methods.table(entries, "dit").splitlines()[-1].endswith("| 0.0 | 1.00 |")
