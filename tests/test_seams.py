@@ -18,7 +18,7 @@ import test_dap
 import tiny
 import torch
 from PIL import Image
-from test_sampling import Affine, run_affine
+from test_terms_in_steps import Affine, run_affine
 from test_text_priors import METHODS
 
 import dap
