@@ -141,8 +141,10 @@ def table(entries: list[dict[str, Any]], baseline: str) -> str:
     for name, own in rows.items():
         found = summary([each["last"] for each in own.values()])
         shared = [seed for seed in own if seed in rows[baseline]]
-        gap = paired_difference([own[s]["last"] for s in shared], [rows[baseline][s]["last"] for s in shared])
-        difference = "" if name == baseline else f"{gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]"
+        difference = ""
+        if shared and name != baseline:
+            gap = paired_difference([own[s]["last"] for s in shared], [rows[baseline][s]["last"] for s in shared])
+            difference = f"{gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]"
         metrics = [np.mean([each[metric] for each in own.values() if metric in each] or [np.nan]) for metric in METRICS]
         shown = " | ".join(f"{value:.3f}" for value in metrics)
         prepare = np.median([each["seconds"]["prepare"] for each in own.values()])
