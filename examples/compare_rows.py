@@ -40,9 +40,8 @@ PUBLISHED: Rows = BASELINES | {
     "coda, published constants": {"method": "coda:paper"},
     "dm:paper, 100 iterations": {"method": "dm:paper", "method_options": {"steps": 100}},
     "ld3m:paper, 100 iterations": {"method": "ld3m:paper", "method_options": {"steps": 100}},
-    "minimax:paper": {"method": "minimax:paper"},
-    "d3hr:paper": {"method": "d3hr:paper"},
 }
+PUBLISHED |= {name: {"method": name} for name in ("minimax:paper", "d3hr:paper", "cao2:paper", "lgd:paper")}
 NEWER_TEST: Rows = BASELINES | {name: {"method": name} for name in ("k_medoids", "d3hr:fashion", "minimax:fashion")}
 NEWER_TEST |= {
     f"cao2, {name}": {"method": "cao2", "method_options": options}
