@@ -11,9 +11,10 @@ ConvNet-3 is trained with every seed, the other networks with the first half of 
 
 A set is a run of dap in OUT/sets, and an outcome a JSON line in OUT/outcomes*.jsonl; both are kept as soon as they are
 made, and what is there is not done again. Another machine continues from the outcomes alone: it makes the sets that a
-training needs again. Seeds are the outer loop, and the tables take those that all methods have, so that a
-study that was stopped has equally many of each. What is left to do is printed before the start, with its time by the
-seconds of the same parts in OUT, else by SECONDS. Two processes may work side by side: --part 1/2 and --part 2/2.
+training needs again, which the time left does not count. Seeds are the outer loop, and the tables take those that all
+methods have, so that a study that was stopped has equally many of each. What is left to do is printed before the start,
+with its time by the seconds of the same parts in OUT, else by SECONDS. Two processes may work side by side: --part 1/2
+and --part 2/2.
 
 The best methods on this prior are in: dap_networks:trained and k_medoids (docs/results.md). --only takes other methods
 too, whose sets cost more.
@@ -22,7 +23,6 @@ too, whose sets cost more.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import time
@@ -45,6 +45,7 @@ from dap.evaluation.judge import JUDGE
 from dap.nets import accuracy, create_net
 from dap.storage.cache import cache_folder
 from dap.storage.files import write_atomic
+from dap.storage.ledger import Ledger
 
 METHODS = ("random", "k_medoids", "dit", "dap", "dap_set", "dap_networks:trained")
 MORE = ("dap_networks", "dap_networks:mixed", "dap_set:medoids", "dm:fashion", "ld3m:fashion", "lgd:fashion")
@@ -163,7 +164,7 @@ def seconds_by_kind(records: list[Record]) -> dict[str, float]:
 
 
 def read(out: Path) -> list[Record]:
-    return [json.loads(line) for log in sorted(out.glob("outcomes*.jsonl")) for line in log.read_text().splitlines()]
+    return [record for log in sorted(out.glob("outcomes*.jsonl")) for record in Ledger(log).read()]
 
 
 def left(todo: list[Part], seconds: dict[str, float]) -> str:
@@ -194,8 +195,7 @@ def main() -> None:
         if number and part.seed != todo[number - 1].seed:
             shutil.rmtree(cache_folder() / "indexes", ignore_errors=True)  # of the last seed's references
         record = outcome(part, args.out)
-        with (args.out / f"outcomes{first}.jsonl").open("a") as log:
-            log.write(json.dumps(record) + "\n")
+        Ledger(args.out / f"outcomes{first}.jsonl").append(record)
         result = f"{record['last']:.2f} %" if part.network else "set"
         rest = left(todo[number + 1 :], seconds_by_kind(read(args.out)))
         print(f"{' '.join(map(str, part))}: {result} in {record['seconds']:.0f} s; left: {rest}", flush=True)

@@ -107,7 +107,8 @@ def plot(outcomes: Sequence[Record], methods: Sequence[str], file: Path) -> None
     found = list(cases(outcomes, methods))
     sizes = sorted({case.ipc for case in found})
     figure, axes = pyplot.subplots(len(sizes), 1, figsize=(10, 3.6 * len(sizes)), squeeze=False, sharex=True)
-    shown = [method for method in methods if method != BASELINES[0]]
+    shown = [each for each in methods if each != BASELINES[0] and any(each in case.accuracies for case in found)]
+    colours = pyplot.get_cmap("tab20" if len(shown) > 10 else "tab10")
     for axis, ipc in zip(axes[:, 0], sizes, strict=True):
         own = [case for case in found if case.ipc == ipc]
         for number, method in enumerate(shown):
@@ -118,8 +119,8 @@ def plot(outcomes: Sequence[Record], methods: Sequence[str], file: Path) -> None
                     continue
                 half = gap.high - gap.mean if np.isfinite(gap.high) else 0.0
                 axis.errorbar(
-                    place + (number - len(shown) / 2) * 0.12, gap.mean, half, marker="o", capsize=3, color=f"C{number}",
-                    markerfacecolor="white" if gap.in_noise else f"C{number}", label=label,
+                    place + (number - (len(shown) - 1) / 2) * 0.8 / len(shown), gap.mean, half, marker="o", capsize=3,
+                    color=colours(number), markerfacecolor="white" if gap.in_noise else colours(number), label=label,
                 )  # fmt: skip
                 label = None
         axis.axhline(0, color="grey", linewidth=0.8)

@@ -23,7 +23,6 @@ our tables that are kept: copy it to OUT to continue it. Several processes may w
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import tempfile
@@ -60,6 +59,7 @@ from dap.features import Tap, default_block, encode_images, real_features
 from dap.metrics import coverage, diversity, representativeness
 from dap.priors import load_prior
 from dap.storage.cache import cache_folder
+from dap.storage.ledger import Ledger
 
 METRICS = {"representativeness": representativeness, "diversity": lambda own, _: diversity(own), "coverage": coverage}
 
@@ -149,17 +149,22 @@ def table(entries: list[dict[str, Any]], baseline: str) -> str:
         shown = " | ".join(f"{value:.3f}" for value in metrics)
         prepare = np.median([each["seconds"]["prepare"] for each in own.values()])
         seconds = [(own[s]["seconds"]["make"], rows[baseline][s]["seconds"]["make"]) for s in shared]
-        make = np.median([ours / theirs for ours, theirs in seconds if theirs] or [np.nan])  # real images take no time
+        ratios = [ours / theirs for ours, theirs in seconds if theirs]  # real images take no time
+        make = f"{np.median(ratios):.2f}" if ratios else ""
         lines.append(
             f"| {name} | {found.mean:.2f} ± {found.standard_error:.2f} | {found.n} | {difference} | {shown} "
-            f"| {prepare:.1f} | {make:.2f} |"
+            f"| {prepare:.1f} | {make} |"
         )
     return "\n".join(lines)
 
 
 def read(out: Path) -> list[dict[str, Any]]:
-    lines = [line for log in sorted(out.glob("accuracies*.jsonl")) for line in log.read_text().splitlines()]
-    return [json.loads(line) for line in lines]
+    return [entry for log in sorted(out.glob("accuracies*.jsonl")) for entry in Ledger(log).read()]
+
+
+def done(out: Path) -> set[tuple[str, int, int]]:
+    """Return the method, the seed and the images a class of each entry."""
+    return {(entry["method"], entry["seed"], entry.get("ipc", 10)) for entry in read(out)}
 
 
 def main() -> None:
@@ -183,16 +188,15 @@ def main() -> None:
     os.environ["DAP_CACHE"] = str(args.out / f"cache{part}")
     if args.what != "table":
         images = test_images() if args.what in tested else held_out()
-        log = args.out / f"accuracies{part}.jsonl"
+        log = Ledger(args.out / f"accuracies{part}.jsonl")
         for seed in list(range(*args.seeds))[part - 1 :: parts]:
             for name, options in groups[args.what].items():
-                if any(each["method"] == name and each["seed"] == seed for each in read(args.out)):
+                if (name, seed, args.ipc) in done(args.out):
                     continue
                 entry = {"method": name, "seed": seed, "ipc": args.ipc}
                 through = name.endswith("through the VAE")
                 entry |= measured(options, seed, images, args.ipc, args.out, through_vae=through)
-                with log.open("a") as file:
-                    file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                log.append(entry)
                 print(entry, flush=True)
             shutil.rmtree(cache_folder() / "indexes", ignore_errors=True)  # of this seed's references
     entries = [each for each in read(args.out) if each.get("ipc", 10) == args.ipc]

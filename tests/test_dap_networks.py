@@ -47,12 +47,15 @@ def test_images_that_are_too_many_to_hold_are_decoded_in_the_steps(make_pipeline
     assert decoded == [2, 1, 2]
 
 
-def test_real_images_are_planned_for_the_slots_that_share_them(make_pipeline):
+def test_real_images_are_planned_for_the_slots_that_share_them(make_pipeline, monkeypatch):
     given = context(DiTPrior(make_pipeline()))
-    few, many = (DAPNetworks(width=4, references=references).demand(given) for references in (100, 1100))
-    assert many.own - few.own == 1000 * 32 * 32  # a class of one slot
-    latents = (DAPNetworks(width=4, references=count, space="latent").demand(given) for count in (100, 1100))
+    own = [DAPNetworks(width=4, references=count).demand(given).own for count in (1, 3, 7, 100)]
+    # of the classes of 4, 1 and 7 images, with 4, 1 and 4 slots, one is compared with most images a slot
+    assert [each - own[0] for each in own] == [0, 0, 3 * 1024 // 4, 3 * 1024 // 4]
+    latents = (DAPNetworks(width=4, references=count, space="latent").demand(given) for count in (1, 100))
     assert len(set(latents)) == 1
+    monkeypatch.setattr(held_images, "HELD_BYTES", 7 * 1024 - 1)
+    assert DAPNetworks(width=4, references=7).demand(given).own == own[0] - 1024
 
 
 @pytest.mark.parametrize(
@@ -104,7 +107,7 @@ def test_colour_images_and_half_precision_guide_near_to_float32(make_pipeline, t
 
 
 @pytest.mark.parametrize("size", [32, 128])
-def test_kinds_of_the_mixed_preset_take_turns_at_any_size(size):
+def test_kinds_of_the_mixed_preset_take_turns(size):
     method = DAPNetworks(**DAPNetworks.presets["mixed"])
     given = SimpleNamespace(seed=0)
     nets = [method.random_network(given, (3, size, size), turn, 0, 0) for turn in range(4)]

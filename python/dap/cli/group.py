@@ -16,10 +16,12 @@ __all__ = ["Group", "in_flags", "usage_message"]
 KEYWORDS = (  # arguments of Python's functions that messages name, and that are options here
     "address", "batch_size", "card", "channels", "classes", "device", "dtype", "eta", "executor", "features",
     "guidance_scale", "index", "ipc", "judge", "label_column", "label_map", "prior", "real", "sampling", "scheduler",
-    "soft_labels", "teacher",
+    "soft_labels", "teacher", "workers",
 )  # fmt: skip
 QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
-KEYWORD = re.compile(rf"\b({'|'.join(KEYWORDS)})=({QUOTED}|\d+(?:\.\d+)?|False)?(?=[ ),;.:]|\Z)")
+KEYWORD = re.compile(  # not inside a path, such as runs/ipc=10
+    rf"(?<![\w/\\,=.-])({'|'.join(KEYWORDS)})=({QUOTED}|\d+(?:\.\d+)?(?:e-?\d+)?|False)?(?=[ ),;.:]|\Z)"
+)
 LABEL = re.compile(rf"\blabel_map=\{{({QUOTED}): (\d+)\}}")
 COMMANDS = {"adapt_prior": "prior adapt", "distill": "distill", "train_prior": "prior train"}
 CALL = re.compile(rf"\bdap\.({'|'.join(COMMANDS)})(\((?:{QUOTED}|[^'\"()])*\))")
@@ -56,8 +58,8 @@ def in_flags(text: str) -> str:
         'choose one with --label-column, or leave --classes out'
         >>> in_flags("convert them (channels='grey'), or use guidance_scale=1")
         'convert them (--channels grey), or use --guidance-scale 1'
-        >>> in_flags("choose scheduler='ddim', or judge=False")
-        'choose --scheduler ddim, or --no-judge'
+        >>> in_flags("runs/ipc=10: choose scheduler='ddim', or judge=False")
+        'runs/ipc=10: choose --scheduler ddim, or --no-judge'
         >>> in_flags("say which it is, with label_map={'crane bird': 134}")
         "say which it is, with --label 'crane bird=134'"
         >>> in_flags("try dap.distill('my photos', method='k_medoids', out='own')")

@@ -92,7 +92,7 @@ def evaluate_source(
         protocol, networks, repeats, protocol_options, teacher=teacher is not None, soft_labels=soft_labels is not None
     )
     if judge and real is None:
-        raise OptionError("the judge is trained on real images: give real=, or leave judge=False")
+        raise OptionError("the judge is trained on real images: give real=, or take judge=False")
     names = _shared_classes(train, test)
     teacher = None if teacher is None else fitted(teacher, names)
     if real is not None:

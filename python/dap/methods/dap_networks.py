@@ -157,9 +157,9 @@ class NetworkKernel(NetworkOptions, Guide[Prepared]):
         """Return that a graph leads through the decoder, if images are compared, and through a network."""
         if not self.scale:
             return Demand()
-        own, pixels = self.features_bytes(context, self.shape(context)), context.channels * context.size**2
-        if self.space == "pixels":  # the slots of a class share its real images
-            own += self.references * pixels // max(1, min(map(context.ipc_of, range(len(context.classes)))))
+        own = self.features_bytes(context, self.shape(context))
+        if self.space == "pixels" and context.prior.device.type == "cpu":  # else real images take none of its memory
+            own += self.real_bytes(context)
         return Demand(decoder=self.space == "pixels", own=own)
 
     def disk(self, context: Context) -> int:
@@ -200,6 +200,13 @@ class NetworkKernel(NetworkOptions, Guide[Prepared]):
         pixels = (context.channels, context.size, context.size)
         return pixels if self.space == "pixels" else context.prior.latent_shape
 
+    def real_bytes(self, context: Context) -> int:
+        """Return the most memory for a slot's share of the real images of its class; 0 if a slot's are not held."""
+        pixels, classes = context.channels * context.size**2, range(len(context.classes))
+        images = [min(self.references, len(context.source.of_class(index))) for index in classes]
+        shares = (pixels * count // max(1, context.ipc_of(index)) for index, count in zip(classes, images, strict=True))
+        return max(shares) if can_hold(context, max(images)) else 0
+
     def preparation_bytes(self, context: Context) -> int:
         """Return the memory of encoding real images, or of training networks on them."""
         return max(context.prior.encoding_bytes, self.training_bytes(context))
@@ -215,7 +222,7 @@ class DAPNetworks(NetworkKernel, SingleGuide[Prepared]):
 
     Options as in :class:`NetworkKernel`, and one for where the slots start. The preset "trained" has networks that are
     trained on the real images, and their verdict; it costs a training, which the cache keeps. The preset "mixed" has
-    random networks of four kinds, which take turns.
+    random networks of four kinds, which take turns; they are those for images of 28 to 64 pixels.
 
     Attributes:
         strength: Share of the steps that are taken, above 0 and at most 1. Below 1 each slot starts at a real image of
@@ -242,7 +249,7 @@ class DAPNetworks(NetworkKernel, SingleGuide[Prepared]):
         check_number("strength", self.strength, above=0, most=1)
 
     def check(self, context: Context) -> None:
-        """As for a guide; and warn if guidance acts in none of the steps that are taken."""
+        """Check as :class:`NetworkKernel` does, and warn if guidance acts in none of the steps that are taken."""
         super().check(context)
         steps, window = context.num_steps(), Window(self.start, self.stop)
         first = steps - context.num_steps(self.strength)

@@ -64,7 +64,7 @@ def take_channels(net: nn.Module, channels: int) -> None:
 
     For grey images it sums over the colours: the network then returns what it returned for an RGB image with three
     equal channels. For 2 channels or more than 3, such as those of latents, it draws new weights from torch's global
-    generator, as large as keep the variance of the output.
+    generator, scaled so that the variance of the output stays the same.
     """
     if channels == 3:
         return
@@ -74,5 +74,5 @@ def take_channels(net: nn.Module, channels: int) -> None:
     if channels == 1:
         taken = weight.sum(1, keepdim=True)
     else:
-        taken = torch.randn(len(weight), channels, *weight.shape[2:]) * weight.std() * (3 / channels) ** 0.5
+        taken = torch.randn_like(weight[:, :1].expand(-1, channels, -1, -1)) * weight.std() * (3 / channels) ** 0.5
     convolution.weight, convolution.in_channels = nn.Parameter(taken), channels

@@ -126,8 +126,8 @@ def _mlp(*, channels: int, classes: int, size: int, generator: torch.Generator) 
 def _try(net: Network, name: str, channels: int, size: int) -> None:
     """Raise OptionError unless the network takes images of this size, without computing anything.
 
-    It is tried in training with two images, which batch norm needs, and by itself with one, which shows whether an
-    instance norm is left with one value.
+    It is tried in training with two images, which batch norm needs, and in evaluation with one image, which shows
+    whether an instance norm is left with one value.
     """
     from torch.func import functional_call
 

@@ -104,9 +104,8 @@ def make_scheduler(
 def check_guidable(kind: type, config: Mapping[str, object]) -> None:
     """Raise OptionError unless dap can guide with a kind of scheduler under a configuration."""
     if kind not in map(_class, KNOWN):
-        raise OptionError(
-            f"{kind.__name__}: dap cannot guide with this scheduler; choose scheduler={' or '.join(SCHEDULERS)}"
-        )
+        names = " or ".join(map(repr, SCHEDULERS))
+        raise OptionError(f"{kind.__name__}: dap cannot guide with this scheduler; choose scheduler={names}")
     for option, (value, reason) in UNUSABLE.items():
         if config.get(option) == value:
             raise OptionError(f"{kind.__name__}: {option}={value!r} cannot be guided, {reason}; turn it off")
@@ -129,7 +128,8 @@ def with_steps(
             f"num_inference_steps: {kind.__name__} cannot take {steps} with its configuration ({error}); "
             "choose another number, or scheduler='ddim'"
         ) from error
-    # diffusers rounds "trailing" to a further step at t = -1 with some numbers, and adds steps_offset to the last step
+    # With some numbers diffusers rounds "trailing" to a further step at t = -1. steps_offset can move the noisiest step
+    # behind the last of the schedule.
     wrong = [] if of_flow(scheduler) else _outside(scheduler)
     if wrong:
         raise OptionError(

@@ -181,9 +181,10 @@ class NetworkKernelTerm(DeltaTerm):
 
 
 def _power_to_one(values: Tensor) -> Tensor:
-    """Return the power of two that takes the largest magnitude to between 1/2 and 1, from 2^−125 to 2^125.
+    """Return the power of two that takes the largest magnitude to between 1/2 and 1; at least 2^−125, at most 2^125.
 
-    Deep networks with random weights can have features and gradients of 1e-24, whose squares are 0 in float32.
+    Deep networks with random weights can have features and gradients of 1e-24, whose squares are 0 in float32. If all
+    values are 0, or one is not finite, the power is 1.
     """
     exponent = torch.frexp(values.detach().abs().amax()).exponent.clamp(-125, 125)
     return torch.ldexp(values.new_ones(()), -exponent)
