@@ -21,6 +21,7 @@ from dap.methods.dap_networks import NetworkKernel, medoids
 from dap.methods.dap_set import SetEnergy
 from dap.methods.mgd3 import Mode
 from dap.nets import create_net
+from dap.nets.network import LibraryNetwork
 from dap.priors import load_prior
 from dap.priors.dit import DiTPrior
 
@@ -111,7 +112,7 @@ def test_kinds_of_the_mixed_preset_take_turns(size):
     method = DAPNetworks(**DAPNetworks.presets["mixed"])
     given = SimpleNamespace(seed=0)
     nets = [method.random_network(given, (3, size, size), turn, 0, 0) for turn in range(4)]
-    assert len({type(net.net if hasattr(net, "net") else net) for net in nets}) == 4
+    assert len({type(net.net) if isinstance(net, LibraryNetwork) else type(net) for net in nets}) == 4
     assert all(torch.isfinite(net.features(torch.zeros(1, 3, size, size))).all() for net in nets)
 
 

@@ -149,7 +149,7 @@ def test_the_page_of_results_has_the_form_that_its_picture_is_drawn_from(example
     assert len(points) > 20 and next(point for point in points if point.method == "dit").time == 1
 
 
-def test_a_table_of_methods_has_no_time_relative_to_real_images(examples):
+def test_a_table_of_methods_has_no_time_relative_to_real_images(examples, tmp_path):
     import compare_methods
 
     entries = [
@@ -159,5 +159,7 @@ def test_a_table_of_methods_has_no_time_relative_to_real_images(examples):
     ]
     assert compare_methods.table(entries, "random").splitlines()[-1].endswith("| 0.0 |  |")
     assert compare_methods.table(entries, "dit").splitlines()[-1].endswith("| 0.0 | 1.00 |")
+    (tmp_path / "accuracies1.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in entries) + '{"torn')
+    assert compare_methods.done(tmp_path) == {(name, seed, 10) for name in ("random", "dit") for seed in range(2)}
     other = compare_methods.table([*entries, entries[0] | {"method": "herding", "seed": 9}], "dit").splitlines()[-1]
     assert other.startswith("| herding | 70.00") and "| 1 |  |" in other  # no seed that both have

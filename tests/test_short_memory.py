@@ -17,7 +17,7 @@ from dap.cli.group import in_flags
 from dap.cli.main import main
 from dap.errors import OutOfMemoryError, RunMismatchError
 from dap.methods import DAP, DiT
-from dap.run.short_memory import is_short_memory
+from dap.short_memory import is_short_memory
 
 SHORT = (
     MemoryError("no room"),
@@ -134,6 +134,10 @@ def test_a_preparation_without_memory_is_an_error_in_our_words(tree, tiny_folder
     ("inside", "call", "work"),
     [
         ("evaluating.evaluate_source", lambda tree, prior, out: dap.evaluate(tree, tree), "to evaluate the set"),
+        (
+            "evaluation.teacher_train.train_network",
+            lambda tree, prior, out: dap.train_teacher(tree, out=f"{out}.safetensors"), "to train the teacher",
+        ),
         ("evaluating.measure_set", lambda tree, prior, out: dap.measure(tree, tree), "to measure the set"),
         (
             "training.train.read_images", lambda tree, prior, out: dap.train_prior(tree, out=out, card=False),
@@ -148,7 +152,7 @@ def test_a_preparation_without_memory_is_an_error_in_our_words(tree, tiny_folder
             "to build the index",
         ),
     ],
-    ids=["evaluate", "measure", "train_prior", "adapt_prior", "build_index"],
+    ids=["evaluate", "train_teacher", "measure", "train_prior", "adapt_prior", "build_index"],
 )  # fmt: skip
 def test_functions_say_it_in_our_words(tree, tiny_folder, tmp_path, monkeypatch, inside, call, work, error):
     def short(*_arguments, **_options):

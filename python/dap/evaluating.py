@@ -33,7 +33,7 @@ from dap.metrics import MetricsResult, measure_set, overlap
 from dap.metrics.sets import chosen_metrics
 from dap.priors import PriorLike
 from dap.run import Rank, own_device, own_rank, worker_processes
-from dap.run.short_memory import memory_for
+from dap.short_memory import memory_for
 from dap.torch_state import own_torch_state
 
 if TYPE_CHECKING:

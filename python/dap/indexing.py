@@ -20,7 +20,7 @@ from dap.index.spec import DTYPES
 from dap.priors import PriorLike
 from dap.run import Rank, own_rank, worker_processes
 from dap.run.index_build import Build, build_with
-from dap.run.short_memory import memory_for
+from dap.short_memory import memory_for
 from dap.storage.cache import cache_in_use
 from dap.storage.claims import Claims
 from dap.storage.files import SHARED, check_writable

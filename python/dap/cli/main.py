@@ -93,7 +93,7 @@ def _known(error: Exception) -> Exception:
     """Return the error that is shown in one line: that of short memory in dap's words. Any other is raised again."""
     if isinstance(error, DapError) or (isinstance(error, OSError) and error.errno != errno.ENOMEM):
         return error
-    from dap.run.short_memory import in_own_words, is_short_memory  # torch is imported with it
+    from dap.short_memory import in_own_words, is_short_memory  # torch is imported with it
 
     if not is_short_memory(error):
         raise error

@@ -28,6 +28,7 @@ from dap.evaluation.training import train_network
 from dap.nets import check_network
 from dap.nets.teacher import Teacher
 from dap.nets.teacher_file import open_teacher, write_teacher
+from dap.short_memory import memory_for
 from dap.storage.files import check_writable
 from dap.torch_state import own_torch_state
 
@@ -50,6 +51,7 @@ TEACHER = Published("teacher", _recipe, "dap", "", "whole")
 
 
 @own_torch_state()
+@memory_for("to train the teacher", "a smaller network, smaller images or another device")
 def train_teacher(
     source: SourceLike,
     *,

@@ -44,7 +44,7 @@ from dap.methods.common.drawn_networks import NetworkOptions
 from dap.methods.common.guides import TERMS, Guide, SingleGuide
 from dap.methods.common.held_images import can_hold, images_by_number
 from dap.methods.common.modes import Clusters, Modes, find_modes, largest_first, modes_bytes
-from dap.methods.common.network_kernel import ClassTarget, Matching, NetworkKernelTerm
+from dap.methods.common.network_kernel import ClassTarget, Matching, NetworkKernelTerm, guided_steps
 from dap.methods.common.siamese import AUGMENTATIONS
 from dap.priors import Demand
 from dap.sampling import Window
@@ -201,7 +201,10 @@ class NetworkKernel(NetworkOptions, Guide[Prepared]):
         return pixels if self.space == "pixels" else context.prior.latent_shape
 
     def real_bytes(self, context: Context) -> int:
-        """Return the most memory for a slot's share of the real images of its class; 0 if a slot's are not held."""
+        """Return the bytes of the real images of a class by its number of slots, of the class where they are most.
+
+        They are 0 if the images of one class are too many to hold: then each step decodes its own.
+        """
         pixels, classes = context.channels * context.size**2, range(len(context.classes))
         images = [min(self.references, len(context.source.of_class(index))) for index in classes]
         shares = (pixels * count // max(1, context.ipc_of(index)) for index, count in zip(classes, images, strict=True))
@@ -251,13 +254,13 @@ class DAPNetworks(NetworkKernel, SingleGuide[Prepared]):
     def check(self, context: Context) -> None:
         """Check as :class:`NetworkKernel` does, and warn if guidance acts in none of the steps that are taken."""
         super().check(context)
-        steps, window = context.num_steps(), Window(self.start, self.stop)
+        steps = context.num_steps()
         first = steps - context.num_steps(self.strength)
-        inside = [step for step in range(steps) if window.contains(step, steps)]
-        if self.scale and not any(step >= first for step in inside[:: self.every]):
+        guided = guided_steps(Window(self.start, self.stop), self.every, steps)
+        if self.scale and not any(step >= first for step in guided):
             logger.warning(
                 "%s does not guide: start=%g, stop=%g and every=%d name none of the steps %d to %d of %d, which are "
-                "taken with strength=%g",
+                "taken with strength=%g; give a later stop, a smaller every or strength=1",
                 self.name, self.start, self.stop, self.every, first + 1, steps, steps, self.strength,
             )  # fmt: skip
 

@@ -24,6 +24,9 @@ WIDTH = 128
 SMALL = ("small_mlp", "small_resnet_ap10", "small_vit")
 TIMM = "timm/"
 
+_tried: set[tuple[str, int, int, int | None, str | None]] = set()
+"""The kinds of network that have passed :func:`_try` in this process."""
+
 
 def list_networks(filter: str = "*") -> list[str]:
     """List the networks that ``dap.evaluate`` and :func:`create_net` take by name.
@@ -112,8 +115,10 @@ def create_net(
     else:
         build = partial(timm_network, name.removeprefix(TIMM))
     net = build(channels=channels, classes=classes, size=size, generator=generator)
-    if name not in CONVNETS:
+    kind = name, channels, size, width, norm
+    if name not in CONVNETS and kind not in _tried:  # a try takes as long as making the network, and steps draw many
         _try(net, name, channels, size)
+        _tried.add(kind)
     return net
 
 

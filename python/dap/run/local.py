@@ -26,9 +26,9 @@ from dap.run.job import Job
 from dap.run.memory import head
 from dap.run.progress import Progress
 from dap.run.sharing import note_failure, raise_failures, units_to_make
-from dap.run.short_memory import is_short_memory, memory_for
 from dap.run.slot_order import rank_slots
 from dap.sampling import StepCallback
+from dap.short_memory import is_short_memory, memory_for
 from dap.storage.claims import Claims
 from dap.storage.waiting import waiting_for
 from dap.torch_state import own_torch_state

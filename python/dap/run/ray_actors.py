@@ -20,7 +20,7 @@ import torch
 from dap.data.records import Records
 from dap.errors import DapError, OptionError, StorageError
 from dap.run.ranks import Rank
-from dap.run.short_memory import is_short_memory
+from dap.short_memory import is_short_memory
 from dap.stopping import check_stop
 from dap.storage.files import SHARED
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from dap.errors import DapError, StorageError, UnitError
 from dap.methods import Unit
 from dap.run.folder import RunFolder
-from dap.run.short_memory import ADVICE, in_own_words, is_short_memory
+from dap.short_memory import ADVICE, in_own_words, is_short_memory
 from dap.stopping import check_stop
 from dap.storage.claims import Claims, pauses
 from dap.storage.waiting import waiting_for

@@ -35,8 +35,8 @@ from dap.features import check_channels, check_images, encode_images
 from dap.nets import optimise
 from dap.priors import ClassEmbeddingPrior, Prior, load_prior
 from dap.priors.adapter import add_low_rank, require_peft, without_low_rank, write_adapter
-from dap.run.short_memory import memory_for
 from dap.sampling import SamplingSettings, denoising_loss, draw_noised, noised_latents, sample
+from dap.short_memory import memory_for
 from dap.torch_state import own_torch_state
 from dap.training.folder import FINISHED, check_folder, precision_of_training, training_folder
 

@@ -21,7 +21,7 @@ from dap.data.stack import read_images
 from dap.device import TRAINING_DTYPES, fast_dtype, named_dtype, resolve_device
 from dap.errors import OptionError
 from dap.priors.dit import DiTPrior
-from dap.run.short_memory import memory_for
+from dap.short_memory import memory_for
 from dap.storage.files import write_atomic
 from dap.torch_state import own_torch_state
 from dap.training.autoencoder import build_autoencoder, latents_of, train_autoencoder

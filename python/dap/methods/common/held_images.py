@@ -30,7 +30,7 @@ def can_hold(context: Context, count: int) -> bool:
     return count * context.channels * context.size**2 <= HELD_BYTES
 
 
-def images_by_number(context: Context, rows: np.ndarray, *, hold: bool) -> Callable[[Tensor], Tensor]:
+def images_by_number(context: Context, rows: np.ndarray, *, hold: bool) -> Callable[[Tensor | np.ndarray], Tensor]:
     """Return a function from numbers of rows, int64 (n,), to images, uint8 (n, channels, size, size) on the CPU.
 
     Args:
@@ -40,7 +40,7 @@ def images_by_number(context: Context, rows: np.ndarray, *, hold: bool) -> Calla
     """
     if hold:
         return context.images(rows.tolist()).__getitem__
-    return lambda numbers: context.images(rows[numbers.numpy()].tolist())
+    return lambda numbers: context.images(rows[np.asarray(numbers)].tolist())
 
 
 def images_by_index(context: Context, *, kept: str = "nothing is kept") -> Callable[[Tensor | np.ndarray], Tensor]:
@@ -56,7 +56,7 @@ def images_by_index(context: Context, *, kept: str = "nothing is kept") -> Calla
     count = len(context.source)
     if not can_hold(context, count):
         context.images([0])  # raises now, and not while images are made, if the source has none
-        return lambda indices: context.images(indices.tolist())
+        return images_by_number(context, np.arange(count), hold=False)
     images = read_images(
         context.source, np.arange(count), size=context.size, channels=context.channels, bars=context.bars, kept=kept
     )

@@ -20,9 +20,9 @@ from dap.methods.common.set_energy import set_energies
 from dap.methods.common.siamese import AUGMENTATIONS
 from dap.nets import Network
 from dap.priors import Prior
-from dap.sampling import DeltaTerm, Place, StepState
+from dap.sampling import DeltaTerm, Place, StepState, Window
 
-__all__ = ["ClassTarget", "Matching", "NetworkKernelTerm", "mismatch"]
+__all__ = ["ClassTarget", "Matching", "NetworkKernelTerm", "guided_steps", "mismatch"]
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,16 @@ def mismatch(generated: Tensor, real: Tensor, kernel: str) -> Tensor:
     return set_energies(generated, real, Distance(), shares).mean()
 
 
+def guided_steps(window: Window, every: int, num_steps: int) -> range:
+    """Return the steps in which guidance acts: each ``every``-th of a window.
+
+    Example:
+        >>> guided_steps(Window(0.25, 1.0), 3, 10)
+        range(3, 10, 3)
+    """
+    return range(math.ceil(window.start * num_steps), math.ceil(window.stop * num_steps), every)
+
+
 @dataclass(frozen=True, kw_only=True)
 class NetworkKernelTerm(DeltaTerm):
     """The change −σ_t √D h / ‖h‖ of x̂_0 of each class's slots together.
@@ -114,10 +124,10 @@ class NetworkKernelTerm(DeltaTerm):
 
     def delta(self, state: StepState) -> Tensor:
         """Return the change, with shape (B, C, h, w)."""
-        first = math.ceil(self.window.start * state.num_steps)
-        turn, rest = divmod(state.step - first, self.every)
-        if rest:
+        steps = guided_steps(self.window, self.every, state.num_steps)
+        if state.step not in steps:
             return torch.zeros_like(state.x0)
+        turn = steps.index(state.step)
         with torch.enable_grad():
             x0 = state.x0.detach().requires_grad_()
             shown = self.prior.decode_with_graph(x0) if self.decoded else x0
