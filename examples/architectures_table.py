@@ -106,7 +106,9 @@ def plot(outcomes: Sequence[Record], methods: Sequence[str], file: Path) -> None
 
     found = list(cases(outcomes, methods))
     sizes = sorted({case.ipc for case in found})
-    figure, axes = pyplot.subplots(len(sizes), 1, figsize=(10, 3.6 * len(sizes)), squeeze=False, sharex=True)
+    figure, axes = pyplot.subplots(
+        len(sizes), 1, figsize=(10, 3.6 * len(sizes)), squeeze=False, sharex=True, layout="constrained"
+    )
     shown = [each for each in methods if each != BASELINES[0] and any(each in case.accuracies for case in found)]
     colours = pyplot.get_cmap("tab20" if len(shown) > 10 else "tab10")
     for axis, ipc in zip(axes[:, 0], sizes, strict=True):
@@ -126,8 +128,8 @@ def plot(outcomes: Sequence[Record], methods: Sequence[str], file: Path) -> None
         axis.axhline(0, color="grey", linewidth=0.8)
         axis.set(title=f"{ipc} images a class", ylabel="accuracy minus dit (points)")
         axis.set_xticks(range(len(own)), [case.title.replace(", ", ",\n") for case in own], fontsize=8)
-        axis.legend(fontsize=8, ncols=len(shown))
-    figure.tight_layout()
+    names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*names, loc="outside upper center", fontsize=8, ncols=min(len(shown), 6))
     figure.savefig(file, dpi=90)
 
 

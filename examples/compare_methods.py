@@ -15,9 +15,8 @@ vae: what the prior's VAE costs: the images of random, and the same through the 
 Each seed draws its own subset, latents and references, and trains one network of protocol `small` with that seed;
 the accuracy is the last one. Beside it stand the metrics of `dap.metrics` against the images distilled from, and the
 seconds that were spent: medians, those of making as a ratio to the baseline with the same seed. One JSON line per
-training goes to OUT/accuracies*.jsonl; what is there is not done again. examples/records/accuracies.jsonl has those of
-our tables that are kept: copy it to OUT to continue it. Several processes may work side by side, each with its own
---part.
+training goes to OUT/accuracies*.jsonl; what is there is not done again. examples/records/accuracies.jsonl has some of
+ours: copy it to OUT to continue from them. Several processes may work side by side, each with its own --part.
 """
 
 from __future__ import annotations
