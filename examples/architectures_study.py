@@ -4,10 +4,16 @@
         --table runs/architectures/table.md --plot docs/architectures.png
 
 Each seed draws its own sets of 10 and of 50 images a class from fashion-mini with the prior fashion-dit, and trains one
-network of each kind on each of them, with that seed; the accuracy is that on the 10,000 test images after the last
-step. Hard labels are those of protocol `small`. Soft labels are those of protocol `rded` with the changes in SOFT: the
-probabilities of dap's judge, a ConvNet-3 of 64 channels that is trained once on all 10,000 real training images.
-ConvNet-3 is trained with every seed, the other networks with the first half of the seeds.
+network of each kind on each of them, with that seed; the accuracy is that on all test images after the last step. Hard
+labels are those of protocol `small`. Soft labels are those of protocol `rded` with the changes in SOFT: the
+probabilities of dap's judge, a ConvNet-3 of 64 channels that is trained once on all real training images. ConvNet-3 is
+trained with every seed, the other networks with the first half of the seeds, or with as many as --others says. To tune,
+take --seeds 1000 1004 --test held-out: the training images on which compare_methods.py tunes.
+
+Other images, and a prior of theirs:
+
+    python examples/architectures_study.py --out runs/cifar --seeds 0 4 --ipc 10 \
+        --source cifar10-train.parquet --test cifar10-test.parquet --prior cifar-prior
 
 A set is a run of dap in OUT/sets, and an outcome a JSON line in OUT/outcomes*.jsonl; both are kept as soon as they are
 made, and what is there is not done again. Another machine continues from the outcomes alone: it makes the sets that a
@@ -16,14 +22,15 @@ methods have, so that a study that was stopped has equally many of each. What is
 with its time by the seconds of the same parts in OUT, else by SECONDS. Two processes may work side by side: --part 1/2
 and --part 2/2.
 
-The best methods on this prior are in: dap_networks:trained and k_medoids (docs/results.md). --only takes other methods
-too, whose sets cost more.
+The best methods on this prior are in: dap_networks:trained and k_medoids (docs/results.md). --only takes any methods,
+with their options: --only k_medoids "dm:fashion steps=1000". The tables and the picture show the methods of --only.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -34,11 +41,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from architectures_table import markdown, plot
+from compare_methods import held_out
 from safetensors.torch import load, save
 from torch import nn
 
 import dap
 from dap import rng
+from dap.config import parse_assignments
 from dap.data.open import open_source
 from dap.evaluation import Teacher, run_protocol
 from dap.evaluation.judge import JUDGE
@@ -48,15 +57,15 @@ from dap.storage.files import write_atomic
 from dap.storage.ledger import Ledger
 
 METHODS = ("random", "k_medoids", "dit", "dap", "dap_set", "dap_networks:trained")
-MORE = ("dap_networks", "dap_networks:mixed", "dap_set:medoids", "dm:fashion", "ld3m:fashion", "lgd:fashion")
 IPC = (10, 50)
 NETWORKS = (
     ("convnet3", "hard"), ("small_resnet_ap10", "hard"), ("small_vit", "hard"), ("small_mlp", "hard"),
     ("convnet3", "soft"), ("small_mlp", "soft"),
 )  # fmt: skip
 EVERY_SEED = "convnet3"
+SIZE = 32
 HARD = {"checks": 1}
-SOFT = {"size": 32, "width": 32, "strips": 1, "crop": 0.5, "cadence": "last"}  # the sets are no collages of 2 x 2
+SOFT = {"size": SIZE, "width": 32, "strips": 1, "crop": 0.5, "cadence": "last"}  # the sets are no collages of 2 x 2
 
 # Seconds of one busy core of an AMD EPYC, by kind of part, for those that OUT has no seconds of.
 SECONDS = {
@@ -94,63 +103,84 @@ class Part(NamedTuple):
 
     def folder(self, out: Path) -> Path:
         """Where the set is."""
-        return out / "sets" / f"{self.method.replace(':', '-')}-{self.ipc}-{self.seed}"
+        return out / "sets" / f"{re.sub('[^A-Za-z0-9_.=]+', '-', self.method)}-{self.ipc}-{self.seed}"
 
 
-def parts(seeds: int, sizes: Sequence[int], methods: Sequence[str], part: int, of: int) -> Iterator[Part]:
-    """Return the parts of a process in the order in which they are done."""
-    for seed in range(seeds)[part - 1 :: of]:
+class Data(NamedTuple):
+    """What is distilled, what networks are tested on (empty: the test split of the source), and the prior."""
+
+    source: str = "fashion-mini"
+    test: str = ""
+    prior: str = "fashion-dit"
+
+    def classes(self) -> int:
+        return len(open_source(self.source).class_names)
+
+
+def parts(seeds: Sequence[int], others: Sequence[int], sizes: Sequence[int], methods: Sequence[str]) -> Iterator[Part]:
+    """Return the parts of a process in the order in which they are done; `others` are the seeds of all networks."""
+    for seed in seeds:
         for ipc in sizes:
             for method in methods:
                 yield Part(seed, ipc, method)
                 for network, labels in NETWORKS:
-                    if network == EVERY_SEED or seed < -(-seeds // 2):
+                    if network == EVERY_SEED or seed in others:
                         yield Part(seed, ipc, method, network, labels)
 
 
 @cache
-def real_images(split: str) -> tuple[np.ndarray, np.ndarray]:
-    source = open_source("fashion-mini", split=split)
-    return source.images(range(len(source)), size=32, channels=1), source.labels
+def real_images(data: Data, split: str, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    own = data.test if split == "test" else ""
+    if own == "held-out":
+        return held_out()
+    source = open_source(own) if own else open_source(data.source, split=split)
+    return source.images(range(len(source)), size=SIZE, channels=channels), source.labels
 
 
 @cache
-def teacher(out: Path) -> Teacher:
+def teacher(out: Path, data: Data, channels: int) -> Teacher:
     """Return the teacher: trained on the real training images, or kept in `out`."""
-    file, generator = out / "teacher.safetensors", rng.generator(0, "architectures", "teacher")
+    file, options = out / "teacher.safetensors", {"classes": data.classes(), "network": "convnet3"}
+    generator = rng.generator(0, "architectures", "teacher")
     if file.exists():
-        net: nn.Module = create_net("convnet3", width=JUDGE.width, channels=1, classes=10, size=32, generator=generator)
+        net: nn.Module = create_net(
+            "convnet3", width=JUDGE.width, channels=channels, classes=data.classes(), size=SIZE, generator=generator
+        )
         net.load_state_dict(load(file.read_bytes()))
     else:
         net = JUDGE.fit(
-            *real_images("train"), classes=10, network="convnet3", generator=generator, device=torch.device("cpu")
+            *real_images(data, "train", channels), **options, generator=generator, device=torch.device("cpu")
         )
         write_atomic(file, save({name: value.contiguous() for name, value in net.state_dict().items()}))
-    images, labels = map(torch.tensor, real_images("test"))
+    images, labels = map(torch.tensor, real_images(data, "test", channels))
     print(f"teacher: {100 * accuracy(net, images, labels, torch.device('cpu')):.2f} % on the test images", flush=True)
-    return Teacher(net, name="teacher", outputs=10, channels=1, size=32, mean=[0.5], std=[0.5])  # its images: [-1, 1]
+    half = [0.5] * channels  # its images are in [-1, 1]
+    return Teacher(net, name="teacher", outputs=data.classes(), channels=channels, size=SIZE, mean=half, std=half)
 
 
-def the_set(part: Part, out: Path) -> dap.DistilledDataset:
+def the_set(part: Part, out: Path, data: Data) -> dap.DistilledDataset:
     """Return the set of a part, which is made unless it is in `out`."""
+    method, *options = part.method.split()
     return dap.distill(
-        "fashion-mini", prior="fashion-dit", method=part.method, ipc=part.ipc, seed=part.seed, out=part.folder(out),
-        progress=False,
+        data.source, prior=data.prior, method=method, method_options=parse_assignments(options), ipc=part.ipc,
+        seed=part.seed, out=part.folder(out), progress=False,
     )  # fmt: skip
 
 
-def outcome(part: Part, out: Path) -> Record:
+def outcome(part: Part, out: Path, data: Data) -> Record:
     """Make a set, or train on it."""
     record: Record = part._asdict()
     start = time.process_time()
-    distilled = the_set(part, out)
+    distilled = the_set(part, out, data)
     if part.network:
-        soft = {"teacher": teacher(out)} if part.labels == "soft" else {}
         images, labels = (tensor.numpy() for tensor in distilled.to_torch())
+        channels = images.shape[1]
+        soft = {"teacher": teacher(out, data, channels)} if part.labels == "soft" else {}
         start = time.process_time()
         record["last"] = run_protocol(
-            images, labels, *real_images("test"), classes=10, network=part.network, seed=part.seed, device="cpu",
-            protocol="rded" if soft else "small", protocol_options=SOFT if soft else HARD, **soft,
+            images, labels, *real_images(data, "test", channels), classes=data.classes(), network=part.network,
+            seed=part.seed, device="cpu", protocol="rded" if soft else "small",
+            protocol_options=SOFT if soft else HARD, **soft,
         ).last  # fmt: skip
     return record | {"seconds": round(time.process_time() - start, 2)}
 
@@ -179,33 +209,40 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the sets and outcomes")
     parser.add_argument("--table", type=Path, help="file of the tables, Markdown")
     parser.add_argument("--plot", type=Path, help="file of the picture")
-    parser.add_argument("--seeds", type=int, default=8, help="of ConvNet-3; half as many of the other networks")
+    parser.add_argument("--seeds", type=int, nargs=2, default=(0, 8), help="first seed, and the one after the last")
+    parser.add_argument("--others", type=int, help="seeds of the other networks; half of all seeds if left out")
     parser.add_argument("--ipc", type=int, nargs="+", default=IPC, help="images a class; 10 and 50 if left out")
-    parser.add_argument("--only", nargs="+", default=METHODS, choices=METHODS + MORE, metavar="METHOD")
+    parser.add_argument("--only", nargs="+", default=METHODS, metavar="METHOD", help="each with its options, in quotes")
+    parser.add_argument("--source", default=Data().source, help="images to distil")
+    parser.add_argument("--test", default="", help="images to test on; the split test of the source if left out")
+    parser.add_argument("--prior", default=Data().prior)
     parser.add_argument("--part", default="1/1", help="i/n: this process does every n-th seed")
     args = parser.parse_args()
     first, of = map(int, args.part.split("/"))
+    seeds = range(*args.seeds)
+    others = seeds[: -(-len(seeds) // 2) if args.others is None else args.others]
+    data = Data(args.source, args.test, args.prior)
     (args.out / "sets").mkdir(parents=True, exist_ok=True)
     os.environ["DAP_CACHE"] = str(args.out / f"cache{first}")
     torch.set_num_threads(1)
     done = {Part.of(record) for record in read(args.out)}
-    todo = [part for part in parts(args.seeds, args.ipc, args.only, first, of) if part not in done]
+    todo = [part for part in parts(seeds[first - 1 :: of], others, args.ipc, args.only) if part not in done]
     print(f"left: {left(todo, seconds_by_kind(read(args.out)))}", flush=True)
     for number, part in enumerate(todo):
         if number and part.seed != todo[number - 1].seed:
             shutil.rmtree(cache_folder() / "indexes", ignore_errors=True)  # of the last seed's references
-        record = outcome(part, args.out)
+        record = outcome(part, args.out, data)
         Ledger(args.out / f"outcomes{first}.jsonl").append(record)
         result = f"{record['last']:.2f} %" if part.network else "set"
         rest = left(todo[number + 1 :], seconds_by_kind(read(args.out)))
         print(f"{' '.join(map(str, part))}: {result} in {record['seconds']:.0f} s; left: {rest}", flush=True)
-    outcomes = [record for record in read(args.out) if record["network"]]
-    text = markdown(outcomes, METHODS + MORE)
+    outcomes = [record for record in read(args.out) if record["method"] in args.only and record["ipc"] in args.ipc]
+    text = markdown(outcomes, args.only)
     print(text)
     if args.table:
         write_atomic(args.table, f"{text}\n".encode())
     if args.plot:
-        plot(outcomes, METHODS + MORE, args.plot)
+        plot(outcomes, args.only, args.plot)
 
 
 if __name__ == "__main__":

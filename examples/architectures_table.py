@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +36,7 @@ class Case(NamedTuple):
 def cases(outcomes: Sequence[Record], methods: Sequence[str]) -> Iterator[Case]:
     """Return the cases; the seeds of a case are those that all its methods have."""
     found: dict[tuple[int, str, str], dict[str, dict[int, float]]] = {}
-    for outcome in outcomes:
+    for outcome in (each for each in outcomes if each["network"]):
         key = (outcome["ipc"], outcome["network"], outcome["labels"])
         rows = found.setdefault(key, {})
         rows.setdefault(outcome["method"], {})[outcome["seed"]] = outcome["last"]
@@ -55,23 +56,44 @@ def minus(case: Case, method: str, baseline: str) -> Difference | None:
 
 
 def markdown(outcomes: Sequence[Record], methods: Sequence[str]) -> str:
-    """Return the tables: the mean of each case, then each case with its differences."""
+    """Return the tables: the mean of each case and the time of the sets, then each case with its differences.
+
+    Args:
+        outcomes: Of sets and of trainings.
+        methods: Those of the tables, in this order.
+    """
     found = list(cases(outcomes, methods))
     text = []
     for ipc in sorted({case.ipc for case in found}):
         own = [case for case in found if case.ipc == ipc]
-        text += [f"### {ipc} images a class", "", *_means(own, methods), "", *_differences(own), ""]
+        text += [
+            f"### {ipc} images a class",
+            "",
+            *_means(own, methods, _seconds(outcomes, ipc)),
+            "",
+            *_differences(own),
+            "",
+        ]
     return "\n".join(text).strip()
 
 
-def _means(own: Sequence[Case], methods: Sequence[str]) -> list[str]:
+def _means(own: Sequence[Case], methods: Sequence[str], seconds: dict[str, float]) -> list[str]:
     head = [f"{case.title} (n = {len(next(iter(case.accuracies.values())))})" for case in own]
-    lines = [f"| method | {' | '.join(head)} |", "|---" * (len(own) + 1) + "|"]
+    lines = [f"| method | {' | '.join(head)} | seconds of a set |", "|---" * (len(own) + 2) + "|"]
     for method in methods:
         cells = [_mean(case.accuracies[method]) if method in case.accuracies else "" for case in own]
         if any(cells):
-            lines.append(f"| `{method}` | {' | '.join(cells)} |")
+            lines.append(f"| `{method}` | {' | '.join(cells)} | {seconds.get(method, math.nan):.0f} |")
     return lines
+
+
+def _seconds(outcomes: Sequence[Record], ipc: int) -> dict[str, float]:
+    """Return the median of a core's seconds that a set took with its preparation, by method."""
+    found: dict[str, list[float]] = {}
+    for outcome in outcomes:
+        if not outcome["network"] and outcome["ipc"] == ipc:
+            found.setdefault(outcome["method"], []).append(outcome["seconds"])
+    return {method: float(np.median(values)) for method, values in found.items()}
 
 
 def _differences(own: Sequence[Case]) -> list[str]:

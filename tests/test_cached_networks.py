@@ -44,7 +44,7 @@ def trained(given, network, number):
     return states
 
 
-@pytest.mark.parametrize("network", ["convnet3", "convnet4"])
+@pytest.mark.parametrize("network", ["convnet3", "convnet4", "small_mlp", "small_resnet_ap10", "small_vit"])
 def test_states_are_those_of_a_training(given, network):
     states = prepare_states(given, network, 4, EPOCHS, 2)
     assert states.weights.shape[:2] == (2, EPOCHS + 1)
@@ -84,6 +84,26 @@ def test_steps_draw_all_states_and_judges_are_the_ends(given):
     drawn = {place(options.drawn(given, shape, states, 0, step, 0)) for step in range(60)}
     assert drawn == {(n, s) for n in range(2) for s in range(EPOCHS + 1)}
     assert {place(options.judge(given, states, 0, step, 0)) for step in range(20)} == {(0, EPOCHS), (1, EPOCHS)}
+
+
+def test_kinds_that_are_trained_take_turns(given):
+    options = NetworkOptions(networks=("small_mlp", "small_vit"), epochs=EPOCHS)
+    shape, states = (1, 32, 32), options.trained(given)
+    for turn in range(4):
+        for net in (options.drawn(given, shape, states, turn, 3, 0), options.judge(given, states, turn, 3, 0)):
+            parameters = torch.cat([each.flatten() for each in net.parameters()])
+            rows = states[turn % 2].weights[0]
+            assert rows.shape[1] == len(parameters) and any(torch.equal(row, parameters) for row in rows)
+    assert states[0].weights.shape[2] != states[1].weights.shape[2]
+
+
+@pytest.mark.parametrize("network", ["resnet18", "alexnet", "swin_v2_t"])
+def test_networks_with_statistics_or_draws_are_not_trained(given, network):
+    colour, shape = dataclasses.replace(given, channels=3, size=64), (3, 64, 64)
+    NetworkOptions(networks=network).check_networks(colour, shape)
+    words = "batch normalisation" if network == "resnet18" else "dropout or stochastic depth"
+    with pytest.raises(OptionError, match=f"networks: {network} has {words}, .* epochs=0"):
+        NetworkOptions(networks=network, epochs=EPOCHS).check_networks(colour, shape)
 
 
 def test_states_that_do_not_fit_the_cache_are_refused_before_a_training(given, monkeypatch):

@@ -143,7 +143,6 @@ def test_slots_start_at_medoids(make_pipeline):
         ({"every": 0}, "every"),
         ({"networks": 3}, "a list of names"),
         ({"networks": "convnet3, small_mlp"}, r'networks=\["convnet3", "small_mlp"\], got'),
-        ({"networks": "small_vit", "epochs": 2}, "trained"),
         ({"epochs": 1}, "at least 2"),
         ({"epochs": 2, "trainings": 0}, "trainings"),
         ({"epochs": 2, "space": "latent"}, "trained on images"),

@@ -9,9 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 from torch import nn
 
+import dap
 from dap.evaluation import Small
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -27,9 +30,14 @@ def examples(monkeypatch, tmp_path):
 def study(examples, monkeypatch):
     import architectures_study
 
-    few = {split: tuple(part[:300] for part in architectures_study.real_images(split)) for split in ("train", "test")}
+    whole, few = architectures_study.real_images, {}
+
+    def real_images(data, split, channels):
+        few[data, split] = tuple(part[:300] for part in whole(data, split, channels))
+        return few[data, split]
+
     for name, value in {
-        "IPC": (1,), "METHODS": ("random",), "HARD": {"checks": 1, "few_steps": 2}, "real_images": few.get,
+        "IPC": (1,), "METHODS": ("random",), "HARD": {"checks": 1, "few_steps": 2}, "real_images": real_images,
         "SOFT": architectures_study.SOFT | {"epochs": 1}, "JUDGE": Small(width=4, few_steps=2, many_steps=2),
         "NETWORKS": (("convnet3", "hard"), ("small_mlp", "hard"), ("small_mlp", "soft")),
     }.items():  # fmt: skip
@@ -49,7 +57,7 @@ def outcomes(study, out: Path) -> list[dict]:
 
 
 def test_the_study_of_architectures_continues_after_a_stop(study, monkeypatch, tmp_path, capsys):
-    options = ("--seeds", 2, "--only", "random")
+    options = ("--seeds", 0, 2, "--only", "random")
     run(study, monkeypatch, "--out", tmp_path / "whole", *options, "--table", tmp_path / "table.md")
     found = outcomes(study, tmp_path / "whole")
     kinds = sorted((record["seed"], record["network"], record["labels"]) for record in found)
@@ -74,7 +82,25 @@ def test_the_study_of_architectures_continues_after_a_stop(study, monkeypatch, t
 
     study.teacher.cache_clear()  # the teacher is that of the first run, not trained again
     monkeypatch.setattr(study, "JUDGE", SimpleNamespace(width=4))
-    assert isinstance(study.teacher(tmp_path / "whole"), nn.Module)
+    assert isinstance(study.teacher(tmp_path / "whole", study.Data(), 1), nn.Module)
+
+
+def test_the_study_of_architectures_takes_other_images_and_options(study, monkeypatch, tmp_path, make_pipeline):
+    draw = np.random.default_rng(0)
+    for folder in ("train/Dress", "train/Bag", "test/Dress", "test/Bag"):
+        (tmp_path / folder).mkdir(parents=True)
+        for number in range(9):
+            Image.fromarray(draw.integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / folder / f"{number}.png")
+    make_pipeline(image_channels=3).save_pretrained(tmp_path / "prior")
+    run(
+        study, monkeypatch, "--out", tmp_path / "out", "--seeds", 4, 6, "--others", 2, "--only", "random",
+        "dm steps=1 width=4", "--source", tmp_path / "train", "--test", tmp_path / "test", "--prior",
+        tmp_path / "prior", "--table", tmp_path / "table.md",
+    )  # fmt: skip
+    assert len(outcomes(study, tmp_path / "out")) == 2 * 2 * 4
+    made = dap.load(tmp_path / "out/sets/dm-steps=1-width=4-1-4")
+    assert made.to_torch()[0].shape == (2, 3, 32, 32) and made.manifest["options"]["method"]["steps"] == 1
+    assert "| `dm steps=1 width=4` |" in (tmp_path / "table.md").read_text()
 
 
 def test_a_published_table_is_made_and_continued(examples, monkeypatch, tmp_path, capsys):

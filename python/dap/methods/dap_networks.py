@@ -80,9 +80,11 @@ class NetworkKernel(NetworkOptions, Guide[Prepared]):
         networks: One name of :func:`dap.list_networks` or several, which take turns from step to step. If left out, a
             ConvNet with as many blocks as leave 4 × 4 pixels, from three to six. A network with batch norm sees each
             image by itself, under the statistics with which it begins (mean 0, variance 1).
-        width: Channels of the blocks of a ConvNet, at least 1; other networks have their own.
-        epochs: Passes over the real images in which networks are trained, at least 2; only ConvNets can be trained. A
-            step takes a network as it was before a training or after one of its epochs. 0: the weights are random.
+        width: Channels of the blocks of a ConvNet, or of the first stage of "resnet_ap10", at least 1; other networks
+            have their own.
+        epochs: Passes over the real images in which networks are trained, at least 2. Networks with batch norm or
+            dropout cannot be trained. A step takes a network as it was before a training or after one of its epochs.
+            0: the weights are random.
         trainings: Trainings of each kind of network, from different weights, at least 1.
         verdict: Weight of the cross-entropy of trained networks on the slots (w above), at least 0.
         draws: Networks in a step, at least 1.

@@ -19,6 +19,7 @@ from dap.nets.train import (
     probabilities,
     train_classifier,
 )
+from dap.nets.trainable import training_obstacle
 
 __all__ = [
     "AUGMENTATIONS",
@@ -46,4 +47,5 @@ __all__ = [
     "shift_flip",
     "steps_done",
     "train_classifier",
+    "training_obstacle",
 ]

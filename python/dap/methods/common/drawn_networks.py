@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 
 from dap import rng
-from dap.config import check_choice, check_whole
+from dap.config import check_whole
 from dap.errors import OptionError
 from dap.methods.base import Context
 from dap.methods.common.cached_networks import TrainedStates, prepare_states
 from dap.methods.common.network_memory import features_bytes, states_bytes, training_bytes
-from dap.nets import Network, check_network, create_net, list_nets
+from dap.nets import Network, check_network, create_net, training_obstacle
 
 __all__ = ["NetworkOptions"]
 
@@ -41,8 +41,6 @@ class NetworkOptions:
                 names = json.dumps([name.strip() for name in network.split(",")])
                 raise OptionError(f"networks: several names are a list, networks={names}, got {network!r}")
             check_network(network)
-            if self.epochs:
-                check_choice("network that is trained", network, list_nets())
         object.__setattr__(self, "networks", networks)
         for option in ("width", "trainings"):
             check_whole(option, getattr(self, option))
@@ -62,8 +60,14 @@ class NetworkOptions:
                 "epochs: networks are trained to tell classes apart; give two classes or more, "
                 "or epochs=0 and verdict=0"
             )
-        for turn in range(len(self.kinds(shape))):
-            self.random_network(context, shape, turn, 0, 0)
+        for turn, kind in enumerate(self.kinds(shape)):
+            net = self.random_network(context, shape, turn, 0, 0)
+            obstacle = training_obstacle(net, shape) if self.epochs else None
+            if obstacle:
+                raise OptionError(
+                    f"networks: {kind} has {obstacle}, and such networks cannot be trained; take others, such as "
+                    "'convnet3', 'resnet_ap10' or 'vit_b_16', or epochs=0 and verdict=0"
+                )
 
     def trained(self, context: Context) -> tuple[TrainedStates, ...]:
         """Train the networks of each kind, or find them in the cache; return nothing if their weights are random."""

@@ -1,0 +1,61 @@
+"""Which networks :class:`dap.nets.ClassifierTraining` can train."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["training_obstacle"]
+
+
+def training_obstacle(net: nn.Module, shape: tuple[int, int, int]) -> str | None:
+    """Return what keeps a network from being trained by :class:`dap.nets.ClassifierTraining`, in words.
+
+    That loop keeps only the parameters and seeds only its own draws. So it trains no network with batch normalisation,
+    whose running statistics are no parameters, and none that draws random numbers in training, as dropout does.
+
+    Args:
+        net: Takes float images (B, channels, H, W). It is run on torch's meta device: nothing is computed.
+        shape: Channels, height and width of an image.
+
+    Example:
+        >>> training_obstacle(nn.Sequential(nn.Flatten(), nn.Dropout(0.5)), (1, 2, 2))
+        'dropout or stochastic depth'
+        >>> training_obstacle(nn.Flatten(), (1, 2, 2)) is None
+        True
+    """
+    if any(isinstance(layer, _BatchNorm) for layer in net.modules()):
+        return "batch normalisation"
+    state = {name: value.detach().to("meta") for name, value in (*net.named_parameters(), *net.named_buffers())}
+    training, draws = net.training, _Draws()
+    net.train()
+    try:
+        with torch.no_grad(), draws:
+            functional_call(net, state, (torch.empty(2, *shape, device="meta"),))
+    finally:
+        net.train(training)
+    return "dropout or stochastic depth" if draws.found else None
+
+
+class _Draws(TorchDispatchMode):
+    """In this context ``found`` becomes true when an operation draws random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found = False
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: Sequence[type],
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        """Call an operation, and note if it is random."""
+        self.found = self.found or torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **(kwargs or {}))
