@@ -177,11 +177,12 @@ def outcome(part: Part, out: Path, data: Data) -> Record:
         channels = images.shape[1]
         soft = {"teacher": teacher(out, data, channels)} if part.labels == "soft" else {}
         start = time.process_time()
-        record["last"] = run_protocol(
+        trained = run_protocol(
             images, labels, *real_images(data, "test", channels), classes=data.classes(), network=part.network,
             seed=part.seed, device="cpu", protocol="rded" if soft else "small",
             protocol_options=SOFT if soft else HARD, **soft,
-        ).last  # fmt: skip
+        )  # fmt: skip
+        record["last"] = round(trained.last, 4)
     return record | {"seconds": round(time.process_time() - start, 2)}
 
 

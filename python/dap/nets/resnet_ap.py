@@ -45,7 +45,8 @@ class ResNetAP(Network):
         kernel, pool = (7, 4) if size > 128 else (3, 2) if size > 64 else (3, 1)
         with SeededMode(generator):
             first = _convolution(channels, width, kernel)
-            self.stem = nn.Sequential(first, _norm(norm, width), nn.ReLU(), nn.AvgPool2d(pool))
+            pooling = nn.AvgPool2d(pool) if pool > 1 else nn.Identity()  # of 1 × 1 changes nothing, and takes time
+            self.stem = nn.Sequential(first, _norm(norm, width), nn.ReLU(), pooling)
             widths = [width, width, 2 * width, 4 * width, 8 * width]
             self.blocks = nn.Sequential(*(_Block(before, after, norm) for before, after in pairwise(widths)))
             self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
