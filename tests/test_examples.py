@@ -141,8 +141,8 @@ def test_tables_take_the_seeds_that_all_methods_have(examples):
     assert case.accuracies == {"random": [60.0, 61.0], "dit": [70.0, 71.0], "dap": [70.5, 71.0]}
     text = markdown(json.loads(json.dumps(records)), ("random", "dit", "dap"))
     assert "| method | ConvNet-3 (n = 2) |" in text
-    assert "| ConvNet-3 | `random` | −10.00 [−10.00, −10.00] |  |" in text
-    assert "+0.25 [−2.93, +3.43], in the noise" in text
+    assert "| minus `dit` | ConvNet-3 |" in text and "| `random` | −10.00 [−10.00, −10.00] |\n" in text
+    assert "| `dap` | +0.25 [−2.93, +3.43] ○ |" in text and "| `dit` |  |" not in text and "k_medoids" not in text
 
 
 def test_the_picture_of_the_results_has_the_methods_that_none_beats_in_as_little_time(
