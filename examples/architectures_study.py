@@ -29,6 +29,7 @@ with their options: --only k_medoids "dm:fashion steps=1000". The tables and the
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -36,11 +37,11 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from architectures_table import markdown, plot
+from architectures_table import Record, markdown, plot
 from compare_methods import held_out
 from safetensors.torch import load, save
 from torch import nn
@@ -70,16 +71,12 @@ SOFT = {"size": SIZE, "width": 32, "strips": 1, "crop": 0.5, "cadence": "last"} 
 # Seconds of one busy core of an AMD EPYC, by kind of part, for those that OUT has no seconds of.
 SECONDS = {
     "random 10": 5, "k_medoids 10": 20, "dit 10": 15, "dap 10": 25, "dap_set 10": 25,
-    "dap_networks:trained 10": 150, "dap_networks:trained 50": 320, "dap_networks:mixed 10": 80,
-    "dap_networks:mixed 50": 260,
+    "dap_networks:trained 10": 150, "dap_networks:trained 50": 320,
     "random 50": 5, "k_medoids 50": 20, "dit 50": 60, "dap 50": 75, "dap_set 50": 70,
     "convnet3 hard 10": 46, "small_resnet_ap10 hard 10": 132, "small_vit hard 10": 100, "small_mlp hard 10": 2,
     "convnet3 hard 50": 65, "small_resnet_ap10 hard 50": 226, "small_vit hard 50": 140, "small_mlp hard 50": 2,
     "convnet3 soft 10": 40, "small_mlp soft 10": 25, "convnet3 soft 50": 248, "small_mlp soft 50": 100,
 }  # fmt: skip
-
-
-Record = dict[str, Any]
 
 
 class Part(NamedTuple):
@@ -98,7 +95,7 @@ class Part(NamedTuple):
 
     @classmethod
     def of(cls, record: Record) -> Part:
-        """The part whose outcome a record is."""
+        """Return the part whose outcome a record is."""
         return cls(**{name: record[name] for name in cls._fields})
 
     def folder(self, out: Path) -> Path:
@@ -113,8 +110,12 @@ class Data(NamedTuple):
     test: str = ""
     prior: str = "fashion-dit"
 
-    def classes(self) -> int:
-        return len(open_source(self.source).class_names)
+    def claim(self, out: Path) -> None:
+        """Note in `out` that its outcomes are of these images; end the process if they are of others."""
+        file, own = out / "data.json", json.dumps(self._asdict())
+        if file.exists() and file.read_text() != own:
+            raise SystemExit(f"{out} has outcomes of {file.read_text()}, and these are of {own}: give another --out")
+        write_atomic(file, own.encode())
 
 
 def parts(seeds: Sequence[int], others: Sequence[int], sizes: Sequence[int], methods: Sequence[str]) -> Iterator[Part]:
@@ -129,57 +130,54 @@ def parts(seeds: Sequence[int], others: Sequence[int], sizes: Sequence[int], met
 
 
 @cache
-def real_images(data: Data, split: str, channels: int) -> tuple[np.ndarray, np.ndarray]:
+def real_images(data: Data, split: str, channels: int, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the images of a split, uint8 (N, channels, SIZE, SIZE), and their labels, positions in `classes`."""
     own = data.test if split == "test" else ""
     if own == "held-out":
         return held_out()
     source = open_source(own) if own else open_source(data.source, split=split)
-    return source.images(range(len(source)), size=SIZE, channels=channels), source.labels
+    labels = np.array([classes.index(name) for name in source.class_names])[source.labels]  # the order may differ
+    return source.images(range(len(source)), size=SIZE, channels=channels), labels
 
 
 @cache
-def teacher(out: Path, data: Data, channels: int) -> Teacher:
+def teacher(out: Path, data: Data, channels: int, classes: tuple[str, ...]) -> Teacher:
     """Return the teacher: trained on the real training images, or kept in `out`."""
-    file, options = out / "teacher.safetensors", {"classes": data.classes(), "network": "convnet3"}
-    generator = rng.generator(0, "architectures", "teacher")
+    file, generator = out / "teacher.safetensors", rng.generator(0, "architectures", "teacher")
     if file.exists():
         net: nn.Module = create_net(
-            "convnet3", width=JUDGE.width, channels=channels, classes=data.classes(), size=SIZE, generator=generator
+            "convnet3", width=JUDGE.width, channels=channels, classes=len(classes), size=SIZE, generator=generator
         )
         net.load_state_dict(load(file.read_bytes()))
     else:
         net = JUDGE.fit(
-            *real_images(data, "train", channels), **options, generator=generator, device=torch.device("cpu")
-        )
+            *real_images(data, "train", channels, classes), classes=len(classes), network="convnet3",
+            generator=generator, device=torch.device("cpu"),
+        )  # fmt: skip
         write_atomic(file, save({name: value.contiguous() for name, value in net.state_dict().items()}))
-    images, labels = map(torch.tensor, real_images(data, "test", channels))
+    images, labels = map(torch.tensor, real_images(data, "test", channels, classes))
     print(f"teacher: {100 * accuracy(net, images, labels, torch.device('cpu')):.2f} % on the test images", flush=True)
     half = [0.5] * channels  # its images are in [-1, 1]
-    return Teacher(net, name="teacher", outputs=data.classes(), channels=channels, size=SIZE, mean=half, std=half)
-
-
-def the_set(part: Part, out: Path, data: Data) -> dap.DistilledDataset:
-    """Return the set of a part, which is made unless it is in `out`."""
-    method, *options = part.method.split()
-    return dap.distill(
-        data.source, prior=data.prior, method=method, method_options=parse_assignments(options), ipc=part.ipc,
-        seed=part.seed, out=part.folder(out), progress=False,
-    )  # fmt: skip
+    return Teacher(net, name="teacher", outputs=len(classes), channels=channels, size=SIZE, mean=half, std=half)
 
 
 def outcome(part: Part, out: Path, data: Data) -> Record:
     """Make a set, or train on it."""
     record: Record = part._asdict()
     start = time.process_time()
-    distilled = the_set(part, out, data)
+    method, *options = part.method.split()
+    distilled = dap.distill(
+        data.source, prior=data.prior, method=method, method_options=parse_assignments(options), ipc=part.ipc,
+        seed=part.seed, out=part.folder(out), progress=False,
+    )  # fmt: skip
     if part.network:
         images, labels = (tensor.numpy() for tensor in distilled.to_torch())
-        channels = images.shape[1]
-        soft = {"teacher": teacher(out, data, channels)} if part.labels == "soft" else {}
+        channels, classes = images.shape[1], distilled.class_names
+        soft = {"teacher": teacher(out, data, channels, classes)} if part.labels == "soft" else {}
         start = time.process_time()
         trained = run_protocol(
-            images, labels, *real_images(data, "test", channels), classes=data.classes(), network=part.network,
-            seed=part.seed, device="cpu", protocol="rded" if soft else "small",
+            images, labels, *real_images(data, "test", channels, classes), classes=len(classes),
+            network=part.network, seed=part.seed, device="cpu", protocol="rded" if soft else "small",
             protocol_options=SOFT if soft else HARD, **soft,
         )  # fmt: skip
         record["last"] = round(trained.last, 4)
@@ -224,6 +222,7 @@ def main() -> None:
     others = seeds[: -(-len(seeds) // 2) if args.others is None else args.others]
     data = Data(args.source, args.test, args.prior)
     (args.out / "sets").mkdir(parents=True, exist_ok=True)
+    data.claim(args.out)
     os.environ["DAP_CACHE"] = str(args.out / f"cache{first}")
     torch.set_num_threads(1)
     done = {Part.of(record) for record in read(args.out)}
@@ -237,7 +236,7 @@ def main() -> None:
         result = f"{record['last']:.2f} %" if part.network else "set"
         rest = left(todo[number + 1 :], seconds_by_kind(read(args.out)))
         print(f"{' '.join(map(str, part))}: {result} in {record['seconds']:.0f} s; left: {rest}", flush=True)
-    outcomes = [record for record in read(args.out) if record["method"] in args.only and record["ipc"] in args.ipc]
+    outcomes = [record for record in read(args.out) if record["ipc"] in args.ipc]
     text = markdown(outcomes, args.only)
     print(text)
     if args.table:

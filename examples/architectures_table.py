@@ -34,9 +34,9 @@ class Case(NamedTuple):
 
 
 def cases(outcomes: Sequence[Record], methods: Sequence[str]) -> Iterator[Case]:
-    """Return the cases; the seeds of a case are those that all its methods have."""
+    """Return the cases of some methods; the seeds of a case are those that all its methods have."""
     found: dict[tuple[int, str, str], dict[str, dict[int, float]]] = {}
-    for outcome in (each for each in outcomes if each["network"]):
+    for outcome in (each for each in outcomes if each["network"] and each["method"] in methods):
         key = (outcome["ipc"], outcome["network"], outcome["labels"])
         rows = found.setdefault(key, {})
         rows.setdefault(outcome["method"], {})[outcome["seed"]] = outcome["last"]
@@ -85,7 +85,7 @@ def _means(own: Sequence[Case], methods: Sequence[str], seconds: dict[str, float
 
 
 def _seconds(outcomes: Sequence[Record], ipc: int) -> dict[str, float]:
-    """Return the median of a core's seconds that a set took with its preparation, by method."""
+    """Return the median seconds of a core for a set, by method, with what the cache lacked of its preparation."""
     found: dict[str, list[float]] = {}
     for outcome in outcomes:
         if not outcome["network"] and outcome["ipc"] == ipc:

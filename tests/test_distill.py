@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import grey_tree
 from PIL import Image
 
 import dap
@@ -47,13 +48,7 @@ def distilled(request, run, tmp_path_factory):
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     """A class-per-folder tree of grey 32 x 32 images, two classes of four."""
-    folder = tmp_path_factory.mktemp("tree")
-    draw = np.random.default_rng(0)
-    for name in ("Bag", "Dress"):
-        (folder / name).mkdir()
-        for number in range(4):
-            Image.fromarray(draw.integers(0, 256, (32, 32), np.uint8)).save(folder / name / f"{number}.png")
-    return folder
+    return grey_tree(tmp_path_factory.mktemp("tree"), 4, ("Bag", "Dress"))
 
 
 def method_of(distilled):

@@ -30,11 +30,10 @@ def examples(monkeypatch, tmp_path):
 def study(examples, monkeypatch):
     import architectures_study
 
-    whole, few = architectures_study.real_images, {}
+    whole = architectures_study.real_images
 
-    def real_images(data, split, channels):
-        few[data, split] = tuple(part[:300] for part in whole(data, split, channels))
-        return few[data, split]
+    def real_images(*arguments):
+        return tuple(part[:300] for part in whole(*arguments))
 
     for name, value in {
         "IPC": (1,), "METHODS": ("random",), "HARD": {"checks": 1, "few_steps": 2}, "real_images": real_images,
@@ -82,7 +81,9 @@ def test_the_study_of_architectures_continues_after_a_stop(study, monkeypatch, t
 
     study.teacher.cache_clear()  # the teacher is that of the first run, not trained again
     monkeypatch.setattr(study, "JUDGE", SimpleNamespace(width=4))
-    assert isinstance(study.teacher(tmp_path / "whole", study.Data(), 1), nn.Module)
+    assert isinstance(
+        study.teacher(tmp_path / "whole", study.Data(), 1, dap.open_source("fashion-mini").class_names), nn.Module
+    )
 
 
 def test_the_study_of_architectures_takes_other_images_and_options(study, monkeypatch, tmp_path, make_pipeline):
@@ -101,6 +102,10 @@ def test_the_study_of_architectures_takes_other_images_and_options(study, monkey
     made = dap.load(tmp_path / "out/sets/dm-steps=1-width=4-1-4")
     assert made.to_torch()[0].shape == (2, 3, 32, 32) and made.manifest["options"]["method"]["steps"] == 1
     assert "| `dm steps=1 width=4` |" in (tmp_path / "table.md").read_text()
+    _, labels = study.real_images(study.Data(str(tmp_path / "train")), "train", 3, ("Dress", "Bag"))
+    assert labels.tolist() == [1] * 9 + [0] * 9  # by name; the folder has Bag first
+    with pytest.raises(SystemExit, match="give another --out"):  # of fashion-mini
+        run(study, monkeypatch, "--out", tmp_path / "out", "--seeds", 4, 6, "--only", "random")
 
 
 def test_a_published_table_is_made_and_continued(examples, monkeypatch, tmp_path, capsys):
@@ -131,7 +136,7 @@ def test_a_published_table_is_made_and_continued(examples, monkeypatch, tmp_path
 def test_tables_take_the_seeds_that_all_methods_have(examples):
     from architectures_table import cases, markdown
 
-    last = {"dit": (70.0, 71.0, 72.0), "dap": (70.5, 71.0, 73.0), "random": (60.0, 61.0)}
+    last = {"dit": (70.0, 71.0, 72.0), "dap": (70.5, 71.0, 73.0), "random": (60.0, 61.0), "another": (50.0,)}
     records = [
         {"ipc": 10, "network": "convnet3", "labels": "hard", "method": method, "seed": seed, "last": value}
         for method, values in last.items()

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import grey_tree
 from PIL import Image
 
 import dap
@@ -43,13 +44,7 @@ def cache(tmp_path_factory, monkeypatch):
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     """Two classes of seven grey 32 x 32 images."""
-    folder = tmp_path_factory.mktemp("tree")
-    draw = np.random.default_rng(0)
-    for name in NAMES:
-        (folder / name).mkdir()
-        for number in range(IMAGES):
-            Image.fromarray(draw.integers(0, 256, (32, 32), np.uint8)).save(folder / name / f"{number}.png")
-    return folder
+    return grey_tree(tmp_path_factory.mktemp("tree"), IMAGES, NAMES)
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import pytest
 import test_dap
 import tiny
 import torch
-from PIL import Image
+from conftest import grey_tree
 from test_text_priors import METHODS
 
 import dap
@@ -37,12 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     """Two classes of four grey 32 x 32 images."""
-    folder, draw = tmp_path_factory.mktemp("tree"), np.random.default_rng(0)
-    for name in ("Bag", "Dress"):
-        (folder / name).mkdir()
-        for number in range(4):
-            Image.fromarray(draw.integers(0, 256, (32, 32), np.uint8)).save(folder / name / f"{number}.png")
-    return folder
+    return grey_tree(tmp_path_factory.mktemp("tree"), 4, ("Bag", "Dress"))
 
 
 REBUILD = """

@@ -15,6 +15,7 @@ import oracles
 import pytest
 import tiny
 import torch
+from conftest import grey_tree
 from diffusers import DDPMScheduler
 from PIL import Image
 from test_dap import NAMES, SEED, UNIT, context
@@ -292,12 +293,7 @@ def test_the_prior_is_left_as_it_was(tiny_pipeline, kind):
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     """Two classes of four grey images."""
-    folder, draw = tmp_path_factory.mktemp("tree"), np.random.default_rng(0)
-    for name in ("Bag", "Dress"):
-        (folder / name).mkdir()
-        for number in range(4):
-            Image.fromarray(draw.integers(0, 256, (32, 32), np.uint8)).save(folder / name / f"{number}.png")
-    return folder
+    return grey_tree(tmp_path_factory.mktemp("tree"), 4, ("Bag", "Dress"))
 
 
 class Stopped(Exception):

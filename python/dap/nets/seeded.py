@@ -13,6 +13,9 @@ __all__ = ["SeededMode"]
 class SeededMode(TorchDispatchMode):
     """In this context every random operation of torch draws from ``generator``: of this thread, on its device.
 
+    Attributes:
+        drew: Whether there was such an operation.
+
     Example:
         >>> with SeededMode(torch.Generator().manual_seed(0)):
         ...     first = torch.nn.Linear(2, 2).weight
@@ -24,6 +27,7 @@ class SeededMode(TorchDispatchMode):
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._generator = generator
+        self.drew = False
 
     def __torch_dispatch__(
         self,
@@ -35,6 +39,7 @@ class SeededMode(TorchDispatchMode):
         """Call an operation; if it is random, with the generator."""
         kwargs = dict(kwargs or {})
         if torch.Tag.nondeterministic_seeded in func.tags:
+            self.drew = True
             if not any(argument.name == "generator" for argument in func._schema.arguments):
                 func = func.overloadpacket.generator  # such as randn, whose other form takes the generator
             kwargs["generator"] = self._generator

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from torch import nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from dap.nets.seeded import SeededMode
 
 __all__ = ["training_obstacle"]
 
@@ -32,30 +31,11 @@ def training_obstacle(net: nn.Module, shape: tuple[int, int, int]) -> str | None
     if any(isinstance(layer, _BatchNorm) for layer in net.modules()):
         return "batch normalisation"
     state = {name: value.detach().to("meta") for name, value in (*net.named_parameters(), *net.named_buffers())}
-    training, draws = net.training, _Draws()
+    training, draws = net.training, SeededMode(torch.Generator())
     net.train()
     try:
         with torch.no_grad(), draws:
             functional_call(net, state, (torch.empty(2, *shape, device="meta"),))
     finally:
         net.train(training)
-    return "dropout or stochastic depth" if draws.found else None
-
-
-class _Draws(TorchDispatchMode):
-    """In this context ``found`` becomes true when an operation draws random numbers."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.found = False
-
-    def __torch_dispatch__(
-        self,
-        func: torch._ops.OpOverload,
-        types: Sequence[type],
-        args: Sequence[object] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
-        """Call an operation, and note if it is random."""
-        self.found = self.found or torch.Tag.nondeterministic_seeded in func.tags
-        return func(*args, **(kwargs or {}))
+    return "dropout or stochastic depth" if draws.drew else None
