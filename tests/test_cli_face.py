@@ -18,6 +18,7 @@ import yaml
 from PIL import Image
 
 import dap
+from dap.bar import progress_bar
 from dap.cli import command
 from dap.cli.command import Command
 from dap.cli.main import dap as root
@@ -220,6 +221,17 @@ def test_quiet_prints_the_result_alone(tree: Path, tmp_path: Path, command_line,
     assert loud[2].count("\n") > 1 and caplog.text == ""
     assert quiet[1].startswith("4 images in ") and quiet[1].count("\n") == 1 and quiet[2] == ""
     assert command_line("distill", tree, "--out", tmp_path / "quiet", "-q", "--ipc", 0)[2].startswith("dap: error")
+
+
+def test_a_refused_line_leaves_bars_and_logs_as_they_were(tmp_path: Path, command_line, monkeypatch) -> None:
+    def state() -> tuple[int, int, bool]:
+        with progress_bar("bar", total=1, unit="image") as bar:
+            return logging.root.manager.disable, logging.getLogger("dap").level, bar.disable
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    before = state()
+    command_line("distill", "-q", "-v", "fashion-mini", "--out", tmp_path / "new", "--ipc", 0)
+    assert state() == before and not before[2]
 
 
 def test_json_to_a_file_or_in_place_of_the_text(tree: Path, tmp_path: Path, command_line) -> None:

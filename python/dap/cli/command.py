@@ -37,8 +37,12 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the command line."""
-        read_given(ctx, args)
-        return super().parse_args(ctx, args)
+        try:
+            read_given(ctx, args)
+            return super().parse_args(ctx, args)
+        except BaseException:
+            ctx.close()  # click closes a context that was invoked, and --quiet and --verbose act from here
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         """Write the file of ``--save-config``, and run."""
