@@ -67,4 +67,6 @@ def fixture_of_quick(monkeypatch):
 
 
 def options(tiny_folder, out):
-    return ["--out", out, "--prior", tiny_folder, "--num-inference-steps", 4, "--set", "references=2"]
+    return [
+        "--method", "dap", "--out", out, "--prior", tiny_folder, "--num-inference-steps", 4, "--set", "references=2",
+    ]  # fmt: skip

@@ -31,8 +31,9 @@ def run(tiny_folder):
     """Distils with four steps of the tiny prior."""
 
     def distill(out, source="fashion-mini", **options):
+        options = {"method": "dap"} | options
         defaults = {"prior": str(tiny_folder), "ipc": 3, "batch_size": 4, "num_inference_steps": 4, "progress": False}
-        if options.get("method", "dap") == "dap":
+        if options["method"] == "dap":
             defaults["method_options"] = METHOD_OPTIONS["dap"]
         return dap.distill(source, out=out, **defaults | options)
 

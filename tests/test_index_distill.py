@@ -57,7 +57,8 @@ def index(tree, tiny_folder, tmp_path_factory):
 @pytest.fixture
 def run(tiny_folder, tmp_path):
     def distill(source=None, out="out", **options):
-        defaults = {"prior": str(tiny_folder), "ipc": 2, "num_inference_steps": STEPS, "progress": False}
+        defaults = {"method": "dap", "prior": str(tiny_folder), "ipc": 2, "num_inference_steps": STEPS}
+        defaults["progress"] = False
         return dap.distill(source, out=tmp_path / out, **defaults | options)
 
     return distill

@@ -52,7 +52,7 @@ def distill(
     out: str | Path,
     prior: PriorLike = "fashion-dit",
     prior_options: Mapping[str, object] | None = None,
-    method: str | AnyMethod | AnyGuide = "dap",
+    method: str | AnyMethod | AnyGuide = "dap_set",
     method_options: Mapping[str, object] | None = None,
     ipc: Ipc = 10,
     seed: int = 0,
@@ -99,7 +99,7 @@ def distill(
             with a ``UNet2DModel``; the folder of an adapter (:func:`dap.adapt_prior`); or a :class:`dap.priors.Prior`.
         prior_options: Options of the prior's class by name, such as ``template`` and ``negative_prompt`` of
             :class:`dap.priors.stable_diffusion.StableDiffusionPrior`; not allowed with a ``Prior`` object.
-        method: Name ("dap", "dit", "random"; see :func:`dap.list_methods`), preset ("dap:paper"), object
+        method: Name ("dap_set", "dap", "dit"; see :func:`dap.list_methods`), preset ("dap:paper"), object
             (``dap.methods.DAP(scale=0.3)``), or terms (``dap.terms.SetEnergy() + dap.terms.KernelDistance()``).
         method_options: Options of the method by name; only if ``method`` is a name.
         ipc: Images per class, at least 1; or a mapping from the name of each class to its number.

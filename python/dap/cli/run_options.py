@@ -33,7 +33,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 OPTIONS = (
     click.argument("source", required=False),
     click.option(
-        "--method", default="dap", type=Method(), show_default=True, help='Method, or a preset such as "dap:paper".'
+        "--method", default="dap_set", type=Method(), show_default=True, help='Method, or a preset such as "dap:paper".'
     ),
     ipc_option,
     click.option("--seed", default=0, type=Whole(0), show_default=True, help="Root seed of all random numbers."),

@@ -90,7 +90,8 @@ def history_of(
             )
         if has > had > 0 and job.recipe.couples != "slot":
             raise RunMismatchError(
-                f"{out}: this method makes the images of a class together; ipc={had} cannot grow to {has}"
+                f"{out}: method {job.recipe.name} makes the images of a class together, so ipc={had} cannot grow to "
+                f"{has}: choose another folder, and make all images there"
             )
     grows = stages[-1] != job.counts
     _check_remakes(job, remake)

@@ -46,7 +46,7 @@ class Request:
     source: SourceLike | None = None
     prior: PriorLike = "fashion-dit"
     prior_options: Mapping[str, object] | None = None
-    method: str | AnyMethod | AnyGuide = "dap"
+    method: str | AnyMethod | AnyGuide = "dap_set"
     method_options: Mapping[str, object] | None = None
     ipc: Ipc = 10
     seed: int = 0
