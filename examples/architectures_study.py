@@ -22,8 +22,8 @@ methods have, so that a study that was stopped has equally many of each. What is
 with its time by the seconds of the same parts in OUT, else by SECONDS. Two processes may work side by side: --part 1/2
 and --part 2/2.
 
-The best methods on this prior are in: dap_networks:trained and k_medoids (docs/results.md). --only takes any methods,
-with their options: --only k_medoids "dm:fashion steps=1000". The tables and the picture show the methods of --only.
+--only takes any methods, with their options: --only k_medoids "dm:fashion steps=1000". The tables and the picture show
+the methods of --only. "random through the VAE" are the images of random, encoded and decoded by the prior's VAE.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ from dap.config import parse_assignments
 from dap.data.open import open_source
 from dap.evaluation import Teacher, run_protocol
 from dap.evaluation.judge import JUDGE
+from dap.features import encode_images
 from dap.nets import accuracy, create_net
+from dap.priors import load_prior
 from dap.storage.cache import cache_folder
 from dap.storage.files import write_atomic
 from dap.storage.ledger import Ledger
@@ -64,6 +66,7 @@ NETWORKS = (
     ("convnet3", "soft"), ("small_mlp", "soft"),
 )  # fmt: skip
 EVERY_SEED = "convnet3"
+THROUGH_VAE = " through the VAE"
 SIZE = 32
 HARD = {"checks": 1}
 SOFT = {"size": SIZE, "width": 32, "strips": 1, "crop": 0.5, "cadence": "last"}  # the sets are no collages of 2 x 2
@@ -165,18 +168,21 @@ def outcome(part: Part, out: Path, data: Data) -> Record:
     """Make a set, or train on it."""
     record: Record = part._asdict()
     start = time.process_time()
-    method, *options = part.method.split()
+    method, *options = part.method.removesuffix(THROUGH_VAE).split()
     distilled = dap.distill(
         data.source, prior=data.prior, method=method, method_options=parse_assignments(options), ipc=part.ipc,
         seed=part.seed, out=part.folder(out), progress=False,
     )  # fmt: skip
     if part.network:
-        images, labels = (tensor.numpy() for tensor in distilled.to_torch())
-        channels, classes = images.shape[1], distilled.class_names
+        pixels, labels = distilled.to_torch()
+        if part.method.endswith(THROUGH_VAE):
+            prior = load_prior(data.prior)
+            pixels = prior.decode(encode_images(prior, pixels))
+        channels, classes = pixels.shape[1], distilled.class_names
         soft = {"teacher": teacher(out, data, channels, classes)} if part.labels == "soft" else {}
         start = time.process_time()
         trained = run_protocol(
-            images, labels, *real_images(data, "test", channels, classes), classes=len(classes),
+            pixels.numpy(), labels.numpy(), *real_images(data, "test", channels, classes), classes=len(classes),
             network=part.network, seed=part.seed, device="cpu", protocol="rded" if soft else "small",
             protocol_options=SOFT if soft else HARD, **soft,
         )  # fmt: skip

@@ -11,11 +11,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch import nn
 
 import dap
 from dap.evaluation import Small
+from dap.priors import load_prior
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -93,12 +95,23 @@ def test_the_study_of_architectures_takes_other_images_and_options(study, monkey
         for number in range(9):
             Image.fromarray(draw.integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / folder / f"{number}.png")
     make_pipeline(image_channels=3).save_pretrained(tmp_path / "prior")
+    train, trained_on = study.run_protocol, {}
+
+    def noted(images, *arguments, seed, network, **options):
+        trained_on.setdefault((seed, network), []).append(images)
+        return train(images, *arguments, seed=seed, network=network, **options)
+
+    monkeypatch.setattr(study, "run_protocol", noted)
     run(
         study, monkeypatch, "--out", tmp_path / "out", "--seeds", 4, 6, "--others", 2, "--only", "random",
-        "dm steps=1 width=4", "--source", tmp_path / "train", "--test", tmp_path / "test", "--prior",
-        tmp_path / "prior", "--table", tmp_path / "table.md",
+        "random through the VAE", "dm steps=1 width=4", "--source", tmp_path / "train", "--test", tmp_path / "test",
+        "--prior", tmp_path / "prior", "--table", tmp_path / "table.md",
     )  # fmt: skip
-    assert len(outcomes(study, tmp_path / "out")) == 2 * 2 * 4
+    assert len(outcomes(study, tmp_path / "out")) == 2 * 3 * 4
+    real, through, _ = trained_on[4, "convnet3"]
+    prior = load_prior(tmp_path / "prior")
+    np.testing.assert_array_equal(through, prior.decode(prior.encode(torch.from_numpy(real))).numpy())
+    assert not np.array_equal(through, real)
     made = dap.load(tmp_path / "out/sets/dm-steps=1-width=4-1-4")
     assert made.to_torch()[0].shape == (2, 3, 32, 32) and made.manifest["options"]["method"]["steps"] == 1
     assert "| `dm steps=1 width=4` |" in (tmp_path / "table.md").read_text()

@@ -41,7 +41,7 @@ class Command(click.Command):
             read_given(ctx, args)
             return super().parse_args(ctx, args)
         except BaseException:
-            ctx.close()  # click closes a context that was invoked, and --quiet and --verbose act from here
+            ctx.close()  # undoes --quiet and --verbose; click does it for a command that is invoked
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
