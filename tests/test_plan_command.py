@@ -116,6 +116,25 @@ def test_only_some_steps_are_taken():
     assert seen == [0, 4] and latents.shape == (1, 8, 8, 8)
 
 
+def test_a_slow_device_samples_one_slot_in_a_trial(monkeypatch):
+    """A DiT-XL/2 on a CPU takes seconds for a slot: the trial must not take a twentieth of a run of days."""
+    from dap.run import trial_unit
+
+    prior, batches = load_prior("fashion-dit"), []
+    real = type(prior).denoise
+    monkeypatch.setattr(
+        type(prior), "denoise", lambda self, x, *rest, **named: batches.append(len(x)) or real(self, x, *rest, **named)
+    )
+    settings = {"method": "dit", "ipc": 50, "classes": ["Bag", "Dress"], "device": "cpu"}
+    quick = dap.plan("fashion-mini", **settings)
+    assert max(batches) == 100  # as many as the run samples at once
+    batches.clear()
+    monkeypatch.setattr(trial_unit, "SECONDS", 1e-6)
+    slow = dap.plan("fashion-mini", **settings)
+    assert max(batches) == 1
+    assert (slow.steps, slow.images, slow.units) == (quick.steps, quick.images, quick.units)
+
+
 def test_operations_of_a_step_and_of_one_with_a_graph():
     prior = load_prior("fashion-dit")
     plain, guided, decode = operations_of(prior, (Demand(denoiser=True),), 4.0)

@@ -18,12 +18,16 @@ from dap.run.trial_sampling import Enough, Sampled, TrialContext
 __all__ = ["SHARE", "make_part", "unit_of"]
 
 SHARE = 0.05  # of the run, at most
+SECONDS = 60  # for sampling, about, unless a single slot takes longer
+STEPS = 6  # of a unit are taken at most
 
 
 def unit_of(job: Job, part: Job, units: int) -> Unit:
-    """Return the slots that are timed: those of a unit, or as many as the share of a trial allows."""
-    steps = 6  # of a unit are taken at most, by slots that are at most this share of all
-    most = max(1, int(SHARE / 2 * sum(job.counts) * max(1, job.recipe.steps_per_slot(job.context())) / steps))
+    """Return the slots that are timed: those of a unit, or as many as the share and the seconds of a trial allow."""
+    share = SHARE / 2 * sum(job.counts) * max(1, job.recipe.steps_per_slot(job.context())) / STEPS
+    if job.recipe.uses_prior():
+        share = min(share, SECONDS / STEPS / _pass_time(job.context(), 1)[0])
+    most = max(1, int(share))
     slots: list[Slot] = []
     if job.recipe.couples == "sequence":
         numbers = max(1, min(2, max(part.counts)))
@@ -89,19 +93,23 @@ def _gain(context: Context, slots: int, at_once: int) -> float:
     """Return the time of a slot among as many as the run samples at once, as a share of that among fewer."""
     if slots == at_once:
         return 1.0
+    fewer = _pass_time(context, slots)
+    more = max(slots, min(at_once, int(SECONDS / 2 / max(1e-9, fewer[0]))))  # a slow device gains little from more
+    clock = 0 if context.prior.device.type == "cuda" else 1
+    return _pass_time(context, more, warm=True)[clock] / max(1e-9, fewer[clock])
 
-    def per_slot(count: int, repeats: int) -> float:
-        x = torch.randn(count, *context.prior.latent_shape, device=context.prior.device)
-        labels = torch.full((count,), context.classes[0].label, device=context.prior.device)
-        for _ in range(repeats):
-            watch = Stopwatch(context.prior.device)
-            with torch.no_grad():
-                context.prior.denoise(x, torch.tensor(500, device=x.device), labels,
-                                      guidance_scale=context.settings.guidance_scale)  # fmt: skip
-            spent = watch.read()
-        return spent[0 if context.prior.device.type == "cuda" else 1] / count
 
-    return per_slot(at_once, 1) / max(1e-9, per_slot(slots, 2))
+def _pass_time(context: Context, slots: int, *, warm: bool = False) -> Spent:
+    """Return the time of an evaluation of the denoiser, divided by the slots; `warm`: another one came before it."""
+    prior = context.prior
+    x = torch.randn(slots, *prior.latent_shape, device=prior.device)
+    labels = torch.full((slots,), context.classes[0].label, device=prior.device)
+    for _ in range(1 if warm else 2):
+        watch = Stopwatch(prior.device)
+        with torch.no_grad():
+            prior.denoise(x, torch.tensor(500, device=x.device), labels, guidance_scale=context.settings.guidance_scale)
+        spent = watch.read()
+    return spent * (1 / slots)
 
 
 def _decoded(part: Job, latents: Any, spent: Spent) -> tuple[Spent, Tensor]:
