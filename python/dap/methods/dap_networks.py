@@ -54,6 +54,8 @@ __all__ = ["DAPNetworks", "NetworkKernel"]
 
 logger = logging.getLogger(__name__)
 
+TRAINED = {"epochs": 5, "verdict": 1.0}
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -226,8 +228,9 @@ class DAPNetworks(NetworkKernel, SingleGuide[Prepared]):
     """Guide the slots of a class, as a set, to the mean features of its real images in networks.
 
     Options as in :class:`NetworkKernel`, and one for where the slots start. The preset "trained" has networks that are
-    trained on the real images, and their verdict; it costs a training, which the cache keeps. The preset "mixed" has
-    random networks of four kinds, which take turns; they are those for images of 28 to 64 pixels.
+    trained on the real images, and their verdict; it costs a training, which the cache keeps. "trained_ipc50" is for
+    about 50 images a class: its images stay nearer to those at which they start, and are compared with more real ones.
+    The preset "mixed" has random networks of four kinds, which take turns; they are for images of 28 to 64 pixels.
 
     Attributes:
         strength: Share of the steps that are taken, above 0 and at most 1. Below 1 each slot starts at a real image of
@@ -243,7 +246,8 @@ class DAPNetworks(NetworkKernel, SingleGuide[Prepared]):
     year: ClassVar[int | None] = None
     couples: ClassVar[Couples] = "class"
     presets: ClassVar[Presets] = {
-        "trained": {"epochs": 5, "verdict": 1.0},
+        "trained": TRAINED,
+        "trained_ipc50": TRAINED | {"references": 1000, "batch": 500, "every": 1, "strength": 0.4},
         "mixed": {"networks": ("convnet3", "small_resnet_ap10", "small_vit", "small_mlp")},
     }
 
