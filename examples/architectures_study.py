@@ -22,8 +22,9 @@ methods have, so that a study that was stopped has equally many of each. What is
 with its time by the seconds of the same parts in OUT, else by SECONDS. Two processes may work side by side: --part 1/2
 and --part 2/2.
 
---only takes any methods, with their options: --only k_medoids "dm:fashion steps=1000". The tables and the picture show
-the methods of --only. "random through the VAE" are the images of random, encoded and decoded by the prior's VAE.
+--only takes any methods, with their options: --only k_medoids "dm:fashion steps=1000". Without it the methods are those
+of METHODS, for the nearest number of images a class. The tables and the picture show the same methods. "random through
+the VAE" are the images of random, encoded and decoded by the prior's VAE.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -59,8 +60,9 @@ from dap.storage.cache import cache_folder
 from dap.storage.files import write_atomic
 from dap.storage.ledger import Ledger
 
-METHODS = ("random", "k_medoids", "dit", "dap", "dap_set", "dap_networks:trained")
-IPC = (10, 50)
+METHODS = {ipc: ("random", "k_medoids", "dit", "dap", "dap_set", best) for ipc, best in (
+    (10, "dap_networks:trained"), (50, "dap_networks:trained_ipc50"),
+)}  # fmt: skip
 NETWORKS = (
     ("convnet3", "hard"), ("small_resnet_ap10", "hard"), ("small_vit", "hard"), ("small_mlp", "hard"),
     ("convnet3", "soft"), ("small_mlp", "soft"),
@@ -74,7 +76,7 @@ SOFT = {"size": SIZE, "width": 32, "strips": 1, "crop": 0.5, "cadence": "last"} 
 # Seconds of one busy core of an AMD EPYC, by kind of part, for those that OUT has no seconds of.
 SECONDS = {
     "random 10": 5, "k_medoids 10": 20, "dit 10": 15, "dap 10": 25, "dap_set 10": 25,
-    "dap_networks:trained 10": 150, "dap_networks:trained 50": 320,
+    "dap_networks:trained 10": 72, "dap_networks:trained_ipc50 50": 185,
     "random 50": 5, "k_medoids 50": 20, "dit 50": 60, "dap 50": 75, "dap_set 50": 70,
     "convnet3 hard 10": 46, "small_resnet_ap10 hard 10": 132, "small_vit hard 10": 100, "small_mlp hard 10": 2,
     "convnet3 hard 50": 65, "small_resnet_ap10 hard 50": 226, "small_vit hard 50": 140, "small_mlp hard 50": 2,
@@ -121,11 +123,11 @@ class Data(NamedTuple):
         write_atomic(file, own.encode())
 
 
-def parts(seeds: Sequence[int], others: Sequence[int], sizes: Sequence[int], methods: Sequence[str]) -> Iterator[Part]:
+def parts(seeds: Sequence[int], others: Sequence[int], methods: Mapping[int, Sequence[str]]) -> Iterator[Part]:
     """Return the parts of a process in the order in which they are done; `others` are the seeds of all networks."""
     for seed in seeds:
-        for ipc in sizes:
-            for method in methods:
+        for ipc, names in methods.items():
+            for method in names:
                 yield Part(seed, ipc, method)
                 for network, labels in NETWORKS:
                     if network == EVERY_SEED or seed in others:
@@ -216,8 +218,8 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="file of the picture")
     parser.add_argument("--seeds", type=int, nargs=2, default=(0, 8), help="first seed, and the one after the last")
     parser.add_argument("--others", type=int, help="seeds of the other networks; half of all seeds if left out")
-    parser.add_argument("--ipc", type=int, nargs="+", default=IPC, help="images a class; 10 and 50 if left out")
-    parser.add_argument("--only", nargs="+", default=METHODS, metavar="METHOD", help="each with its options, in quotes")
+    parser.add_argument("--ipc", type=int, nargs="+", default=METHODS, help="images a class; 10 and 50 if left out")
+    parser.add_argument("--only", nargs="+", default=(), metavar="METHOD", help="each with its options, in quotes")
     parser.add_argument("--source", default=Data().source, help="images to distil")
     parser.add_argument("--test", default="", help="images to test on; the split test of the source if left out")
     parser.add_argument("--prior", default=Data().prior)
@@ -226,13 +228,14 @@ def main() -> None:
     first, of = map(int, args.part.split("/"))
     seeds = range(*args.seeds)
     others = seeds[: -(-len(seeds) // 2) if args.others is None else args.others]
+    methods = {ipc: args.only or METHODS[min(METHODS, key=lambda size: abs(size - ipc))] for ipc in args.ipc}
     data = Data(args.source, args.test, args.prior)
     (args.out / "sets").mkdir(parents=True, exist_ok=True)
     data.claim(args.out)
     os.environ["DAP_CACHE"] = str(args.out / f"cache{first}")
     torch.set_num_threads(1)
     done = {Part.of(record) for record in read(args.out)}
-    todo = [part for part in parts(seeds[first - 1 :: of], others, args.ipc, args.only) if part not in done]
+    todo = [part for part in parts(seeds[first - 1 :: of], others, methods) if part not in done]
     print(f"left: {left(todo, seconds_by_kind(read(args.out)))}", flush=True)
     for number, part in enumerate(todo):
         if number and part.seed != todo[number - 1].seed:
@@ -242,13 +245,14 @@ def main() -> None:
         result = f"{record['last']:.2f} %" if part.network else "set"
         rest = left(todo[number + 1 :], seconds_by_kind(read(args.out)))
         print(f"{' '.join(map(str, part))}: {result} in {record['seconds']:.0f} s; left: {rest}", flush=True)
-    outcomes = [record for record in read(args.out) if record["ipc"] in args.ipc]
-    text = markdown(outcomes, args.only)
+    outcomes = [record for record in read(args.out) if record["method"] in methods.get(record["ipc"], ())]
+    shown = list(dict.fromkeys(method for names in methods.values() for method in names))
+    text = markdown(outcomes, shown)
     print(text)
     if args.table:
         write_atomic(args.table, f"{text}\n".encode())
     if args.plot:
-        plot(outcomes, args.only, args.plot)
+        plot(outcomes, shown, args.plot)
 
 
 if __name__ == "__main__":

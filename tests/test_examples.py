@@ -38,7 +38,7 @@ def study(examples, monkeypatch):
         return tuple(part[:300] for part in whole(*arguments))
 
     for name, value in {
-        "IPC": (1,), "METHODS": ("random",), "HARD": {"checks": 1, "few_steps": 2}, "real_images": real_images,
+        "HARD": {"checks": 1, "few_steps": 2}, "real_images": real_images,
         "SOFT": architectures_study.SOFT | {"epochs": 1}, "JUDGE": Small(width=4, few_steps=2, many_steps=2),
         "NETWORKS": (("convnet3", "hard"), ("small_mlp", "hard"), ("small_mlp", "soft")),
     }.items():  # fmt: skip
@@ -58,7 +58,7 @@ def outcomes(study, out: Path) -> list[dict]:
 
 
 def test_the_study_of_architectures_continues_after_a_stop(study, monkeypatch, tmp_path, capsys):
-    options = ("--seeds", 0, 2, "--only", "random")
+    options = ("--seeds", 0, 2, "--ipc", 1, "--only", "random")
     run(study, monkeypatch, "--out", tmp_path / "whole", *options, "--table", tmp_path / "table.md")
     found = outcomes(study, tmp_path / "whole")
     kinds = sorted((record["seed"], record["network"], record["labels"]) for record in found)
@@ -88,6 +88,15 @@ def test_the_study_of_architectures_continues_after_a_stop(study, monkeypatch, t
     )
 
 
+def test_the_study_of_architectures_has_methods_for_each_number_of_images(study, monkeypatch, tmp_path):
+    monkeypatch.setattr(study, "METHODS", {1: ("random",), 3: ("herding",)})
+    monkeypatch.setattr(study, "NETWORKS", (("convnet3", "hard"),))
+    for sizes in ((), ("--ipc", 2, 5)):
+        run(study, monkeypatch, "--out", tmp_path, "--seeds", 0, 1, "--table", tmp_path / "table.md", *sizes)
+    made = [(record["ipc"], record["method"]) for record in outcomes(study, tmp_path) if record["network"]]
+    assert made == [(1, "random"), (3, "herding"), (2, "random"), (5, "herding")]
+
+
 def test_the_study_of_architectures_takes_other_images_and_options(study, monkeypatch, tmp_path, make_pipeline):
     draw = np.random.default_rng(0)
     for folder in ("train/Dress", "train/Bag", "test/Dress", "test/Bag"):
@@ -103,7 +112,7 @@ def test_the_study_of_architectures_takes_other_images_and_options(study, monkey
 
     monkeypatch.setattr(study, "run_protocol", noted)
     run(
-        study, monkeypatch, "--out", tmp_path / "out", "--seeds", 4, 6, "--others", 2, "--only", "random",
+        study, monkeypatch, "--out", tmp_path / "out", "--seeds", 4, 6, "--others", 2, "--ipc", 1, "--only", "random",
         "random through the VAE", "dm steps=1 width=4", "--source", tmp_path / "train", "--test", tmp_path / "test",
         "--prior", tmp_path / "prior", "--table", tmp_path / "table.md",
     )  # fmt: skip
