@@ -55,6 +55,7 @@ __all__ = ["DAPNetworks", "NetworkKernel"]
 logger = logging.getLogger(__name__)
 
 TRAINED = {"epochs": 5, "verdict": 1.0}
+MANY = {"references": 1000, "batch": 500, "kernel": "distance", "every": 1, "strength": 0.4}  # images a class
 
 
 @dataclass(frozen=True)
@@ -229,8 +230,9 @@ class DAPNetworks(NetworkKernel, SingleGuide[Prepared]):
 
     Options as in :class:`NetworkKernel`, and one for where the slots start. The preset "trained" has networks that are
     trained on the real images, and their verdict; it costs a training, which the cache keeps. "trained_ipc50" is for
-    about 50 images a class: its images stay nearer to those at which they start, and are compared with more real ones.
-    The preset "mixed" has random networks of four kinds, which take turns; they are for images of 28 to 64 pixels.
+    about 50 images a class: its images stay nearer to those at which they start, and each step compares them with more
+    real ones, by the energy distance. The preset "mixed" has random networks of four kinds, which take turns; they are
+    for images of 28 to 64 pixels.
 
     Attributes:
         strength: Share of the steps that are taken, above 0 and at most 1. Below 1 each slot starts at a real image of
@@ -247,7 +249,7 @@ class DAPNetworks(NetworkKernel, SingleGuide[Prepared]):
     couples: ClassVar[Couples] = "class"
     presets: ClassVar[Presets] = {
         "trained": TRAINED,
-        "trained_ipc50": TRAINED | {"references": 1000, "batch": 500, "every": 1, "strength": 0.4},
+        "trained_ipc50": TRAINED | MANY,
         "mixed": {"networks": ("convnet3", "small_resnet_ap10", "small_vit", "small_mlp")},
     }
 
