@@ -60,9 +60,8 @@ from dap.storage.cache import cache_folder
 from dap.storage.files import write_atomic
 from dap.storage.ledger import Ledger
 
-METHODS = {ipc: ("random", "k_medoids", "dit", "dap", "dap_set", best) for ipc, best in (
-    (10, "dap_networks:trained"), (50, "dap_networks:trained_ipc50"),
-)}  # fmt: skip
+ALWAYS = ("random", "k_medoids", "dit", "dap", "dap_set")
+METHODS = {10: (*ALWAYS, "dap_networks:trained"), 50: (*ALWAYS, "dap_networks:trained_ipc50")}
 NETWORKS = (
     ("convnet3", "hard"), ("small_resnet_ap10", "hard"), ("small_vit", "hard"), ("small_mlp", "hard"),
     ("convnet3", "soft"), ("small_mlp", "soft"),

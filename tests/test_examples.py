@@ -91,10 +91,19 @@ def test_the_study_of_architectures_continues_after_a_stop(study, monkeypatch, t
 def test_the_study_of_architectures_has_methods_for_each_number_of_images(study, monkeypatch, tmp_path):
     monkeypatch.setattr(study, "METHODS", {1: ("random",), 3: ("herding",)})
     monkeypatch.setattr(study, "NETWORKS", (("convnet3", "hard"),))
-    for sizes in ((), ("--ipc", 2, 5)):
-        run(study, monkeypatch, "--out", tmp_path, "--seeds", 0, 1, "--table", tmp_path / "table.md", *sizes)
+    monkeypatch.setattr(study, "outcome", lambda part, *_: part._asdict() | {"seconds": 1.0, "last": 50.0})
+    table = tmp_path / "table.md"
+    for sizes in (("--ipc", 2, 5), ()):
+        run(study, monkeypatch, "--out", tmp_path, "--seeds", 0, 1, "--table", table, *sizes)
     made = [(record["ipc"], record["method"]) for record in outcomes(study, tmp_path) if record["network"]]
-    assert made == [(1, "random"), (3, "herding"), (2, "random"), (5, "herding")]
+    assert made == [(2, "random"), (5, "herding"), (1, "random"), (3, "herding")]
+    shown = [line for line in table.read_text().splitlines() if line.startswith(("###", "| `"))]
+    assert shown == [
+        "### 1 images a class",
+        "| `random` | 50.00 | 1 |",
+        "### 3 images a class",
+        "| `herding` | 50.00 | 1 |",
+    ]
 
 
 def test_the_study_of_architectures_takes_other_images_and_options(study, monkeypatch, tmp_path, make_pipeline):

@@ -24,8 +24,8 @@ def plan(
 ) -> Forecast:
     """Say what a run will take before it is started: units, operations, memory, disk and time.
 
-    A small part of the run, at most about a twentieth of it, is made and thrown away; sampling takes at most about a
-    minute of it, unless a single slot takes longer. Nothing is written but to a temporary folder.
+    A small part of the run, at most about a twentieth of it, is made and thrown away; sampling takes at most a few
+    minutes of it, unless a single slot takes longer. Nothing is written but to a temporary folder.
 
     Args:
         source: As for :func:`distill`.

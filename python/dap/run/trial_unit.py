@@ -18,7 +18,7 @@ from dap.run.trial_sampling import Enough, Sampled, TrialContext
 __all__ = ["SHARE", "make_part", "unit_of"]
 
 SHARE = 0.05  # of the run, at most
-SECONDS = 60  # for sampling, about, unless a single slot takes longer
+SECONDS = 60  # for sampling without guidance, unless a single slot takes longer
 STEPS = 6  # of a unit are taken at most
 
 
