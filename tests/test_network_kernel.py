@@ -15,6 +15,7 @@ from torch.nn.utils import vector_to_parameters
 
 from dap import rng
 from dap.methods import DAPNetworks
+from dap.methods.common import network_kernel
 from dap.methods.common.network_kernel import mismatch
 from dap.methods.common.siamese import siamese_augmentation
 from dap.nets import ConvNet, create_net, shift_flip
@@ -242,6 +243,19 @@ def test_a_step_brings_the_features_of_each_class_nearer_to_the_real_ones():
         real = net.features(target.real(torch.arange(target.count)))
         before, after = (float(mismatch(net.features(x[target.places]), real, "linear")) for x in (x0, moved))
         assert after < 0.999 * before
+
+
+def test_many_real_images_are_read_in_parts_that_fit(monkeypatch):
+    x0, term, sizes = torch.randn((4, 1, 8, 8), generator=rng.generator("x0")), toy(batch=5, augmentation="dsa"), []
+    whole = term.delta(state_of(x0, torch.zeros(4)))
+
+    def counted(target):
+        return dataclasses.replace(target, real=lambda rows: sizes.append(len(rows)) or target.real(rows))
+
+    monkeypatch.setattr(network_kernel, "images_at_once", lambda net, shape: {(1, 8, 8): 2}[shape])
+    parts = dataclasses.replace(term, targets=tuple(map(counted, term.targets)))
+    torch.testing.assert_close(parts.delta(state_of(x0, torch.zeros(4))), whole)
+    assert sizes == [2, 2, 1] * 2
 
 
 @pytest.mark.parametrize("factor", [1e-25, 1e25])

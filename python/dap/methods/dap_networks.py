@@ -55,7 +55,7 @@ __all__ = ["DAPNetworks", "NetworkKernel"]
 logger = logging.getLogger(__name__)
 
 TRAINED = {"epochs": 5, "verdict": 1.0}
-MANY = {"references": 1000, "batch": 500, "kernel": "distance", "every": 1, "strength": 0.4}  # images a class
+TRAINED_IPC50 = TRAINED | {"references": 1000, "batch": 500, "kernel": "distance", "every": 1, "strength": 0.4}
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ class DAPNetworks(NetworkKernel, SingleGuide[Prepared]):
     couples: ClassVar[Couples] = "class"
     presets: ClassVar[Presets] = {
         "trained": TRAINED,
-        "trained_ipc50": TRAINED | MANY,
+        "trained_ipc50": TRAINED_IPC50,
         "mixed": {"networks": ("convnet3", "small_resnet_ap10", "small_vit", "small_mlp")},
     }
 

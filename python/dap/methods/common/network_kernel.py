@@ -15,10 +15,9 @@ from torch.nn import functional
 
 from dap import rng
 from dap.kernels import Distance
-from dap.methods.common.matching_losses import real_features
 from dap.methods.common.set_energy import set_energies
 from dap.methods.common.siamese import AUGMENTATIONS
-from dap.nets import Network
+from dap.nets import Network, images_at_once
 from dap.priors import Prior
 from dap.sampling import DeltaTerm, Place, StepState, Window
 
@@ -148,7 +147,7 @@ class NetworkKernelTerm(DeltaTerm):
         total = shown.new_zeros(())
         for target in self.targets:
             generated = self._augmented(shown[target.places.to(shown.device)], target, step, draw)
-            real = self._real(net, target, step, draw, shown.device)
+            real = self._real(net, target, step, draw, shown)
             power = _power_to_one(real)  # changes a class's gradient by a factor, and its length is not used
             total = total + mismatch(net.features(generated) * power, real * power, matching.kernel)
         return torch.autograd.grad(total, shown)[0]
@@ -162,12 +161,15 @@ class NetworkKernelTerm(DeltaTerm):
             total = total + functional.cross_entropy(net(generated), labels, reduction="sum")
         return torch.autograd.grad(total, shown)[0]
 
-    def _real(self, net: Network, target: ClassTarget, step: int, draw: int, device: torch.device) -> Tensor:
-        """Return ψ of the real images of a step, (N, D), without a graph."""
+    @torch.no_grad()
+    def _real(self, net: Network, target: ClassTarget, step: int, draw: int, shown: Tensor) -> Tensor:
+        """Return ψ of the real images of a step, (N, D), which are of the shape and on the device of `shown`."""
         draws = rng.generator(*self._key(target, step, draw))
         rows = torch.randperm(target.count, generator=draws)[: self.matching.batch]
-        images = self._augmented(_as_float(target.real(rows)).to(device), target, step, draw)
-        return real_features(net, images)
+        channels, height, width = shown.shape[1:]
+        parts = rows.split(images_at_once(net, (channels, height, width)))  # so that few are held as floats
+        images = (_as_float(target.real(part)).to(shown.device) for part in parts)
+        return torch.cat([net.features(self._augmented(part, target, step, draw)) for part in images])
 
     def _augmented(self, images: Tensor, target: ClassTarget, step: int, draw: int) -> Tensor:
         """Return the images (N, C, H, W) of a class, changed as those of its other side are."""
