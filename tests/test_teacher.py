@@ -191,7 +191,8 @@ class TestOrder:
         assert (check.accuracy, check.ordered_accuracy) == pytest.approx((22 / 3, 266 / 3))
         with pytest.raises(OptionError, match=re.escape(
             "teacher mine: its classes are in another order: 7.3 % of 150 images are right, and 88.7 % would be if its "
-            "outputs were those of other classes: 'a: output 1', 'b: output 2', 'c: output 0'; order its classes"
+            "outputs were those of other classes: 'a: output 1', 'b: output 2', 'c: output 0'; give its outputs the "
+            "order of these classes: 'a', 'b', 'c'"
         )):  # fmt: skip
             check.raise_if_bad()
 

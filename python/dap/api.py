@@ -1,4 +1,4 @@
-"""The public functions: distill and load, and from their own modules evaluate, measure, build_index and open_index."""
+"""dap.distill, and the other public functions from their own modules."""
 
 from __future__ import annotations
 
@@ -95,8 +95,9 @@ def distill(
         source: Real images: a class-per-folder tree, a built-in name ("fashion-mini"), a torch ``Dataset``, a Hugging
             Face dataset or its id; see :func:`dap.open_source`. It may be left out if ``index`` is given.
         out: The folder to fill: new, empty, or of the same run.
-        prior: "fashion-dit"; a folder, hub id or object of a ``DiTPipeline``, ``StableDiffusionPipeline`` or a pipeline
-            with a ``UNet2DModel``; the folder of an adapter (:func:`dap.adapt_prior`); or a :class:`dap.priors.Prior`.
+        prior: "fashion-dit"; a folder, hub id or object of one of the diffusers pipelines that
+            :func:`dap.priors.load_prior` lists; the folder of an adapter (:func:`dap.adapt_prior`); or a
+            :class:`dap.priors.Prior`.
         prior_options: Options of the prior's class by name, such as ``template`` and ``negative_prompt`` of
             :class:`dap.priors.stable_diffusion.StableDiffusionPrior`; not allowed with a ``Prior`` object.
         method: Name ("dap_set", "dap", "dit"; see :func:`dap.list_methods`), preset ("dap:paper"), object
@@ -116,8 +117,8 @@ def distill(
         sampling: "dit-repo": sample as the DiT repository does, from which the methods for DiT-XL/2 started: 50 of its
             1,000 timesteps with both ends, "ddpm" with the variance that the network predicts, guidance 4 on the first
             three latent channels, no clipping. "mgd3-sd": as MGD3 samples with Stable Diffusion. "coda-sdxl": as CoDA
-            samples with SDXL. See :mod:`dap.sampling.named`. Options that are given beside it win. If left out, the
-            prior's recommendations are taken.
+            samples with SDXL. See :mod:`dap.sampling.named`. Options that are given too replace its own. If left out,
+            the prior's recommendations are taken.
         num_inference_steps: Denoising steps; the prior's recommendation, or 50, if left out.
         guidance_scale: Scale of classifier-free guidance, at least 1; the prior's recommendation, or 4, if left out.
         scheduler: "ddpm", "ddim", "dpm++", "dpm++-karras", "euler", "euler-ancestral", "heun" or "lcm"; the prior's own
@@ -130,7 +131,8 @@ def distill(
             computes in float32, unless ``prior_options={"vae_dtype": "bfloat16"}`` says otherwise.
         tf32: Let a GPU multiply float32 numbers with the ten fraction bits of TF32. CPUs ignore it.
         features: What methods that choose real images compare: "pixels", "vae", "prior", a model of timm by name, or a
-            :class:`dap.features.Encoder`. If left out, "prior" if the prior knows all classes, else "pixels".
+            :class:`dap.features.Encoder`. If left out, "prior" if the prior knows all classes and makes
+            images of the source's channels, else "pixels".
         features_options: Options of the features by name, such as "size", "pretrained" and "weights" of timm's models.
         size: Side in pixels to which real images are cropped; their own size if left out.
         channels: "grey" or "rgb": convert images. If left out, the prior has to make images of the source's channels.

@@ -85,11 +85,11 @@ def evaluate(
         judge: Also train the judge, a classifier, on all real training images, and report the share of distilled images
             that it assigns to their own class (:mod:`dap.evaluation.judge`).
         device: Where to train; the GPU if there is one.
-        protocol_options: Other constants of the protocol by name, such as ``{"epochs": 100, "size": 64}``; the result
-            has them.
+        protocol_options: Other constants of the protocol by name, such as ``{"few_steps": 800}`` of "small" or
+            ``{"epochs": 100, "size": 64}`` of a published protocol; the result has them.
         teacher: For protocols whose labels are a teacher's: a file or a name that :func:`dap.open_teacher` opens, or a
-            network that maps normalised images to logits of the set's classes. It is measured on the test images first,
-            and refused if its classes are in another order.
+            network that maps normalised images to logits of the set's classes; of a run, in the order of its sorted
+            folder names. It is measured on the test images first, and refused if its classes are in another order.
         teacher_options: Options of :func:`dap.open_teacher`, such as ``{"network": "resnet18"}``.
         soft_labels: A folder in which protocol "fkd" keeps the soft labels of each set; later evaluations, also of
             other networks, take them from there, without a teacher if all are there. Without a folder they are computed

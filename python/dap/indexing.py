@@ -73,7 +73,8 @@ def build_index(
     Args:
         source: Real images, as for :func:`dap.distill`.
         out: Folder of the index: new, empty, or of the same build.
-        prior: "fashion-dit", a ``DiTPipeline`` folder, hub id or object, or a :class:`dap.priors.Prior`.
+        prior: "fashion-dit", a folder, hub id or object of a pipeline, or a :class:`dap.priors.Prior`, as for
+            :func:`dap.distill`.
         prior_options: Options of the prior by name, as for :func:`dap.distill`.
         block: The denoiser's block at which φ is taken, from 1, or its name; None: the prior's recommendation, or the
             block at a third of its depth.

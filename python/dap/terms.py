@@ -1,4 +1,4 @@
-"""The guides of all methods under their short names. Guides can be added, and a sum is a method.
+"""The guides under their short names; only ``lgd`` has none. Guides can be added, and a sum is a method.
 
     dap.distill("fashion-mini", method=dap.terms.SetEnergy() + dap.terms.Mode(), out="distilled")
 

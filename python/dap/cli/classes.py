@@ -41,7 +41,7 @@ def ipc_option(command: F) -> F:
 
 def label_option(command: F) -> F:
     """Add ``--label`` to a command; :func:`parse_labels` reads its values."""
-    text = "Label that the prior has for a class it does not know by name; CLASS= samples without one; repeatable."
+    text = "Sample a class whose name the prior does not know under this label, or without one (CLASS=); repeatable."
     return click.option("--label", "labels", multiple=True, metavar="CLASS=LABEL", help=text)(command)
 
 

@@ -71,7 +71,7 @@ def quiet_option(command: F) -> F:
 
     verbose = click.option(
         "-v", "--verbose", is_flag=True, expose_value=False, callback=tell,
-        help="Also say what is waited for, kept and read again.",
+        help="Also say when dap waits for another process, and what it keeps in the cache or reads from it.",
     )  # fmt: skip
     return click.option(
         "-q", "--quiet", is_flag=True, expose_value=False, callback=hide,

@@ -34,11 +34,11 @@ def config_options(command: F) -> F:
     """Add ``--config`` and ``--save-config`` to a command."""
     save = click.option(
         "--save-config", metavar="FILE", type=click.Path(path_type=Path), callback=_note, expose_value=False,
-        help="Write the options that are given here to FILE, for --config.",
+        help="Write the options of this command, with those of --config, to FILE, and run.",
     )  # fmt: skip
     return click.option(
         "--config", metavar="FILE", type=click.Path(path_type=Path), callback=_load, expose_value=False, is_eager=True,
-        help="YAML file with options, such as ipc: 20; options that are given here win.",
+        help="YAML file with options, such as ipc: 20; options on the command line replace them.",
     )(save(command))  # fmt: skip
 
 

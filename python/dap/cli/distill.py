@@ -61,7 +61,7 @@ NOT_OF_THE_BYTES = {"source", "out", "index", "remake", "workers", "executor", "
     "--max-time",
     type=Number(0),
     metavar="SECONDS",
-    help="End after so many seconds with the images in the making, and exit code 75; the same command continues.",
+    help="After so many seconds finish the images in the making and exit with code 75; the same command continues.",
 )
 @click.option(
     "--max-retries",

@@ -35,7 +35,9 @@ __all__ = ["evaluate"]
     help=f"Evaluation protocol: {', '.join(PROTOCOLS)}.",
 )  # fmt: skip
 @assignments_option(
-    "--protocol-set", "protocol_options", "Another constant of the protocol, such as epochs=100; repeatable."
+    "--protocol-set",
+    "protocol_options",
+    "Another constant of the protocol, such as few_steps=800 of small or epochs=100 of the others; repeatable.",
 )
 @click.option(
     "--network", "networks", multiple=True, default=("convnet3",), type=Network(), show_default=True,

@@ -203,7 +203,11 @@ def merge(parts: tuple[Path, ...], out: Path) -> None:
 @index.command(examples=["dap index push index me/imagenette-index --private"])
 @click.argument("folder", type=FOLDER)
 @click.argument("repo_id", metavar="USER/NAME")
-@click.option("--private/--public", default=None, help="Whether a new repository is private; as your account has it.")
+@click.option(
+    "--private/--public",
+    default=None,
+    help="Make a new repository private or public; if left out, as your account has it.",
+)
 @json_option
 @quiet_option
 def push(folder: Path, repo_id: str, private: bool | None) -> None:

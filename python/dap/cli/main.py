@@ -35,8 +35,9 @@ from dap.stopping import RESUME
 __all__ = ["main"]
 
 EPILOG = (
-    "dap init asks what is there, and writes a file of options. The tab key completes commands after one line in the "
-    'start file of the shell, in bash eval "$(_DAP_COMPLETE=bash_source dap)"; docs/command_line.md has the others.'
+    "dap init asks for source, prior, method and device, and writes a file of options. The tab key completes commands "
+    'after one line in the start file of the shell, in bash eval "$(_DAP_COMPLETE=bash_source dap)"; '
+    "docs/command_line.md has the others."
 )
 PLAIN = str.maketrans({"−": "-", "–": "-", "±": "+-", "×": "x", "…": "..."})  # for consoles that lack these
 

@@ -39,7 +39,9 @@ OPTIONS = (
     click.option("--seed", default=0, type=Whole(0), show_default=True, help="Root seed of all random numbers."),
     prior_options,
     click.option(
-        "--index", type=click.Path(path_type=Path), help="Feature index of the real images; SOURCE is then optional."
+        "--index",
+        type=click.Path(path_type=Path),
+        help="Feature index of the real images; a method that reads no images then needs no SOURCE.",
     ),
     classes_option("distil"),
     label_option,
@@ -64,7 +66,7 @@ OPTIONS = (
     click.option(
         "--features",
         help='What methods that choose real images compare: "pixels", "vae", "prior", or a model of timm; if left out, '
-        "the prior's features if it knows all classes, else pixels.",
+        "the prior's features if it knows all classes and makes images of these channels, else pixels.",
     ),
     assignments_option(
         "--features-set", "features_options", "Option of the features, such as size=16 or weights=FILE; repeatable."

@@ -77,7 +77,11 @@ def train(
 @click.option(
     "--weights", type=click.Path(path_type=Path), help="File in place of the download of timm or torchvision."
 )
-@click.option("--size", type=Whole(), help="Side in pixels of the images that a network of others was trained on.")
+@click.option(
+    "--size",
+    type=Whole(),
+    help="Side in pixels of the images of another program's training; 224, or timm's own, if left out.",
+)
 @click.option("--class-names", type=click.Path(path_type=Path), help="File with the class of each output, one a line.")
 @label_column_option
 @device_option

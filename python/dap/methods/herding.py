@@ -1,7 +1,7 @@
 """herding: choose real images whose mean embedding follows that of their class.
 
 Welling, "Herding dynamical weights to learn", ICML 2009; as exemplars: Rebuffi et al., "iCaRL", CVPR 2017,
-https://arxiv.org/abs/1611.07725. The embedding is made of the prior's features with the kernel of the energy distance;
+https://arxiv.org/abs/1611.07725. The embedding is made of the run's features with the kernel of the energy distance;
 see :mod:`dap.selection.herding`. A set of k images is the beginning of every larger set.
 """
 

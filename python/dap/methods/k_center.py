@@ -1,7 +1,7 @@
 """k_center: choose real images so that every image of a class is near one of them.
 
 Sener and Savarese, "Active learning for convolutional neural networks: a core-set approach", ICLR 2018,
-https://arxiv.org/abs/1708.00489. Farthest-point sampling in the prior's features, from a random first image; see
+https://arxiv.org/abs/1708.00489. Farthest-point sampling in the run's features, from a random first image; see
 :mod:`dap.selection.k_center`. A set of k images is the beginning of every larger set.
 """
 

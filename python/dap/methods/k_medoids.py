@@ -1,6 +1,6 @@
 """k_medoids: choose the real images nearest to the k-means centres of their class.
 
-k-means in the prior's features from a seeded k-means++ start; see :mod:`dap.selection.k_means`. With another
+k-means in the run's features from a seeded k-means++ start; see :mod:`dap.selection.k_means`. With another
 number of images per class, all images may be others.
 """
 

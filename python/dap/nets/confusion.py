@@ -74,7 +74,8 @@ class TeacherCheck:
             raise OptionError(
                 f"teacher {self.name}: its classes are in another order: {self.accuracy:.1f} % of {self.images} images "
                 f"are right, and {self.ordered_accuracy:.1f} % would be if its outputs were those of other classes: "
-                f"{some([f'{name}: output {output}' for name, output in fits.items()])}; order its classes as the set's"
+                f"{some([f'{name}: output {output}' for name, output in fits.items()])}; "
+                f"give its outputs the order of these classes: {some(self.class_names)}"
             )
         chance = 100 / classes
         above = 3 * (chance * (100 - chance) / self.images) ** 0.5  # of few images, no more than half of the rest

@@ -1,8 +1,8 @@
 """One line on what each method does, and what it costs, for lists.
 
 The cost is the time per image divided by that of unguided sampling (``dit``), without preparation, on the built-in
-prior: docs/results.md (``benches/methods_cost.py``, two cores of an AMD EPYC, and for ``coda``, ``ld3m``
-and ``plug_and_play`` ``examples/compare_methods.py``).
+prior: docs/results.md (``benches/methods_cost.py``, two cores of an AMD EPYC, and for ``coda``, ``ld3m``,
+``plug_and_play``, ``lgd``, ``d3hr``, ``minimax``, ``dmgd`` and ``cgs`` ``examples/compare_methods.py``).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ SUMMARIES: Mapping[str, str] = {
     "igd": "pulls samples along the gradients of a trained classifier, and apart from earlier ones",
     "d4m": "noises the k-means centres of the class and denoises them again",
     "d3m": "learns words for each class of a text prior, and samples with them",
-    "ld3m": "optimises latents and labels through a short denoising chain, against a classifier's features",
+    "ld3m": "optimises latents and labels through a short denoising chain, to real features in random networks",
     "coda": "pulls each sample to a real image from a dense part of the class",
-    "plug_and_play": "optimises points under the prior's denoising loss and a classifier",
+    "plug_and_play": "optimises one latent for each image under the prior's denoising loss and a constraint",
     "dap_set": "pulls the images of a class, as a set, to the class's distribution, and apart",
-    "dap_networks": "guides the images of a class, as a set, to its mean features in networks",
+    "dap_networks": "guides the images of a class, as a set, to the mean features of its real images in networks",
     "dm": "optimises pixels, or latents, until their mean features in random networks are the class's",
     "rded": "crops of real images that a classifier is surest of, four in an image",
     "cao2": "samples that a classifier keeps, moved to where the denoiser errs least",
@@ -35,7 +35,7 @@ SUMMARIES: Mapping[str, str] = {
     "minimax": "samples of a DiT that is fine-tuned on the real images for coverage and variety",
     "dmgd": "pulls the images of a class to its clusters by optimal transport, more of them to larger ones",
     "cgs": "moves the images of a class together to its mean, and apart by a determinant",
-    "lgd": "grows the set in increments, each guided to what a network trained on those before can learn",
+    "lgd": "grows the set in increments, each guided to what a network of the earlier ones still learns",
     "guided": "sums the guidance of several methods",
     "filtered": "several candidates of another method for each image; a classifier keeps one of them",
 }
