@@ -55,7 +55,9 @@ __all__ = ["DAPNetworks", "NetworkKernel"]
 logger = logging.getLogger(__name__)
 
 TRAINED = {"epochs": 5, "verdict": 1.0}
-TRAINED_IPC50 = TRAINED | {"references": 1000, "batch": 500, "kernel": "distance", "every": 1, "strength": 0.4}
+TRAINED_IPC50 = TRAINED | {
+    "verdict": 0.3, "scale": 2.0, "references": 1000, "batch": 500, "kernel": "distance", "every": 1, "strength": 0.4,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
