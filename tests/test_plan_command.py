@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import dap
 from dap import api
@@ -21,6 +26,14 @@ from dap.run.trial import Stage, _of_all
 from dap.sampling import SamplingSettings, sample
 
 TWO = {"classes": ["Bag", "Dress"], "num_inference_steps": 4, "device": "cpu"}
+
+
+def image_folder(root: Path, counts: dict[str, int]) -> Path:
+    for name, count in counts.items():
+        (root / "images" / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("L", (32, 32), 20 * number).save(root / "images" / name / f"{number}.png")
+    return root / "images"
 
 
 @pytest.fixture(autouse=True)
@@ -172,6 +185,31 @@ def test_the_plan_says_what_a_run_would_say(tmp_path):
     with pytest.raises(DapError) as made:
         api.distill("fashion-mini", method="dit", ipc=0, out=tmp_path / "out")
     assert str(planned.value) == str(made.value)
+
+
+def test_networks_of_all_classes_are_planned():
+    """They are trained to tell classes apart, so that a trial with one class is none of theirs."""
+    own = {"epochs": 2, "width": 4, "references": 8}
+    plan = dap.plan("fashion-mini", method="dap_networks:trained", method_options=own, ipc=1, **TWO)
+    assert plan.images == 2 and plan.prepare > 0
+
+
+def test_a_class_may_have_fewer_images_than_another_gets(tmp_path):
+    """The smallest class does not bound what the trial takes of the others."""
+    source = image_folder(tmp_path, {"Bag": 12, "Dress": 1})
+    for method in ("mgd3", "k_medoids"):
+        options = {"method": method, "ipc": {"Bag": 6, "Dress": 1}, "num_inference_steps": 4, "device": "cpu"}
+        assert dap.plan(source, **options).images == 7
+
+
+def test_a_plan_that_sigterm_ends_leaves_nothing(tmp_path):
+    """The cache of the trial can be large."""
+    command = [sys.executable, "-m", "dap", "plan", "fashion-mini", "--method", "dap_set", "--ipc", "50"]
+    with subprocess.Popen(command, env=os.environ | {"TMPDIR": str(tmp_path)}) as process:
+        while not list(tmp_path.glob("dap-trial-*")) and process.poll() is None:
+            time.sleep(0.02)
+        process.terminate()
+    assert process.returncode == 143 and not list(tmp_path.glob("dap-trial-*"))
 
 
 def test_a_run_that_no_memory_can_hold_is_refused_before_anything_is_written(tmp_path, monkeypatch):

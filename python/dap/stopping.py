@@ -12,7 +12,7 @@ from types import FrameType
 
 from dap.errors import StoppedError
 
-__all__ = ["RESUME", "check_stop", "stop_at_signals", "time_limit"]
+__all__ = ["RESUME", "check_stop", "exit_at_sigterm", "stop_at_signals", "time_limit"]
 
 RESUME = 75  # the exit code of a run that was stopped, which the same command continues; EX_TEMPFAIL
 GRACE = 20.0  # seconds for the unit that is being made; SLURM and Kubernetes kill after 30
@@ -44,6 +44,22 @@ def check_stop(out: Path) -> None:
 
 
 @contextmanager
+def exit_at_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the block by an exception, so that its temporary folders and processes go too.
+
+    Only for processes that are dap's own, and only in the main thread.
+
+    Raises:
+        SystemExit: SIGTERM came; with the exit code of a process that it ends, 143.
+    """
+    before = signal.signal(signal.SIGTERM, _exit)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def stop_at_signals() -> Iterator[None]:
     """Let SIGTERM and SIGUSR1 end a run in the block with the unit that it is at, or without it after :data:`GRACE`.
 
@@ -67,6 +83,10 @@ def stop_at_signals() -> Iterator[None]:
         if signal.getsignal(signal.SIGINT) is _interrupt:  # after a Ctrl-C, the next one still ends the process
             signal.signal(signal.SIGINT, signal.default_int_handler)
         _reasons.clear()
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def _ask(number: int, frame: FrameType | None) -> None:

@@ -30,7 +30,7 @@ from dap.cli.slurm import slurm
 from dap.cli.status import status, verify
 from dap.cli.teacher import teacher
 from dap.errors import DapError, StoppedError
-from dap.stopping import RESUME
+from dap.stopping import RESUME, exit_at_sigterm
 
 __all__ = ["main"]
 
@@ -67,15 +67,16 @@ class _InFlags(logging.Formatter):
 def main() -> None:
     """Runs the command, and prints an error as one line on standard error.
 
-    Exit codes: 2 for bad input, 1 for other errors, 130 for Ctrl-C, 75 for a run that was stopped before it was
-    finished, which the same command continues.
+    Exit codes: 2 for bad input, 1 for other errors, 130 for Ctrl-C, 143 for SIGTERM, 75 for a run that was stopped
+    before it was finished, which the same command continues.
     """
     _print_anything()
     handler = logging.StreamHandler()
     handler.setFormatter(_InFlags("dap: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     try:
-        sys.exit(dap.main(prog_name="dap", standalone_mode=False) or 0)
+        with exit_at_sigterm():
+            sys.exit(dap.main(prog_name="dap", standalone_mode=False) or 0)
     except click.ClickException as error:
         click.echo(f"dap: error: {usage_message(error)}", err=True)
         sys.exit(error.exit_code)

@@ -93,11 +93,11 @@ def trial_of(job: Job, units: int, batch_size: int, pass_size: int | None) -> Tr
     """
     watch = Stopwatch(job.prior.device)
     classes = _classes(job, batch_size)
-    few, many = _images(job, classes)
+    fewer, part = (_part(job, classes, images) for images in _images(job, classes))
+    few, many = len(fewer.source) / classes, len(part.source) / classes
     with _empty_cache():
-        _, first, _ = _prepared(_part(job, classes, few), pass_size, batch_size)
+        _, first, _ = _prepared(fewer, pass_size, batch_size)
     with _empty_cache():
-        part = _part(job, classes, many)
         spent, second, artefact = _prepared(part, pass_size, batch_size)
         each = len(job.source) / len(job.classes)
         prepare = _of_all(spent, first, second, few, many, each) * (len(job.classes) / classes)
@@ -114,19 +114,22 @@ def trial_of(job: Job, units: int, batch_size: int, pass_size: int | None) -> Tr
 
 def _classes(job: Job, batch_size: int) -> int:
     """Return of how many classes a part of the run has to be: as many as fill a unit, within the share of a trial."""
-    least = 2 if "classifier" in job.recipe.needs else 1
+    least = 2 if "classifier" in job.recipe.needs or job.recipe.shared() else 1  # networks tell two classes apart
     wanted = math.ceil(batch_size / max(job.counts))
     return min(len(job.classes), max(least, min(wanted, int(SHARE * len(job.classes) / 2))))
 
 
 def _images(job: Job, classes: int) -> tuple[int, int]:
-    """Return two numbers of real images of a class; their sum is the share of a trial, or what the method needs."""
-    smallest = min(len(job.source.of_class(label)) for label in range(len(job.classes)))
+    """Return the most real images of a class for both preparations; the run's other images are left out.
+
+    Their sum is the share of a trial, or what the method needs. A class with fewer images gives all.
+    """
+    largest = max(len(job.source.of_class(label)) for label in range(classes))
     options: Any = to_json(job.recipe)
     needed = max(_numbers(options, "references"), max(job.counts), 8)
     share = SHARE * len(job.source) / classes / 3
-    few = min(smallest, max(needed, int(share)))
-    return few, min(smallest, 2 * few)
+    few = min(largest, max(needed, int(share)))
+    return few, min(largest, 2 * few)
 
 
 def _numbers(options: Any, name: str) -> int:
@@ -168,7 +171,7 @@ def _empty_cache() -> Iterator[None]:
                 os.environ["DAP_CACHE"] = before
 
 
-def _of_all(spent: Spent, first: list[Stage], second: list[Stage], few: int, many: int, images: float) -> Spent:
+def _of_all(spent: Spent, first: list[Stage], second: list[Stage], few: float, many: float, images: float) -> Spent:
     """Return the time of the preparation with all images of these classes."""
     counted, grows = NO_TIME, False
     rest = spent
