@@ -28,7 +28,7 @@ NAMES = ["up", "left"]
 
 
 class Silent(nn.Module):
-    """A teacher that must not be asked; its weights are those of :class:`Teacher`."""
+    """A teacher that must not be asked; its weights and its name are those of :class:`Teacher`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,6 +36,9 @@ class Silent(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         raise AssertionError("asked again")
+
+
+Silent.__qualname__ = Teacher.__qualname__
 
 
 def trained(folder: Path | None = None, teacher: nn.Module | None = None, **changes: object) -> Outcome:

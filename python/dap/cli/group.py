@@ -23,6 +23,7 @@ KEYWORD = re.compile(  # not inside a path, such as runs/ipc=10
     rf"(?<![\w/\\,=.-])({'|'.join(KEYWORDS)})=({QUOTED}|\d+(?:\.\d+)?(?:e-?\d+)?|False)?(?=[ ),;.:]|\Z)"
 )
 LABEL = re.compile(rf"\blabel_map=\{{({QUOTED}): (\d+)\}}")
+OPTION_OF = re.compile(r"\b(protocol)_options=\{'(\w+)': (\w+)\}")
 COMMANDS = {"adapt_prior": "prior adapt", "distill": "distill", "train_prior": "prior train"}
 CALL = re.compile(rf"\bdap\.({'|'.join(COMMANDS)})(\((?:{QUOTED}|[^'\"()])*\))")
 
@@ -62,10 +63,13 @@ def in_flags(text: str) -> str:
         'runs/ipc=10: choose --scheduler ddim, or --no-judge'
         >>> in_flags("say which it is, with label_map={'crane bird': 134}")
         "say which it is, with --label 'crane bird=134'"
+        >>> in_flags("give protocol_options={'size': 32}, its own size")
+        'give --protocol-set size=32, its own size'
         >>> in_flags("try dap.distill('my photos', method='k_medoids', out='own')")
         "try dap distill 'my photos' --method k_medoids --out own"
     """
     text = CALL.sub(lambda match: _command(match[1], match[2]), text)
+    text = OPTION_OF.sub(r"--\1-set \2=\3", text)
     text = LABEL.sub(lambda match: shlex.join(["--label", f"{ast.literal_eval(match[1])}={match[2]}"]), text)
     return KEYWORD.sub(lambda match: _option(match[1], match[2]), text)
 

@@ -16,6 +16,7 @@ from dap.bar import NO_BARS, Bars
 from dap.config import plain
 from dap.errors import OptionError
 from dap.evaluation.recipe import Case, Recipe
+from dap.nets import Network
 from dap.registry import unknown_name_error
 from dap.seams import Seam
 
@@ -82,6 +83,10 @@ class Protocol(Seam):
         """
 
     @abstractmethod
+    def network(self, case: Case, *, channels: int, generator: torch.Generator) -> Network:
+        """Build the network of a case on the CPU; raise OptionError if it does not take images of its size."""
+
+    @abstractmethod
     def number_of_checks(self, case: Case) -> int:
         """Return how many accuracies ``best`` is the best of."""
 
@@ -146,6 +151,10 @@ class Published(Protocol):
         """Return the sides of the images to train on and to test on, in pixels."""
         recipe = self.recipe(case)
         return case.side if recipe.own_size and uniform else recipe.size, recipe.test_side
+
+    def network(self, case: Case, *, channels: int, generator: torch.Generator) -> Network:
+        """Build the network of a case on the CPU."""
+        return self.recipe(case).network(case.network, channels=channels, classes=case.classes, generator=generator)
 
     def number_of_checks(self, case: Case) -> int:
         """Return how many accuracies ``best`` is the best of."""

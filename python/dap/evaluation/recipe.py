@@ -6,8 +6,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
+import torch
+
 from dap.config import check_choice, check_number, check_whole
 from dap.errors import OptionError
+from dap.nets import Network, create_net
+from dap.nets.teacher import resized_side
 
 __all__ = ["CADENCES", "SCHEDULES", "Case", "Recipe"]
 
@@ -56,7 +60,8 @@ class Recipe:
 
     Attributes:
         size: Side of the network's images in pixels.
-        margin: Test images are resized to ``size // 7 * 8`` and the middle is cut out (256 → 224), or to ``size``.
+        margin: Test images are resized to ``size // 7 * 8`` and the middle is cut out (256 → 224), or to ``size``;
+            to ``size`` also where the first is less.
         own_size: Images to train on are cropped at random from their own size if all are squares of one size, else,
             and always if False, they are first resized to ``size``.
         norm: Normalisation of ConvNets, ResNetAP and ResNets: "instance" or "batch".
@@ -149,7 +154,14 @@ class Recipe:
     @property
     def test_side(self) -> int:
         """Side in pixels to which test images are resized before the middle of ``size`` is cut out."""
-        return self.size // 7 * 8 if self.margin else self.size
+        return resized_side(self.size) if self.margin else self.size
+
+    def network(self, name: str, *, channels: int, classes: int, generator: torch.Generator) -> Network:
+        """Build a network on the CPU; raise OptionError if it does not take images of this size."""
+        return create_net(
+            name, channels=channels, classes=classes, size=self.size, generator=generator, width=self.width,
+            norm=self.norm, first_padding=self.grey_padding if channels == 1 else 1,
+        )  # fmt: skip
 
     def rate(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""

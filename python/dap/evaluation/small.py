@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dap.config import from_options
+from dap.config import check_number, check_whole, from_options
 from dap.errors import OptionError
 from dap.evaluation.protocol import LabelledImages, Outcome, Protocol, TestImages, Training
 from dap.evaluation.recipe import Case
-from dap.nets import accuracy, create_net, list_nets, train_classifier
+from dap.nets import Network, accuracy, create_net, list_nets, train_classifier
 
 __all__ = ["Small", "image_tensors"]
 
@@ -57,6 +57,13 @@ class Small(Protocol):
 
     name: ClassVar[str] = "small"
 
+    def __post_init__(self) -> None:
+        for name in ("width", "few_steps", "many_steps", "many", "batch_size", "checks"):
+            check_whole(name, getattr(self, name))
+        check_whole("max_shift", self.max_shift, 0)
+        check_number("peak_lr", self.peak_lr, above=0)
+        check_number("weight_decay", self.weight_decay, 0)
+
     def steps(self, images: int, classes: int) -> int:
         """Optimiser steps for a set with this number of images and classes."""
         return self.many_steps if images >= self.many * classes else self.few_steps
@@ -75,14 +82,8 @@ class Small(Protocol):
     ) -> nn.Module:
         """Trains one network on a set; arguments as for :func:`dap.evaluation.run_protocol`."""
         pixels, targets = image_tensors(images, labels, classes, device)
-        net = create_net(
-            network,
-            width=self.width if network in list_nets() else None,
-            channels=pixels.shape[1],
-            classes=classes,
-            size=pixels.shape[2],
-            generator=generator,
-        )
+        case = Case(network, -(-len(pixels) // classes), classes, pixels.shape[2])
+        net = self.network(case, channels=pixels.shape[1], generator=generator)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             if network not in list_nets():  # dropout and stochastic depth draw from torch's own generators
                 torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
@@ -110,9 +111,16 @@ class Small(Protocol):
         """Return the side of the set's images, for training and for testing."""
         return case.side, case.side
 
+    def network(self, case: Case, *, channels: int, generator: torch.Generator) -> Network:
+        """Build the network of a case on the CPU."""
+        width = self.width if case.network in list_nets() else None
+        return create_net(
+            case.network, width=width, channels=channels, classes=case.classes, size=case.side, generator=generator
+        )
+
     def number_of_checks(self, case: Case) -> int:
-        """Return how many accuracies ``best`` is the best of."""
-        return self.checks
+        """Return how many accuracies ``best`` is the best of: one after each step at most."""
+        return min(self.checks, self.steps(case.ipc * case.classes, case.classes))
 
     def constants(self, case: Case) -> dict[str, object]:
         """Return all constants by name."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dap import rng
-from dap.errors import DivergedError, OptionError
+from dap.errors import DivergedError, FormatError, OptionError
 from dap.evaluation.augment import Draws, apply, draw, draw_mix, paste
 from dap.evaluation.recipe import Recipe
 from dap.evaluation.soft_label_file import EpochLabels, read_epoch, write_epoch
@@ -97,6 +97,8 @@ class SoftLabels:
             self._check(header, constants)
             parts = [header[name] for name in ("set", "classes", "teacher", "constants")]
             self._labels = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        elif not missing:
+            raise FormatError(f"{folder}: has soft labels, but no {HEADER}; delete the folder and give the teacher")
         if missing and teacher is None:
             raise OptionError(
                 f"{folder}: has the soft labels of {recipe.epochs - len(missing)} of {recipe.epochs} epochs; give the "

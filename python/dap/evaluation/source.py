@@ -11,22 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from dap import rng
 from dap.data.names import some
+from dap.device import resolve_device
 from dap.errors import OptionError, SourceError
 from dap.evaluation.judge import recognised, train_judge
 from dap.evaluation.leaks import SIDE, TestHashes
-from dap.evaluation.protocol import ImagesOf, LabelledImages
+from dap.evaluation.protocol import ImagesOf, LabelledImages, Published
 from dap.evaluation.recipe import Case
 from dap.evaluation.result import EvaluationResult
 from dap.evaluation.run import check_options
 from dap.evaluation.sets import evaluate_sets
-from dap.evaluation.teacher_check import fitted
+from dap.evaluation.teacher_check import check_output, fitted
 from dap.selection import random_per_class
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from dap.data.source import Source
@@ -97,6 +98,14 @@ def evaluate_source(
     teacher = None if teacher is None else fitted(teacher, names)
     if real is not None:
         _require_classes(real, names)
+    side = train.appearance.size if size is None else size
+    channels = train.appearance.channels if channels is None else channels
+    cases = {network: Case(network, -(-len(train) // len(names)), len(names), side) for network in networks}
+    for case in cases.values():  # before any image is decoded
+        changed.network(case, channels=channels, generator=torch.Generator())
+    if teacher is not None and isinstance(changed, Published):
+        own = changed.recipe(cases[networks[0]]).size
+        check_output(teacher, names, channels=channels, size=own, device=resolve_device(device))
     hashes = TestHashes(test, names)
     hashes.warn(train, np.arange(len(train)), "the set to evaluate")
     if real is not None:
@@ -105,11 +114,9 @@ def evaluate_source(
         copies = real.images(all_drawn, size=SIDE, channels=3)
         check_not_blank(real, copies, all_drawn)
         hashes.warn(real, all_drawn, "the random real images", copies=copies)
-    side = train.appearance.size if size is None else size
-    load = partial(_load, names=names, channels=train.appearance.channels if channels is None else channels)
-    ipc = -(-len(train) // len(names))
+    load = partial(_load, names=names, channels=channels)
     uniform = train.appearance.uniform and size is None
-    sides = {network: changed.sides(Case(network, ipc, len(names), side), uniform=uniform) for network in networks}
+    sides = {network: changed.sides(case, uniform=uniform) for network, case in cases.items()}
     results = []
     for train_side, test_side in dict.fromkeys(sides.values()):
         distilled = load(train, size=train_side)

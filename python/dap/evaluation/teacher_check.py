@@ -20,7 +20,7 @@ from dap.nets.teacher import Teacher, output_rows, teacher_name
 from dap.nets.teacher_file import teacher_from_options
 from dap.torch_state import own_torch_state
 
-__all__ = ["TeacherCheck", "check_teacher", "fitted", "measure_teacher"]
+__all__ = ["TeacherCheck", "check_output", "check_teacher", "fitted", "measure_teacher"]
 
 AT_ONCE = 64  # images
 
@@ -78,19 +78,12 @@ def measure_teacher(
     """
     images, labels = test
     teacher.to(device).eval()
-    name = teacher_name(teacher)
     confusion = np.zeros((len(class_names), len(class_names)), np.int64)
     for rows in np.split(np.arange(len(labels)), range(AT_ONCE, len(labels), AT_ONCE)):
         batch = torch.from_numpy(images(rows) if callable(images) else images[rows]).to(device)
-        logits = _logits(teacher, name, normalised(centre(batch, size)))
-        if logits.shape[1:] != (len(class_names),):
-            output_rows(name, logits.shape[1], None, class_names)  # raises, unless ImageNet's rows can be taken
-            raise OptionError(
-                f"teacher {name}: expected logits of {len(class_names)} classes, got shape {tuple(logits.shape)}; wrap "
-                "it as dap.evaluation.Teacher, which takes the outputs of the set's classes"
-            )
+        logits = _logits(teacher, normalised(centre(batch, size)), class_names)
         np.add.at(confusion, (labels[rows], logits.argmax(1).cpu().numpy()), 1)
-    return TeacherCheck(name, tuple(class_names), confusion)
+    return TeacherCheck(teacher_name(teacher), tuple(class_names), confusion)
 
 
 def fitted(teacher: nn.Module, class_names: Sequence[str]) -> nn.Module:
@@ -98,18 +91,40 @@ def fitted(teacher: nn.Module, class_names: Sequence[str]) -> nn.Module:
     return teacher.for_classes(class_names) if isinstance(teacher, Teacher) else teacher
 
 
-def _logits(teacher: nn.Module, name: str, images: torch.Tensor) -> torch.Tensor:
+@torch.no_grad()
+def check_output(
+    teacher: nn.Module, class_names: Sequence[str], *, channels: int, size: int, device: torch.device
+) -> None:
+    """Raise OptionError unless a teacher gives a logit of each class for images of a size, here a blank one."""
+    _logits(teacher.to(device).eval(), torch.zeros(1, channels, size, size, device=device), class_names)
+
+
+def _logits(teacher: nn.Module, images: torch.Tensor, class_names: Sequence[str]) -> torch.Tensor:
+    """Return the logits (B, classes) of normalised images (B, C, S, S)."""
+    name = teacher_name(teacher)
     if isinstance(teacher, Teacher) and teacher.channels != images.shape[1]:
         raise OptionError(
             f"teacher {name} takes images of {teacher.channels} channels, the set has {images.shape[1]}; convert the "
             "set, or take another teacher"
         )
     try:
-        logits: torch.Tensor = teacher(images)
+        logits: object = teacher(images)
     except (AssertionError, RuntimeError, ValueError, IndexError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise OptionError(
             f"teacher {name} does not take images of {tuple(images.shape[1:])} ({reason}); "
-            + (f"its own size is {teacher.size}: size={teacher.size}" if isinstance(teacher, Teacher) else "set size=")
+            + (
+                f"give protocol_options={{'size': {teacher.size}}}, its own size"
+                if isinstance(teacher, Teacher)
+                else "give its own size as the protocol's size"
+            )
         ) from error
+    if not isinstance(logits, torch.Tensor) or logits.shape != (len(images), len(class_names)):
+        found = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
+        if isinstance(logits, torch.Tensor) and logits.ndim == 2:
+            output_rows(name, logits.shape[1], None, class_names)  # raises, unless ImageNet's rows can be taken
+        raise OptionError(
+            f"teacher {name}: expected logits of {len(class_names)} classes for each image, got {found}; wrap it as "
+            "dap.evaluation.Teacher, which takes the outputs of the set's classes, or in a module that returns logits"
+        )
     return logits

@@ -19,7 +19,7 @@ from dap.evaluation.protocol import Outcome, TestImages, Training
 from dap.evaluation.recipe import Recipe
 from dap.evaluation.small import image_tensors
 from dap.evaluation.soft_labels import SoftLabels, Step
-from dap.nets import create_net, cross_entropy, images_at_once
+from dap.nets import cross_entropy, images_at_once
 from dap.nets.train import PREDICT_BATCH
 
 __all__ = ["SAVE_SECONDS", "accuracy_on", "memory_layout", "train_and_test", "train_network"]
@@ -67,10 +67,9 @@ def train_network(
     if recipe.labels == "stored":
         stored = SoftLabels(recipe, pixels, targets, training.classes, training.teacher, training.soft_labels)
     weights = None if training.weights is None else torch.tensor(training.weights, device=device)
-    net = create_net(
-        training.network, channels=pixels.shape[1], classes=training.classes, size=recipe.size, generator=generator,
-        width=recipe.width, norm=recipe.norm, first_padding=recipe.grey_padding if pixels.shape[1] == 1 else 1,
-    )  # fmt: skip
+    net: nn.Module = recipe.network(
+        training.network, channels=pixels.shape[1], classes=training.classes, generator=generator
+    )
     shape = (pixels.shape[1], recipe.size, recipe.size)
     batch_size = min(recipe.batch_size, len(pixels))
     has_statistics = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in net.modules())

@@ -13,7 +13,10 @@ from dap.errors import OptionError
 from dap.nets.normalisation import normal_values
 from dap.priors.label_names import IMAGENET_CLASSES, imagenet_names
 
-__all__ = ["Teacher", "output_rows", "state_hash", "teacher_name", "update_state_hash"]
+__all__ = ["Teacher", "output_rows", "resized_side", "state_hash", "teacher_name", "update_state_hash"]
+
+PACKAGES = ("torch", "torchvision", "timm", "dap")  # weights and buffers say what their networks compute
+PLAIN = (bool, int, float, str, tuple)
 
 
 class Teacher(nn.Module):
@@ -27,7 +30,7 @@ class Teacher(nn.Module):
             are 1,000.
         channels: Channels of its images, 1 or 3.
         size: Side in pixels of the images that it was trained on.
-        margin: Whether test images are resized to ``size // 7 * 8`` before the middle is cut out.
+        margin: Whether test images are resized to :func:`resized_side` before the middle is cut out.
         mean: Mean of each channel in [0, 1]; None: dap's, which are ImageNet's.
         std: Deviation of each channel; None: dap's.
         accuracy: Its accuracy in per cent where it was trained; None: not known.
@@ -65,7 +68,7 @@ class Teacher(nn.Module):
     @property
     def test_side(self) -> int:
         """Side in pixels to which test images are resized before the middle of ``size`` is cut out."""
-        return self.size // 7 * 8 if self.margin else self.size
+        return resized_side(self.size) if self.margin else self.size
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (B, classes) of images (B, channels, S, S) that are normalised as dap's protocols do."""
@@ -85,6 +88,18 @@ class Teacher(nn.Module):
         )  # fmt: skip
         chosen.scale, chosen.shift, chosen.rows = self.scale, self.shift, torch.tensor(rows)
         return chosen
+
+
+def resized_side(size: int) -> int:
+    """Return the side in pixels of test images whose middle of ``size`` pixels is cut out: 256 for 224, as released.
+
+    The released formula gives less than ``size`` for some sides, such as 32 for 34; then nothing is cut off.
+
+    Example:
+        >>> [resized_side(size) for size in (224, 64, 34)]
+        [256, 72, 34]
+    """
+    return max(size, size // 7 * 8)
 
 
 def teacher_name(teacher: nn.Module) -> str:
@@ -139,14 +154,23 @@ def output_rows(teacher: str, outputs: int, known: Sequence[str] | None, names: 
 
 
 def state_hash(net: nn.Module) -> str:
-    """Return the SHA-256 of a network's weights and buffers."""
+    """Return the SHA-256 of what a network computes; see :func:`update_state_hash`."""
     digest = hashlib.sha256()
     update_state_hash(digest, net)
     return digest.hexdigest()
 
 
 def update_state_hash(digest: hashlib._Hash, net: nn.Module) -> None:
-    """Add a network's weights and buffers to a hash."""
+    """Add a network's weights and buffers to a hash; of the user's own classes also their names and plain attributes.
+
+    These tell wrappers apart that differ in a number alone, such as a temperature.
+    """
     for name, value in net.state_dict().items():
         content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(name.encode() + content.numpy().tobytes())
+    for name, module in net.named_modules():
+        kind = type(module)
+        if kind.__module__.partition(".")[0] not in PACKAGES:
+            own = sorted(set(vars(module)) - set(vars(nn.Module())))
+            values = [(key, value) for key in own if isinstance(value := vars(module)[key], PLAIN)]
+            digest.update(f"{name} {kind.__qualname__} {values}".encode())
