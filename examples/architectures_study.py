@@ -75,7 +75,7 @@ SOFT = {"size": SIZE, "width": 32, "strips": 1, "crop": 0.5, "cadence": "last"} 
 # Seconds of one busy core of an AMD EPYC, by kind of part, for those that OUT has no seconds of.
 SECONDS = {
     "random 10": 5, "k_medoids 10": 20, "dit 10": 15, "dap 10": 25, "dap_set 10": 25,
-    "dap_networks:trained 10": 72, "dap_networks:trained_ipc50 50": 143,
+    "dap_networks:trained 10": 72, "dap_networks:trained_ipc50 50": 146,
     "random 50": 5, "k_medoids 50": 20, "dit 50": 60, "dap 50": 75, "dap_set 50": 70,
     "convnet3 hard 10": 46, "small_resnet_ap10 hard 10": 132, "small_vit hard 10": 100, "small_mlp hard 10": 2,
     "convnet3 hard 50": 65, "small_resnet_ap10 hard 50": 226, "small_vit hard 50": 140, "small_mlp hard 50": 2,
