@@ -62,16 +62,17 @@ def test_steps_and_units_are_those_of_the_run(tmp_path, method, options, steps):
 
 
 def test_the_steps_of_adam_after_sampling_are_in_the_time(monkeypatch):
-    """cao2 samples candidates, then optimises them: ten times as many steps of the latter take longer."""
+    """cao2 samples candidates, then optimises them: many more steps of the latter take longer, also on a busy machine."""
     from dap.run import trial_unit
 
     monkeypatch.setattr(trial_unit, "_gain", lambda *_: 1.0)
     own = {"candidates": 1, "width": 4, "epochs": 2}
     settings = {"ipc": 2, "classes": ["Bag", "Dress"], "num_inference_steps": 8, "device": "cpu"}
     few, many = (
-        dap.plan("fashion-mini", method="cao2", method_options=own | {"steps": steps}, **settings) for steps in (8, 800)
+        dap.plan("fashion-mini", method="cao2", method_options=own | {"steps": steps}, **settings)
+        for steps in (8, 8000)
     )
-    assert (few.steps, many.steps) == (4 * 16, 4 * 808) and many.make > 8 * few.make
+    assert (few.steps, many.steps) == (4 * 16, 4 * 8008) and many.make > 8 * few.make
 
 
 def test_nothing_is_kept(tmp_path, monkeypatch):
