@@ -212,6 +212,32 @@ def test_the_command_and_its_formats(command_line, tmp_path: Path) -> None:
     assert code == 2 and "no.json: there is no such file" in error
 
 
+def test_only_names_that_are_given_join_files(command_line, tmp_path: Path) -> None:
+    files = {}
+    for folder, values in (("a1", (70, 71, 69.5)), ("dit3", (75, 76, 74.0)), ("b/dit3", (72, 73, 71))):
+        (tmp_path / folder).mkdir(parents=True)
+        files[folder] = tmp_path / folder / "result.json"
+        files[folder].write_text(result(*values).to_json())
+    alone = tmp_path / "alone.json"
+    alone.write_text(result(60, 61, 62).to_json())
+
+    def methods(*arguments: object) -> list[str]:
+        code, text, error = command_line("compare", *arguments, "--format", "csv")
+        assert code == 0, error
+        return [row["method"] for row in csv.DictReader(io.StringIO(text))]
+
+    assert methods(files["a1"], files["dit3"], alone) == ["a1/result", "dit3/result", "alone"]
+    base = tmp_path.name
+    assert methods(files["dit3"], files["b/dit3"]) == [f"{base}/dit3/result", "b/dit3/result"]
+    assert methods(f"dit={files['a1']}", f"dit={files['dit3']}") == ["dit"]
+    assert methods(f"alone={files['a1']}", alone) == ["alone", f"{base}/alone"]
+    for twice in ((alone, alone), (alone, tmp_path / "a1" / ".." / "alone.json"), (f"a={alone}", f"b={alone}")):
+        code, text, error = command_line("compare", *twice)
+        assert (code, text) == (2, "") and "expected each result once, got" in error, twice
+    with pytest.raises(OptionError, match=r"alone\.json twice; leave one of them out"):
+        compare({"a": [alone, str(alone)]})
+
+
 def test_scores_of_dd_ranking_name_their_unit() -> None:
     """-0.154 and 0.248 for HLR 20 and IOR 10: the package computes in points, its text says fractions."""
     hlr, ior = hard_label_recovery(90, 70), improvement_over_random(70, 60)

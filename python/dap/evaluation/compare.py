@@ -106,7 +106,8 @@ def compare(results: Mapping[str, Evaluation | Sequence[Evaluation]]) -> Compari
         checks, and the differences with 95 % intervals.
 
     Raises:
-        OptionError: The results have different protocols, test images, classes, seeds or numbers of repeats.
+        OptionError: The results have different protocols, test images, classes, seeds or numbers of repeats, or a file
+            is given twice.
         FormatError: A file is no result.
         SourceError: A file is not there.
 
@@ -121,7 +122,9 @@ def compare(results: Mapping[str, Evaluation | Sequence[Evaluation]]) -> Compari
     """
     if not results:
         raise OptionError("expected results to compare, got none")
-    methods = {name: [_read(name, value) for value in _listed(values)] for name, values in results.items()}
+    given = {name: _listed(values) for name, values in results.items()}
+    _check_files([value for values in given.values() for value in values])
+    methods = {name: [_read(name, value) for value in values] for name, values in given.items()}
     first_name, (first, *_) = next(iter(methods.items()))
     for name, records in methods.items():
         for record in records:
@@ -147,6 +150,18 @@ def _listed(values: Evaluation | Sequence[Evaluation]) -> Sequence[Evaluation]:
     if not values:
         raise OptionError("expected at least one result of each method, got none")
     return values
+
+
+def _check_files(given: Sequence[Evaluation]) -> None:
+    """Raise if a file is given twice: it would count as two sets, or be compared with itself."""
+    files: dict[Path, Evaluation] = {}
+    for value in given:
+        if not isinstance(value, EvaluationResult):
+            path = Path(value).resolve()
+            if path in files:
+                also = "" if str(value) == str(files[path]) else f", also as {files[path]}"
+                raise OptionError(f"expected each result once, got {value} twice{also}; leave one of them out")
+            files[path] = value
 
 
 def _read(name: str, value: Evaluation) -> _Record:
