@@ -215,11 +215,36 @@ def test_what_cannot_be_decoded_is_skipped_and_listed(tmp_path: Path, format: st
     source = open_source(tmp_path / "tree")
     with pytest.raises(FormatError, match=r"bird/00002\.png: cannot be read as an image"):
         pack_source(source, tmp_path / "out", format=format)
-    assert not list((tmp_path / "out").rglob(".tmp-*"))
+    assert not (tmp_path / "out").exists()
     packed = pack_source(source, tmp_path / "skipped", format=format, on_error="skip", maxcount=3)
     assert packed["images"] == 11
     assert [(index, "bird/00002" in message) for index, message in packed["skipped"]] == [(2, True)]
     assert len(open_source(tmp_path / "skipped")) == 11
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_image_that_cannot_be_packed_leaves_nothing(tmp_path: Path, format: str) -> None:
+    """The same folder then takes other images, also where shards were finished before."""
+
+    def damaged() -> np.ndarray:
+        raise FormatError("damaged")
+
+    def unreachable() -> np.ndarray:
+        try:
+            raise OSError("stale file handle")
+        except OSError as error:
+            raise FormatError("unreachable") from error
+
+    out, chosen = tmp_path / "out", {"format": format, "class_names": NAMES, "provenance": {}, "maxcount": 3}
+    out.mkdir()
+    for count in (2, 7):
+        with pytest.raises(FormatError, match="damaged"):
+            write_packed([*samples(count), Sample("bird/09999", 0, damaged)], out, **chosen)
+        assert not list(out.iterdir())
+    with pytest.raises(FormatError, match="unreachable"):
+        write_packed([*samples(7), Sample("bird/09999", 0, unreachable)], out, **chosen)
+    assert (out / "pack.json").is_file()
+    assert write_packed(samples(8), out, **chosen)["images"] == 8
 
 
 def test_parts_and_batches(tmp_path: Path) -> None:

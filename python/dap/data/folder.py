@@ -19,7 +19,7 @@ from dap.data.source import Source
 from dap.data.tiny_imagenet import annotated_files, annotations_file
 from dap.data.tree import ClassTree
 from dap.errors import SourceError
-from dap.storage.files import sha256_file, write_atomic
+from dap.storage.files import remove_below, sha256_file, write_atomic
 
 __all__ = ["ImageFolderWriter", "dataset_card", "open_folder"]
 
@@ -123,7 +123,8 @@ class ImageFolderWriter(ShardWriter):
         return self._files
 
     def discard(self) -> None:
-        """Keeps the images: each is complete."""
+        """Deletes the images."""
+        remove_below(self.folder, self._files)
 
 
 def dataset_card(split: str) -> str:

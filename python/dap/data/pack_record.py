@@ -10,7 +10,7 @@ from typing import Any
 
 from dap.data.manifest import check_same_run, verify_files
 from dap.data.shard_paths import PACKED
-from dap.errors import RunMismatchError
+from dap.errors import DapError, RunMismatchError
 from dap.storage.checked_json import (
     BELOW,
     SHA256,
@@ -24,7 +24,7 @@ from dap.storage.checked_json import (
     read_json,
     whole,
 )
-from dap.storage.files import is_vacant, sweep, write_json
+from dap.storage.files import is_vacant, remove_below, sweep, write_json
 from dap.storage.ledger import Ledger
 
 __all__ = ["PackRecord", "read_pack_record"]
@@ -106,6 +106,17 @@ class PackRecord:
         """Remove what is left of a packing that was killed when all but its clean-up was done."""
         self._ledger.remove()
         sweep(self._out)
+
+    def withdraw(self, error: DapError) -> None:
+        """Remove all that was packed: a packing of other images or with other options could not continue it.
+
+        Finished shards stay after a failure of the disk, which may have been for a moment: the same call continues.
+        """
+        if self.shards and isinstance(error.__cause__, OSError):
+            return
+        remove_below(self._out, [path for line in self._lines for path in line["files"]])
+        (self._out / PACKED).unlink(missing_ok=True)
+        self.clean()
 
     def skip(self, index: int, message: str) -> None:
         """Note that a sample was left out."""

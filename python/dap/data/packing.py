@@ -32,7 +32,7 @@ from dap.data.sidecar import hash_tensors, to_stored_arrays, write_sidecar
 from dap.data.source import Source
 from dap.data.tensors import SafetensorsWriter
 from dap.data.webdataset import WebDatasetWriter
-from dap.errors import FormatError, OptionError
+from dap.errors import FormatError, OptionError, SourceError
 from dap.storage.files import write_atomic
 from dap.storage.lock import folder_lock
 
@@ -114,7 +114,7 @@ def write_packed(
 
     Every image is decoded once, so that no damaged image is packed. Memory holds at most one shard of safetensors, or
     one row group of Parquet. The same samples and options give the same bytes. Packing again checks the shards that
-    exist and writes those that are missing.
+    exist and writes those that are missing. An image that cannot be packed leaves nothing in the folder.
 
     Args:
         samples: The images; the same ones in the same order when packing is continued.
@@ -197,9 +197,11 @@ def write_packed(
                     count, size = count + 1, size + record_size
             if shard is not None:
                 packing.note(shard.finish(), count, index + 1)
-        except BaseException:
+        except BaseException as error:
             if shard is not None:
                 shard.discard()
+            if isinstance(error, FormatError | SourceError):  # of an image
+                packing.withdraw(error)
             raise
         if format == "imagefolder":
             write_atomic(out / "README.md", dataset_card(split).encode())

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -28,6 +28,7 @@ __all__ = [
     "json_bytes",
     "move",
     "naming",
+    "remove_below",
     "sha256_file",
     "sweep",
     "sync_file",
@@ -188,6 +189,16 @@ def is_vacant(folder: Path) -> bool:
         return True
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else [folder.name]
     return all(name in (LOCK, SHARED) or TEMPORARY.fullmatch(name) for name in names)
+
+
+def remove_below(folder: Path, paths: Iterable[str]) -> None:
+    """Remove files by their paths below a folder, and the folders between that are then empty."""
+    for path in paths:
+        target = folder / path
+        target.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty
+            for parent in target.relative_to(folder).parents[:-1]:
+                (folder / parent).rmdir()
 
 
 def sweep(folder: Path) -> None:
