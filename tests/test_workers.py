@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +26,7 @@ from dap.run import Rank, own_rank, worker_processes
 from dap.storage import claims
 from dap.storage.claims import Claims
 from dap.storage.files import SHARED, sweep
+from dap.storage.processes import HOST
 
 HOLDER = """
 import sys
@@ -307,6 +310,38 @@ def test_what_workers_cannot_do_is_named(source: Path, tmp_path: Path, monkeypat
     with pytest.raises(OptionError, match="has started 2 processes"):
         dap.distill(source, **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_on_which_no_process_works_is_stopped(source: Path, tmp_path: Path, monkeypatch, command_line) -> None:
+    def stops(self, context, unit, artefact, make=Painter.make):
+        if unit.index == 2:
+            raise KeyboardInterrupt
+        return make(self, context, unit, artefact)
+
+    monkeypatch.setattr(Painter, "make", stops)
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        dap.distill(source, method=Painter(), ipc=3, batch_size=1, out=out, progress=False)
+
+    def told() -> str:
+        found = [command_line(command, out)[1] for command in ("status", "verify")]
+        states = [re.search("running|stopped|complete", text)[0] for text in found]
+        assert states[0] == states[1] == json.loads(command_line("status", out, "--json", "-")[1])["status"]
+        return states[0]
+
+    assert told() == "stopped" and read_manifest(out)["status"] == "running"
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    for machine, process, age, state in (
+        (HOST, dead.pid, 0, "stopped"), (HOST, os.getpid(), 0, "running"), ("elsewhere", 1, 0, "running"),
+        ("elsewhere", 1, 120, "stopped"),
+    ):  # fmt: skip
+        worker = out / SHARED / f"{machine}-{process}-0123abcd.worker"
+        worker.parent.mkdir(exist_ok=True)
+        worker.write_text("unit-2")
+        os.utime(worker, (time.time() - age,) * 2)
+        assert (told(), f"worker {worker.stem}" in command_line("status", out)[1]) == (state, state == "running")
+        worker.unlink()
 
 
 def test_status_tells_how_far_a_run_is_and_verify_what_was_changed(source: Path, tmp_path: Path, monkeypatch) -> None:

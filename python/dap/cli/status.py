@@ -10,8 +10,8 @@ import click
 
 from dap.cli.command import Command, json_option, print_result, quiet_option
 from dap.errors import SourceError
-from dap.storage.claims import workers_in
 from dap.storage.files import SHARED
+from dap.storage.workers import working_in
 
 __all__ = ["status", "verify"]
 
@@ -31,12 +31,21 @@ def _recorded(run: Path) -> tuple[dict[str, Any], dict[str, str], list[dict[str,
     return manifest, files, lines
 
 
+def _state(run: Path, manifest: dict[str, Any]) -> str:
+    """Return "complete", "running", or "stopped": a run that was begun, and on which no process works."""
+    recorded: str = manifest["status"]
+    return "stopped" if recorded == "running" and not working_in(run / SHARED) else recorded
+
+
 @click.command(cls=Command, examples=["dap status distilled", "dap status distilled --json -"])
 @click.argument("run", type=click.Path(path_type=Path))
 @json_option
 @quiet_option
 def status(run: Path) -> None:
-    """Tells how many images of RUN are made, and which processes work on it. Nothing is changed."""
+    """Tells how many images of RUN are made, and which processes work on it. Nothing is changed.
+
+    A run is "complete", "running", or "stopped" if no process works on it; the same dap distill then continues it.
+    """
     from dap.data.manifest import counts_in, images_of
 
     manifest, files, lines = _recorded(run)
@@ -47,10 +56,10 @@ def status(run: Path) -> None:
     made = sum(len(line.get("files", {})) for line in lines)
     workers = {
         name: {"note": worker.note, "silent": round(max(0.0, time.time() - worker.beat), 1)}
-        for name, worker in workers_in(run / SHARED).items()
+        for name, worker in working_in(run / SHARED).items()
     }
     result = {
-        "status": manifest["status"], "images": len(images & files.keys()), "of": sum(counts_in(manifest)),
+        "status": _state(run, manifest), "images": len(images & files.keys()), "of": sum(counts_in(manifest)),
         "seconds_per_image": round(seconds / made, 3) if made and seconds else None, "workers": workers,
         "failed": [{"unit": unit, "error": error} for unit, error in sorted(errors.items())],
     }  # fmt: skip
@@ -72,6 +81,7 @@ def verify(run: Path) -> None:
     from dap.data.manifest import verify_files
 
     manifest, files, _ = _recorded(run)
+    state = _state(run, manifest)
     present = verify_files(run, files)
     if missing := sorted(files.keys() - present.keys()):
         raise SourceError(
@@ -79,6 +89,6 @@ def verify(run: Path) -> None:
             "run makes them again"
         )
     print_result(
-        lambda: f"{len(files)} files of {run} have the bytes that were written; the run is {manifest['status']}",
-        {"run": str(run), "files": len(files), "status": manifest["status"]},
+        lambda: f"{len(files)} files of {run} have the bytes that were written; the run is {state}",
+        {"run": str(run), "files": len(files), "status": state},
     )

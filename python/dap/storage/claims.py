@@ -11,38 +11,24 @@ two do it: the same bytes, put in place by a rename. Claims save work; nothing i
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 from dap.storage.files import naming
 from dap.storage.processes import HOST, process_is_alive
+from dap.storage.workers import NAME, PATIENCE, WORKER, names_in, workers_in
 
-__all__ = ["Claims", "Worker", "pauses", "workers_in"]
+__all__ = ["Claims", "pauses"]
 
-BEAT, PATIENCE = 5.0, 60.0  # seconds between beats, and without one after which a worker counts as dead
+BEAT = 5.0  # seconds between beats
 POLL = 0.05, 1.0  # seconds between two looks while others work: the first pause, and the longest
-WORKER = ".worker"
-NAME = re.compile(r"(.+)-(\d{1,10})-[0-9a-f]{8}")  # of a worker: machine, process, a random number
 
 _here: set[str] = set()  # the workers of this process that have not ended
-
-
-class Worker(NamedTuple):
-    """What the file of a worker says.
-
-    Attributes:
-        note: What it is at; "" before it is at anything.
-        beat: When it was last renewed, in seconds since 1970 by the clock of the disk.
-    """
-
-    note: str
-    beat: float
 
 
 class Claims:
@@ -140,12 +126,12 @@ class Claims:
 
     def taken(self) -> set[str]:
         """Return the names of all work that is claimed, by whom and however long ago."""
-        return {name for name in _names(self.folder) if not name.endswith(WORKER)}
+        return {name for name in names_in(self.folder) if not name.endswith(WORKER)}
 
     def clear(self) -> None:
         """Remove all files but this worker's own, when all work is finished. Those who still wait make theirs again."""
         own = {self._file.name, *self._held}
-        for name in _names(self.folder):
+        for name in names_in(self.folder):
             if name not in own:
                 (self.folder / name).unlink(missing_ok=True)
 
@@ -242,18 +228,6 @@ def pauses() -> Iterator[float]:
         pause = min(1.5 * pause, longest)
 
 
-def workers_in(folder: Path) -> dict[str, Worker]:
-    """Return all workers that have a file in a shared folder, dead or alive, by name."""
-    workers = {}
-    for name in sorted(_names(folder)):
-        if name.endswith(WORKER):
-            path = folder / name
-            with suppress(OSError):  # it has just ended
-                note = path.read_text(encoding="utf-8", errors="replace")
-                workers[name.removesuffix(WORKER)] = Worker(note, path.stat().st_mtime)
-    return workers
-
-
 def _make(path: Path, text: str) -> None:
     """Make a file that is not there; a part of it, on a full disk, is removed."""
     file = path.open("x", encoding="utf-8")
@@ -263,10 +237,3 @@ def _make(path: Path, text: str) -> None:
     except OSError:
         path.unlink(missing_ok=True)
         raise
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
