@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import timm
+import tiny
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -21,6 +22,7 @@ from dap.features import Encoder, Tap, default_block, real_features
 from dap.features.encoders import PixelEncoder
 from dap.metrics import Measures, coverage, diversity, measure, representativeness
 from dap.priors import load_prior
+from dap.selection import herding
 from dap.storage.cache import FEATURES, cache_folder
 
 NAME = "test_vit"  # 0.4 million parameters, images of 160 pixels
@@ -198,3 +200,33 @@ def test_metrics_take_an_encoder(source):
         made, real = (encoder.rows(images, images.of_class(label)) for images in (few, source))
         expected.append([representativeness(made, real), diversity(made), coverage(made, real, 4)])
     assert measure(few, source, encoder) == Measures(*np.mean(expected, axis=0).tolist())
+
+
+def test_the_priors_features_are_those_of_the_class_wherever_an_encoder_is_taken(source, tmp_path):
+    text = Encoder("prior", prior=tiny.stable_diffusion())
+    known = text.prior.for_classes(source.class_names)
+    labels = known.labels_of(source.class_names)
+    members = [source.of_class(number) for number in range(2)]
+    rows = [
+        Encoder("prior", prior=known).rows(source, indices, label=labels[name])
+        for name, indices in zip(source.class_names, members, strict=True)
+    ]
+    few = source.select([0, 1, 5, 6, 7])
+    expected = [diversity(rows[0][:2]), diversity(rows[1][:3])]
+    result = dap.measure(few, source, features=text, only=["diversity"])
+    assert list(result["diversity"].per_class.values()) == pytest.approx(expected, rel=1e-4)
+    assert measure(few, source, text).diversity == pytest.approx(np.mean(expected), rel=1e-4)
+    chosen = [
+        int(one) for indices, found in zip(members, rows, strict=True) for one in indices[herding(found, 2).indices]
+    ]
+    assert dap.Selector("herding", 2, features=text).fit(source).indices_.tolist() == chosen
+    made = dap.distill(source, method="herding", features=text, ipc=2, out=tmp_path / "out", progress=False)
+    recorded = made.manifest["record"]["images"]
+    assert [name for names in recorded.values() for name in names] == [source.ids[index] for index in chosen]
+
+
+def test_classes_that_the_prior_of_an_encoder_does_not_know_are_refused_before_a_run(source, tiny_folder, tmp_path):
+    features = Encoder("prior", prior=str(tiny_folder))
+    with pytest.raises(OptionError, match=r"features 'prior': prior .* does not know a class of"):
+        dap.distill(source, method="herding", features=features, ipc=1, out=tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()

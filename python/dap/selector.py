@@ -12,6 +12,7 @@ from dap.data.open import SourceLike, open_source
 from dap.data.source import Source
 from dap.errors import OptionError
 from dap.features import Encoder, encoder_by_name
+from dap.features.encoders import with_labels
 from dap.kernels import Kernel
 from dap.rng import derive_seed
 from dap.selection import SELECTORS, Selection
@@ -106,8 +107,12 @@ class Selector(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
             raise OptionError("y: images have their classes; leave it out, or give features as X")
         source = open_source(images)
         encoder = encoder_by_name(self.features) if isinstance(self.features, str) else self.features
-        members = [source.of_class(label) for label in range(len(source.class_names))]
-        rows = [check_array(encoder.rows(source, indices)) for indices in members]
+        encoder, labels = with_labels(encoder, source)
+        members = [source.of_class(number) for number in range(len(source.class_names))]
+        rows = [
+            check_array(encoder.rows(source, indices, label=label))
+            for indices, label in zip(members, labels, strict=True)
+        ]
         self.n_features_in_ = rows[0].shape[1]
         self._choose(np.array(source.class_names), list(zip(members, rows, strict=True)))
         self.selected_ = source.select(self.indices_)

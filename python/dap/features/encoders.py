@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from dap.config import check_whole, from_options
-from dap.errors import OptionError
+from dap.data.classmap import build_class_map
+from dap.errors import ClassMapError, OptionError
 from dap.features.build import computed_by, prior_hash
 from dap.features.encoder import Encoder, EncoderType
 from dap.features.pooling import Tap, block_number
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from dap.data.source import Source
     from dap.priors import PriorLike
 
-__all__ = ["NAMES", "PixelEncoder", "PriorEncoder", "VAEEncoder", "encoder_by_name"]
+__all__ = ["NAMES", "PixelEncoder", "PriorEncoder", "VAEEncoder", "encoder_by_name", "with_labels"]
 
 NAMES = ("pixels", "vae", "prior")
 """The names of encoders that are no models of timm."""
@@ -172,6 +173,27 @@ def encoder_by_name(
     from dap.features.timm_encoder import TimmEncoder  # imports timm, which takes a second
 
     return from_options(TimmEncoder, {"model": name.removeprefix("timm/"), "device": device, **options}, kind)
+
+
+def with_labels(encoder: Encoder, source: Source) -> tuple[Encoder, list[int]]:
+    """Return an encoder that knows the classes of a source, and the label of each class for :meth:`Encoder.rows`.
+
+    Only the prior's own features depend on labels: an encoder of others is returned as it is, with zeros.
+
+    Raises:
+        OptionError: The prior does not know a class.
+    """
+    if not isinstance(encoder, PriorEncoder):
+        return encoder, [0] * len(source.class_names)
+    prior = encoder.prior.for_classes(source.class_names)
+    try:
+        entries = build_class_map(source, prior.labels_of(source.class_names))
+    except ClassMapError as error:
+        raise OptionError(
+            f"features 'prior': prior {prior.name} does not know a class of {source.name}; take features of images "
+            "alone: 'pixels', 'vae', or a model of timm"
+        ) from error
+    return replace(encoder, prior=prior), [entry.label for entry in entries]
 
 
 EncoderType.by_name = staticmethod(encoder_by_name)

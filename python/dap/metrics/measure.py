@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from dap.data.classmap import build_class_map
 from dap.features import Encoder
-from dap.features.encoders import PriorEncoder
+from dap.features.encoders import PriorEncoder, with_labels
 from dap.metrics.distance import coverage, diversity, representativeness
 from dap.torch_state import own_torch_state
 
@@ -49,8 +48,7 @@ def measure(distilled: Source, real: Source, features: Prior | Encoder, *, seed:
         seed: Seed of the noise that is added to images for step t = 100 of a prior.
 
     Raises:
-        OptionError: ``real`` lacks a class of ``distilled``.
-        ClassMapError: The prior does not know a class.
+        OptionError: ``real`` lacks a class of ``distilled``, or the prior does not know one.
 
     Example:
         >>> import dap
@@ -61,20 +59,15 @@ def measure(distilled: Source, real: Source, features: Prior | Encoder, *, seed:
         True
     """
     real = real.subset(distilled.class_names)
-    labels = dict.fromkeys(distilled.class_names, 0)
-    if isinstance(features, Encoder):
-        encoder = features
-    else:
-        prior = features.for_classes(distilled.class_names)
-        encoder = PriorEncoder(prior, seed=seed)
-        entries = build_class_map(distilled, prior.labels_of(distilled.class_names))
-        labels = {entry.name: entry.label for entry in entries}
+    given = features if isinstance(features, Encoder) else PriorEncoder(features, seed=seed)
+    encoder, labels = with_labels(given, distilled)
 
-    def rows(source: Source, name: str) -> npt.NDArray[np.float32]:
+    def rows(source: Source, name: str, label: int) -> npt.NDArray[np.float32]:
         indices = source.of_class(source.class_names.index(name))
-        return encoder.rows(source, indices, label=labels[name], cached=False)
+        return encoder.rows(source, indices, label=label, cached=False)
 
-    pairs = [(rows(distilled, name), rows(real, name)) for name in distilled.class_names]
+    names = zip(distilled.class_names, labels, strict=True)
+    pairs = [(rows(distilled, *name), rows(real, *name)) for name in names]
     return Measures(
         float(np.mean([representativeness(made, given) for made, given in pairs])),
         float(np.mean([diversity(made) for made, _ in pairs])),

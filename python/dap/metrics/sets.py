@@ -12,9 +12,8 @@ import numpy.typing as npt
 
 from dap.bar import progress_bar
 from dap.config import check_choice
-from dap.data.classmap import build_class_map
-from dap.errors import ClassMapError, OptionError
-from dap.features.encoders import PriorEncoder
+from dap.errors import OptionError
+from dap.features.encoders import with_labels
 from dap.kernels import nearest
 from dap.metrics.estimates import FAMILIES, Estimate, Family
 from dap.metrics.intervals import Interval, around, bootstrap
@@ -73,13 +72,13 @@ def measure_set(
     Args:
         distilled: The set.
         real: Real images with the same class names; their features are cached.
-        encoder: It turns images into features; the prior of a :class:`PriorEncoder` has to know the classes.
+        encoder: It turns images into features; a prior has to know the classes.
         only: Names of the metrics; None: all.
     """
     names = chosen_metrics(only)
     classes = distilled.class_names
     real = real.subset(classes)
-    labels = _labels(distilled, encoder)
+    encoder, labels = with_labels(encoder, distilled)
     with progress_bar("features", total=len(distilled) + len(real), unit="image") as bar:
         x = _features(distilled, classes, encoder, labels, bar.update)
         y = _features(real, classes, encoder, labels, bar.update, cached=True)
@@ -93,20 +92,6 @@ def measure_set(
     return MetricsResult(
         len(distilled), len(real), classes, encoder.describe(), metrics, tuple(_notes(metrics, x.rows, y.rows))
     )
-
-
-def _labels(distilled: Source, encoder: Encoder) -> list[int]:
-    """Return the prior's label of each class; zeros for features without labels."""
-    if not isinstance(encoder, PriorEncoder):
-        return [0] * len(distilled.class_names)
-    try:
-        entries = build_class_map(distilled, encoder.prior.labels_of(distilled.class_names))
-    except ClassMapError as error:
-        raise OptionError(
-            f"features 'prior': prior {encoder.prior.name} does not know a class of {distilled.name}; take features of "
-            "images alone: 'pixels', 'vae', or a model of timm"
-        ) from error
-    return [entry.label for entry in entries]
 
 
 def _features(

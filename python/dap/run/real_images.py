@@ -10,6 +10,7 @@ from dap.config import check_whole
 from dap.data.appearance import CHANNELS, in_words
 from dap.errors import ClassMapError, OptionError
 from dap.features import Encoder, check_images, encoder_by_name, other_channels
+from dap.features.encoders import with_labels
 from dap.methods.common.real_images import RealImages, RealImagesByFeatures, check_enough
 from dap.run.classes import classes_of_source
 
@@ -93,7 +94,7 @@ def chosen_features(request: Request, source: Source, load: Callable[[], Prior])
     wanted = request.features
     options: dict[str, Any] = dict(request.features_options or {})
     if isinstance(wanted, Encoder):
-        return None, wanted
+        return None, with_labels(wanted, source)[0]  # a class that its prior does not know is refused here
     if wanted not in (None, "prior", "vae"):
         return None, encoder_by_name(wanted, device=request.device, **options)
     prior = load()

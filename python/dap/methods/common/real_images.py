@@ -17,7 +17,7 @@ from dap.config import check_whole
 from dap.data.source import Source
 from dap.errors import OptionError
 from dap.features import Encoder, check_block
-from dap.features.encoders import PriorEncoder
+from dap.features.encoders import PriorEncoder, with_labels
 from dap.methods.base import Context, Couples, Method, Presets, Record, Remakes, Unit
 from dap.priors import Demand
 from dap.storage.unfinished import in_turns
@@ -137,11 +137,10 @@ class RealImagesByFeatures(RealImages):
             OptionError: A class has fewer images than are wanted, or an option is for the prior's features and the run
                 has others.
         """
-        encoder, classes = self._encoder(context), rows_of_classes(context)
+        (encoder, labels), classes = self._encoder(context), rows_of_classes(context)
         chosen: dict[int, list[int]] = {}
         entries = [
-            encoder.entry(context.source, indices, label=entry.label)
-            for entry, indices in zip(context.classes, classes, strict=True)
+            encoder.entry(context.source, indices, label=label) for label, indices in zip(labels, classes, strict=True)
         ]
         kept = "the features of the classes that were finished are kept"
         with (
@@ -150,17 +149,19 @@ class RealImagesByFeatures(RealImages):
         ):
             for class_index in numbers:
                 entry, indices = context.classes[class_index], classes[class_index]
-                features = encoder.rows(context.source, indices, label=entry.label, on_batch=bar.update)
+                features = encoder.rows(context.source, indices, label=labels[class_index], on_batch=bar.update)
                 rows = self.choose(features, context.ipc_of(class_index), context.seed, entry.name)
                 chosen[class_index] = [int(indices[row]) for row in rows]
         return {(index, number): row for index in sorted(chosen) for number, row in enumerate(chosen[index])}
 
-    def _encoder(self, context: Context) -> Encoder:
+    def _encoder(self, context: Context) -> tuple[Encoder, list[int]]:
+        """Return the encoder, and its label of each class."""
         if context.encoder is None:
-            return PriorEncoder(context.prior, self.block, self.timestep, context.seed)
+            encoder = PriorEncoder(context.prior, self.block, self.timestep, context.seed)
+            return encoder, [entry.label for entry in context.classes]
         if self.block is not None or self.timestep != TIMESTEP:
             raise OptionError(
                 f"block and timestep are options of the prior's features, and this run has the features "
                 f"{context.encoder.name!r}: leave them out, or take features='prior'"
             )
-        return context.encoder
+        return with_labels(context.encoder, context.source)
