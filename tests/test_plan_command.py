@@ -62,7 +62,7 @@ def test_steps_and_units_are_those_of_the_run(tmp_path, method, options, steps):
 
 
 def test_the_steps_of_adam_after_sampling_are_in_the_time(monkeypatch):
-    """cao2 samples candidates, then optimises them: many more steps of the latter take longer, also on a busy machine."""
+    """cao2 samples candidates, then optimises them: many more steps of the latter take longer."""
     from dap.run import trial_unit
 
     monkeypatch.setattr(trial_unit, "_gain", lambda *_: 1.0)
