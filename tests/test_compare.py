@@ -231,9 +231,10 @@ def test_only_names_that_are_given_join_files(command_line, tmp_path: Path) -> N
     assert methods(files["dit3"], files["b/dit3"]) == [f"{base}/dit3/result", "b/dit3/result"]
     assert methods(f"dit={files['a1']}", f"dit={files['dit3']}") == ["dit"]
     assert methods(f"alone={files['a1']}", alone) == ["alone", f"{base}/alone"]
-    for twice in ((alone, alone), (alone, tmp_path / "a1" / ".." / "alone.json"), (f"a={alone}", f"b={alone}")):
+    for twice in ((alone, alone), (alone, tmp_path / "a1" / ".." / "alone.json"), (f"a={alone}", f"a={alone}")):
         code, text, error = command_line("compare", *twice)
-        assert (code, text) == (2, "") and "expected each result once, got" in error, twice
+        assert (code, text) == (2, "") and "expected each result of a method once, got" in error, twice
+    assert methods(alone, f"again={alone}") == ["alone", "again"]
     with pytest.raises(OptionError, match=r"alone\.json twice; leave one of them out"):
         compare({"a": [alone, str(alone)]})
 

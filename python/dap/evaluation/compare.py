@@ -106,8 +106,8 @@ def compare(results: Mapping[str, Evaluation | Sequence[Evaluation]]) -> Compari
         checks, and the differences with 95 % intervals.
 
     Raises:
-        OptionError: The results have different protocols, test images, classes, seeds or numbers of repeats, or a file
-            is given twice.
+        OptionError: The results have different protocols, test images, classes, seeds or numbers of repeats, or a
+            method has a file twice.
         FormatError: A file is no result.
         SourceError: A file is not there.
 
@@ -122,9 +122,7 @@ def compare(results: Mapping[str, Evaluation | Sequence[Evaluation]]) -> Compari
     """
     if not results:
         raise OptionError("expected results to compare, got none")
-    given = {name: _listed(values) for name, values in results.items()}
-    _check_files([value for values in given.values() for value in values])
-    methods = {name: [_read(name, value) for value in values] for name, values in given.items()}
+    methods = {name: [_read(name, value) for value in _listed(values)] for name, values in results.items()}
     first_name, (first, *_) = next(iter(methods.items()))
     for name, records in methods.items():
         for record in records:
@@ -149,19 +147,10 @@ def _listed(values: Evaluation | Sequence[Evaluation]) -> Sequence[Evaluation]:
         return [values]
     if not values:
         raise OptionError("expected at least one result of each method, got none")
+    files = [Path(value).resolve() for value in values if not isinstance(value, EvaluationResult)]
+    if twice := [file for place, file in enumerate(files) if file in files[:place]]:
+        raise OptionError(f"expected each result of a method once, got {twice[0]} twice; leave one of them out")
     return values
-
-
-def _check_files(given: Sequence[Evaluation]) -> None:
-    """Raise if a file is given twice: it would count as two sets, or be compared with itself."""
-    files: dict[Path, Evaluation] = {}
-    for value in given:
-        if not isinstance(value, EvaluationResult):
-            path = Path(value).resolve()
-            if path in files:
-                also = "" if str(value) == str(files[path]) else f", also as {files[path]}"
-                raise OptionError(f"expected each result once, got {value} twice{also}; leave one of them out")
-            files[path] = value
 
 
 def _read(name: str, value: Evaluation) -> _Record:
