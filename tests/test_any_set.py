@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import tarfile
 from pathlib import Path
@@ -114,6 +115,18 @@ def test_the_commands_take_anybodys_images(make, command_line, tmp_path: Path) -
     assert code == 0 and "of the test images" in text, error
     code, text, error = command_line("teacher", "check", tmp_path / "teacher.safetensors", "--test", own)
     assert code == 0 and text.startswith("teacher teacher.safetensors: 100.0 % of 12 images"), text + error
+
+
+def test_only_a_source_that_can_be_opened_is_proposed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A dataset in memory has a name that is that of no folder."""
+    steps = {"few_steps": 2, "checks": 1}
+    for made_of, proposed in ((hf_dataset(), "real="), (folder(tmp_path / "own"), f"real='{tmp_path}")):
+        made = dap.distill(made_of, method="random", ipc=1, out=tmp_path / f"set{len(proposed)}", progress=False)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "dap"):
+            dap.evaluate(made, made_of, networks=["small_mlp"], repeats=1, protocol_options=steps)
+        said = caplog.text.partition("give the real training images, ")[2].splitlines()[0]
+        assert said.startswith(proposed) and (proposed != "real=" or said == "real=")
 
 
 def test_saved_datasets_that_cannot_be_opened(tmp_path: Path) -> None:

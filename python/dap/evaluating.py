@@ -148,7 +148,8 @@ def _evaluate(rank: Rank, arguments: Mapping[str, Any]) -> EvaluationResult:
     if real is None:
         real, name = recorded_builtin(manifest), manifest["source"]["name"] if manifest else ""
         if real is None and rank.number == 0:
-            given = f"real={name!r}" if name else "real="
+            # a dataset in memory has a name too, which nothing can open
+            given = f"real={name!r}" if name and Path(name).exists() else "real="
             logger.warning("not compared with random real images: give the real training images, %s", given)
     own = ("distilled", "test", "real", "device", "weighted")
     others = {key: value for key, value in arguments.items() if key not in own}
