@@ -231,5 +231,9 @@ def test_the_command(source, folder, command_line, tmp_path):
         "prior", "adapt", images, "--prior", folder, "--out", tmp_path / "taught", "--steps", 1
     )
     assert code == 0 and f"--prior {tmp_path / 'taught'}" in out, error
+    code, out, error = command_line(
+        "prior", "adapt", images, "--prior", folder, "--classes", "Bag", "--out", tmp_path / "bag", "--steps", 1
+    )
+    assert code == 0 and f"--prior {tmp_path / 'bag'} --classes Bag --out distilled" in out, error
     code, out, error = command_line("prior", "adapt", images, "--prior", folder, "--out", images)
     assert code == 2 and "expected an empty or new folder" in error

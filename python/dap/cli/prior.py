@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -76,7 +77,7 @@ def train(
         classes=chosen, seed=seed, device=device, card=card, dtype=dtype, tf32=tf32,
     )  # fmt: skip
     quality = f"; {out}/README.md says how good it is" if (out / "README.md").exists() else ""
-    print_result(lambda: f"prior in {out}{quality}; {_use(source, out)}", {"out": str(out)})
+    print_result(lambda: f"prior in {out}{quality}; {_use(source, out, classes, label_column)}", {"out": str(out)})
 
 
 @prior.command(
@@ -138,8 +139,12 @@ def adapt(
         images, out=out, prior=base, classes=chosen, channels=channels, rank=rank, steps=steps,
         seed=seed, device=device, dtype=dtype, tf32=tf32,
     )  # fmt: skip
-    print_result(lambda: f"adapter in {out}; {_use(source, out)}", {"out": str(out)})
+    print_result(lambda: f"adapter in {out}; {_use(source, out, classes, label_column)}", {"out": str(out)})
 
 
-def _use(source: str, out: Path) -> str:
-    return shlex.join(["dap", "distill", source, "--prior", str(out), "--out", "distilled"])
+def _use(source: str, out: Path, classes: Sequence[str], label_column: str | None) -> str:
+    """Return the command that uses a prior for the classes that it was trained on."""
+    words = ["dap", "distill", source, "--prior", str(out)]
+    words += [word for text in classes for word in ("--classes", text)]
+    words += [] if label_column is None else ["--label-column", label_column]
+    return shlex.join([*words, "--out", "distilled"])
