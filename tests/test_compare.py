@@ -190,6 +190,8 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
 
 def test_the_command_and_its_formats(command_line, tmp_path: Path) -> None:
     assert FORMATS == TABLES
+    with pytest.raises(OptionError, match=r"unknown form of a table 'html'\. Known: csv, json, latex, markdown, text"):
+        compare({"a": result(1, 2, 3)}).table("html")
     for name, values in (("dit_1", (70, 71, 69.5)), ("dap|2", (75, 76, 74.0))):
         (tmp_path / f"{name}.json").write_text(result(*values, random=RANDOM).to_json())
     files = [tmp_path / "dit_1.json", f"ours={tmp_path / 'dap|2.json'}"]

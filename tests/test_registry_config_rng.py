@@ -31,6 +31,7 @@ def test_registry_keeps_order_and_refuses_a_second_of_a_name():
 def test_unknown_names_list_the_known_ones():
     assert str(unknown_name_error("fruit", "xyz", {"pear", "apple"})) == "unknown fruit 'xyz'. Known: apple, pear"
     assert "did you mean 'pear'? Known: apple, pear" in str(unknown_name_error("fruit", "paer", ["pear", "apple"]))
+    assert str(unknown_name_error("cadence", "x", ["tenth", "tenth, late"])).endswith("Known: 'tenth', 'tenth, late'")
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ def unknown_name_error(kind: str, name: object, known: Iterable[str]) -> OptionE
     names = sorted(known)
     near = nearest(str(name), names)
     hint = f"; did you mean {near!r}?" if near else "."
+    if any("," in entry for entry in names):
+        names = list(map(repr, names))  # of "tenth, late" it would not be seen that it is one name
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return OptionError(f"unknown {kind} {name!r}{hint} Known: {', '.join(names[:LISTED])}{more}")
 

@@ -7,6 +7,7 @@ import io
 import math
 from dataclasses import asdict, dataclass
 
+from dap.config import check_choice
 from dap.evaluation.error_parts import ErrorParts
 from dap.evaluation.statistics import Difference
 from dap.result_text import columns, json_text
@@ -66,7 +67,8 @@ class Comparison:
     rows: tuple[ComparedRow, ...]
 
     def table(self, form: str = "text") -> str:
-        """Return the table in one of :data:`FORMATS`."""
+        """Return the table in one of :data:`FORMATS`; raise OptionError for another."""
+        check_choice("form of a table", form, FORMATS)
         return {
             "text": self._text, "markdown": self._markdown, "latex": self._latex, "csv": self._csv, "json": self._json
         }[form]()  # fmt: skip
