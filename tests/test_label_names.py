@@ -11,7 +11,7 @@ from PIL import Image
 
 from dap.data.classmap import find_labels
 from dap.data.source import Source
-from dap.errors import ClassMapError
+from dap.errors import ClassMapError, OptionError
 from dap.priors.dit import DiTPrior
 from dap.run.classes import classes_of_source
 
@@ -99,6 +99,8 @@ def test_an_ambiguous_folder_is_refused_with_both_labels(imagenet, name, labels)
     with pytest.raises(ClassMapError, match=f"class '{name}' may be any of the prior's labels {labels}: .*wnid"):
         classes_of_source(source("ox", name), imagenet, None)
     first = int(labels.split(",")[0])
+    with pytest.raises(OptionError, match=f"'{name}' for class 'n0' may be .* {labels}: .*label_map={{'n0': {first}}}"):
+        classes_of_source(source("n0"), imagenet, {"n0": name})
     assert classes_of_source(source(name), imagenet, {name: first})[0].prior_label == first
 
 

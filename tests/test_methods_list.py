@@ -85,6 +85,11 @@ def test_the_list_says_what_there_is_to_know():
         assert each.year is None or 1950 < each.year < 2100
 
 
+def test_a_method_without_presets_says_so():
+    with pytest.raises(OptionError, match="method 'filtered' has no presets, got 'filtered:igd': leave ':igd' out"):
+        get_method("filtered:igd")
+
+
 def test_every_method_and_preset_is_made_by_name():
     for each in dap.list_methods():
         options = {"terms": [{"name": "set_energy"}]} if each.name == "guided" else {}

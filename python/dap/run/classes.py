@@ -68,6 +68,14 @@ def classes_of_source(source: Source, prior: Prior, label_map: LabelMap | None) 
                 f"{source.name}: class {name!r} may be any of the prior's labels {', '.join(map(str, labels))}: name "
                 f"the folder by its ImageNet wnid, or say which it is, with label_map={{{name!r}: {labels[0]}}}"
             )
+    for name, label in (label_map or {}).items():
+        if not isinstance(label, str) or label in prior.labels_of([label]):
+            continue
+        if labels := prior.ambiguous.get(label.casefold(), ()):
+            raise OptionError(
+                f"label_map: {label!r} for class {name!r} may be any of the prior's labels "
+                f"{', '.join(map(str, labels))}: give its number, label_map={{{name!r}: {labels[0]}}}"
+            )
     return build_class_map(source, prior.labels_of(source.class_names), label_map)
 
 

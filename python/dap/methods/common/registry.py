@@ -157,6 +157,8 @@ def get_method(method: str | AnyMethod | AnyGuide, options: Mapping[str, object]
         return recipe
     name, _, preset = method.partition(":")
     cls = METHODS[name]
+    if preset and not cls.presets:
+        raise OptionError(f"method {name!r} has no presets, got {method!r}: leave {':' + preset!r} out")
     if preset:
         check_choice(f"preset of method {name!r}", preset, cls.presets)
     return from_options(cls, {**cls.presets.get(preset, {}), **(options or {})}, f"method {name!r}")
