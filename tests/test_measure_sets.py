@@ -112,6 +112,11 @@ def test_blank_images_copies_and_few_images_are_named(real: Source) -> None:
     assert copies.notes[-1].startswith("too few images for mmd2, energy_distance, precision")
     assert "with 3 of them" in "".join(copies.notes)
     assert json.loads(copies.to_json())["metrics"]["precision"]["value"] is None
+    several = dap.measure(real.select([*range(3), *range(50, 53), *range(90, 96)]), real, features_options={"size": 8})
+    assert several["coverage"].value >= 0 and math.isnan(several["coverage"].per_class[real.class_names[0]])
+    assert several.notes[-1] == (
+        "too few images in 2 of 3 classes for their values of precision, recall, density, coverage"
+    )
     assert "\nprecision                       –  " in copies.table()
 
 

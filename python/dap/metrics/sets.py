@@ -89,9 +89,8 @@ def measure_set(
         if any(name in names for name in family.names):
             metrics |= _family(family, x, y, classes)
     metrics = {name: metrics[name] for name in names}
-    return MetricsResult(
-        len(distilled), len(real), classes, encoder.describe(), metrics, tuple(_notes(metrics, x.rows, y.rows))
-    )
+    notes = tuple(_notes(metrics, x.rows, y.rows, len(classes)))
+    return MetricsResult(len(distilled), len(real), classes, encoder.describe(), metrics, notes)
 
 
 def _features(
@@ -145,7 +144,7 @@ def _interval(parts: Sequence[Estimate], value: float) -> Interval:
     return _NO_INTERVAL if math.isnan(variance) or not parts else around(value, variance)
 
 
-def _notes(metrics: Mapping[str, Measured], x: Rows, y: Rows) -> Iterator[str]:
+def _notes(metrics: Mapping[str, Measured], x: Rows, y: Rows, classes: int) -> Iterator[str]:
     """Yield what to know before the values are compared."""
     for rows, kind in ((x, "distilled"), (y, "real")):
         if len(rows) > 1 and (rows == rows[0]).all():
@@ -161,5 +160,10 @@ def _notes(metrics: Mapping[str, Measured], x: Rows, y: Rows) -> Iterator[str]:
         yield "vendi_score, recall and coverage rise with the number of images: compare sets of one size"
     if "authenticity" in metrics and (copies := int((nearest(x, y, 1)[0] == 0).sum())):
         yield f"{copies} of the {len(x)} distilled images have exactly the features of a real image"
-    if missing := [name for name, metric in metrics.items() if math.isnan(metric.value)]:
+    missing = [name for name, metric in metrics.items() if math.isnan(metric.value)]
+    lacking = {name: sum(map(math.isnan, metrics[name].per_class.values())) for name in metrics if name not in missing}
+    for count in sorted({count for count in lacking.values() if count}):
+        named = ", ".join(name for name in lacking if lacking[name] == count)
+        yield f"too few images in {count} of {classes} classes for their values of {named}"
+    if missing:
         yield f"too few images for {', '.join(missing)}"
