@@ -16,12 +16,13 @@ from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 
 import dap
+from dap.cli.group import in_flags
 from dap.data.open import open_source
 from dap.errors import OptionError
 from dap.features import Encoder, Tap, default_block, real_features
 from dap.features.encoders import PixelEncoder
 from dap.metrics import Measures, coverage, diversity, measure, representativeness
-from dap.priors import load_prior
+from dap.priors import hub, load_prior
 from dap.selection import herding
 from dap.storage.cache import FEATURES, cache_folder
 
@@ -188,9 +189,20 @@ def test_errors_of_timm_say_what_works_without_a_network(source, tmp_path, monke
     def unreachable(*_arguments, **_options):
         raise ConnectionError("no route to huggingface.co\nmore")
 
-    monkeypatch.setattr(timm, "create_model", unreachable)
-    with pytest.raises(OptionError, match=r"no route to huggingface.co.*weights='model.safetensors'.*pretrained=False"):
+    asked = []
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "get_hf_file_metadata", lambda url, **_: asked.append(url) or unreachable())
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("timm would try ten times"))
+    with pytest.raises(OptionError, match=r"no route to huggingface\.co") as caught:
         Encoder(NAME).rows(source)
+    assert [url.partition("/resolve")[0] for url in asked] == [
+        f"https://huggingface.co/timm/{timm.get_pretrained_cfg(NAME).hf_hub_id.removeprefix('timm/')}"
+    ]
+    said = in_flags(str(caught.value))
+    assert "--features-set weights=model.safetensors" in said and "--features-set pretrained=false" in said
+    with pytest.raises(OptionError, match=r"no route to huggingface\.co") as caught:
+        dap.open_teacher(f"timm/{NAME}")
+    assert len(asked) == 2 and "--teacher-set weights=model.safetensors" in in_flags(str(caught.value))
 
 
 def test_metrics_take_an_encoder(source):

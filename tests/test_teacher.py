@@ -26,6 +26,7 @@ from dap.evaluation.augment import normalised
 from dap.evaluation.teacher_check import check_teacher
 from dap.nets import create_net
 from dap.nets.teacher import output_rows
+from dap.priors import timm_download
 
 NAMES = ["up", "left"]
 TRAINING = {"width": 4, "batch_size": 10, "lr": 0.05, "crop": 0.8, "flip": False}
@@ -156,7 +157,7 @@ class TestOpening:
         (tmp_path / "text.pt").write_text("weights")
         state = load_file(file)
         save_file(state, tmp_path / "damaged.safetensors", metadata={"dap teacher": '{"format": "dap teacher 1"}'})
-        monkeypatch.setattr(timm, "create_model", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
+        monkeypatch.setattr(timm_download, "ask_once", lambda *_: (_ for _ in ()).throw(OSError("no network")))
         for error, where, options, message in (
             (SourceError, "no.safetensors", {}, "there is no such file; expected the file of a teacher, timm/NAME"),
             (OptionError, "weights.pt", {}, "give the network that its weights belong to"),

@@ -23,7 +23,8 @@ KEYWORD = re.compile(  # not inside a path, such as runs/ipc=10
     rf"(?<![\w/\\,=.-])({'|'.join(KEYWORDS)})=({QUOTED}|\d+(?:\.\d+)?(?:e-?\d+)?|False)?(?=[ ),;.:]|\Z)"
 )
 LABEL = re.compile(rf"\blabel_map=\{{({QUOTED}): (\d+)\}}")
-OPTION_OF = re.compile(r"\b(protocol)_options=\{'(\w+)': (\w+)\}")
+PROTOCOL_SETTING = re.compile(r"\bprotocol_options=\{'(\w+)': (\d+)\}")
+SETTING = re.compile(rf"\b(features|teacher)_options=\{{'(\w+)': ({QUOTED}|False)\}}")
 COMMANDS = {"adapt_prior": "prior adapt", "distill": "distill", "train_prior": "prior train"}
 CALL = re.compile(rf"\bdap\.({'|'.join(COMMANDS)})(\((?:{QUOTED}|[^'\"()])*\))")
 
@@ -65,13 +66,20 @@ def in_flags(text: str) -> str:
         "say which it is, with --label 'crane bird=134'"
         >>> in_flags("give protocol_options={'size': 32}, its own size")
         'give --protocol-set size=32, its own size'
+        >>> in_flags("take random weights (features_options={'pretrained': False})")
+        'take random weights (--features-set pretrained=false)'
         >>> in_flags("try dap.distill('my photos', method='k_medoids', out='own')")
         "try dap distill 'my photos' --method k_medoids --out own"
     """
     text = CALL.sub(lambda match: _command(match[1], match[2]), text)
-    text = OPTION_OF.sub(r"--\1-set \2=\3", text)
+    text = PROTOCOL_SETTING.sub(r"--protocol-set \1=\2", text)
     text = LABEL.sub(lambda match: shlex.join(["--label", f"{ast.literal_eval(match[1])}={match[2]}"]), text)
+    text = SETTING.sub(lambda match: f"--{match[1]}-set {match[2]}={_setting(match[3])}", text)
     return KEYWORD.sub(lambda match: _option(match[1], match[2]), text)
+
+
+def _setting(value: str) -> str:
+    return "false" if value == "False" else shlex.quote(str(ast.literal_eval(value)))
 
 
 def _option(keyword: str, value: str | None) -> str:

@@ -27,6 +27,7 @@ from dap.device import resolve_device
 from dap.errors import OptionError
 from dap.features.encoder import Encoder
 from dap.priors.fingerprint import update_digest
+from dap.priors.timm_download import check_download
 from dap.registry import nearest
 
 if TYPE_CHECKING:
@@ -99,12 +100,15 @@ class TimmEncoder(Encoder):
             reason = (str(error).strip().splitlines() or [""])[0]
             raise OptionError(
                 f"features: timm cannot make {self.model!r} ({type(error).__name__}: {reason}). Without a network, "
-                "give its weights as a file (weights='model.safetensors'), or take pretrained=False for random ones"
+                "give its weights as a file (features_options={'weights': 'model.safetensors'}), or take random ones "
+                "(features_options={'pretrained': False})"
             ) from error
         config = resolve_data_config({} if self.size is None else {"img_size": self.size}, model=network)
         return _Loaded(network, create_transform(**config), json.loads(json.dumps(config)))
 
     def _make(self) -> nn.Module:
+        if self.pretrained and self.weights is None:
+            check_download(self.model)
         options: dict[str, Any] = {}
         known = None if ":" in self.model else timm.get_pretrained_cfg(self.model)
         if self.weights is not None and known is not None:

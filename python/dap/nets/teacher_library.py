@@ -71,6 +71,8 @@ def timm_teacher(where: str, weights: Path | None, size: int | None, class_names
     import timm
     from timm.data import resolve_data_config
 
+    from dap.priors.timm_download import check_download
+
     name = where.removeprefix(TIMM)
     if not timm.is_model(name):
         raise unknown_name_error("teacher", where, [TIMM + model for model in timm.list_models()])
@@ -85,7 +87,13 @@ def timm_teacher(where: str, weights: Path | None, size: int | None, class_names
         return model
 
     if weights is None:
-        net = _downloaded(where, lambda: timm.create_model(name, pretrained=True))
+
+        def download() -> nn.Module:
+            check_download(name)
+            model: nn.Module = timm.create_model(name, pretrained=True)
+            return model
+
+        net = _downloaded(where, download)
         state = net.state_dict()
     else:
         state = read_state(weights)
@@ -118,7 +126,7 @@ def _downloaded(where: str, download: Callable[[], nn.Module]) -> nn.Module:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise OptionError(
             f"teacher {where}: its weights cannot be downloaded ({type(error).__name__}: {reason}); give them as a "
-            "file, weights='model.safetensors'"
+            "file, teacher_options={'weights': 'model.safetensors'}, or --weights of dap teacher check"
         ) from error
 
 

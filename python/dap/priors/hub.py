@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, snapshot_download
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, snapshot_download, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_OFFLINE
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
 
 from dap.errors import OptionError, SourceError
 
-__all__ = ["CARD", "ERRORS", "INDEX", "Files", "download", "fetched_index", "unreadable"]
+__all__ = ["CARD", "ERRORS", "INDEX", "Files", "ask_once", "download", "fetched_index", "unreadable"]
 
 INDEX, CARD = "model_index.json", "README.md"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -104,6 +104,22 @@ def fetched_index(files: Files) -> Path:
         raise SourceError(
             f"prior {name!r}: there is {looked}, and no reachable model of that name on the hub ({_first_line(error)})"
         ) from error
+
+
+def ask_once(name: str, *cached: str) -> None:
+    """Raise if a hub id cannot be reached, after one try; libraries of networks alone would try many times.
+
+    Args:
+        name: The hub id, with "@revision" or without.
+        cached: Files of it; if one of them is in the cache of the hub, nothing is asked.
+    """
+    repository, _, revision = name.partition("@")
+    chosen = revision or None
+    found = [try_to_load_from_cache(repository, file, revision=chosen) for file in cached]
+    if HF_HUB_OFFLINE or any(isinstance(path, str) for path in found):
+        return
+    with suppress(EntryNotFoundError):  # of a model that is there
+        get_hf_file_metadata(hf_hub_url(repository, "config.json", revision=chosen), timeout=TIMEOUT)
 
 
 def download(files: Files, kind: str, components: Mapping[str, object]) -> Path:
