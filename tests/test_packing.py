@@ -370,3 +370,11 @@ def test_a_shard_writer_without_a_part_cannot_be_made(tmp_path: Path, missing: s
     incomplete = type("Incomplete", (ShardWriter,), parts)
     with pytest.raises(TypeError, match=f"abstract method '?{missing}"):
         incomplete(tmp_path, "train-000000", ["a"])
+
+
+def test_safetensors_of_another_shape_are_refused_in_a_later_shard_too(tmp_path: Path) -> None:
+    """The shards would open one by one, and not together."""
+    other = Sample("bird/09999", 0, lambda: np.zeros((1, 3, 3), np.uint8))
+    with pytest.raises(SourceError, match=r"bird/09999: expected an image .* like the earlier ones, got \(1, 3, 3\)"):
+        write_packed([*samples(2), other], tmp_path, format="safetensors", class_names=NAMES, provenance={}, maxcount=1)
+    assert not list(tmp_path.iterdir())

@@ -146,7 +146,8 @@ class SafetensorsWriter(ShardWriter):
         super().__init__(folder, f"{name}.safetensors", class_names)
         self._pixels = bytearray()
         self._labels: list[int] = []
-        self._shape: tuple[int, ...] | None = None
+        first = folder / f"{name.rpartition('-')[0]}-000000.safetensors"
+        self._shape = _image_shape(first) if first.is_file() else None
 
     @staticmethod
     def size(record: Record) -> int:
@@ -179,3 +180,11 @@ class SafetensorsWriter(ShardWriter):
     def discard(self) -> None:
         """Frees the pixels."""
         self._pixels.clear()
+
+
+def _image_shape(shard: Path) -> tuple[int, ...]:
+    """Return the shape of the images of a shard: those of all shards have to be alike."""
+    from safetensors import safe_open
+
+    with safe_open(shard, framework="numpy") as file:
+        return tuple(file.get_slice("images").get_shape()[1:])
