@@ -36,6 +36,8 @@ from dap.data.manifest import verify_files
 from dap.evaluation import EvaluationResult, Row, paired_difference
 from dap.evaluation.run import PROTOCOLS
 from dap.priors.schedulers import SCHEDULERS
+from dap.priors.stable_diffusion import StableDiffusionPrior
+from dap.priors.stable_diffusion_xl import StableDiffusionXLPrior
 from dap.sampling.named import SAMPLINGS
 from dap.sampling.settings import SPACINGS
 from dap.storage import file_states
@@ -105,6 +107,10 @@ def test_names_that_are_checked_before_torch_is_imported_are_those_of_the_tables
     assert {*values.DTYPES, "float64"} == {str(dtype)[6:] for dtype in device.DTYPES}
     assert set(values.TRAINING_DTYPES) == {str(dtype)[6:] for dtype in device.TRAINING_DTYPES}
     assert set(values.PRIORS) == set(dap.priors.BUILTIN)
+    taken = (StableDiffusionPrior.__init__, StableDiffusionXLPrior.__init__, StableDiffusionPrior.from_pretrained)
+    parameters = [parameter for kind in taken for parameter in inspect.signature(kind).parameters.values()]
+    texts = {parameter.name for parameter in parameters if parameter.annotation in ("str", "str | None")}
+    assert set(values.PRIOR_TEXTS) == texts - {"name"} | {"concepts"}
     assert list(values.NETWORKS) == dap.list_networks()
     assert set(values.PROTOCOLS) == set(PROTOCOLS)
     assert set(FORMATS) == set(packing.FORMATS)

@@ -21,6 +21,7 @@ import dap
 from dap.bar import progress_bar
 from dap.cli import command
 from dap.cli.command import Command
+from dap.cli.distill import distill
 from dap.cli.main import dap as root
 from dap.cli.values import METHODS
 from dap.methods.common.summaries import COSTS, SUMMARIES
@@ -271,6 +272,24 @@ def test_options_in_a_file(tree: Path, tmp_path: Path, command_line) -> None:
     before = (tmp_path / "b" / "dap.json").read_bytes()
     assert "complete already" in command_line("distill", "--config", saved)[1]
     assert (tmp_path / "b" / "dap.json").read_bytes() == before
+
+
+def test_options_of_a_prior_that_are_text_stay_text(tree: Path, tmp_path: Path) -> None:
+    def options_of(*arguments: str) -> dict[str, object]:
+        return distill.make_context("distill", [str(tree), "--out", str(tmp_path / "out"), *arguments]).params
+
+    texts = {"template": "{}", "negative_prompt": "5", "revision": "1234567", "variant": "a photo of a {}"}
+    given = [f"--prior-set={name}={text}" for name, text in texts.items()]
+    assert options_of(*given, "--prior-set", "guidance=5")["prior_options"] == {**texts, "guidance": 5}
+    quoted = options_of("--prior-set", 'template="{}"', "--prior-set", "negative_prompt=null")
+    assert quoted["prior_options"] == {"template": "{}", "negative_prompt": None}
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        yaml.safe_dump({"prior-set": texts | {"guidance": 5}, "set": {"block": None}, "label": {"a": None}})
+    )
+    read = options_of("--config", str(config))
+    assert read["prior_options"] == {**texts, "guidance": 5} and read["method_options"] == {"block": None}
+    assert read["labels"] == ("a=",)
 
 
 @pytest.mark.parametrize("given", ["on the command line", "in the file"])

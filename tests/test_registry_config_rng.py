@@ -81,6 +81,8 @@ def test_assignments_are_json_or_else_text():
     expected = {"a": 1, "b": 0.5, "c": True, "d": None, "e": "rbf", "f": {"name": "rbf"}, "g": "x=y", "h": ""}
     assert parse_assignments(given) == expected
     assert type(parse_assignments(("a=1",))["a"]) is int
+    texts = ("a={}", "b=5", "c=null", 'd="5"', "e=[1]", "f=5")
+    assert parse_assignments(texts, "abcde") == {"a": "{}", "b": "5", "c": None, "d": "5", "e": "[1]", "f": 5}
     for wrong in ("scale", "=1"):
         with pytest.raises(OptionError, match=f"expected name=value, got '{wrong}'"):
             parse_assignments((wrong,))

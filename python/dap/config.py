@@ -204,11 +204,20 @@ def from_options(cls: type[T], options: Mapping[str, object], kind: str) -> T:
     return cls(**options)
 
 
-def parse_assignments(assignments: tuple[str, ...]) -> dict[str, object]:
+def parse_assignments(assignments: tuple[str, ...], texts: Collection[str] = ()) -> dict[str, object]:
     """Return ``("scale=0.5", "kernel=rbf")`` as a dict: each value is read as JSON, or else taken as text.
+
+    Args:
+        assignments: Entries ``name=value``.
+        texts: Names of options that are text: of these, only null and text in JSON's quotes are read as JSON, because
+            ``{}`` and ``5`` are text too.
 
     Raises:
         OptionError: An entry has no "=".
+
+    Example:
+        >>> parse_assignments(("template={}", "guidance=5"), texts=("template",))
+        {'template': '{}', 'guidance': 5}
     """
     options: dict[str, object] = {}
     for assignment in assignments:
@@ -218,5 +227,7 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, object]:
         try:
             options[name] = json.loads(text)
         except json.JSONDecodeError:
+            options[name] = text
+        if name in texts and not isinstance(options[name], str | None):
             options[name] = text
     return options

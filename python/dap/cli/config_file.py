@@ -87,7 +87,8 @@ def _texts(where: str, param: click.Parameter, value: object) -> str | bool | li
     if isinstance(value, dict):
         if not param.multiple or "=" not in str(param.metavar):
             raise OptionError(f"{where}: expected one value, got a mapping")
-        return [f"{name}={_text(item)}" for name, item in value.items()]
+        none = "null" if param.metavar == "NAME=VALUE" else ""  # a class's label or number is left empty
+        return [f"{name}={none if item is None else _text(item)}" for name, item in value.items()]
     if isinstance(value, list):
         if not (param.multiple or param.nargs == -1):
             raise OptionError(f"{where}: expected one value, got a list of {len(value)}")

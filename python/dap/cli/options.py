@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from dap.cli.values import DTYPES, SAMPLINGS, SCHEDULERS, SPACINGS, Name, Prior, assignments_option
+from dap.cli.values import DTYPES, PRIOR_TEXTS, SAMPLINGS, SCHEDULERS, SPACINGS, Name, Prior, assignments_option
 
 __all__ = [
     "channels_option", "device_option", "precision_options", "prior_options", "sampling_options",
@@ -86,6 +86,7 @@ def prior_options(command: F) -> F:
         "--prior-set",
         "prior_options",
         'Option of the prior, such as template="a photo of a {}", variant=fp16 or use_safetensors=false; repeatable.',
+        PRIOR_TEXTS,
     )
     return click.option(
         "--prior",

@@ -21,7 +21,7 @@ from dap.registry import nearest
 from dap.storage.files import check_writable
 
 __all__ = [
-    "DTYPES", "METHODS", "METRICS", "NETWORKS", "PRIORS", "PROTOCOLS", "SAMPLINGS", "SCHEDULERS",
+    "DTYPES", "METHODS", "METRICS", "NETWORKS", "PRIORS", "PRIOR_TEXTS", "PROTOCOLS", "SAMPLINGS", "SCHEDULERS",
     "SPACINGS", "TABLES", "TRAINING_DTYPES", "Method", "Name", "Network", "Number", "Out", "Prior", "Whole",
     "assignments_option",
 ]  # fmt: skip
@@ -37,6 +37,7 @@ SPACINGS = ("leading", "linspace", "trailing")
 DTYPES = ("float32", "bfloat16", "float16")
 TRAINING_DTYPES = ("float32", "bfloat16")
 PRIORS = ("fashion-dit",)
+PRIOR_TEXTS = ("template", "negative_prompt", "concepts", "variant", "subfolder", "revision")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 NETWORKS = (
     "convnet3", "convnet4", "convnet5", "convnet6", "resnet_ap10", "resnet18", "resnet50", "resnet101", "mobilenet_v2",
@@ -154,12 +155,19 @@ class Out(click.ParamType):  # type: ignore[type-arg]
         return folder
 
 
-def assignments_option(option: str, name: str, help: str) -> Callable[[F], F]:
-    """Return the decorator that adds a repeatable option NAME=VALUE, whose values the command gets as a dict."""
+def assignments_option(option: str, name: str, help: str, texts: Sequence[str] = ()) -> Callable[[F], F]:
+    """Return the decorator that adds a repeatable option NAME=VALUE, whose values the command gets as a dict.
+
+    Args:
+        option: Its name on the command line.
+        name: That of the command's parameter.
+        help: Its help.
+        texts: The names whose values are text; see :func:`dap.config.parse_assignments`.
+    """
 
     def read(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, object]:
         try:
-            return parse_assignments(values)
+            return parse_assignments(values, texts)
         except OptionError as error:
             raise OptionError(f"{option}: {error}") from error
 
