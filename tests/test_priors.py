@@ -230,7 +230,7 @@ def test_learned_variance_and_guided_channels_are_checked(tiny_pipeline, tiny_le
         with pytest.raises(OptionError, match="learned_variance needs scheduler='ddpm'"):
             prior.scheduler(name, 3)
     for channels in (0, 5):
-        with pytest.raises(OptionError, match=f"guided_channels: expected 1 to 4, got {channels}"):
+        with pytest.raises(OptionError, match=f"guided_channels: expected a whole number from 1 to 4, got {channels}"):
             DiTPrior(tiny_pipeline, guided_channels=channels)
 
 

@@ -35,6 +35,7 @@ PriorLike: TypeAlias = "str | Path | DiffusionPipeline | Prior"
 """A name, folder, hub id, pipeline object of diffusers, or a prior."""
 
 LOADING = ("use_safetensors", "variant", "subfolder", "revision", "token", "vae_dtype")  # options of from_pretrained
+NO_OPTIONS = ("self", "pipeline", "name", "recommended", "learned")  # what dap gives itself, from a prior's files
 BUILTIN = {"fashion-dit": Path(__file__).parents[1] / "assets" / "fashion_dit"}
 
 
@@ -128,7 +129,7 @@ def _load_pipeline(
 def _check_options(kind: type[PipelinePrior], options: Mapping[str, object], more: Sequence[str] = ()) -> None:
     """Raise unless the class of priors has all of these options; ``more`` are those of loading a folder."""
     parameters = inspect.signature(kind.__init__).parameters
-    known = [*(name for name in parameters if name not in ("self", "pipeline", "name")), *more]
+    known = [*(name for name in parameters if name not in NO_OPTIONS), *more]
     for name in options:
         if name not in known:
             raise unknown_name_error(f"option of a {kind.__name__}", name, known)

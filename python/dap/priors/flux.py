@@ -38,8 +38,8 @@ class FluxPrior(PromptedPrior):
     Args:
         pipeline: A ``FluxPipeline``.
         size: Side of the images in pixels, a multiple of twice the first stage's factor (16); None: 1,024.
-        guidance: The scale of guidance that FLUX.1-dev takes as an input, at least 0; schnell has no such input. A run
-            has ``guidance_scale`` 1.
+        guidance: The scale of guidance that FLUX.1-dev takes as an input, at least 0; None: 3.5. A run has
+            ``guidance_scale`` 1. FLUX.1-schnell has no such input.
         template: See :class:`dap.priors.prompts.PromptedPrior`.
         prompts: See there.
         name: Name of the prior in the manifest.
@@ -67,7 +67,7 @@ class FluxPrior(PromptedPrior):
         pipeline: FluxPipeline,
         *,
         size: int | None = None,
-        guidance: float = 3.5,
+        guidance: float | None = None,
         template: str = "a photo of a {}",
         prompts: Mapping[str, str] | str | Path | None = None,
         name: str | None = None,
@@ -79,8 +79,11 @@ class FluxPrior(PromptedPrior):
         single = {
             f"single {number}": layer for number, layer in enumerate(transformer.single_transformer_blocks, start=1)
         }
-        check_number("guidance", guidance, 0)
-        self._embedded = float(guidance) if config.guidance_embeds else None
+        if guidance is not None:
+            check_number("guidance", guidance, 0)
+            if not config.guidance_embeds:
+                raise OptionError(f"guidance={guidance:g}: {name or 'FLUX'} takes no scale as an input; leave it out")
+        self._embedded = float(3.5 if guidance is None else guidance) if config.guidance_embeds else None
         super().__init__(
             pipeline, transformer, {**double, **single}, size=_side(pipeline, size), template=template, prompts=prompts,
             negative_prompt="", name=name, channels=config.in_channels // PATCH**2,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from dap.config import check_whole
 from dap.errors import OptionError
 from dap.priors import pipeline_folder
 from dap.priors.base import Prediction
@@ -20,6 +21,7 @@ from dap.priors.first_stage import decode_latents, encode_pixels, image_scale, l
 from dap.priors.memory import measure_step, without_data
 from dap.priors.networks import square_side, uncompiled
 from dap.priors.noise_levels import denoiser_level
+from dap.priors.options import check_learned_variance
 from dap.priors.pipeline_networks import PipelineNetworks
 from dap.priors.schedulers import check_schedule, make_scheduler
 from dap.priors.taps import network_lock, stopped_at, tapped
@@ -121,12 +123,13 @@ class PipelinePrior(PipelineNetworks):
 
     def _set_sampling(self, learned_variance: bool, guided_channels: int | None) -> None:
         channels, predicted = self.latent_shape[0], self.denoiser.config.out_channels
+        check_learned_variance(learned_variance)
         if learned_variance and self._predicts == "flow":
             raise OptionError(f"{self.name}: learned_variance: flow matching has no variance; leave it out")
         if learned_variance and not self._predicts_variance:
             raise OptionError(f"{self.name}: learned_variance needs {2 * channels} output channels, got {predicted}")
-        if guided_channels is not None and not 1 <= guided_channels <= channels:
-            raise OptionError(f"guided_channels: expected 1 to {channels}, got {guided_channels}")
+        if guided_channels is not None:
+            check_whole("guided_channels", guided_channels, 1, channels)
         self.learned_variance, self.guided_channels = learned_variance, guided_channels
 
     def labels_of(self, class_names: Sequence[str]) -> Mapping[str, int]:

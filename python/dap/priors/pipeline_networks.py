@@ -17,6 +17,7 @@ from dap.priors.base import Prior
 from dap.priors.fingerprint import Origin, fingerprint
 from dap.priors.hub import Files
 from dap.priors.memory import tensor_bytes
+from dap.priors.options import check_options
 from dap.torch_state import own_torch_state
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class PipelineNetworks(Prior):
         """
         device, dtype = resolve_device(device), named_dtype(dtype)
         vae_dtype = named_dtype(vae_dtype, option="vae_dtype")
+        check_options(options)
         files = Files(id_or_path, use_safetensors, variant, subfolder, revision, token)
         kind = pipeline_folder.pipeline_type(files)
         if kind not in cls.pipeline_types:

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from dap.config import check_path
 from dap.data.classmap import null_label
-from dap.errors import FormatError, OptionError
+from dap.errors import OptionError
 from dap.priors.label_names import WNID
+from dap.priors.options import check_negative_prompt, check_template, read_prompts
 from dap.priors.pipeline import PipelinePrior
 from dap.rng import derive_seed
-from dap.storage.checked_json import TEXT, mapping, read_json
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, ModelMixin
@@ -44,7 +43,7 @@ class PromptedPrior(PipelinePrior):
         size: Side of a latent, as the configuration of the denoiser has it.
         template: The prompt of a class, with ``{}`` for its name; an ImageNet wnid is replaced by its first synonym.
         prompts: Prompts of single classes by name, or a JSON file of them, used instead of the template.
-        negative_prompt: The null condition of classifier-free guidance; None: as the pipeline has it without one.
+        negative_prompt: The null condition of classifier-free guidance; None: ``no_prompt``, that of the pipeline.
         name: Name of the prior in the manifest.
         recommended: Settings for sampling, as in ``dap_prior.json``.
         channels: Channels of a latent; None: the input channels of the network.
@@ -55,6 +54,7 @@ class PromptedPrior(PipelinePrior):
 
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)  # attributes of the pipeline; those of None are left out
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    no_prompt: ClassVar[str | None] = ""  # the null condition without a negative prompt; None: as the pipeline has it
     longest: Mapping[str, int] = {}  # tokens of a prompt by tokenizer, where its own limit is another
 
     def __init__(
@@ -74,12 +74,13 @@ class PromptedPrior(PipelinePrior):
         super().__init__(
             pipeline, denoiser, pipeline.vae, blocks, size=size, name=name, channels=channels, recommended=recommended
         )
-        if not isinstance(template, str) or template.count("{}") != 1:
-            raise OptionError(f"template: expected text with one {{}} for the class's name, got {template!r}")
-        self._template, self._prompts, self._negative = template, _read(prompts), negative_prompt
+        check_template(template)
+        check_negative_prompt(negative_prompt)
+        self._template, self._prompts = template, read_prompts(prompts)
+        self._negative = self.no_prompt if negative_prompt is None else negative_prompt
         for encoder in self._text_encoders():
             encoder.eval().requires_grad_(False)
-        self._check_length(negative_prompt or "")
+        self._check_length(self._negative or "")
         self._encoded: dict[str | None, tuple[Tensor, ...]] = {}
         self._known: dict[int, str | None] = {}
 
@@ -210,19 +211,3 @@ def name_in_prompt(name: str) -> str:
         if name in info.label_names():
             name = info.label_name_to_description(name)
     return name.split(",")[0].replace("_", " ").strip()
-
-
-def _read(prompts: Mapping[str, str] | str | Path | None) -> dict[str, str]:
-    """Return prompts by class name: those given, or those of a JSON file."""
-    if not isinstance(prompts, str | Path):
-        prompts = {} if prompts is None else prompts
-        if not isinstance(prompts, Mapping) or not all(
-            isinstance(part, str) for pair in prompts.items() for part in pair
-        ):
-            raise OptionError(f"prompts: expected text by class name, or a JSON file of it, got {prompts!r}")
-        return dict(prompts)
-    try:
-        by_name: dict[str, str] = read_json(check_path("prompts", prompts), mapping(TEXT))
-    except (FileNotFoundError, FormatError) as error:
-        raise FormatError(f"{prompts}: expected JSON with a prompt by class name ({error})") from error
-    return by_name

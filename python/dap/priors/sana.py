@@ -35,7 +35,7 @@ class SanaPrior(PromptedPrior):
         pipeline: A ``SanaPipeline``.
         template: See :class:`dap.priors.prompts.PromptedPrior`.
         prompts: See there.
-        negative_prompt: The null condition of classifier-free guidance.
+        negative_prompt: The null condition of classifier-free guidance; None: the empty prompt.
         name: Name of the prior in the manifest.
         recommended: Settings for sampling, as in ``dap_prior.json``.
 
@@ -57,7 +57,7 @@ class SanaPrior(PromptedPrior):
         *,
         template: str = "a photo of a {}",
         prompts: Mapping[str, str] | str | Path | None = None,
-        negative_prompt: str = "",
+        negative_prompt: str | None = None,
         name: str | None = None,
         recommended: Mapping[str, Any] | None = None,
     ) -> None:

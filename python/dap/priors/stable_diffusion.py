@@ -37,11 +37,11 @@ class StableDiffusionPrior(TextUNetPrior, TextPrior):
         pipeline: A ``StableDiffusionPipeline``. Its safety checker is not used.
         template: The prompt of a class, with ``{}`` for its name; an ImageNet wnid is replaced by its first synonym.
         prompts: Prompts of single classes by name, or a JSON file of them, used instead of the template.
-        negative_prompt: The null condition of classifier-free guidance.
+        negative_prompt: The null condition of classifier-free guidance; None: the empty prompt.
         concepts: Learned concepts (V, D) by class name, or a folder of them; a concept replaces the class's name in the
             template. Method ``d3m`` learns them.
-        guidance: The scale of guidance that a latent consistency model takes as an input, at least 1; other networks
-            have no such input. Its run has ``guidance_scale`` 1.
+        guidance: The scale of guidance that a latent consistency model takes as an input, at least 1; None: 7.5. Its
+            run has ``guidance_scale`` 1. Other networks have no such input.
         name: Name of the prior in the manifest.
         recommended: Settings for sampling, as in ``dap_prior.json``.
 
@@ -69,9 +69,9 @@ class StableDiffusionPrior(TextUNetPrior, TextPrior):
         *,
         template: str = "a photo of a {}",
         prompts: Mapping[str, str] | str | Path | None = None,
-        negative_prompt: str = "",
+        negative_prompt: str | None = None,
         concepts: Mapping[str, Tensor] | str | Path | None = None,
-        guidance: float = 7.5,
+        guidance: float | None = None,
         name: str | None = None,
         recommended: Mapping[str, Any] | None = None,
     ) -> None:
@@ -103,7 +103,7 @@ class StableDiffusionPrior(TextUNetPrior, TextPrior):
     def with_concepts(self, concepts: Mapping[str, Tensor]) -> Self:
         """Return the same prior with learned concepts, (V, D) by class name; the pipeline is shared."""
         prior = type(self)(
-            self.pipeline, template=self._template, prompts=self._prompts, negative_prompt=self._negative or "",
+            self.pipeline, template=self._template, prompts=self._prompts, negative_prompt=self._negative,
             concepts=concepts, guidance=self._guidance, name=self.name, recommended=self.recommended,
         )  # fmt: skip
         prior._sha256, prior._origin, prior._hashed = self._sha256, self._origin, self._hashed

@@ -33,7 +33,7 @@ class StableDiffusionXLPrior(TextUNetPrior):
         template: See :class:`dap.priors.prompts.PromptedPrior`.
         prompts: See there.
         negative_prompt: See there. None: zeros in place of hidden states, as SDXL's pipeline has it without one.
-        guidance: See :class:`dap.priors.stable_diffusion.StableDiffusionPrior`.
+        guidance: See :class:`dap.priors.stable_diffusion.StableDiffusionPrior`; None: 5.
         name: Name of the prior in the manifest.
         recommended: Settings for sampling, as in ``dap_prior.json``.
 
@@ -50,6 +50,7 @@ class StableDiffusionXLPrior(TextUNetPrior):
     pipeline_types: ClassVar[tuple[str, ...]] = ("StableDiffusionXLPipeline",)
     components: ClassVar[Mapping[str, object]] = {"feature_extractor": None, "image_encoder": None}
     encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
+    no_prompt: ClassVar[str | None] = None
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer", "tokenizer_2")
 
     def __init__(
@@ -59,7 +60,7 @@ class StableDiffusionXLPrior(TextUNetPrior):
         template: str = "a photo of a {}",
         prompts: Mapping[str, str] | str | Path | None = None,
         negative_prompt: str | None = None,
-        guidance: float = 5.0,
+        guidance: float | None = None,
         name: str | None = None,
         recommended: Mapping[str, Any] | None = None,
     ) -> None:

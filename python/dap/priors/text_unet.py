@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dap.config import check_number
+from dap.errors import OptionError
 from dap.priors.networks import uncompiled
 from dap.priors.prompts import PromptedPrior
 from dap.priors.unet import middle_block, pass_values, unet_blocks
@@ -28,7 +29,8 @@ class TextUNetPrior(PromptedPrior):
 
     Args:
         pipeline: The pipeline.
-        guidance: The scale that a latent consistency model takes, at least 1; other networks have no such input.
+        guidance: The scale that a latent consistency model takes, at least 1; None: ``guidance_scale``. Other networks
+            have no such input.
         guidance_scale: The recommended scale of classifier-free guidance of the others.
         template: See :class:`dap.priors.prompts.PromptedPrior`.
         prompts: See there.
@@ -41,7 +43,7 @@ class TextUNetPrior(PromptedPrior):
         self,
         pipeline: DiffusionPipeline,
         *,
-        guidance: float,
+        guidance: float | None,
         guidance_scale: float,
         template: str,
         prompts: Mapping[str, str] | str | Path | None,
@@ -51,9 +53,16 @@ class TextUNetPrior(PromptedPrior):
     ) -> None:
         unet = uncompiled(pipeline.unet)
         blocks, width = unet_blocks(unet), unet.config.get("time_cond_proj_dim")
-        check_number("guidance", guidance, 1)
-        self._guidance, self._embedded = float(guidance), None
+        if guidance is not None:
+            check_number("guidance", guidance, 1)
+            if width is None:
+                raise OptionError(
+                    f"guidance={guidance:g}: {name or 'the prior'} takes no scale as an input; leave it out. "
+                    "Classifier-free guidance is an option of the run, guidance_scale (--guidance-scale)"
+                )
+        self._guidance, self._embedded = guidance, None
         if width is not None:  # diffusers' pipelines embed the scale minus 1
+            self._guidance = guidance_scale if guidance is None else float(guidance)
             scale = torch.tensor([self._guidance - 1])
             self._embedded = pipeline.get_guidance_scale_embedding(scale, embedding_dim=width)
         self.has_null = self._embedded is None

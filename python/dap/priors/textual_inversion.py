@@ -17,8 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from dap.config import check_path
 from dap.data.names import escape, unescape
 from dap.errors import FormatError, OptionError, SourceError
+from dap.priors.options import check_concepts
 from dap.priors.taps import network_lock
 
 if TYPE_CHECKING:
@@ -79,12 +81,15 @@ def read_concepts(concepts: Mapping[str, Tensor] | str | Path | None) -> dict[st
     """Return concepts by class name: those given, or those of a folder with one file for each class.
 
     Raises:
+        OptionError: They are neither tensors by name nor a folder.
         SourceError: The folder does not exist or has no concept in it.
         FormatError: A file does not hold a single tensor (V, D) of floats.
     """
+    if concepts is not None:
+        check_concepts(concepts)
     if not isinstance(concepts, str | Path):
         return dict(concepts or {})
-    files = sorted(Path(concepts).glob(f"*{SUFFIX}"))
+    files = sorted(check_path("concepts", concepts).glob(f"*{SUFFIX}"))
     if not files:
         raise SourceError(f"{concepts}: expected a folder with a {SUFFIX} file for each class, found no such file")
     tensors = {}

@@ -18,6 +18,7 @@ from dap.priors.capabilities import ClassEmbeddingPrior
 from dap.priors.class_embeddings import ClassEmbeddings
 from dap.priors.label_names import imagenet_labels
 from dap.priors.networks import square_side, uncompiled
+from dap.priors.options import check_class_names
 from dap.priors.pipeline import PipelinePrior
 from dap.rng import derive_seed
 
@@ -67,6 +68,8 @@ class UNetPrior(PipelinePrior, ClassEmbeddingPrior):
         classes: int | None = unet.config.num_class_embeds
         if unet.class_embedding is not None and classes is None:
             raise OptionError(f"{self.name}: expected class embeddings by number, got {unet.config.class_embed_type!r}")
+        if class_names is not None:
+            check_class_names(class_names)
         self._class_names = class_names or [str(label) for label in range(classes or 0)]
         self.labels = {label: number for number, label in enumerate(self._class_names)}
         if len(self.labels) != (classes or 0):
