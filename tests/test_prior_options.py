@@ -65,3 +65,10 @@ def test_flux_schnell_takes_no_guidance():
     with pytest.raises(OptionError, match=r"guidance=2: .* takes no scale as an input; leave it out"):
         load_prior(tiny.flux(guided=False), options={"guidance": 2})
     assert load_prior(tiny.flux(), options={"guidance": 2}).describe()["guidance"] == 2
+
+
+def test_prompts_of_other_classes_alone_are_refused():
+    prior = load_prior(tiny.stable_diffusion(), options={"prompts": {"tench": "a tench in a net"}})
+    with pytest.raises(OptionError, match=r"prompts: expected those of some of the classes 'n01440764', got those of"):
+        prior.for_classes(["n01440764"])
+    assert prior.for_classes(["tench", "cat"]).labels_of(["cat"])

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dap.data.classmap import null_label
+from dap.data.names import some
 from dap.errors import OptionError
 from dap.priors.label_names import WNID
 from dap.priors.options import check_negative_prompt, check_template, read_prompts
@@ -98,8 +99,13 @@ class PromptedPrior(PipelinePrior):
         Classes without a label (``null_label``) use the negative prompt.
 
         Raises:
-            OptionError: A prompt has more tokens than the text encoder reads.
+            OptionError: A prompt has more tokens than the text encoder reads, or no class has one of ``prompts``.
         """
+        if self._prompts and not self._prompts.keys() & set(class_names):
+            raise OptionError(
+                f"prompts: expected those of some of the classes {some(class_names)}, got those of "
+                f"{some(list(self._prompts))}; name them as the classes are named"
+            )
         prompts = [self._prompt_of(name) for name in class_names]
         prior = copy.copy(self)
         prior._known = {
