@@ -192,6 +192,12 @@ def test_a_model_of_timm_is_timms() -> None:
     assert torch.equal(net.features(images), other.forward_head(other.forward_features(images), pre_logits=True))
 
 
+@pytest.mark.parametrize(("name", "size"), [("timm/vit_tiny_patch16_224", 40), ("vit_b_16", 40)])
+def test_patches_that_leave_out_the_edge_are_refused(name, size):
+    with pytest.raises(OptionError, match=f"network {name} does not take images of {size} pixels"):
+        build(name, size=size)
+
+
 @pytest.mark.parametrize("name", ["resnet18", "small_vit", "timm/resnet10t"])
 def test_weights_are_the_librarys_draws_from_the_generator_alone(name: str) -> None:
     before = torch.get_rng_state()

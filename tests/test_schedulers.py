@@ -27,10 +27,11 @@ from dap.methods.common.igd_steps import DeviationTerm, sized_as_noise
 from dap.methods.common.modes import ModeTerm
 from dap.methods.manifold_gd import Cloud, ManifoldModeTerm
 from dap.priors.noise_levels import denoiser_level, level, noised_input
-from dap.priors.schedulers import clip_range, make_scheduler, public
+from dap.priors.schedulers import SCHEDULERS, clip_range, make_scheduler, public
 from dap.priors.stable_diffusion import StableDiffusionPrior
 from dap.priors.unet import UNetPrior
 from dap.sampling import DeltaTerm, EnergyTerm, SamplingSettings, sample
+from dap.sampling.schedule import check_settings, scheduler_of
 from dap.sampling.term import Needs, Place
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -290,6 +291,34 @@ def test_karras_spacing_by_name_is_that_of_the_configuration():
     assert torch.equal(named.sigmas, theirs.sigmas) and not torch.equal(
         named.sigmas, make_scheduler(own, "dpm++", 6, device=torch.device("cpu")).sigmas
     )
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        *SCHEDULERS, PNDMScheduler(steps_offset=1, skip_prk_steps=True),
+        *(DPMSolverMultistepScheduler(steps_offset=1, **{spacing: True}) for spacing in SPACINGS),
+        EulerDiscreteScheduler(steps_offset=1, use_karras_sigmas=True),
+        HeunDiscreteScheduler(steps_offset=1, use_karras_sigmas=True),
+    ],
+    ids=lambda own: own if isinstance(own, str) else type(own).__name__,
+)  # fmt: skip
+def test_a_timestep_spacing_that_changes_no_step_is_refused(own):
+    scheduler = DDIMScheduler(steps_offset=1, clip_sample=False) if isinstance(own, str) else own
+    prior = StableDiffusionPrior(tiny.stable_diffusion(scheduler=scheduler))
+    name = own if isinstance(own, str) else None
+    made = prior.scheduler(name, 10)
+    steps = []
+    for spacing in ("leading", "linspace", "trailing"):
+        spaced = type(made).from_config(made.config, timestep_spacing=spacing)
+        spaced.set_timesteps(10)
+        steps.append((spaced.timesteps.tolist(), getattr(spaced, "sigmas", torch.zeros(0)).tolist()))
+    settings = SamplingSettings(num_inference_steps=10, scheduler=name, timestep_spacing="trailing")
+    if steps[0] == steps[1] == steps[2]:
+        with pytest.raises(OptionError, match="timestep_spacing: it changes no step of scheduler="):
+            check_settings(prior, settings)
+    else:
+        assert scheduler_of(prior, settings).timesteps.tolist() == steps[2][0]
 
 
 @pytest.mark.parametrize("v", [False, True])

@@ -102,12 +102,25 @@ def timm_network(name: str, *, channels: int, classes: int, size: int, generator
     with SeededMode(generator):
         try:
             net = timm.create_model(name, img_size=size, **options)
+            _check_patches(name, net, size)
         except TypeError:  # a model without that option, which takes any size
             net = timm.create_model(name, **options)
         except (AssertionError, ValueError) as error:
             raise OptionError(f"network timm/{name} does not take images of {size} pixels ({error})") from error
     head = net.pretrained_cfg["classifier"]
     return LibraryNetwork(net, head if isinstance(head, str) else head[0])
+
+
+def _check_patches(name: str, net: nn.Module, size: int) -> None:
+    """Raise OptionError if the patches of a transformer of timm leave out pixels at the edge of the images."""
+    patches = getattr(net, "patch_embed", None)
+    side = getattr(patches, "patch_size", None)
+    padded = getattr(patches, "dynamic_img_pad", False) or getattr(patches, "img_size", None) is None
+    if isinstance(side, tuple) and not padded and any(size % part for part in side):
+        raise OptionError(
+            f"network timm/{name} does not take images of {size} pixels (its patches of {side[0]} × {side[1]} would "
+            "leave out the edge)"
+        )
 
 
 def _instance_norm(width: int) -> nn.GroupNorm:

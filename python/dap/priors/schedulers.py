@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DPM", "EXPLODING", "FLOW", "SPACED", "SPACINGS", "check_guidable", "check_schedule", "clip_range", "is_kind",
-    "make_scheduler", "of_flow", "public", "remembers", "scheduler_name", "with_steps",
+    "is_spaced", "make_scheduler", "of_flow", "public", "remembers", "scheduler_name", "with_steps",
 ]  # fmt: skip
 
 # Classes of diffusers by their names: what needs no prior does not wait for its import, which takes seconds.
@@ -137,6 +137,16 @@ def with_steps(
             f"({', '.join(f'{t:g}' for t in wrong)}); choose another number, or another timestep_spacing"
         )
     return scheduler
+
+
+def is_spaced(scheduler: SchedulerMixin) -> bool:
+    """Return whether ``timestep_spacing`` changes the steps of a scheduler that has it.
+
+    LCM takes its steps from those of its distillation. Multistep solvers that space their steps by sigma begin at the
+    ends of the whole schedule, Euler's and Heun's at those of the spaced timesteps.
+    """
+    by_sigma = any(scheduler.config.get(option) for option in SPACINGS)
+    return not is_kind(scheduler, SCHEDULERS["lcm"]) and (not by_sigma or is_kind(scheduler, *EXPLODING))
 
 
 def _outside(scheduler: SchedulerMixin) -> list[float]:

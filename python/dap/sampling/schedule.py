@@ -12,7 +12,7 @@ import torch
 from dap.errors import OptionError
 from dap.priors import Prior
 from dap.priors.pipeline import PipelinePrior
-from dap.priors.schedulers import of_flow, remembers, scheduler_name, with_steps
+from dap.priors.schedulers import is_spaced, of_flow, remembers, scheduler_name, with_steps
 from dap.sampling.named import named_sampling
 from dap.sampling.settings import SamplingSettings
 
@@ -74,6 +74,11 @@ def scheduler_of(prior: Prior, settings: SamplingSettings) -> Any:
     for name in changes.keys() - inspect.signature(kind.__init__).parameters.keys():
         if changes.pop(name) is not False:  # what a scheduler does not have, it does not do
             raise OptionError(f"{name}: {kind.__name__} has no such option; leave it out, or choose scheduler='ddpm'")
+    if "timestep_spacing" in changes and not is_spaced(scheduler):
+        raise OptionError(
+            f"timestep_spacing: it changes no step of scheduler={scheduler_name(scheduler)!r}; leave it out, or choose "
+            "scheduler='ddim'"
+        )
     return with_steps(kind, scheduler.config, changes, settings.num_inference_steps, prior.device)
 
 
