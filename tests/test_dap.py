@@ -286,7 +286,7 @@ def test_names_and_presets():
     for method, options, message in (
         ("dpa", None, "unknown method 'dpa'; did you mean 'dap'?"),
         ("dap:papr", None, "unknown preset of method 'dap' 'papr'; did you mean 'paper'?"),
-        ("dit:paper", None, "unknown preset of method 'dit' 'paper'"),
+        ("dit:paper", None, "method 'dit' has no presets, got 'dit:paper': leave ':paper' out"),
         ("dit", {"scale": 1.0}, "method 'dit' has no options, got 'scale'"),
         (DAP(), {"scale": 1.0}, "method_options: they go into the method object"),
         (DAP, None, "expected a name or an object of dap.methods.Method"),
