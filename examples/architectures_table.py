@@ -13,7 +13,7 @@ from dap.evaluation import Difference, paired_difference, summary
 
 Record = dict[str, Any]
 
-BASELINES = ("dit", "k_medoids")
+BASELINES = ("dit", "k_medoids", "random")
 NAMES = {
     "convnet3": "ConvNet-3", "small_resnet_ap10": "ResNetAP-10, width 16", "small_vit": "ViT, 4 blocks of 64",
     "small_mlp": "MLP",
