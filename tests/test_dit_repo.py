@@ -152,6 +152,15 @@ def test_what_cannot_be_sampled_so_is_refused(tiny_pipeline, tiny_learned_pipeli
         scheduler_of(prior, settings(scheduler="ddim"))
 
 
+@pytest.mark.parametrize("scheduler", ["lcm", "dpm++-karras"])
+def test_a_scheduler_with_steps_of_its_own_leaves_out_the_named_spacing(tiny_learned_pipeline, scheduler):
+    chosen = SamplingSettings.choose({}, "dit-repo", scheduler=scheduler)
+    prior = as_sampled(DiTPrior(tiny_learned_pipeline), "dit-repo", {"learned_variance": False})
+    assert f"scheduler {scheduler} instead of ddpm" in differences(prior, chosen, "dit-repo")
+    with pytest.raises(OptionError, match="timestep_spacing: it changes no step"):
+        scheduler_of(prior, chosen.choose({}, "dit-repo", scheduler=scheduler, timestep_spacing="trailing"))
+
+
 @pytest.mark.parametrize(("option", "value"), [("timestep_spacing", "even"), ("clip_sample", 1)])
 def test_settings_are_checked(option, value):
     with pytest.raises(OptionError, match=option):

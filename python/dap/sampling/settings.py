@@ -12,6 +12,7 @@ from dap.sampling.named import named_sampling
 __all__ = ["SPACINGS", "SamplingSettings"]
 
 SPACINGS = ("leading", "linspace", "trailing")
+UNSPACED = ("dpm++-karras", "lcm")  # schedulers with steps of their own
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class SamplingSettings:
         known = recommended if sampling is None else named_sampling(sampling).settings
         known = {key: value for key, value in known.items() if key in cls.__dataclass_fields__}
         values = {key: value for key, value in explicit.items() if value is not None}
+        if values.get("scheduler") in UNSPACED:
+            known.pop("timestep_spacing", None)  # it is that of another scheduler
         return from_options(cls, {**known, **values}, "the sampling settings")
 
     def to_json(self) -> dict[str, object]:
