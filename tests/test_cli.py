@@ -33,6 +33,7 @@ from dap.cli.main import main
 from dap.cli.pack import FORMATS
 from dap.data import packing
 from dap.data.manifest import verify_files
+from dap.data.ways_out import argument
 from dap.evaluation import EvaluationResult, Row, paired_difference
 from dap.evaluation.run import PROTOCOLS
 from dap.priors.schedulers import SCHEDULERS
@@ -141,6 +142,12 @@ def test_classes_with_commas_are_distilled(run, tree, tmp_path):
     assert dap.load(tmp_path / "a").class_names == ("Dress", "bag, purse")
     assert run(*common, "--out", tmp_path / "b", "--classes", "bag, purse")[0] == 0
     assert dap.load(tmp_path / "b").class_names == ("bag, purse",)
+
+
+def test_a_label_column_is_no_part_of_the_file_that_a_message_names(tmp_path):
+    (tmp_path / "x.parquet").touch()
+    assert argument(f"{tmp_path}/x.parquet (fine)") == repr(f"{tmp_path}/x.parquet")
+    assert argument(f"{tmp_path}/y.parquet (fine)") == repr(f"{tmp_path}/y.parquet (fine)")
 
 
 def test_the_label_column_is_chosen(run, tree, tmp_path):

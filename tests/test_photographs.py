@@ -8,6 +8,7 @@ import shlex
 import numpy as np
 import pytest
 import tiny
+import torch
 from PIL import Image
 
 import dap
@@ -131,6 +132,14 @@ def test_unknown_classes_name_the_ways_out_in_python(folder, tmp_path):
         "does not know 2 of 2 classes", "(classes=)", "(label_map=;", f"dap.train_prior({str(folder)!r}, out='prior')",
         f"dap.distill({str(folder)!r}, method='k_medoids', out='own')", "dap.adapt_prior(",
     ):  # fmt: skip
+        assert words in str(caught.value)
+
+
+def test_images_in_memory_are_no_folder_to_name(tmp_path):
+    images = torch.utils.data.TensorDataset(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 0, 1, 1]))
+    with pytest.raises(ClassMapError) as caught:
+        distill(images, tmp_path / "out", method="dap")
+    for words in ("dap.train_prior(source, out='prior')", "dap.adapt_prior(source, ", "dap.distill(source, method="):
         assert words in str(caught.value)
 
 

@@ -70,6 +70,8 @@ def in_flags(text: str) -> str:
         'take random weights (--features-set pretrained=false)'
         >>> in_flags("try dap.distill('my photos', method='k_medoids', out='own')")
         "try dap distill 'my photos' --method k_medoids --out own"
+        >>> in_flags("train a prior on the images, dap.train_prior(source, out='prior')")
+        'train a prior on the images, dap prior train SOURCE --out prior'
     """
     text = CALL.sub(lambda match: _command(match[1], match[2]), text)
     text = PROTOCOL_SETTING.sub(r"--protocol-set \1=\2", text)
@@ -92,10 +94,15 @@ def _option(keyword: str, value: str | None) -> str:
 def _command(function: str, arguments: str) -> str:
     call = ast.parse(f"{function}{arguments}", mode="eval").body
     assert isinstance(call, ast.Call)
-    words = ["dap", *COMMANDS[function].split(), *(str(ast.literal_eval(value)) for value in call.args)]
+    words = ["dap", *COMMANDS[function].split(), *map(_word, call.args)]
     for keyword in call.keywords:
-        words += [f"--{keyword.arg}".replace("_", "-"), str(ast.literal_eval(keyword.value))]
+        words += [f"--{keyword.arg}".replace("_", "-"), _word(keyword.value)]
     return shlex.join(words)
+
+
+def _word(value: ast.expr) -> str:
+    """Return the value of a literal; of a name, such as source, the name in capitals, as in the help."""
+    return value.id.upper() if isinstance(value, ast.Name) else str(ast.literal_eval(value))
 
 
 def usage_message(error: click.ClickException) -> str:

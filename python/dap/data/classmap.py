@@ -15,7 +15,7 @@ from typing import TypeAlias
 from dap.config import check_choice
 from dap.data.names import check_folder_names, escape, some
 from dap.data.source import Source
-from dap.data.ways_out import ways_out
+from dap.data.ways_out import argument, ways_out
 from dap.errors import ClassMapError, OptionError
 from dap.rng import derive_seed
 from dap.storage.checked_json import NOTHING, TEXT, check_shape, choice, either, fields, items, whole
@@ -138,9 +138,9 @@ def _check_labels(source: str, labels: Mapping[str, int | None], prior_labels: M
         raise ClassMapError(
             f"{source}: the prior does not know {len(unknown)} of {len(labels)} classes: {some(unknown)}. "
             f"It knows {some(list(prior_labels))}. Keep classes that it knows (classes=), say which of its labels "
-            "stands for a class (label_map=; no label is its null condition), rename the source's folders to its label "
-            f"names or to ImageNet wnids, or teach it the class, dap.adapt_prior({source!r}, out='adapted'). Or "
-            f"{ways_out(source)}"
+            "stands for a class (label_map=; no label is its null condition), rename the source's classes to its label "
+            "names or to ImageNet wnids, or teach it the class, "
+            f"dap.adapt_prior({argument(source)}, out='adapted'). Or {ways_out(source)}"
         )
     by_label: dict[int | None, list[str]] = {}
     for name, label in labels.items():
