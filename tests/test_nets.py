@@ -153,6 +153,12 @@ class TestShiftFlip:
         found = shift_flip(images, generator(5), max_shift)
         np.testing.assert_array_equal(found.numpy(), self.oracle(images, 5, max_shift))
 
+    @pytest.mark.parametrize(("side", "largest"), [(1, 0), (28, 3), (32, 3), (64, 6), (256, 24)])
+    def test_the_largest_shift_is_a_share_of_the_side(self, side: int, largest: int) -> None:
+        images = torch.rand(4, 1, side, side, generator=generator("images"))
+        found = shift_flip(images, generator(5))
+        assert torch.equal(found, shift_flip(images, generator(5), largest))
+
     def test_every_shift_and_both_mirrors_are_as_likely(self) -> None:
         images = torch.full((4000, 1, 8, 8), -1.0)
         images[:, 0, 3, 3] = 1.0  # its mirror image is at x = 4

@@ -71,7 +71,7 @@ class CaO2(ClassifierMethod):
     year: ClassVar[int | None] = 2025
     couples: ClassVar[Couples] = "class"
     needs: ClassVar[tuple[str, ...]] = ("prior", "labels", "classifier")
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     presets: ClassVar[Presets] = {
         "paper": {"candidates": 4, "steps": 100, "learning_rate": 6e-4, "raw_time": True},
         "paper_ipc50": {"candidates": 4, "steps": 100, "learning_rate": 6e-4, "raw_time": True, "surest": False},

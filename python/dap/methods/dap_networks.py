@@ -108,7 +108,7 @@ class NetworkKernel(NetworkOptions, Guide[Prepared]):
     """
 
     name: ClassVar[str] = "network_kernel"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     scale: float = 1.0
     verdict: float = 0.0

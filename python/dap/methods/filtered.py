@@ -54,6 +54,7 @@ class Filtered(ClassifierOptions, Method[Prepared]):
     """
 
     name: ClassVar[str] = "filtered"
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "after Wang et al., ICCV 2025, arXiv 2506.22637"
     year: ClassVar[int | None] = None
     couples: ClassVar[Couples] = "class"
@@ -72,8 +73,8 @@ class Filtered(ClassifierOptions, Method[Prepared]):
         self.choice()
 
     def versions(self) -> Mapping[str, int]:
-        """Return the version of the method that makes the candidates."""
-        return self.method.versions()
+        """Return the version of the method, and of the one that makes the candidates."""
+        return {**super().versions(), **self.method.versions()}
 
     def prepare(self, context: Context) -> Prepared:
         """Prepare the method, and open the teacher or train the classifier.

@@ -79,7 +79,7 @@ class Influence(SurrogateTraining, Guide[Surrogate]):
     """
 
     name: ClassVar[str] = "influence"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     scale: float = 5.0
     start: float = 0.08

@@ -78,7 +78,7 @@ class LD3M(Method[RealLatents]):
         width: Its number of channels.
         noise: "kept" or "fresh"; see :mod:`dap.methods.ld3m`, as for the next two.
         normalise: Whether the images are clamped and normalised for the network.
-        augmentation: "shift_flip" or "dsa".
+        augmentation: "shift_flip" (:func:`dap.nets.shift_flip`) or "dsa".
 
     Example:
         >>> import dap
@@ -86,7 +86,7 @@ class LD3M(Method[RealLatents]):
     """
 
     name: ClassVar[str] = "ld3m"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     paper: ClassVar[str] = "Moser et al., arXiv 2403.03881"
     year: ClassVar[int | None] = 2024
     couples: ClassVar[Couples] = "class"

@@ -116,7 +116,7 @@ class LGD(ClassifierOptions, Method[Grown]):
     """
 
     name: ClassVar[str] = "lgd"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     paper: ClassVar[str] = "Chan-Santiago and Shah, CVPR 2026, arXiv 2604.00519"
     year: ClassVar[int | None] = 2026
     couples: ClassVar[Couples] = "slot"

@@ -122,6 +122,7 @@ class PlugAndPlay(Method[Constraint | None]):
     """
 
     name: ClassVar[str] = "plug_and_play"
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "Graikos et al., NeurIPS 2022, arXiv 2206.09012"
     year: ClassVar[int | None] = 2022
     couples: ClassVar[Couples] = "slot"

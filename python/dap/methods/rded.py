@@ -75,6 +75,7 @@ class RDED(ClassifierMethod):
     """
 
     name: ClassVar[str] = "rded"
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "Sun et al., CVPR 2024, arXiv 2312.03526"
     year: ClassVar[int | None] = 2024
     couples: ClassVar[Couples] = "class"

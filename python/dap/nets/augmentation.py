@@ -28,7 +28,7 @@ __all__ = ["AUGMENTATIONS", "Augmentation", "Draws", "crop_boxes", "get_augmenta
 LUMA, RATIO, TRIES = (0.2989, 0.587, 0.114), (3 / 4, 4 / 3), 10
 
 
-def shift_flip(images: Tensor, generator: torch.Generator, max_shift: int = 3) -> Tensor:
+def shift_flip(images: Tensor, generator: torch.Generator, max_shift: int | None = None) -> Tensor:
     """Mirror each image left to right with probability 1/2, then shift it by whole pixels.
 
     The shifts of the two axes are independent and uniform on {-max_shift, ..., max_shift}. New pixels are -1, black,
@@ -37,7 +37,8 @@ def shift_flip(images: Tensor, generator: torch.Generator, max_shift: int = 3) -
     Args:
         images: Float images in [-1, 1] with shape (B, C, H, W).
         generator: CPU generator.
-        max_shift: Largest shift in pixels, at least 0.
+        max_shift: Largest shift in pixels, at least 0; None: 3/32 of the shorter side, rounded: 3 for
+            28 to 37 pixels, 24 for 256.
 
     Returns:
         New images of the same shape, dtype and device.
@@ -47,6 +48,7 @@ def shift_flip(images: Tensor, generator: torch.Generator, max_shift: int = 3) -
         tensor([-1.])
     """
     count, channels, height, width = images.shape
+    max_shift = round(3 * min(height, width) / 32) if max_shift is None else max_shift
     shifts = torch.randint(-max_shift, max_shift + 1, (count, 2), generator=generator)
     flips = torch.rand(count, generator=generator) < 0.5
 

@@ -55,7 +55,7 @@ def train_classifier(
     weight_decay: float,
     generator: torch.Generator,
     device: str | torch.device | None = None,
-    max_shift: int = 3,
+    max_shift: int | None = None,
     at_once: int | None = None,
     weights: Tensor | None = None,
     after_step: Callable[[nn.Module, int], None] | None = None,
@@ -75,7 +75,7 @@ def train_classifier(
         weight_decay: Decoupled weight decay, on all parameters.
         generator: CPU generator of the order and the augmentation.
         device: Where to train; None for CUDA if it is available, else the CPU.
-        max_shift: Largest shift of the augmentation in pixels.
+        max_shift: Largest shift of the augmentation in pixels; None: that of :func:`dap.nets.shift_flip`.
         at_once: Images in a forward and backward pass; the gradients of a step are summed over them. None: all.
         weights: Factors of the images' losses, float32 (N,); None: all 1.
         after_step: Called as ``after_step(net, step)`` after each step, counted from 1.
@@ -119,7 +119,7 @@ class ClassifierTraining:
         weight_decay: float,
         generator: torch.Generator,
         device: str | torch.device | None = None,
-        max_shift: int = 3,
+        max_shift: int | None = None,
         at_once: int | None = None,
         weights: Tensor | None = None,
         momentum: float | None = None,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Increments"]
 
-RULE = 1  # raise it with every change of the computed bits, so that entries of older versions are not read
+RULE = 2  # raise it with every change of the computed bits, so that entries of older versions are not read
 
 
 class Increments(NamedTuple):

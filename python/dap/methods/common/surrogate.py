@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Surrogate", "SurrogateTraining", "prepare_surrogate"]
 
-RULE = 2  # raise it with every change of the computed bits, so that surrogates of older versions are not used
+RULE = 3  # raise it with every change of the computed bits, so that surrogates of older versions are not used
 STATES = "states.safetensors"
 
 

@@ -40,7 +40,6 @@ __all__ = [
     "IGD_SGD", "ONE_CYCLE", "Examples", "Optimisation", "train", "train_with_gradients", "train_with_states",
 ]  # fmt: skip
 
-MAX_SHIFT = 3  # pixels of the augmentation
 GRADIENT_BATCH = 50
 STATE = "training.pt"
 
@@ -214,7 +213,7 @@ def _train(
     training = ClassifierTraining(
         net, examples.images, examples.labels, steps=epochs * epoch, batch_size=batch_size,
         peak_lr=optimisation.peak_lr, weight_decay=optimisation.weight_decay, momentum=optimisation.momentum,
-        max_shift=MAX_SHIFT, generator=generator(context.seed, *key),
+        generator=generator(context.seed, *key),
         device=context.prior.device, at_once=images_at_once(net, (context.channels, context.size, context.size)),
     )  # fmt: skip
     state = read_state(path)
