@@ -36,6 +36,7 @@ from dap import rng
 from dap.evaluation import Recipe, named_protocol, paired_difference, run_protocol, training
 from dap.evaluation.augment import apply, cutmix, draw
 from dap.evaluation.recipe import Case
+from dap.freed_memory import keep_freed_memory
 from dap.nets import create_net
 
 IMAGES, CLASSES = 100, 10
@@ -218,6 +219,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=100, help="of the trainings whose accuracies are compared")
     parser.add_argument("--threads", type=int, default=1, help="of torch and dap; the references have two workers too")
     args = parser.parse_args()
+    keep_freed_memory()  # as `dap evaluate` does; for the references too
     args.keep.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     for name, measure in measurements(args):

@@ -13,6 +13,7 @@ from dap.cli.config_file import config_options
 from dap.cli.options import device_option
 from dap.cli.set_argument import set_argument
 from dap.cli.values import NETWORKS, PROTOCOLS, Name, Network, Out, Whole, assignments_option
+from dap.freed_memory import keep_freed_memory
 
 __all__ = ["evaluate"]
 
@@ -95,6 +96,7 @@ def evaluate(
     device: str | None,
 ) -> None:
     """Trains classifiers on FOLDER (a distilled set or any class-per-folder tree) and tests them on real images."""
+    keep_freed_memory()
     from dap.data.open import open_source
 
     own = set_argument(folder)

@@ -12,6 +12,7 @@ from dap.cli.config_file import config_options
 from dap.cli.group import Group
 from dap.cli.options import device_option
 from dap.cli.values import Network, Whole, assignments_option
+from dap.freed_memory import keep_freed_memory
 
 __all__ = ["teacher"]
 
@@ -51,6 +52,7 @@ def train(
     device: str | None,
 ) -> None:
     """Trains a teacher on SOURCE's real images; the same command continues after a stop."""
+    keep_freed_memory()
     from dap.data.open import open_source
 
     images = open_source(source, label_column=label_column)

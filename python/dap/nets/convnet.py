@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dap.errors import OptionError
+from dap.nets.average_pool import AveragePool
 from dap.nets.network import Network
 
 __all__ = ["ConvNet"]
@@ -70,7 +71,7 @@ class ConvNet(Network):
                     nn.Conv2d(width if block else channels, width, 3, padding=1 if block else first_padding),
                     nn.BatchNorm2d(width) if norm == "batch" else nn.GroupNorm(width, width),
                     nn.ReLU(),
-                    nn.AvgPool2d(2),
+                    AveragePool(2),
                 ]
             layers += [nn.Flatten(), nn.Linear(width * side * side, classes)]
         self.layers = nn.Sequential(*layers).to_empty(device="cpu")

@@ -15,6 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from dap.nets.average_pool import AveragePool
 from dap.nets.network import Network
 from dap.nets.seeded import SeededMode
 
@@ -45,7 +46,7 @@ class ResNetAP(Network):
         kernel, pool = (7, 4) if size > 128 else (3, 2) if size > 64 else (3, 1)
         with SeededMode(generator):
             first = _convolution(channels, width, kernel)
-            pooling = nn.AvgPool2d(pool) if pool > 1 else nn.Identity()  # of 1 × 1 changes nothing, and takes time
+            pooling = AveragePool(pool) if pool > 1 else nn.Identity()  # of 1 × 1 changes nothing, and takes time
             self.stem = nn.Sequential(first, _norm(norm, width), nn.ReLU(), pooling)
             widths = [width, width, 2 * width, 4 * width, 8 * width]
             self.blocks = nn.Sequential(*(_Block(before, after, norm) for before, after in pairwise(widths)))
@@ -72,7 +73,7 @@ class _Block(nn.Module):
 
     def __init__(self, before: int, after: int, norm: str) -> None:
         super().__init__()
-        halved: list[nn.Module] = [] if before == after else [nn.AvgPool2d(2)]
+        halved: list[nn.Module] = [] if before == after else [AveragePool(2)]
         self.main = nn.Sequential(
             _convolution(before, after, 3), _norm(norm, after), nn.ReLU(), *halved,
             _convolution(after, after, 3), _norm(norm, after),
