@@ -138,7 +138,7 @@ def test_a_preparation_without_memory_is_an_error_in_our_words(tree, tiny_folder
             "evaluation.teacher_train.train_network",
             lambda tree, prior, out: dap.train_teacher(tree, out=f"{out}.safetensors"), "to train the teacher",
         ),
-        ("evaluating.measure_set", lambda tree, prior, out: dap.measure(tree, tree), "to measure the set"),
+        ("measuring.measure_set", lambda tree, prior, out: dap.measure(tree, tree), "to measure the set"),
         (
             "training.train.read_images", lambda tree, prior, out: dap.train_prior(tree, out=out, card=False),
             "to train the prior",

@@ -17,11 +17,12 @@ from dap.data.open import SourceLike, check_outside
 from dap.data.remake import slots_to_remake
 from dap.dataset import DistilledDataset
 from dap.errors import OptionError
-from dap.evaluating import evaluate, measure
+from dap.evaluating import evaluate
 from dap.evaluation import check_teacher, open_teacher, train_teacher
 from dap.index import Index, open_index
 from dap.indexing import build_index
 from dap.loading import load
+from dap.measuring import measure
 from dap.methods import AnyGuide, AnyMethod, get_method
 from dap.planning import plan
 from dap.priors import PriorLike

@@ -1,22 +1,30 @@
-"""Opening distilled datasets."""
+"""Opening distilled datasets, and the images of sets that are evaluated."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from dap.config import check_path
 from dap.data.hub import download_set, is_hub_set
 from dap.data.label_order import LabelOrder, reorder_labels
 from dap.data.labelled_set import Transform
+from dap.data.manifest import read_manifest
+from dap.data.names import escape
 from dap.data.open import SourceLike, open_source
 from dap.data.packed_set import in_packed_order, read_packed
+from dap.data.shard_paths import PACKED
 from dap.data.sidecar import read_sidecar
+from dap.data.source import Source
 from dap.data.weights import recorded_weights
 from dap.dataset import DistilledDataset
 from dap.errors import OptionError, SourceError
 from dap.run import open_run, ranking
 
-__all__ = ["load"]
+__all__ = ["images_of_set", "load"]
 
 
 def load(
@@ -71,3 +79,29 @@ def load(
         source, manifest=manifest, best_first=ranking(source, manifest), transform=transform,
         tensors=None if folder is None else read_sidecar(folder, source),
     )  # fmt: skip
+
+
+def images_of_set(distilled: DistilledDataset | SourceLike) -> tuple[Source, Mapping[str, Any]]:
+    """Return the images of a set that is evaluated or measured, and the manifest of its run; {} for other images."""
+    if isinstance(distilled, DistilledDataset):
+        return _sorted(distilled), distilled.manifest
+    if not isinstance(distilled, str | Path):
+        return open_source(distilled), {}
+    folder = download_set(str(distilled)) if is_hub_set(distilled) else Path(distilled).expanduser()
+    if folder is None:  # another dataset of the hub
+        return open_source(distilled), {}
+    if (folder / PACKED).is_file():  # it has labels and a manifest
+        return images_of_set(load(folder))
+    return open_source(distilled), read_manifest(folder) or {}
+
+
+def _sorted(distilled: DistilledDataset) -> Source:
+    """Return the set's images without classes that have none.
+
+    A run's images are sorted as in its folder, so that ``evaluate`` returns the same numbers for the set and its path.
+    """
+    source = distilled.source
+    if not distilled.manifest:
+        return source.subset([source.class_names[label] for label in np.unique(source.labels)])
+    source = reorder_labels(source, sorted(source.class_names, key=escape))
+    return source.select(sorted(range(len(source)), key=lambda index: (source.labels[index], source.ids[index])))
