@@ -17,7 +17,8 @@ from dap import rng
 from dap.errors import OptionError
 from dap.methods import DAPNetworks, Guided, Slot, Unit
 from dap.methods.common import held_images
-from dap.methods.dap_networks import NetworkKernel, medoids
+from dap.methods.common.network_guide import NetworkKernel
+from dap.methods.dap_networks import medoids
 from dap.methods.dap_set import SetEnergy
 from dap.methods.mgd3 import Mode
 from dap.nets import create_net

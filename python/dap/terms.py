@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dap.methods.cgs import ClassMean
 from dap.methods.coda import Representative
+from dap.methods.common.network_guide import NetworkKernel
 from dap.methods.dap import KernelDistance
-from dap.methods.dap_networks import NetworkKernel
 from dap.methods.dap_set import SetEnergy
 from dap.methods.dmgd import Transport
 from dap.methods.igd import Influence

@@ -24,7 +24,7 @@ __all__ = ["NetworkOptions"]
 class NetworkOptions:
     """Which networks a step draws: the base of guides that have these options.
 
-    :class:`dap.methods.dap_networks.NetworkKernel` explains them.
+    :class:`dap.methods.common.network_guide.NetworkKernel` explains them.
     """
 
     networks: str | tuple[str, ...] = ()

@@ -46,7 +46,7 @@ class ClassTarget:
 
 @dataclass(frozen=True)
 class Matching:
-    """How a step matches; options as in :class:`dap.methods.dap_networks.NetworkKernel`.
+    """How a step matches; options as in :class:`dap.methods.common.network_guide.NetworkKernel`.
 
     Attributes:
         seed: The root seed of the run.
