@@ -10,7 +10,7 @@ import torch
 
 import dap
 from dap.errors import OptionError
-from dap.features.build import computed_by
+from dap.features.index_options import computed_by
 from dap.index import merge, open_index
 from dap.priors import load_prior
 from dap.priors.adapter import write_adapter

@@ -13,8 +13,8 @@ from torch import Tensor
 from dap.config import check_whole, from_options
 from dap.data.classmap import build_class_map
 from dap.errors import ClassMapError, OptionError
-from dap.features.build import computed_by, prior_hash
 from dap.features.encoder import Encoder, EncoderType
+from dap.features.index_options import computed_by, prior_hash
 from dap.features.pooling import Tap, block_number
 from dap.features.references import encode_images, real_features
 from dap.priors import Prior, load_prior

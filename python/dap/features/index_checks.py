@@ -11,7 +11,7 @@ import numpy as np
 from dap.data.appearance import Appearance
 from dap.data.source import Source
 from dap.errors import OptionError
-from dap.features.build import prior_hash
+from dap.features.index_options import prior_hash
 from dap.features.pooling import Tap
 from dap.registry import unknown_name_error
 

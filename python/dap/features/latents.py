@@ -24,8 +24,9 @@ from torch import Tensor
 
 from dap.bar import NO_BARS, Bars
 from dap.errors import FormatError, OptionError
-from dap.features.build import computed_by, prior_hash, source_latents
+from dap.features.build import source_latents
 from dap.features.index_checks import check_prior
+from dap.features.index_options import computed_by, prior_hash
 from dap.index import row_groups
 from dap.storage.cache import LATENTS, CacheEntry
 from dap.storage.shared_tensors import make_tensors

@@ -15,7 +15,8 @@ import numpy as np
 
 from dap.bar import Bars
 from dap.errors import FormatError
-from dap.features.build import computed_by, fill_groups, index_spec, log_size, source_latents
+from dap.features.build import fill_groups, log_size, source_latents
+from dap.features.index_options import computed_by, index_spec
 from dap.features.pooling import Tap
 from dap.index import ClassRows, Index, IndexSpec, IndexWriter, index_bytes, open_index
 from dap.storage.cache import INDEXES, RESULT, CacheEntry

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from safetensors import safe_open
 from torch import Tensor
 
-from dap.features.build import computed_by
+from dap.features.index_options import computed_by
 from dap.methods.context import Slot, Unit
 from dap.stopping import check_stop
 from dap.storage.cache import MODES, CacheEntry
