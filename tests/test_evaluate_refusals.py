@@ -48,6 +48,28 @@ def test_all_networks_are_tried_before_the_first_training(monkeypatch, protocol,
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("changes", [{"batch_size": 5}, {"batch_size": 10, "accumulation": 2}, {"batch_size": 1}])
+def test_a_step_too_small_for_batch_normalisation_is_found_before_the_first_training(monkeypatch, changes) -> None:
+    test = source({"up": 4, "left": 4}, first=100)
+    monkeypatch.setattr(type(test), "images", None)
+    with pytest.raises(OptionError, match="batch_size: a step with one of 6 images is too small for the batch norm"):
+        dap.evaluate(
+            source({"up": 3, "left": 3}), test, protocol="hard", protocol_options={"size": 32} | changes,
+            networks=["convnet3", "mobilenet_v2"], repeats=1, device="cpu",
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("network", "changes"),
+    [("mobilenet_v2", {"size": 32, "batch_size": 4}), ("mobilenet_v2", {"size": 64, "batch_size": 5}),
+     ("mobilenet_v2", {"size": 32, "batch_size": 20}), ("convnet3", {"size": 32, "batch_size": 5})],
+)  # fmt: skip
+def test_other_last_steps_are_not_refused(network, changes) -> None:
+    state, recipe = torch.get_rng_state(), named_protocol("hard", changes).recipe(Case(network, 3, 2, 32))
+    recipe.check_parts(network, images=6, channels=1, classes=2)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_a_teacher_of_another_size_is_refused_before_images_are_decoded(monkeypatch) -> None:
     net = ConvNet(channels=1, classes=2, size=16, width=4, depth=3, generator=torch.Generator())
     teacher = Teacher(net, name="mine", outputs=2, channels=1, size=16)

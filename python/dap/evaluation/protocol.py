@@ -86,6 +86,10 @@ class Protocol(Seam):
     def network(self, case: Case, *, channels: int, generator: torch.Generator) -> Network:
         """Build the network of a case on the CPU; raise OptionError if it does not take images of its size."""
 
+    def check_set(self, case: Case, *, images: int, channels: int) -> None:
+        """Raise OptionError if the network of a case cannot be trained on so many images; all can by default."""
+        return
+
     @abstractmethod
     def number_of_checks(self, case: Case) -> int:
         """Return how many accuracies ``best`` is the best of."""
@@ -155,6 +159,10 @@ class Published(Protocol):
     def network(self, case: Case, *, channels: int, generator: torch.Generator) -> Network:
         """Build the network of a case on the CPU."""
         return self.recipe(case).network(case.network, channels=channels, classes=case.classes, generator=generator)
+
+    def check_set(self, case: Case, *, images: int, channels: int) -> None:
+        """Raise OptionError if the batch normalisation of a network cannot take the last step of an epoch."""
+        self.recipe(case).check_parts(case.network, images=images, channels=channels, classes=case.classes)
 
     def number_of_checks(self, case: Case) -> int:
         """Return how many accuracies ``best`` is the best of."""

@@ -163,6 +163,30 @@ class Recipe:
             norm=self.norm, first_padding=self.grey_padding if channels == 1 else 1,
         )  # fmt: skip
 
+    def check_parts(self, name: str, *, images: int, channels: int, classes: int) -> None:
+        """Raise OptionError if a part of a step has one image, and the batch normalisation of a network needs more.
+
+        Args:
+            name: The network.
+            images: Images of the set.
+            channels: Their channels.
+            classes: Number of classes.
+        """
+        part = min(self.batch_size // self.accumulation, images)
+        if (images % part or part) > 1:
+            return
+        net = self.network(name, channels=channels, classes=classes, generator=torch.Generator())
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                net.train()(torch.zeros(1, channels, self.size, self.size))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise OptionError(
+                f"batch_size: a step with one of {images} images is too small for the batch normalisation of {name}; "
+                f"choose another than {self.batch_size}, or a larger size"
+            ) from error
+
     def rate(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
         return self.lr * SCHEDULES[self.schedule](epoch, self.epochs)

@@ -103,6 +103,7 @@ def evaluate_source(
     cases = {network: Case(network, -(-len(train) // len(names)), len(names), side) for network in networks}
     for case in cases.values():  # before any image is decoded
         changed.network(case, channels=channels, generator=torch.Generator())
+        changed.check_set(case, images=len(train), channels=channels)
     if teacher is not None and isinstance(changed, Published):
         own = changed.recipe(cases[networks[0]]).size
         check_output(teacher, names, channels=channels, size=own, device=resolve_device(device))

@@ -61,6 +61,7 @@ def train_network(
     """
     pixels, targets = image_tensors(images, labels, training.classes, training.device)
     _check_test(test, recipe, training.classes, pixels.shape[1])
+    recipe.check_parts(training.network, images=len(pixels), channels=pixels.shape[1], classes=training.classes)
     generator, device = training.generator, training.device
     identity = "" if training.checkpoint is None else training_identity(recipe, images, labels, test[1], training)
     stored = None
@@ -92,15 +93,7 @@ def train_network(
         for epoch in range(done, recipe.epochs):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(epoch)
-            try:
-                loss = _epoch(net, optimizer, recipe, _Set(pixels, targets, weights, stored), epoch, training, at_once)
-            except ValueError as error:
-                if "more than 1 value per channel" not in str(error):
-                    raise
-                raise OptionError(
-                    f"batch_size: a step with one of {len(pixels)} images is too small for the batch normalisation of "
-                    f"{training.network}; choose another than {recipe.batch_size}, or a larger size"
-                ) from error
+            loss = _epoch(net, optimizer, recipe, _Set(pixels, targets, weights, stored), epoch, training, at_once)
             if not np.isfinite(loss):
                 raise DivergedError(
                     f"{training.title}: the loss of epoch {epoch + 1} of {recipe.epochs} is {loss} (network "
