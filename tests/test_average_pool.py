@@ -29,6 +29,11 @@ def test_equals_torchs_own(side, shape, dtype, layout):
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-7)
 
 
+def test_a_single_image():
+    image = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(AveragePool(2)(image), functional.avg_pool2d(image, 2))
+
+
 def test_under_autocast_it_stays_in_float32():
     with torch.autocast("cpu", torch.bfloat16):
         assert AveragePool(2)(torch.ones(1, 1, 4, 4)).dtype == torch.float32

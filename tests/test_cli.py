@@ -144,10 +144,14 @@ def test_classes_with_commas_are_distilled(run, tree, tmp_path):
     assert dap.load(tmp_path / "b").class_names == ("bag, purse",)
 
 
-def test_a_label_column_is_no_part_of_the_file_that_a_message_names(tmp_path):
+def test_a_message_names_only_sources_that_their_name_opens(tmp_path):
     (tmp_path / "x.parquet").touch()
-    assert argument(f"{tmp_path}/x.parquet (fine)") == repr(f"{tmp_path}/x.parquet")
-    assert argument(f"{tmp_path}/y.parquet (fine)") == repr(f"{tmp_path}/y.parquet (fine)")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos (1)").mkdir()
+    for name in (f"{tmp_path}/photos (1)", f"{tmp_path}/x.parquet", "t-*.parquet", "t-{0..3}.tar", "org/name"):
+        assert argument(name) == repr(name)
+    for name in (f"{tmp_path}/x.parquet (fine)", "org/name (fine)", "TensorDataset", "x" * 300):
+        assert argument(name) == "source"
 
 
 def test_the_label_column_is_chosen(run, tree, tmp_path):

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from dap.cli.evaluate import evaluate
 from dap.cli.teacher import train
-from dap.freed_memory import OPTIONS
+from dap.freed_memory import BLOCKS, MMAP, TRIM, keep_freed_memory
 
 COUNT = """
 import resource
@@ -30,7 +30,7 @@ CALL = "from dap.freed_memory import keep_freed_memory; keep_freed_memory()"
 
 def faults(call: str, **environment: str) -> int:
     """The fewest page faults of taking 48 MiB again, in a process that calls ``call`` first."""
-    own = {name: value for name, value in os.environ.items() if name not in OPTIONS}
+    own = {name: value for name, value in os.environ.items() if name not in (MMAP, TRIM)}
     code = COUNT.format(call=call)
     done = subprocess.run([sys.executable, "-c", code], env=own | environment, capture_output=True, text=True)
     return int(done.stdout)
@@ -39,9 +39,30 @@ def faults(call: str, **environment: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_pages_are_asked_for_once():
     assert faults(CALL) < 100 < faults("")
-    assert faults(CALL, **dict.fromkeys(OPTIONS, "1000000")) > 100  # the user's values stay
-    inside = f"{CALL}\nimport os\nfor name in {list(OPTIONS)}: assert name in os.environ"  # for the processes it starts
+    for name in (MMAP, TRIM):
+        assert faults(CALL, **{name: "1000000"}) > 100  # the user's values stay
+    inside = f"{CALL}\nimport os\nassert {{{MMAP!r}, {TRIM!r}}} <= os.environ.keys()"  # for the processes it starts
     assert faults(inside) < 100
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+@pytest.mark.parametrize(("largest", "asked"), [(BLOCKS[0], [-3, -1]), (BLOCKS[1], [-3, -3, -1]), (0, [-3, -3])])
+def test_what_an_older_glibc_refuses_is_not_taken_for_granted(largest, asked, monkeypatch):
+    """Trimming alone would be worse than neither: blocks from 128 KiB on would be returned to the system."""
+    calls = []
+
+    class Library:
+        @staticmethod
+        def mallopt(option, value):
+            calls.append(option)
+            return option == -1 or value <= largest
+
+    monkeypatch.setattr("ctypes.CDLL", lambda name: Library)
+    for name in (MMAP, TRIM):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    keep_freed_memory()
+    assert calls == asked and os.environ.get(MMAP) == (str(largest) if largest else None)
 
 
 @pytest.mark.parametrize(

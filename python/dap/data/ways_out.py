@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 from dap.data.builtin import BUILTIN
+from dap.data.shard_paths import SHARD_SUFFIXES
 
 __all__ = ["argument", "ways_out"]
 
@@ -12,17 +13,19 @@ TEXT_PRIOR = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
 def argument(source: str) -> str:
-    """Return a source as the argument of a call: its name, or "source" for images in memory, which no name opens.
+    """Return a source as the argument of a call: its name, or "source" if no name opens it.
+
+    These are images in memory, and sources with a label column, which the name has in parentheses.
 
     Example:
-        >>> argument("fashion-mini"), argument("TensorDataset")
-        ("'fashion-mini'", 'source')
+        >>> argument("fashion-mini"), argument("TensorDataset"), argument("org/name (fine)")
+        ("'fashion-mini'", 'source', 'source')
     """
-    file = source.rpartition(" (")[0]  # before the name of a label column
-    if file and Path(file).exists():
-        return repr(file)
-    opens = source in BUILTIN or "/" in source or Path(source).exists()  # a path, or an id of the hub
-    return repr(source) if opens else "source"
+    if source in BUILTIN or os.path.exists(source):
+        return repr(source)
+    with_column = source.endswith(")") and " (" in source
+    opens = "/" in source or source.endswith(SHARD_SUFFIXES)  # a path or an id of the hub, or a pattern
+    return repr(source) if opens and not with_column else "source"
 
 
 def ways_out(source: str) -> str:

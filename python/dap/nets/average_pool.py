@@ -12,8 +12,8 @@ __all__ = ["AveragePool"]
 class AveragePool(nn.AvgPool2d):
     """Average pooling of squares of ``side`` pixels that do not overlap; what is left at the edges is dropped.
 
-    torch's own pooling of channels-first images on a CPU takes about four times as long as a convolution of each
-    channel with equal weights, which computes the same.
+    torch's own pooling of channels-first images on a CPU takes longer than a convolution of each channel with equal
+    weights, which computes the same: for 64 images with 32 channels of 28 × 28 pixels two to four times as long.
 
     Example:
         >>> AveragePool(2)(torch.arange(16.0).view(1, 1, 4, 4)).flatten()
@@ -26,8 +26,8 @@ class AveragePool(nn.AvgPool2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the means of the squares."""
-        on_cpu = input.is_cpu and input.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        if not (on_cpu and input.is_contiguous()):
+        channels_first = input.is_cpu and input.ndim == 4 and input.is_contiguous()
+        if not channels_first or input.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
             return super().forward(input)
         channels = input.shape[1]
         weights = input.new_full((channels, 1, self.side, self.side), 1 / self.side**2)
