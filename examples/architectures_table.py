@@ -125,6 +125,7 @@ def plot(outcomes: Sequence[Record], methods: Sequence[str], file: Path) -> None
 
     found = list(cases(outcomes, methods))
     sizes = sorted({case.ipc for case in found})
+    titles = list(dict.fromkeys(case.title for case in found))
     figure, axes = pyplot.subplots(
         len(sizes), 1, figsize=(10, 3.6 * len(sizes)), squeeze=False, sharex=True, layout="constrained"
     )
@@ -133,22 +134,25 @@ def plot(outcomes: Sequence[Record], methods: Sequence[str], file: Path) -> None
     for axis, ipc in zip(axes[:, 0], sizes, strict=True):
         own = [case for case in found if case.ipc == ipc]
         for number, method in enumerate(shown):
-            label: str | None = method
-            for place, case in enumerate(own):
+            for case in own:
                 gap = minus(case, method, BASELINES[0]) if method in case.accuracies else None
                 if gap is None:
                     continue
+                place = titles.index(case.title)
                 half = gap.high - gap.mean if np.isfinite(gap.high) else 0.0
                 axis.errorbar(
                     place + (number - (len(shown) - 1) / 2) * 0.8 / len(shown), gap.mean, half, marker="o", capsize=3,
-                    color=colours(number), markerfacecolor="white" if gap.in_noise else colours(number), label=label,
+                    color=colours(number), markerfacecolor="white" if gap.in_noise else colours(number), label=method,
                 )  # fmt: skip
-                label = None
         axis.axhline(0, color="grey", linewidth=0.8)
         axis.set(title=f"{ipc} images a class", ylabel="accuracy minus dit (points)")
-        axis.set_xticks(range(len(own)), [case.title.replace(", ", ",\n") for case in own], fontsize=8)
-    names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(*names, loc="outside upper center", fontsize=8, ncols=min(len(shown), 6))
+        axis.set_xticks(range(len(titles)), [title.replace(", ", ",\n") for title in titles], fontsize=8)
+    points = {
+        label: point for axis in axes[:, 0] for point, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        [points[label] for label in shown], shown, loc="outside upper center", fontsize=8, ncols=min(len(shown), 6)
+    )
     figure.savefig(file, dpi=90)
 
 
