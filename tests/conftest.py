@@ -23,6 +23,7 @@ def pytest_configure(config):
         torch.set_num_threads(1)
     config.stash[CACHE] = tempfile.TemporaryDirectory(prefix="dap-cache-")
     os.environ["DAP_CACHE"] = config.stash[CACHE].name
+    os.environ.setdefault("GLIBC_TUNABLES", "")  # so that no command changes how the tests' process keeps its memory
 
 
 def pytest_unconfigure(config):
