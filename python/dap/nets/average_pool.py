@@ -13,7 +13,7 @@ class AveragePool(nn.AvgPool2d):
     """Average pooling of squares of ``side`` pixels that do not overlap; what is left at the edges is dropped.
 
     torch's own pooling of channels-first images on a CPU takes longer than a convolution of each channel with equal
-    weights, which computes the same: for 64 images with 32 channels of 28 × 28 pixels two to four times as long.
+    weights, which computes the same.
 
     Example:
         >>> AveragePool(2)(torch.arange(16.0).view(1, 1, 4, 4)).flatten()
